@@ -1,0 +1,93 @@
+"""Where the fixtures lie, what the tests may skip for, and how hard Hypothesis searches."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).resolve().parent.parent
+FIXTURES = ROOT / "fixtures"
+FASHION = FIXTURES / "fashion"
+TRAINING = FIXTURES / "training"
+GOLDEN = sorted(path.parent for path in (FIXTURES / "golden").glob("*/io.npz"))
+ZOO = Path(os.environ.get("BRIDGE_ZOO", ROOT.parent / "shared" / "zoo"))
+
+# Names of packages, or of other things below, that the environment promises to have.
+REQUIRED = frozenset(filter(None, os.environ.get("BRIDGE_REQUIRE", "").replace(",", " ").split()))
+
+settings.register_profile("dev", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True, max_examples=50)
+settings.register_profile(
+    "nightly",
+    deadline=timedelta(seconds=30),
+    print_blob=True,
+    max_examples=20_000,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+def missing(name: str, reason: str) -> None:
+    """Skip the test for want of ``name``; fail it where BRIDGE_REQUIRE promises ``name``."""
+    if name in REQUIRED:
+        pytest.fail(f"BRIDGE_REQUIRE promises {name}, but {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+def need(*packages: str) -> None:
+    """Skip the test unless each of these top-level packages is installed."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            missing(package, f"package {package} is not installed")
+
+
+def zoo(name: str) -> Path:
+    """The folder of a third party's model; skips the test where it is absent."""
+    folder = ZOO / name
+    if not folder.exists():
+        missing("zoo", f"{name} is not in {ZOO} (set BRIDGE_ZOO)")
+    return folder
+
+
+def _lacks_gpu() -> str | None:
+    if importlib.util.find_spec("cupy") is None:
+        return "package cupy is not installed"
+    import cupy
+
+    try:
+        return None if cupy.cuda.runtime.getDeviceCount() else "CuPy finds no CUDA device"
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return f"CuPy finds no CUDA device: {error}"
+
+
+def _lacks_caffe() -> str | None:
+    python = os.environ.get("BRIDGE_PYCAFFE_PYTHON")
+    if not python:
+        return "BRIDGE_PYCAFFE_PYTHON names no interpreter with the real Caffe (tox run -e caffe makes one)"
+    return None if shutil.which(python) else f"BRIDGE_PYCAFFE_PYTHON={python} is not an executable"
+
+
+def chromium() -> str | None:
+    """The headless browser that the tests drive."""
+    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def _lacks_browser() -> str | None:
+    return None if chromium() else "no chromium on PATH"
+
+
+LACKS: dict[str, Callable[[], str | None]] = {"gpu": _lacks_gpu, "caffe": _lacks_caffe, "browser": _lacks_browser}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a marked test where the thing its marker stands for is absent."""
+    for marker, lacks in LACKS.items():
+        if item.get_closest_marker(marker) and (reason := lacks()):
+            missing(marker, reason)
