@@ -14,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+IS_39 = "import sys, venv; sys.exit(sys.version_info[:2] != (3, 9))"
 PACKAGES = ["kendryte-caffe", "numpy<1.24", "protobuf<3.21"]
 
 
@@ -30,9 +31,7 @@ def python39() -> str | None:
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     candidates = [os.environ.get("BRIDGE_PYTHON39"), shutil.which("python3.9")]
     candidates += [str(path) for path in sorted(pyenv.glob("versions/3.9.*/bin/python3.9"))]
-    return next(
-        (path for path in candidates if path and works(path, "import sys, venv; 1 / (sys.version_info[1] == 9)")), None
-    )
+    return next((path for path in candidates if path and works(path, IS_39)), None)
 
 
 def environment(folder: Path) -> Path | None:
@@ -52,12 +51,12 @@ def main(folder: str, *command: str) -> int:
     """Make the environment and run the command."""
     python = environment(Path(folder))
     if python is None:
-        print(
-            "no Python 3.9 on PATH, in BRIDGE_PYTHON39 or under pyenv: the real Caffe cannot be installed, nothing was run"
-        )
+        print("nothing was run: the real Caffe needs a Python 3.9 on PATH, in BRIDGE_PYTHON39 or under pyenv")
         return 0
     print(f"real Caffe in {python}", flush=True)
-    return subprocess.run(command, env=os.environ | {"BRIDGE_PYCAFFE_PYTHON": str(python)}, check=False).returncode
+    required = os.environ.get("BRIDGE_REQUIRE", "") + ",caffe"
+    env = os.environ | {"BRIDGE_PYCAFFE_PYTHON": str(python), "BRIDGE_REQUIRE": required}
+    return subprocess.run(command, env=env, check=False).returncode
 
 
 if __name__ == "__main__":

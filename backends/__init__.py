@@ -1,0 +1,1 @@
+"""The interchangeable readers: each module offers one function, ``read(path, *, prototxt=None, **options) -> RawNet``."""
