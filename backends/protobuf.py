@@ -1,0 +1,146 @@
+"""Reader of ``.caffemodel`` files, straight from their bytes.
+
+Opening a file walks over its layers and leaves the values where they are: a blob's
+array is a view into the memory map, made when it is asked for. Views are read-only, and
+unaligned where the file has them so; ``numpy.require(array, requirements="A")`` copies
+one only if it must.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from backends.stored import Stored
+from backends.wire import LENGTH, Entry, Source, Span, put, unknown
+from bridge import proto
+from bridge.errors import FormatError
+from bridge.message import Message
+from bridge.proto import FIRST_PARAM, param_field, schema
+from bridge.schema import Blob, RawLayer, RawNet
+from bridge.sniff import HEAD, KINDS, identify
+from bridge.upgrade import upgrade_net
+
+
+def read(path: str | Path, *, prototxt: str | Path | None = None, dialect: str = "bvlc") -> RawNet:
+    """Read a caffemodel of any generation.
+
+    Args:
+        path: The file.
+        prototxt: Not needed; a caffemodel holds its net's definition.
+        dialect: The fork whose field numbers the layers' parameters have; weights never
+            depend on it.
+
+    Returns:
+        The net in Caffe's current form. Blobs are float32, float64 or float16 as stored,
+        little-endian in the file and in host byte order as arrays.
+
+    Raises:
+        MissingFileError: The file cannot be opened.
+        FormatError: It is no caffemodel, or a damaged one; says which byte and field.
+
+    Source: caffe.proto ``NetParameter``, Caffe's ``blob.cpp``.
+    """
+    source = _open(path, "caffemodel")
+    reader = _Reader(dialect)
+    definition = reader.net(Span(source, 0, source.size, schema("NetParameter"), "NetParameter"))
+    if "layers" in definition and "layer" in definition:
+        reader.notes.append("has both 'layers' and 'layer'; like Caffe, only 'layers' is read")
+    rest, layers = upgrade_net(definition)
+    return RawNet(
+        name=rest.text("name"),
+        layers=tuple(reader.layer_of(layer) for layer in layers),
+        definition=rest,
+        source=str(path),
+        reader="protobuf",
+        notes=tuple(reader.notes),
+    )
+
+
+def read_mean(path: str | Path) -> Blob:
+    """Read a mean image, a ``.binaryproto`` file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The blob, usually of shape (1, channels, height, width), float32, in the channel
+        order and scale of the images it was computed from (for Caffe's tools BGR, 0 to 255).
+
+    Raises:
+        MissingFileError: The file cannot be opened.
+        FormatError: It is no mean image, or a damaged one.
+
+    Source: caffe.proto ``BlobProto``.
+    """
+    source = _open(path, "binaryproto")
+    return Stored(Span(source, 0, source.size, schema("BlobProto"), "BlobProto")).blob("mean")
+
+
+def _open(path: str | Path, kind: str) -> Source:
+    source = Source.open(path)
+    found = KINDS[identify(source.buffer[:HEAD])]
+    if found.name != kind:
+        what = found.problem or f"holds {found.name}, expected a {kind}"
+        raise FormatError(what, where=str(path), hint=found.hint or "the reader is chosen by content if none is named")
+    return source
+
+
+class _Reader:
+    """Decodes definitions; sets blobs aside, each replaced in the tree by its place in ``stored``."""
+
+    def __init__(self, dialect: str) -> None:
+        self.params = proto.dialect(dialect)
+        self.stored: list[Stored] = []
+        self.notes: list[str] = []
+
+    def net(self, span: Span) -> Message:
+        message = Message(span.source.name)
+        for entry in span.fields():
+            field = span.schema.by_number.get(entry[0])
+            if field is not None and field.name in ("layer", "layers") and entry[1] == LENGTH:
+                label = f"{field.name}[{len(message.all(field.name))}]"
+                message.add(field.name, self.layer(span.child(label, entry[2], entry[3], schema(field.type))))
+            else:
+                put(message, span, field, entry)
+        return message
+
+    def layer(self, span: Span) -> Message:
+        """A layer of any generation."""
+        message = Message(span.source.name)
+        params: list[Entry] = []
+        for entry in span.fields():
+            field = span.schema.by_number.get(entry[0])
+            if field is not None and entry[1] == LENGTH and field.type == "BlobProto":
+                label = f"blobs[{len(message.all('blobs'))}]"
+                message.add("blobs", len(self.stored))
+                self.stored.append(Stored(span.child(label, entry[2], entry[3], schema("BlobProto"))))
+            elif field is not None and entry[1] == LENGTH and field.type == "V0LayerParameter":
+                message.add("layer", self.layer(span.child("layer", entry[2], entry[3], schema(field.type))))
+            elif entry[0] < FIRST_PARAM and span.schema.name == "LayerParameter":
+                put(message, span, field, entry)
+            else:
+                params.append(entry)
+        for entry in params:
+            self.param(message, span, entry)
+        return message
+
+    def param(self, message: Message, span: Span, entry: Entry) -> None:
+        """A parameter; one that does not decode is kept as bytes, since weights do not depend on it."""
+        field = span.schema.by_number.get(entry[0])
+        if span.schema.name == "LayerParameter":
+            field = param_field(self.params, entry[0], message.text("type"))
+        try:
+            put(message, span, field, entry)
+        except FormatError as error:
+            if entry[1] != LENGTH:
+                raise
+            self.notes.append(f"{error.args[0]}; field {entry[0]} is kept as bytes (see --dialect)")
+            for value in unknown(span, *entry[1:]):
+                message.add(str(entry[0]), value)
+
+    def layer_of(self, definition: Message) -> RawLayer:
+        places = [int(str(place)) for place in definition.all("blobs")]
+        definition.set("blobs")
+        name, kind = definition.text("name"), definition.text("type")
+        blobs = tuple(self.stored[place].blob(f"layer '{name}' ({kind}): blob {i}") for i, place in enumerate(places))
+        return RawLayer(name, kind, definition, blobs)

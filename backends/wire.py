@@ -1,0 +1,359 @@
+"""Protocol buffers' wire format, walked in place over a memory map.
+
+Nothing is copied and nothing is trusted: every tag, varint and length is checked
+against the message it stands in, and an error says the byte and the path of fields.
+
+Source: the protocol buffers encoding specification.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from bridge.errors import FormatError, MissingFileError
+from bridge.message import Message, Symbol, Value
+from bridge.proto import Field, Schema, schema
+
+VARINT, FIXED64, LENGTH, GROUP, GROUP_END, FIXED32 = range(6)
+_WIDTH = {FIXED32: 4, FIXED64: 8}
+_DAMAGED = "the file is damaged; fetch it again and compare its checksum"
+_TRUNCATED = "the file looks truncated; compare its size with the original"
+MAX_DEPTH = 64
+"""Groups nested deeper than this are refused; messages nest only as deep as the schema."""
+MAX_TEXT = 1 << 20
+"""Longer names and texts are refused; a net's longest are a few kilobytes."""
+
+Entry: TypeAlias = "tuple[int, int, int, int]"
+
+
+class Source:
+    """The bytes of a file, mapped into memory.
+
+    The map lives as long as an array or a span refers to it. ``left`` counts down with
+    each field that is visited, so that a small hostile file cannot cost much more
+    memory or time than its size: a real net has far fewer fields than this allows.
+
+    Args:
+        buffer: The bytes.
+        name: What messages call the file.
+    """
+
+    __slots__ = ("buffer", "left", "name", "size")
+
+    def __init__(self, buffer: bytes | mmap.mmap, name: str) -> None:
+        self.buffer = buffer
+        self.name = name
+        self.size = len(buffer)
+        self.left = (1 << 16) + self.size // 256
+
+    @classmethod
+    def open(cls, path: str | Path) -> Source:
+        """Map a file.
+
+        Raises:
+            MissingFileError: It cannot be opened, or is a folder.
+        """
+        try:
+            with open(path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                # An empty file cannot be mapped.
+                return cls(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b"", str(path))
+        except IsADirectoryError:
+            raise MissingFileError("is a folder, expected a file", where=str(path)) from None
+        except OSError as error:
+            raise MissingFileError(f"cannot be read: {error.strerror}", where=str(path)) from None
+
+    def spend(self, at: int) -> None:
+        """Count one field or value.
+
+        Raises:
+            FormatError: There are more than any net has.
+        """
+        self.left -= 1
+        if self.left < 0:
+            raise self.error(at, "more fields than a net can have", "this is no model, or it is damaged")
+
+    def error(self, at: int, message: str, hint: str = _DAMAGED) -> FormatError:
+        """An error that names the file and the byte."""
+        return FormatError(message, where=f"{self.name}: byte {at}", hint=hint)
+
+
+class Span:
+    """The bytes of one message in a file.
+
+    Args:
+        source: The file.
+        start: Its first byte.
+        end: The byte after its last.
+        schema: Its type.
+        path: What messages call it, such as ``NetParameter.layer[7]``.
+    """
+
+    __slots__ = ("end", "path", "schema", "source", "start")
+
+    def __init__(self, source: Source, start: int, end: int, schema: Schema, path: str) -> None:
+        self.source = source
+        self.start = start
+        self.end = end
+        self.schema = schema
+        self.path = path
+
+    def fields(self) -> Iterator[Entry]:
+        """Each field as (number, wire type, a, b), checked to lie inside the message.
+
+        For a varint, ``a`` is its value and ``b`` the byte after it; else the payload is
+        the bytes from ``a`` up to ``b``. Values of fixed width that follow each other
+        under one tag of one byte come as one field, in which they are a width and a
+        byte apart.
+        """
+        source, end = self.source, self.end
+        buffer = source.buffer
+        at = self.start
+        while at < end:
+            tag_at = at
+            source.spend(at)
+            tag = buffer[at]
+            at += 1
+            if tag > 127:
+                tag, at = self.varint(tag_at, tag_at)
+            number, wire = tag >> 3, tag & 7
+            if not 0 < number < 1 << 29:
+                raise self.error(tag_at, f"field number {number}, expected 1 to {(1 << 29) - 1}")
+            if wire == LENGTH:
+                if at < end and buffer[at] < 128:
+                    length = buffer[at]
+                    at += 1
+                else:
+                    length, at = self.varint(at, tag_at, number)
+                stop = at + length
+                if stop > end:
+                    raise self._overrun(number, tag_at, at, length)
+                yield number, wire, at, stop
+                at = stop
+            elif wire == VARINT:
+                value, at = self.varint(at, tag_at, number)
+                yield number, wire, value, at
+            elif wire in _WIDTH:
+                width = _WIDTH[wire]
+                if at + width > end:
+                    raise self._overrun(number, tag_at, at, width)
+                stop = _run(buffer, tag_at, at, end, width) if at == tag_at + 1 else at + width
+                yield number, wire, at, stop
+                at = stop
+            elif wire == GROUP:
+                at = self._skip_group(number, at)
+            else:
+                what = (
+                    "end of a group that did not start" if wire == GROUP_END else f"wire type {wire}, expected 0 to 5"
+                )
+                raise self.error(tag_at, what, number=number)
+
+    def varint(self, at: int, field_at: int, number: int = 0) -> tuple[int, int]:
+        """The varint at a byte, and the byte after it."""
+        buffer = self.source.buffer
+        value = shift = 0
+        for byte_at in range(at, min(at + 10, self.end)):
+            byte = buffer[byte_at]
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value & 0xFFFF_FFFF_FFFF_FFFF, byte_at + 1
+            shift += 7
+        if self.end - at >= 10:
+            raise self.error(field_at, "varint of more than 10 bytes", number=number)
+        raise self._overrun(number, field_at, at, 1 + self.end - at)
+
+    def child(self, name: str, start: int, end: int, schema: Schema) -> Span:
+        """The message in one of this message's fields."""
+        return Span(self.source, start, end, schema, f"{self.path}.{name}")
+
+    def error(self, at: int, message: str, hint: str = _DAMAGED, number: int = 0) -> FormatError:
+        """An error about the field that begins at a byte."""
+        path = f"{self.path}.{self._label(number, at)}" if number else self.path
+        return self.source.error(at, f"{path}: {message}", hint)
+
+    def _label(self, number: int, at: int) -> str:
+        """A field's name, with its index if it is repeated."""
+        field = self.schema.by_number.get(number)
+        if field is None:
+            return f"field {number}"
+        if not field.repeated or field.kind != "message":
+            return field.name
+        before = Span(Source(self.source.buffer, ""), self.start, at, self.schema, "")
+        return f"{field.name}[{sum(entry[0] == number for entry in before.fields())}]"
+
+    def _overrun(self, number: int, field_at: int, at: int, length: int) -> FormatError:
+        """The error about a length that leaves its message, as deep in the message as it shows."""
+        over = at + length - self.end
+        if self.end < self.source.size:
+            return self.error(field_at, f"length {length} runs {over} bytes past the end of {self.path}", number=number)
+        field = self.schema.by_number.get(number)
+        if field is not None and field.kind == "message" and length > self.end - at >= 0:
+            inner = self.child(self._label(number, field_at), at, self.end, schema(field.type))
+            try:
+                for _ in inner.fields():
+                    pass
+            except FormatError as error:
+                return error
+        return self.error(field_at, f"length {length} runs {over} bytes past the end of file", _TRUNCATED, number)
+
+    def _skip_group(self, number: int, at: int) -> int:
+        """The byte after the group that has just begun; its content is of no use here."""
+        open_groups = [number]
+        while open_groups:
+            tag_at = at
+            if at >= self.end:
+                raise self.error(at, f"group {open_groups[-1]} does not end")
+            tag, at = self.varint(at, tag_at)
+            number, wire = tag >> 3, tag & 7
+            if wire == GROUP:
+                open_groups.append(number)
+                if len(open_groups) > MAX_DEPTH:
+                    raise self.error(tag_at, f"groups nested deeper than {MAX_DEPTH}")
+            elif wire == GROUP_END:
+                if open_groups.pop() != number:
+                    raise self.error(tag_at, f"end of group {number}, which did not start")
+            elif wire == VARINT:
+                _, at = self.varint(at, tag_at)
+            elif wire == LENGTH or wire in _WIDTH:
+                length, at = (_WIDTH[wire], at) if wire in _WIDTH else self.varint(at, tag_at)
+                if at + length > self.end:
+                    raise self._overrun(number, tag_at, at, length)
+                at += length
+            else:
+                raise self.error(tag_at, f"wire type {wire}, expected 0 to 5")
+        return at
+
+
+def _run(buffer: bytes | mmap.mmap, tag_at: int, at: int, end: int, width: int) -> int:
+    """The byte after the values of fixed width, each under the tag of the first, that begin at ``at``."""
+    tag, step = buffer[tag_at], width + 1
+    stop = at + width
+    if stop + step > end or buffer[stop] != tag:
+        return stop
+    room = (end - stop) // step
+    tags = np.frombuffer(buffer, np.uint8, room * step, stop)[::step]
+    look, seen = 64, 0
+    while seen < room:
+        other = np.flatnonzero(tags[seen : seen + look] != tag)
+        if other.size:
+            return stop + (seen + int(other[0])) * step
+        seen, look = min(seen + look, room), min(look * 2, 1 << 20)
+    return stop + room * step
+
+
+# -- messages ------------------------------------------------------------------------------
+
+
+def decode(span: Span) -> Message:
+    """Read a message by its schema.
+
+    Fields that the schema does not have, or has with another wire type, are kept under
+    their numbers: integers, floats, or bytes.
+
+    Raises:
+        FormatError: The bytes are not wire format.
+    """
+    message = Message(span.source.name)
+    for entry in span.fields():
+        put(message, span, span.schema.by_number.get(entry[0]), entry)
+    return message
+
+
+def put(message: Message, span: Span, field: Field | None, entry: Entry) -> None:
+    """Add to a message one field that was met in its span, as the schema has it."""
+    number, wire, a, b = entry
+    values = _values(span, field, wire, a, b, message) if field is not None else None
+    if field is None or values is None:
+        for value in unknown(span, wire, a, b):
+            message.add(str(number), value)
+        return
+    for value in values:
+        message.add(field.name, value)
+
+
+def unknown(span: Span, wire: int, a: int, b: int) -> list[Value]:
+    """The value of a field of which only the wire type is known."""
+    if wire == VARINT:
+        return [signed(a)]
+    if wire == LENGTH:
+        return [span.source.buffer[a:b]]
+    return list(_floats(span, a, b, _WIDTH[wire], 1))
+
+
+def _values(span: Span, field: Field, wire: int, a: int, b: int, message: Message) -> list[Value] | None:
+    """The values of a known field; nothing where the wire type does not go with it."""
+    kind = field.kind
+    if kind == "message":
+        if wire != LENGTH:
+            return None
+        label = f"{field.name}[{len(message.all(field.name))}]" if field.repeated else field.name
+        return [decode(span.child(label, a, b, schema(field.type)))]
+    if kind in ("string", "bytes"):
+        return [_text(span, field, a, b)] if wire == LENGTH else None
+    if kind in ("float", "double"):
+        width = 4 if kind == "float" else 8
+        if wire == LENGTH:
+            return list(_floats(span, a, b, width, 0, field.number))
+        return list(_floats(span, a, b, width, 1)) if _WIDTH.get(wire) == width else None
+    if wire == VARINT:
+        return [_integer(field, a)]
+    return [_integer(field, value) for value in varints(span, a, b)] if wire == LENGTH else None
+
+
+def varints(span: Span, a: int, b: int) -> Iterator[int]:
+    """The varints of a packed field."""
+    part = Span(span.source, a, b, span.schema, span.path)
+    while a < b:
+        span.source.spend(a)
+        value, a = part.varint(a, a)
+        yield value
+
+
+def _integer(field: Field, value: int) -> Value:
+    if field.kind == "bool":
+        return bool(value)
+    if field.kind == "uint":
+        return value
+    value = signed(value)
+    return Symbol(field.symbols[value]) if value in field.symbols else value
+
+
+def signed(value: int) -> int:
+    """A varint as the signed number it stands for."""
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _text(span: Span, field: Field, a: int, b: int) -> Value:
+    if b - a > MAX_TEXT:
+        raise span.error(a, f"{field.name} of {b - a} bytes, expected at most {MAX_TEXT}")
+    data = span.source.buffer[a:b]
+    if field.kind == "bytes":
+        return data
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+def _floats(span: Span, a: int, b: int, width: int, gap: int, number: int = 0) -> Iterator[float]:
+    """Floats that lie ``gap`` bytes apart."""
+    if not gap and (b - a) % width:
+        raise span.error(a, f"length {b - a} is not a multiple of {width}", number=number)
+    for at in range(a, b, width + gap):
+        span.source.spend(at)
+        data = span.source.buffer[at : at + width]
+        yield _float32(data) if width == 4 else struct.unpack("<d", data)[0]
+
+
+@lru_cache(maxsize=1024)
+def _float32(data: bytes) -> float:
+    """The decimal number of fewest digits that is this float32, which is what a prototxt says."""
+    return float(str(np.frombuffer(data, "<f4")[0]))
