@@ -17,32 +17,7 @@ from typing import Any
 
 from bridge.errors import FormatError, MissingExtraError, MissingFileError, UsageError
 from bridge.schema import RawNet
-
-try:
-    from bridge.sniff import Kind, sniff
-except ImportError:  # until bridge.sniff is there
-
-    @dataclass(frozen=True)
-    class Kind:  # type: ignore[no-redef]
-        name: str
-        problem: str = ""
-        hint: str = ""
-
-    def sniff(path: str | Path) -> Kind:  # type: ignore[no-redef]
-        with open(path, "rb") as file:
-            head = file.read(4096)
-        if not head:
-            return Kind("empty", "the file is empty")
-        if head.startswith(b"\x89HDF\r\n\x1a\n"):
-            return Kind("hdf5")
-        if head.startswith(b"PK\x03\x04"):
-            return Kind("npz")
-        if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
-            return Kind("safetensors")
-        if head[:1] == b"\x08" and b"\x12" in head[:4]:
-            return Kind("onnx")
-        plain = all(byte >= 32 or byte in b"\t\r\n" for byte in head)
-        return Kind("prototxt" if plain else "caffemodel")
+from bridge.sniff import Kind, sniff
 
 
 @dataclass(frozen=True)
@@ -91,7 +66,7 @@ class Status:
 READERS: dict[str, Reader] = {
     reader.name: reader
     for reader in (
-        Reader("protobuf", ("caffemodel",), "caffemodel, straight from the bytes"),
+        Reader("protobuf", ("caffemodel",), "caffemodel, straight from the bytes", options=("dialect",)),
         Reader("hdf5", ("hdf5",), "Caffe's .caffemodel.h5", ("h5py",), "pip install h5py"),
         Reader("safetensors", ("safetensors",), "safetensors, as bridge convert writes it"),
         Reader("npz", ("npz",), "NumPy archive, as bridge convert writes it"),
@@ -196,9 +171,7 @@ def find(name: str) -> Reader:
     return READERS[name]
 
 
-def read(
-    weights: str | Path, prototxt: str | Path | None = None, reader: str = "auto", **options: Any
-) -> RawNet:
+def read(weights: str | Path, prototxt: str | Path | None = None, reader: str = "auto", **options: Any) -> RawNet:
     """Read a file of weights.
 
     Args:

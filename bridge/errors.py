@@ -1,0 +1,58 @@
+"""Every error the tool raises on purpose, in one tree under :class:`BridgeError`.
+
+Each leaf is also the builtin that a caller who does not know this package would
+catch. The text of an error is one line: where, what was expected, what was found.
+What to do about it is the ``hint``.
+"""
+
+from __future__ import annotations
+
+
+class BridgeError(Exception):
+    """Base of all errors of this package.
+
+    Args:
+        message: One line: where, what was expected, what was found.
+        where: File, layer or byte the message is about; put in front of it.
+        hint: What the user can do about it, without a full stop.
+    """
+
+    def __init__(self, message: str, *, where: str = "", hint: str = "") -> None:
+        super().__init__(f"{where}: {message}" if where else message)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        text = str(self.args[0])
+        return f"{text}\n  hint: {self.hint}" if self.hint else text
+
+
+class FormatError(BridgeError, ValueError):
+    """The bytes or the text of a file are not what the format demands."""
+
+
+class ModelError(BridgeError, ValueError):
+    """A well-formed file describes a net that cannot exist (shapes, wiring, counts)."""
+
+
+class UnsupportedLayerError(BridgeError, NotImplementedError):
+    """A layer, or one of its parameters, cannot be expressed in the wanted form."""
+
+
+class MissingExtraError(BridgeError, ImportError):
+    """A package that an optional feature needs is not installed or does not work."""
+
+
+class UsageError(BridgeError, ValueError):
+    """The call itself is wrong: an option, an argument, a missing file."""
+
+
+class MissingFileError(BridgeError, FileNotFoundError):
+    """A file that was named does not exist or cannot be read."""
+
+
+class NotFoundError(BridgeError, KeyError):
+    """A layer or blob of that name is not in the net."""
+
+
+class OutputError(BridgeError, OSError):
+    """A file cannot be written."""

@@ -1,0 +1,84 @@
+"""Writing a net's weights: one module per format, each with ``write(net, stream)``."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from bridge.errors import ModelError, UsageError
+from bridge.schema import Net
+from bridge.writers.files import atomic, pieces
+
+__all__ = ["FORMATS", "Format", "atomic", "format_of", "pieces", "save"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One line of the table: a format's name, and the endings of its files."""
+
+    name: str
+    summary: str
+    suffixes: tuple[str, ...]
+
+    @property
+    def module(self) -> str:
+        """The module that has its ``write``."""
+        return f"bridge.writers.{self.name}"
+
+
+FORMATS: dict[str, Format] = {
+    entry.name: entry
+    for entry in (
+        Format("chainer_npz", "Chainer's NumPy archive, for the chain of bridge.build_chain", (".chainer.npz",)),
+        Format("npz", "NumPy archive", (".npz",)),
+        Format("safetensors", "safetensors", (".safetensors",)),
+        Format("hdf5", "Caffe's HDF5 weights", (".caffemodel.h5", ".h5", ".hdf5")),
+        Format("caffemodel", "Caffe's binary weights (V2)", (".caffemodel",)),
+    )
+}
+"""Name -> format; the first whose suffix fits is taken."""
+
+_ALIASES = {"chainer": "chainer_npz", "h5": "hdf5"}
+
+
+def save(net: Net, path: str | Path, format: str | None = None) -> None:
+    """Write the net's weights; the file appears whole or not at all.
+
+    Args:
+        net: The net; layers of unknown types are written as well.
+        path: The file.
+        format: A name of :data:`FORMATS`; by default told by the file's suffix.
+
+    Raises:
+        UsageError: The format is not known.
+        ModelError: The reader could not deliver a layer's blobs.
+        OutputError: The file cannot be written.
+        MissingExtraError: The format needs a package that is not installed.
+    """
+    module = importlib.import_module(format_of(path, format).module)
+    lacking = [layer for layer in net.layers if layer.uncovered]
+    if lacking:
+        raise ModelError(f"{lacking[0].label} would be left out: {lacking[0].uncovered}", where=net.where)
+    with atomic(path) as stream:
+        module.write(net, stream)
+
+
+def format_of(path: str | Path, name: str | None = None) -> Format:
+    """The format of that name, or the one whose suffix the path has.
+
+    Raises:
+        UsageError: There is none.
+    """
+    known = f"formats: {', '.join(FORMATS)}"
+    if name is not None:
+        chosen = FORMATS.get(_ALIASES.get(name, name))
+        if chosen is None:
+            raise UsageError(f"no format '{name}'", hint=known)
+        return chosen
+    for entry in FORMATS.values():
+        if str(path).lower().endswith(entry.suffixes):
+            return entry
+    if str(path).lower().endswith(".onnx"):
+        raise UsageError("ONNX is written by 'bridge export'", where=str(path))
+    raise UsageError("its suffix tells no format", where=str(path), hint=f"name one with --format; {known}")

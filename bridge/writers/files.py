@@ -1,0 +1,123 @@
+"""Files that appear whole or not at all, and values that pass through in small pieces."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from bridge.errors import BridgeError, OutputError
+from bridge.schema import Blob
+
+PIECE = 1 << 22
+"""Bytes of a blob that are in memory at once while it is written."""
+
+
+@contextlib.contextmanager
+def atomic(path: str | Path) -> Iterator[IO[bytes]]:
+    """A stream for the new content of a file, which takes its place when all is written.
+
+    The content goes to a file beside the target, without a name where the system can do
+    that, so that even a killed process leaves nothing. It is synced, then renamed over
+    the target. When the block raises, the target stays as it was.
+
+    Args:
+        path: The file; its folder must exist.
+
+    Raises:
+        OutputError: It cannot be written: no such folder, no permission, the disk is full.
+    """
+    target = Path(os.path.realpath(path))  # a link stays a link
+    try:
+        with contextlib.closing(_Draft(target)) as draft:
+            yield draft.stream
+            draft.publish()
+    except BridgeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot be written: {error.strerror or error}", where=str(path)) from None
+
+
+class _Draft:
+    """The new content of a file, before it is one."""
+
+    def __init__(self, target: Path) -> None:
+        if target.exists() and not stat.S_ISREG(target.stat().st_mode):
+            raise OutputError("is not a regular file", where=str(target))
+        self.target = target
+        self.name = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
+        self.named = False
+        self.folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            self.stream: IO[bytes] = os.fdopen(self._open(), "w+b")
+        except BaseException:
+            os.close(self.folder)
+            raise
+
+    def _open(self) -> int:
+        nameless = getattr(os, "O_TMPFILE", None)
+        if nameless is not None:
+            with contextlib.suppress(OSError):  # not every file system can
+                return os.open(self.target.parent, nameless | os.O_RDWR, 0o666)
+        self.named = True
+        return os.open(self.name, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+
+    def publish(self) -> None:
+        """Make it durable, and then the target."""
+        self.stream.flush()
+        os.fsync(self.stream.fileno())
+        if not self.named:
+            # With a folder's descriptor Python calls linkat, which follows /proc's link to the nameless file.
+            link = f"/proc/self/fd/{self.stream.fileno()}"
+            os.link(link, self.name, src_dir_fd=self.folder, follow_symlinks=True)
+            self.named = True
+        os.replace(self.name, self.target)
+        self.named = False
+        os.fsync(self.folder)
+
+    def close(self) -> None:
+        """Leave nothing behind but the target."""
+        with contextlib.suppress(OSError):  # what could not be flushed is not wanted any more
+            self.stream.close()
+        os.close(self.folder)
+        if self.named:
+            os.unlink(self.name)
+
+
+def pieces(blob: Blob, dtype: Any = None) -> Iterator[np.ndarray]:
+    """The values of a blob, in order, as runs of little-endian bytes.
+
+    Args:
+        blob: The blob; only :data:`PIECE` bytes of one that lies in a file are held in memory.
+        dtype: Another type to convert to on the way.
+
+    Yields:
+        uint8 arrays of one axis.
+    """
+    stored = np.dtype(dtype or blob.dtype).newbyteorder("<")
+    values = blob.numpy().reshape(-1)
+    step = PIECE // values.itemsize
+    for start in range(0, values.size, step):
+        piece = values[start : start + step]
+        yield np.ascontiguousarray(piece, stored).view(np.uint8)
+        if blob.location is not None:
+            _release(piece)
+
+
+def _release(piece: np.ndarray) -> None:
+    """Tell the system that the pages of a reader's map are not needed any more."""
+    owner: Any = piece
+    while isinstance(owner, (np.ndarray, memoryview)):
+        owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
+    if not isinstance(owner, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    start = piece.__array_interface__["data"][0] - np.frombuffer(owner, np.uint8).__array_interface__["data"][0]
+    first = start - start % mmap.PAGESIZE
+    owner.madvise(mmap.MADV_DONTNEED, first, start + piece.nbytes - first)
