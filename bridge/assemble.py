@@ -1,0 +1,163 @@
+"""From what a reader delivers, and perhaps a prototxt, to a typed net.
+
+The rules are Caffe's own: which layers a phase has (``Net::FilterNet``), which stored
+blobs a layer gets (``Net::CopyTrainedLayersFrom``: by layer name), and which layers
+share a parameter (``Net::AppendParam``: by parameter name).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bridge.errors import ModelError
+from bridge.layers import REGISTRY, build_layer
+from bridge.message import Message
+from bridge.schema import Blob, Layer, Net, RawLayer, RawNet, nearest
+from bridge.upgrade import upgrade_net
+
+
+def assemble(
+    raw: RawNet | None,
+    prototxt: Message | None = None,
+    *,
+    phase: str = "TEST",
+    level: int = 0,
+    stages: Sequence[str] = (),
+    sources: Sequence[str] = (),
+) -> Net:
+    """Build a net.
+
+    Args:
+        raw: The stored layers; none for a definition alone.
+        prototxt: The net's definition as parsed; without it the one in ``raw`` is used.
+        phase: ``TEST`` or ``TRAIN``, for the prototxt's ``include`` and ``exclude`` rules.
+        level, stages: The rest of Caffe's ``NetState``.
+        sources: The files, for messages.
+
+    Returns:
+        The net. What could not be matched is told in its ``notes``.
+
+    Raises:
+        ModelError: The rules of a layer contradict each other.
+    """
+    stored = raw.layers if raw else ()
+    notes = list(raw.notes) if raw else []
+    if prototxt is None:
+        rest = raw.definition if raw else Message()
+        layers = [(layer.definition, layer.blobs, layer.uncovered) for layer in stored]
+    else:
+        rest, definitions = upgrade_net(prototxt)
+        state = _state(rest, phase, level, stages)
+        kept = [definition for definition in definitions if _included(definition, *state)]
+        layers = [(definition, *_stored_for(definition, stored)) for definition in kept]
+    shared = _shared_parameters(layers)
+    built = tuple(
+        _complete(build_layer(definition, _with_shared(definition, blobs, shared), uncovered), raw)
+        for definition, blobs, uncovered in layers
+    )
+    net = Net(
+        name=rest.text("name") or (raw.name if raw else ""),
+        layers=built,
+        definition=rest,
+        phase=phase,
+        sources=tuple(sources) or ((raw.source,) if raw else ()),
+        reader=raw.reader if raw else "",
+        shared={name: tuple(copies) for name, copies in shared.items() if len(copies) > 1},
+    )
+    if prototxt is not None:
+        notes += _unused(stored, net)
+    return net.replace(notes=tuple(notes))
+
+
+def _stored_for(definition: Message, stored: Sequence[RawLayer]) -> tuple[tuple[Blob, ...], str]:
+    """The blobs stored under the layer's name; of several layers the last one that has any."""
+    found = [layer for layer in stored if layer.name == definition.text("name")]
+    for layer in reversed(found):
+        if layer.blobs:
+            return layer.blobs, layer.uncovered
+    return (), next((layer.uncovered for layer in found), "")
+
+
+def _shared_parameters(layers: Sequence[tuple[Message, Sequence[Blob], str]]) -> dict[str, list[Blob]]:
+    """Every stored copy of each named parameter, in order. Caffe's net ends up with the last."""
+    shared: dict[str, list[Blob]] = {}
+    for definition, blobs, _ in layers:
+        for param, blob in zip(definition.messages("param"), blobs, strict=False):
+            if param.text("name") and blob is not None:
+                shared.setdefault(param.text("name"), []).append(blob)
+    return shared
+
+
+def _with_shared(definition: Message, blobs: Sequence[Blob], shared: dict[str, list[Blob]]) -> list[Blob]:
+    """A layer's blobs, each named parameter replaced by the one that all its sharers have."""
+    names = [param.text("name") for param in definition.messages("param")]
+    result = []
+    for index in range(max(len(blobs), len(names))):
+        own = blobs[index] if index < len(blobs) else None
+        copies = shared.get(names[index], []) if index < len(names) else []
+        last = copies[-1] if copies else own
+        if last is not None:
+            result.append(last.reshaped(own.shape) if own is not None and own.size == last.size else last)
+    return result
+
+
+def _complete(layer: Layer, raw: RawNet | None) -> Layer:
+    """Say so where a layer needs blobs and the weights have none for it."""
+    if raw is None or layer.blobs or layer.uncovered or layer.type not in REGISTRY:
+        return layer
+    roles = layer.roles(0) if hasattr(layer, "roles") else ()
+    if not roles:
+        return layer
+    import dataclasses
+
+    return dataclasses.replace(layer, uncovered=f"{raw.source or 'the weights file'} has no blobs for it")
+
+
+def _unused(stored: Sequence[RawLayer], net: Net) -> list[str]:
+    """A note for every stored layer with blobs that the prototxt does not have."""
+    notes = []
+    for layer in stored:
+        if layer.blobs and layer.name not in net:
+            hint = nearest(layer.name, net)
+            notes.append(
+                f"the weights of layer '{layer.name}' ({layer.type}) are not used: the prototxt has no such layer"
+                + (f"; {hint}" if hint else "")
+            )
+    return notes
+
+
+def _state(rest: Message, phase: str, level: int, stages: Sequence[str]) -> tuple[str, int, frozenset[str]]:
+    """The NetState: what the caller says, over what the file's ``state`` says."""
+    state = rest.message("state")
+    given = state.get("level", 0)
+    own_level = level or (given if isinstance(given, int) else 0)
+    return phase, own_level, frozenset([*stages, *map(str, state.all("stage"))])
+
+
+def _included(definition: Message, phase: str, level: int, stages: frozenset[str]) -> bool:
+    include, exclude = definition.messages("include"), definition.messages("exclude")
+    if include and exclude:
+        raise ModelError(
+            "has both include and exclude rules, expected one kind", where=f"layer '{definition.text('name')}'"
+        )
+    rules = include or exclude
+    met = any(_meets(rule, phase, level, stages) for rule in rules)
+    return met if include else not met
+
+
+def _meets(rule: Message, phase: str, level: int, stages: frozenset[str]) -> bool:
+    """Source: ``Net::StateMeetsRule``."""
+    wanted = rule.get("phase", phase)
+    low, high = _int(rule.get("min_level")), _int(rule.get("max_level"))
+    return (
+        {0: "TRAIN", 1: "TEST"}.get(wanted, wanted) == phase  # type: ignore[call-overload]
+        and (low is None or level >= low)
+        and (high is None or level <= high)
+        and stages.issuperset(map(str, rule.all("stage")))
+        and stages.isdisjoint(map(str, rule.all("not_stage")))
+    )
+
+
+def _int(value: Any) -> int | None:
+    return value if isinstance(value, int) else None

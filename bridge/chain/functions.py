@@ -1,0 +1,116 @@
+"""What layers call ``F``: Chainer's functions, and Caffe's where Chainer has no equal.
+
+All of it works on NumPy and CuPy arrays alike, and is differentiable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bridge.compat import import_chainer
+
+chainer = import_chainer()
+_chainer_functions = chainer.functions
+
+if TYPE_CHECKING:
+    from bridge.layers.batch_norm import BatchNorm
+    from bridge.layers.pooling import Pooling
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(_chainer_functions, name)
+
+
+def folded(x: Any, axis: int, function: Callable[[Any], Any]) -> Any:
+    """Apply ``function`` to ``x`` with all axes before ``axis`` as one batch axis.
+
+    Args:
+        x: Variable (batch axes..., channels, spatial axes...).
+        axis: The channel axis.
+        function: Takes and gives (batch, channels, spatial axes...).
+    """
+    axis %= x.ndim
+    if axis == 1:
+        return function(x)
+    y = function(_chainer_functions.reshape(x, (-1, *x.shape[axis:])))
+    return _chainer_functions.reshape(y, (*x.shape[:axis], *y.shape[1:]))
+
+
+def convolution(
+    x: Any, W: Any, b: Any, stride: Sequence[int], pad: Sequence[int], dilation: Sequence[int], groups: int
+) -> Any:
+    """N-dimensional grouped, dilated convolution of (N, C, spatial axes...)."""
+    options = {"dilate": tuple(dilation), "groups": groups}
+    if x.ndim == 4:
+        return _chainer_functions.convolution_2d(x, W, b, tuple(stride), tuple(pad), **options)
+    return _chainer_functions.convolution_nd(x, W, b, tuple(stride), tuple(pad), **options)
+
+
+def caffe_pooling(x: Any, layer: Pooling) -> Any:
+    """Pooling with Caffe's windows, of a variable (N, C, H, W).
+
+    Source: pooling_layer.cpp.
+    """
+    space = x.shape[2:]
+    kernel, stride, pad = layer.window(space)
+    height, width = layer.infer(x.shape)[0][2:]
+    if layer.pool == "MAX":
+        y = _chainer_functions.max_pooling_2d(x, kernel, stride, pad, cover_all=layer.round_mode == "CEIL")
+        return y if y.shape[2:] == (height, width) else y[:, :, :height, :width]
+    if layer.global_pooling:
+        return _chainer_functions.average_pooling_2d(x, kernel, stride, pad)
+    trailing = layer.trailing_pad()
+    if trailing == tuple(pad):  # floor rounding gives the same windows
+        y = _chainer_functions.average_pooling_2d(x, kernel, stride, pad)
+    else:
+        borders = [(0, 0), (0, 0), *zip(pad, trailing, strict=True)]
+        y = _chainer_functions.average_pooling_2d(
+            _chainer_functions.pad(x, borders, "constant", constant_values=0), kernel, stride
+        )
+    correction = layer.correction(space)
+    if (correction == 1).all():
+        return y
+    xp = chainer.backend.get_array_module(x)
+    return y * xp.broadcast_to(xp.asarray(correction, dtype=x.dtype), y.shape)
+
+
+def caffe_batch_norm(x: Any, link: Any, layer: BatchNorm) -> Any:
+    """BatchNorm by the stored statistics, or by the batch's own, which it then adds to them.
+
+    Args:
+        x: Variable (N, C, ...).
+        link: Holds ``mean``, ``variance`` and ``scale_factor``, and perhaps ``gamma`` and ``beta``.
+        layer: The layer's parameters.
+
+    Source: batch_norm_layer.cpp.
+    """
+    xp = chainer.backend.get_array_module(x)
+    train = chainer.config.train and not getattr(link, "frozen", False)
+    stored = layer.use_global_stats if layer.use_global_stats is not None else not train
+    gamma = getattr(link, "gamma", None)
+    beta = getattr(link, "beta", None)
+    if gamma is None:
+        gamma = xp.ones(x.shape[1], dtype=x.dtype)
+        beta = xp.zeros(x.shape[1], dtype=x.dtype)
+    if stored:
+        factor = link.scale_factor.reshape(-1)[:1]
+        inverse = xp.where(factor == 0, xp.zeros_like(factor), 1 / xp.where(factor == 0, xp.ones_like(factor), factor))
+        mean, variance = link.mean * inverse, link.variance * inverse
+        return _chainer_functions.fixed_batch_normalization(x, gamma, beta, mean, variance, eps=layer.eps)
+    axes = tuple(axis for axis in range(x.ndim) if axis != 1)
+    if train:
+        _accumulate(xp, x.array, axes, link, layer.moving_average_fraction)
+    return _chainer_functions.batch_normalization(
+        x, gamma, beta, eps=layer.eps, running_mean=None, running_var=None, axis=axes
+    )
+
+
+def _accumulate(xp: Any, x: Any, axes: tuple[int, ...], link: Any, fraction: float) -> None:
+    """Add the batch's statistics to the running sums, as Caffe does in the forward pass."""
+    size = x.size // x.shape[1]
+    mean = x.mean(axis=axes)
+    variance = x.var(axis=axes) * (size / (size - 1) if size > 1 else 1)
+    link.scale_factor = (link.scale_factor * fraction + 1).astype(link.scale_factor.dtype)
+    link.mean = (link.mean * fraction + mean).astype(link.mean.dtype)
+    link.variance = (link.variance * fraction + variance).astype(link.variance.dtype)

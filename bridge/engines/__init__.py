@@ -1,0 +1,111 @@
+"""Engines: what can run a net. Each is a module here, imported when it is asked for.
+
+An engine is made for one net and runs it on inputs; it gives the net's outputs, or
+what every layer wrote at the moment it ran, so that layers which work in place can be
+compared too.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from bridge.errors import MissingExtraError, UsageError
+from bridge.schema import Net
+
+Arrays = Mapping[str, np.ndarray]
+Tops = tuple["np.ndarray | None", ...]
+
+
+class Engine(Protocol):
+    """The contract of an engine, made as ``Engine(net, **options)``.
+
+    Arrays are float32; inputs and outputs go by blob names.
+    """
+
+    def outputs(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """The net's output blobs for the given input blobs."""
+        ...
+
+    def tops(self, inputs: Arrays) -> list[Tops]:
+        """Per layer of the net, what it wrote right after it ran; ``None`` where that cannot be seen."""
+        ...
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the table: a name, the packages it needs, and how to get them."""
+
+    name: str
+    summary: str
+    needs: tuple[str, ...]
+    hint: str
+    probed: bool = False
+
+    @property
+    def module(self) -> str:
+        """The module that has its ``Engine``."""
+        return f"bridge.engines.{self.name}"
+
+
+ENGINES: dict[str, Entry] = {
+    entry.name: entry
+    for entry in (
+        Entry("onnxruntime", "ONNX Runtime, on the exported model", ("onnxruntime",), "pip install onnxruntime"),
+        Entry("chainer", "Chainer, on the built chain", ("chainer",), "pip install 'weight-bridge[chainer]'"),
+        Entry("pycaffe", "the real Caffe, in another interpreter", (), "set BRIDGE_PYCAFFE_PYTHON", probed=True),
+    )
+}
+"""Name -> engine, the first ones preferred."""
+
+
+def missing(name: str) -> MissingExtraError | None:
+    """Why an engine does not work here, or ``None`` if it does.
+
+    Raises:
+        UsageError: There is no engine of that name.
+    """
+    entry = find(name)
+    for need in entry.needs:
+        if importlib.util.find_spec(need) is None:
+            return MissingExtraError(f"engine '{name}': {need} is not installed", hint=entry.hint)
+    if entry.probed:
+        problem: MissingExtraError | None = importlib.import_module(entry.module).missing()
+        return problem
+    return None
+
+
+def available() -> list[str]:
+    """Names of the engines that work here."""
+    return [name for name in ENGINES if missing(name) is None]
+
+
+def find(name: str) -> Entry:
+    """The engine of that name.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if name not in ENGINES:
+        raise UsageError(f"no engine '{name}'", hint=f"engines: {', '.join(ENGINES)}")
+    return ENGINES[name]
+
+
+def make(name: str, net: Net, **options: Any) -> Engine:
+    """An engine for a net.
+
+    Raises:
+        UsageError: There is no engine of that name.
+        MissingExtraError: It does not work here.
+        UnsupportedLayerError: It cannot run the net.
+    """
+    problem = missing(name)
+    if problem is not None:
+        raise problem
+    engine: Engine = importlib.import_module(find(name).module).Engine(net, **options)
+    return engine

@@ -1,0 +1,50 @@
+"""The engine Chainer: runs the chain that is built from the net, in test mode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bridge.chain.build import NetChain, build_chain
+from bridge.chain.functions import chainer
+from bridge.engines import Arrays, Tops
+from bridge.schema import Net
+
+
+class Engine:
+    """See :class:`bridge.engines.Engine`."""
+
+    def __init__(self, net: Net) -> None:
+        self._chain: NetChain = build_chain(net)
+
+    def outputs(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        with _test_mode():
+            values = self._chain.run(_float32(inputs))
+        return {name: _array(values[name]) for name in self._chain.net_outputs if name in values}
+
+    def tops(self, inputs: Arrays) -> list[Tops]:
+        values: dict[str, Any] = {name: chainer.as_variable(array) for name, array in _float32(inputs).items()}
+        result: list[Tops] = []
+        with _test_mode():
+            for names, (_, tops) in zip(self._chain.layer_tops(), self._chain.steps(values), strict=True):
+                values.update(zip(names, tops, strict=False))
+                result.append(tuple(_array(top) for top in tops))
+        return result
+
+
+def _test_mode() -> Any:
+    from contextlib import ExitStack
+
+    stack = ExitStack()
+    stack.enter_context(chainer.using_config("train", False))
+    stack.enter_context(chainer.using_config("enable_backprop", False))
+    return stack
+
+
+def _float32(inputs: Arrays) -> dict[str, np.ndarray]:
+    return {name: np.asarray(array, np.float32) for name, array in inputs.items()}
+
+
+def _array(variable: Any) -> np.ndarray:
+    return np.asarray(chainer.backends.cuda.to_cpu(variable.array))

@@ -1,0 +1,41 @@
+"""The engine ONNX Runtime: runs the model that the exporter makes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bridge.engines import Arrays, Tops
+from bridge.onnx_export import to_onnx_model
+from bridge.schema import Net
+
+
+class Engine:
+    """See :class:`bridge.engines.Engine`."""
+
+    def __init__(self, net: Net, *, opset: int | None = None, threads: int = 0) -> None:
+        self._net, self._threads = net, threads
+        self._opset = {} if opset is None else {"opset": opset}
+
+    def outputs(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        values, _ = self._run(inputs, every_top=False)
+        return values
+
+    def tops(self, inputs: Arrays) -> list[Tops]:
+        values, tops = self._run(inputs, every_top=True)
+        known = {**values, **inputs}
+        return [tuple(known.get(name) for name in names) for names in tops]
+
+    def _run(self, inputs: Arrays, every_top: bool) -> tuple[dict[str, np.ndarray], list[tuple[str, ...]]]:
+        import onnxruntime as ort
+
+        shapes = {name: list(array.shape) for name, array in inputs.items()}
+        model, graph = to_onnx_model(
+            self._net, inputs=shapes, dynamic_batch=False, every_top=every_top, **self._opset
+        )
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.log_severity_level = 3
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        fed = {value.name: np.asarray(inputs[value.name], np.float32) for value in session.get_inputs()}
+        return dict(zip(names, session.run(names, fed), strict=True)), graph.tops

@@ -1,0 +1,295 @@
+"""What every layer type shares: its registration, and how its parameters are read.
+
+A layer type is one file in this folder with one class. The class statement says what
+the type is called, which message of ``LayerParameter`` its parameters are in, and,
+field by field, their names, types and defaults as in caffe.proto; reading them follows
+from that. It adds the shapes of its blobs and tops, and its lowerings to ONNX and
+Chainer, whose builders are passed in, so that no layer file imports a framework.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+import typing
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
+
+import numpy as np
+
+from bridge.errors import ModelError, UsageError
+from bridge.message import Message, Symbol
+from bridge.schema import Blob, Blobs, Layer, Opaque, ParamSpec, Shape, times
+
+if sys.version_info >= (3, 11):
+    from typing import dataclass_transform
+else:  # the decorator only tells type checkers what it does
+
+    def dataclass_transform(**_: Any) -> Callable[[Any], Any]:
+        return lambda decorated: decorated
+
+
+REGISTRY: dict[str, type[CaffeLayer]] = {}
+"""Every known layer type by Caffe's type string."""
+
+_Class = TypeVar("_Class", bound="type[CaffeLayer]")
+_FILLERS = frozenset({"engine", "weight_filler", "bias_filler", "filler"})
+
+
+class CaffeLayer(Layer):
+    """Base class of the known layer types."""
+
+    message: ClassVar[str] = ""
+    """The field of ``LayerParameter`` that holds this type's parameters."""
+    ignored: ClassVar[frozenset[str]] = frozenset()
+    """Parameters that do not bear on what the layer computes at test time."""
+    ranks: ClassVar[dict[str, int]] = {"bias": 1, "mean": 1, "variance": 1, "scale_factor": 1}
+    """Axes of a blob by role; blobs from files with legacy 4-D shapes are brought to it."""
+    chainer_params: ClassVar[dict[str, str]] = {"weight": "W", "bias": "b"}
+    """The name of a role's array in the layer's Chainer link, where it is not the role itself."""
+    statistics: ClassVar[frozenset[str]] = frozenset({"mean", "variance", "scale_factor"})
+    """Roles that are running statistics: kept with the link, not trained by the optimizer."""
+
+    @classmethod
+    def read(cls, p: Params) -> dict[str, Any]:
+        """The type's own attributes from its parameter message.
+
+        The default reads each declared field by its name. Types whose attributes are
+        not one field each extend it.
+        """
+        return {name: p.read(name, kind, default) for name, kind, default in _own_fields(cls)}
+
+    def roles(self, stored: int) -> tuple[str, ...]:
+        """The role of each blob, for a layer that stores ``stored`` of them."""
+        return ()
+
+    def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:
+        return {}
+
+    def reason(self) -> str:
+        return "this layer type has no such lowering"
+
+    def with_blobs(self, blobs: Sequence[Blob]) -> CaffeLayer:
+        """The layer with its stored blobs, by role and free of legacy shapes.
+
+        Raises:
+            ModelError: The number of blobs is not the one the parameters demand.
+        """
+        roles = self.roles(len(blobs))
+        if len(roles) != len(blobs):
+            names = f" ({', '.join(roles)})" if roles else ""
+            raise ModelError(f"has {len(blobs)} blobs, expected {len(roles)}{names}", where=self.label)
+        named = {role: squeeze(blob, self.ranks.get(role)) for role, blob in zip(roles, blobs, strict=True)}
+        return dataclasses.replace(self, blobs=Blobs(named))
+
+    def fail(self, message: str, hint: str = "") -> ModelError:
+        """A ModelError about this layer."""
+        return ModelError(message, where=self.label, hint=hint)
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def layer_type(*types: str) -> Callable[[_Class], _Class]:
+    """Make the decorated class a frozen dataclass and register it for Caffe's ``types``.
+
+    Raises:
+        UsageError: Another class has one of the types already.
+    """
+
+    def decorate(cls: _Class) -> _Class:
+        made = dataclasses.dataclass(frozen=True, eq=False, kw_only=True)(cls)
+        for name in types:
+            if name in REGISTRY:
+                raise UsageError(
+                    f"layer type '{name}' is defined twice: "
+                    f"{REGISTRY[name].__module__}.{REGISTRY[name].__qualname__} and {made.__module__}.{made.__qualname__}"
+                )
+            REGISTRY[name] = made
+        return made  # type: ignore[return-value]
+
+    return decorate
+
+
+def build_layer(definition: Message, blobs: Sequence[Blob] = (), uncovered: str = "") -> Layer:
+    """A typed layer from its V2 definition and its stored blobs.
+
+    Never fails: a layer of an unknown type, or whose parameters or blobs make no sense,
+    becomes an :class:`~bridge.schema.Opaque` that says so when it is to be run.
+
+    Args:
+        definition: ``LayerParameter`` without blobs.
+        blobs: The stored arrays in Caffe's order; none for a definition alone.
+        uncovered: Why the reader could not deliver the blobs, if it could not.
+    """
+    common: dict[str, Any] = {
+        "name": definition.text("name"),
+        "type": definition.text("type"),
+        "bottoms": tuple(map(str, definition.all("bottom"))),
+        "tops": tuple(map(str, definition.all("top"))),
+        "definition": definition,
+        "params": tuple(_param_spec(param) for param in definition.messages("param")),
+        "uncovered": uncovered,
+    }
+    cls = REGISTRY.get(common["type"])
+    if cls is None:
+        problem = f"unknown layer type '{common['type']}'"
+    else:
+        try:
+            layer = cls(**common, **cls.read(Params(definition.message(cls.message), cls, common["name"])))
+            return layer.with_blobs(blobs) if blobs else layer
+        except ModelError as error:
+            problem = str(error.args[0]).removeprefix(f"layer '{common['name']}' ({common['type']}): ")
+    numbered = {f"blob{index}": blob for index, blob in enumerate(blobs)}
+    return Opaque(**common, blobs=Blobs(numbered), problem=problem)
+
+
+class Params:
+    """A layer's parameter message, read with types; what is odd is a ModelError.
+
+    Args:
+        message: The parameters.
+        owner: The layer class, for messages.
+        name: The layer's name, for messages.
+    """
+
+    def __init__(self, message: Message, owner: type[CaffeLayer], name: str) -> None:
+        self.message = message
+        self.where = f"layer '{name}' ({owner.__name__})"
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.message
+
+    def fail(self, message: str, hint: str = "") -> ModelError:
+        """A ModelError about this layer."""
+        return ModelError(message, where=self.where, hint=hint)
+
+    def read(self, name: str, kind: Any, default: Any) -> Any:
+        """The field ``name`` as ``kind``: int, float, bool, str, a Literal, tuple[...], or Message."""
+        options = [option for option in get_args(kind) if option is not type(None)]
+        if get_origin(kind) in (typing.Union, getattr(__import__("types"), "UnionType", None)):
+            kind, options = options[0], list(get_args(options[0]))
+        if get_origin(kind) is tuple:
+            found = tuple(self._convert(name, value, options[0], []) for value in self.message.all(name))
+            return found or (() if default is dataclasses.MISSING else default)
+        value = self.message.message(name) if kind is Message and name in self.message else self.message.get(name)
+        if value is None:
+            if default is dataclasses.MISSING:
+                raise self.fail(f"parameter '{name}' is missing")
+            return default
+        return self._convert(name, value, kind, options)
+
+    def _convert(self, name: str, value: Any, kind: Any, options: list[Any]) -> Any:
+        if get_origin(kind) is Literal:
+            return self._choose(name, value, list(get_args(kind)))
+        if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(np.float32(value))  # caffe.proto has float, and Caffe computes with that
+        if kind is int and isinstance(value, int):
+            return int(value)
+        if kind is bool and isinstance(value, int) and value in (0, 1):
+            return bool(value)
+        if kind is str and isinstance(value, str):
+            return str(value)
+        if kind is Message and isinstance(value, Message):
+            return value
+        raise self.fail(f"parameter '{name}' is {value!r}, expected {getattr(kind, '__name__', kind)}")
+
+    def _choose(self, name: str, value: Any, options: list[str]) -> str:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(options):
+            return options[value]
+        if isinstance(value, str) and value in options:
+            return str(value)
+        raise self.fail(f"parameter '{name}' is {value}, expected one of {', '.join(options)}")
+
+
+@functools.cache
+def _own_fields(cls: type[CaffeLayer]) -> tuple[tuple[str, Any, Any], ...]:
+    """Name, type and default of the fields that a layer type adds to :class:`Layer`."""
+    hints = typing.get_type_hints(cls)
+    common = {field.name for field in dataclasses.fields(Layer)}
+    return tuple(
+        (field.name, hints[field.name], field.default)
+        for field in dataclasses.fields(cls)
+        if field.name not in common
+    )
+
+
+def _param_spec(param: Message) -> ParamSpec:
+    return ParamSpec(
+        name=param.text("name"),
+        lr_mult=_float(param.get("lr_mult", 1.0)),
+        decay_mult=_float(param.get("decay_mult", 1.0)),
+        share_mode=param.text("share_mode", "STRICT"),
+    )
+
+
+def _float(value: Any) -> float:
+    return float(np.float32(value)) if isinstance(value, (int, float)) else 1.0
+
+
+def squeeze(blob: Blob, rank: int | None) -> Blob:
+    """Bring a blob to ``rank`` axes by dropping axes of extent one, leading ones first.
+
+    Caffe before 2015 wrote every blob with four axes: a bias is (1, 1, 1, N), the weight
+    of an InnerProduct (1, 1, N, K). Source: ``Blob::FromProto``, ``Blob::ShapeEquals``.
+    """
+    shape = list(blob.shape)
+    while rank is not None and len(shape) > rank and 1 in shape:
+        if shape[0] == 1:
+            shape.pop(0)
+        else:
+            shape.reverse()
+            shape.remove(1)
+            shape.reverse()
+    return blob.reshaped(shape)
+
+
+def canonical_axis(axis: int, rank: int, layer: CaffeLayer, what: str = "axis") -> int:
+    """A possibly negative axis as 0..rank-1. Source: ``Blob::CanonicalAxisIndex``.
+
+    Raises:
+        ModelError: The axis is outside.
+    """
+    if not -rank <= axis < rank:
+        raise layer.fail(f"{what} {axis} is outside the {rank} axes of the input")
+    return axis % rank
+
+
+def spread(values: Sequence[int], rank: int, default: int, layer: CaffeLayer, what: str) -> Shape:
+    """One value per spatial axis from Caffe's none, one or ``rank`` values."""
+    if len(values) in (0, 1):
+        return tuple(values or (default,)) * rank
+    if len(values) != rank:
+        raise layer.fail(f"{what} has {len(values)} values, expected 1 or {rank}")
+    return tuple(values)
+
+
+def field_pair(p: Params, names: Sequence[str], sides: tuple[str, str]) -> Shape:
+    """A spatial parameter that is either repeated, or given as height and width.
+
+    Args:
+        p: The parameters.
+        names: Names of the repeated field.
+        sides: Names of its two one-axis forms, such as ``kernel_h`` and ``kernel_w``.
+    """
+    if sides[0] in p or sides[1] in p:
+        return (p.read(sides[0], int, 0), p.read(sides[1], int, 0))
+    return tuple(value for name in names for value in p.read(name, tuple[int, ...], ()))
+
+
+def same_shapes(layer: CaffeLayer, bottoms: Iterable[Shape]) -> Shape:
+    """The one shape of all bottoms.
+
+    Raises:
+        ModelError: They differ.
+    """
+    first, *rest = bottoms
+    for index, other in enumerate(rest, 1):
+        if other != first:
+            raise layer.fail(f"bottom {index} is {times(other)}, expected {times(first)} as bottom 0")
+    return first
+
+
+__all__ = [
+    "REGISTRY", "CaffeLayer", "Params", "Symbol", "build_layer", "canonical_axis",
+    "field_pair", "layer_type", "same_shapes", "spread", "squeeze",
+]

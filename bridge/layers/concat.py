@@ -1,0 +1,38 @@
+"""Concat along one axis."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bridge.layers.base import CaffeLayer, Params, canonical_axis, layer_type
+from bridge.schema import Shape, times
+
+
+@layer_type("Concat")
+class Concat(CaffeLayer):
+    """The bottoms one after the other along ``axis`` (``concat_dim`` in old files).
+
+    Source: caffe.proto ``ConcatParameter``, concat_layer.cpp; ONNX ``Concat``.
+    """
+
+    message = "concat_param"
+
+    axis: int = 1
+
+    @classmethod
+    def read(cls, p: Params) -> dict[str, Any]:
+        return {"axis": p.read("axis", int, p.read("concat_dim", int, 1))}
+
+    def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        first = bottoms[0]
+        axis = canonical_axis(self.axis, len(first), self)
+        for index, other in enumerate(bottoms):
+            if len(other) != len(first) or other[:axis] + other[axis + 1 :] != first[:axis] + first[axis + 1 :]:
+                raise self.fail(f"bottom {index} is {times(other)}, which does not join {times(first)} at axis {axis}")
+        return ((*first[:axis], sum(other[axis] for other in bottoms), *first[axis + 1 :]),)
+
+    def to_onnx(self, g: Any, *x: str) -> str:
+        return x[0] if len(x) == 1 else str(g.Concat(*x, axis=canonical_axis(self.axis, len(g.shape(x[0])), self)))
+
+    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+        return F.concat(x, axis=canonical_axis(self.axis, x[0].ndim, self))

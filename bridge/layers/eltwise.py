@@ -1,0 +1,46 @@
+"""Eltwise: sum, product or maximum of equal shapes."""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import Any, Literal
+
+import numpy as np
+
+from bridge.layers.base import CaffeLayer, layer_type, same_shapes
+from bridge.schema import Shape
+
+
+@layer_type("Eltwise")
+class Eltwise(CaffeLayer):
+    """PROD, SUM (with one coefficient per bottom) or MAX.
+
+    Source: caffe.proto ``EltwiseParameter``, eltwise_layer.cpp; ONNX ``Mul``, ``Add``, ``Max``.
+    """
+
+    message = "eltwise_param"
+    ignored = frozenset({"stable_prod_grad"})
+
+    operation: Literal["PROD", "SUM", "MAX"] = "SUM"
+    coeff: tuple[float, ...] = ()
+
+    def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        if self.coeff and len(self.coeff) != len(bottoms):
+            raise self.fail(f"{len(self.coeff)} coefficients for {len(bottoms)} bottoms")
+        if self.coeff and self.operation != "SUM":
+            raise self.fail(f"coefficients go with SUM, not {self.operation}")
+        return (same_shapes(self, bottoms),)
+
+    def to_onnx(self, g: Any, *x: str) -> str:
+        if self.operation == "SUM":
+            terms = [v if c == 1 else g.Mul(v, g.const(np.float32(c))) for v, c in self._terms(x)]
+            return str(reduce(g.Add, terms))
+        return str(reduce(g.Mul, x) if self.operation == "PROD" else g.Max(*x))
+
+    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+        if self.operation == "SUM":
+            return reduce(lambda a, b: a + b, [v if c == 1 else v * c for v, c in self._terms(x)])
+        return reduce((lambda a, b: a * b) if self.operation == "PROD" else F.maximum, x)
+
+    def _terms(self, x: tuple[Any, ...]) -> list[tuple[Any, float]]:
+        return list(zip(x, self.coeff or (1.0,) * len(x), strict=True))

@@ -1,0 +1,58 @@
+"""LRN: local response normalisation, across or within channels."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from bridge.layers.base import CaffeLayer, Params, layer_type
+from bridge.schema import Shape
+
+
+@layer_type("LRN")
+class LRN(CaffeLayer):
+    """``x (k + alpha / n * sum x^2)^-beta`` over ``n`` values.
+
+    ACROSS_CHANNELS sums over ``local_size`` channels; WITHIN_CHANNEL averages over a
+    ``local_size`` square with zero padding and takes 1 for ``k``, whatever is given.
+
+    Source: caffe.proto ``LRNParameter``, lrn_layer.cpp; ONNX ``LRN``, ``AveragePool``;
+    Krizhevsky et al., ImageNet classification with deep convolutional networks, 2012.
+    """
+
+    message = "lrn_param"
+    ignored = frozenset({"engine"})
+
+    local_size: int = 5
+    alpha: float = 1.0
+    beta: float = 0.75
+    norm_region: Literal["ACROSS_CHANNELS", "WITHIN_CHANNEL"] = "ACROSS_CHANNELS"
+    k: float = 1.0
+
+    @classmethod
+    def read(cls, p: Params) -> dict[str, Any]:
+        values = super().read(p)
+        if values["local_size"] < 1 or values["local_size"] % 2 == 0:
+            raise p.fail(f"parameter 'local_size' is {values['local_size']}, expected an odd number")
+        return values
+
+    def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        if len(bottoms[0]) != 4:
+            raise self.fail(f"the input has {len(bottoms[0])} axes, expected 4")
+        return (bottoms[0],)
+
+    def to_onnx(self, g: Any, *x: str) -> str:
+        if self.norm_region == "ACROSS_CHANNELS":
+            return str(g.LRN(x[0], alpha=self.alpha, beta=self.beta, bias=self.k, size=self.local_size))
+        n, pad = self.local_size, (self.local_size - 1) // 2
+        mean = g.AveragePool(g.Mul(x[0], x[0]), kernel_shape=(n, n), pads=(pad,) * 4, count_include_pad=1)
+        scale = g.Add(g.Mul(mean, g.const(np.float32(self.alpha))), g.const(np.float32(1)))
+        return str(g.Mul(x[0], g.Pow(scale, g.const(np.float32(-self.beta)))))
+
+    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+        n = self.local_size
+        if self.norm_region == "ACROSS_CHANNELS":
+            return F.local_response_normalization(x[0], n, self.k, self.alpha / n, self.beta)
+        mean = F.average_pooling_2d(x[0] ** 2, n, 1, (n - 1) // 2)
+        return x[0] * (self.alpha * mean + 1) ** -self.beta

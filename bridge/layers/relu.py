@@ -1,0 +1,30 @@
+"""ReLU, leaky where it has a slope."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bridge.layers.base import CaffeLayer, layer_type
+from bridge.schema import Shape
+
+
+@layer_type("ReLU")
+class ReLU(CaffeLayer):
+    """``max(0, x) + negative_slope * min(0, x)``.
+
+    Source: caffe.proto ``ReLUParameter``, relu_layer.cpp; ONNX ``Relu``, ``LeakyRelu``.
+    """
+
+    message = "relu_param"
+    ignored = frozenset({"engine"})
+
+    negative_slope: float = 0.0
+
+    def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        return (bottoms[0],)
+
+    def to_onnx(self, g: Any, *x: str) -> str:
+        return str(g.LeakyRelu(x[0], alpha=self.negative_slope) if self.negative_slope else g.Relu(x[0]))
+
+    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+        return F.leaky_relu(x[0], self.negative_slope) if self.negative_slope else F.relu(x[0])

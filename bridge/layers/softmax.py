@@ -1,0 +1,31 @@
+"""Softmax along one axis."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bridge.layers.base import CaffeLayer, canonical_axis, layer_type
+from bridge.schema import Shape
+
+
+@layer_type("Softmax")
+class Softmax(CaffeLayer):
+    """``exp(x) / sum exp(x)`` along ``axis``, every other position apart.
+
+    Source: caffe.proto ``SoftmaxParameter``, softmax_layer.cpp; ONNX ``Softmax`` of opset 13.
+    """
+
+    message = "softmax_param"
+    ignored = frozenset({"engine"})
+
+    axis: int = 1
+
+    def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        canonical_axis(self.axis, len(bottoms[0]), self)
+        return (bottoms[0],)
+
+    def to_onnx(self, g: Any, *x: str) -> str:
+        return str(g.Softmax(x[0], axis=canonical_axis(self.axis, len(g.shape(x[0])), self)))
+
+    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+        return F.softmax(x[0], axis=canonical_axis(self.axis, x[0].ndim, self))

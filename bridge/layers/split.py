@@ -1,0 +1,25 @@
+"""Split: one blob under several names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bridge.layers.base import CaffeLayer, layer_type
+from bridge.schema import Shape
+
+
+@layer_type("Split")
+class Split(CaffeLayer):
+    """Every top is the bottom. Caffe inserts it where a blob has several readers.
+
+    Source: split_layer.cpp.
+    """
+
+    def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        return (bottoms[0],) * len(self.tops)
+
+    def to_onnx(self, g: Any, *x: str) -> list[str]:
+        return [x[0]] * len(self.tops)
+
+    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+        return (x[0],) * len(self.tops)

@@ -1,0 +1,7 @@
+"""ONNX export with Caffe's numbers."""
+
+from __future__ import annotations
+
+from bridge.onnx_export.export import export_onnx, to_onnx_model
+
+__all__ = ["export_onnx", "to_onnx_model"]

@@ -1,0 +1,156 @@
+"""The graph builder that layers emit their ONNX nodes with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bridge.onnx_export.dims import Dims
+from bridge.schema import Blob, Layer, Shape
+
+
+@dataclass
+class Node:
+    """One ONNX node, before it becomes a protobuf message."""
+
+    op_type: str
+    inputs: list[str]
+    outputs: list[str]
+    attributes: dict[str, Any]
+    domain: str = ""
+    layer: str = ""
+
+
+@dataclass
+class Initializer:
+    """A constant of the graph: values in memory, or a blob whose values stay in their file."""
+
+    shape: Shape
+    values: Blob
+    roles: list[tuple[int, str]] = field(default_factory=list)
+    """(index of the layer, role) of each blob that it stands for, unchanged but for its shape."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """What is written: floating-point constants as float32, which Caffe computes in."""
+        return np.dtype(np.float32) if self.values.dtype.kind == "f" else self.values.dtype
+
+    def numpy(self) -> np.ndarray:
+        """The values in the shape and dtype that are written."""
+        return self.values.numpy().astype(self.dtype, copy=False).reshape(self.shape)
+
+
+class GraphBuilder:
+    """Collects nodes and initializers. Operators are methods: ``g.Relu(x)`` adds a node.
+
+    A method call adds a node of one output and returns its name; :meth:`op` serves
+    several outputs and other domains. Inputs that are ``""`` are left out, as in ONNX.
+
+    Attributes:
+        opset: The version of the default operator set.
+        nodes: In order.
+        initializers: By name.
+    """
+
+    def __init__(self, opset: int) -> None:
+        self.opset = opset
+        self.nodes: list[Node] = []
+        self.initializers: dict[str, Initializer] = {}
+        self.domains: set[str] = set()
+        self.shapes: dict[str, Dims] = {}
+        self._layer: Layer | None = None
+        self._index = 0
+        self._names: set[str] = set()
+        self._blobs: dict[tuple[int, Shape], str] = {}
+        self._constants: dict[tuple[str, Shape, bytes], str] = {}
+
+    def begin(self, index: int, layer: Layer) -> None:
+        """From now on nodes belong to ``layer``, the net's layer ``index``."""
+        self._layer, self._index = layer, index
+
+    def unique(self, name: str) -> str:
+        """``name``, with a number behind it if it is taken."""
+        chosen, number = name, 1
+        while chosen in self._names:
+            chosen, number = f"{name}_{number}", number + 1
+        self._names.add(chosen)
+        return chosen
+
+    def __getattr__(self, op_type: str) -> Callable[..., str]:
+        if not op_type[:1].isupper():
+            raise AttributeError(op_type)
+        return lambda *inputs, **attributes: self.op(op_type, *inputs, **attributes)[0]
+
+    def op(self, op_type: str, *inputs: str, outputs: int = 1, domain: str = "", **attributes: Any) -> list[str]:
+        """Add a node.
+
+        Args:
+            op_type: The operator.
+            inputs: Value names.
+            outputs: How many outputs it has.
+            domain: The operator's domain; the default is ONNX's own.
+            attributes: Numbers, text, arrays, or lists of them.
+
+        Returns:
+            The names of its outputs.
+        """
+        owner = self._layer.name if self._layer else ""
+        names = [self.unique(f"{owner}/{op_type}") for _ in range(outputs)]
+        clean = {name: value for name, value in attributes.items() if value is not None}
+        self.nodes.append(Node(op_type, list(inputs), list(names), clean, domain, owner))
+        self.domains.add(domain)
+        return names
+
+    def shape(self, value: str) -> Dims:
+        """The shape of a bottom of the current layer; reading an open extent fixes it."""
+        return self.shapes[value]
+
+    def blob(self, layer: Layer, role: str, shape: Sequence[int] | None = None) -> str:
+        """A blob of a layer as an initializer, shared where the parameter is.
+
+        Args:
+            layer: The layer.
+            role: The blob's role.
+            shape: Another shape of the same count, where the operator wants one.
+        """
+        blob = layer.blobs.blob(role)
+        wanted = blob.shape if shape is None else tuple(shape)
+        key = (id(blob.origin), wanted)
+        name = self._blobs.get(key)
+        if name is None:
+            name = self._blobs[key] = self.unique(f"{layer.name}.{role}")
+            self.initializers[name] = Initializer(wanted, blob)
+        self.initializers[name].roles.append((self._index, role))
+        return name
+
+    def const(self, array: Any, name: str = "") -> str:
+        """An initializer with these values; equal ones are shared.
+
+        Args:
+            array: float32, int64 or bool.
+            name: Its name; by default made from the layer's.
+        """
+        values = np.asarray(array)
+        key = (values.dtype.str, values.shape, values.tobytes()) if values.nbytes <= 1024 and not name else None
+        if key in self._constants:
+            return self._constants[key]  # type: ignore[index]
+        owner = self._layer.name if self._layer else ""
+        chosen = self.unique(name or f"{owner}/constant")
+        self.initializers[chosen] = Initializer(values.shape, Blob.of(values))
+        if key is not None:
+            self._constants[key] = chosen
+        return chosen
+
+    def ints(self, values: Sequence[int]) -> str:
+        """A 1-D int64 constant, as shapes and axes are."""
+        return self.const(np.array(values, np.int64))
+
+    def reduce(self, kind: str, x: str, axes: Sequence[int], keepdims: bool = True) -> str:
+        """``ReduceMean``, ``ReduceSum``, ...: the axes are an input or an attribute by opset."""
+        op_type = f"Reduce{kind}"
+        if self.opset >= 18 or kind == "Sum":
+            return self.op(op_type, x, self.ints(axes), keepdims=int(keepdims))[0]
+        return self.op(op_type, x, axes=list(axes), keepdims=int(keepdims))[0]

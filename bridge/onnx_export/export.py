@@ -1,0 +1,75 @@
+"""Export of a net to an ONNX file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import onnx
+
+import bridge
+from bridge import prototxt
+from bridge.errors import UsageError
+from bridge.onnx_export.dims import Extent
+from bridge.onnx_export.graph import Graph, lower
+from bridge.onnx_export.model import DEFAULT_OPSET, MIN_OPSET, blob_index, newest_opset, to_model
+from bridge.schema import Net
+
+
+def to_onnx_model(
+    net: Net,
+    *,
+    opset: int = DEFAULT_OPSET,
+    inputs: Mapping[str, Sequence[Extent]] | None = None,
+    dynamic_batch: bool = True,
+    every_top: bool = False,
+) -> tuple[onnx.ModelProto, Graph]:
+    """The net as an ONNX model in memory, and the graph that it was made from.
+
+    Args and Raises: as :func:`bridge.onnx_export.graph.lower`.
+    """
+    if not MIN_OPSET <= opset <= newest_opset():
+        raise UsageError(f"opset {opset} is outside {MIN_OPSET} to {newest_opset()}")
+    graph = lower(net, opset=opset, inputs=inputs, dynamic_batch=dynamic_batch, every_top=every_top)
+    metadata = {
+        "bridge.version": bridge.__version__,
+        "bridge.prototxt": prototxt.format(net.to_message()),
+        "bridge.blobs": blob_index(graph, [layer.name for layer in net.layers]),
+    }
+    model = to_model(graph, name=net.name, metadata=metadata, producer_version=bridge.__version__)
+    return model, graph
+
+
+def export_onnx(
+    net: Net,
+    path: str | Path,
+    *,
+    opset: int = DEFAULT_OPSET,
+    inputs: Mapping[str, Sequence[Extent]] | None = None,
+    dynamic_batch: bool = True,
+) -> Graph:
+    """Write the net as an ONNX file.
+
+    Args:
+        net: The net.
+        path: The file to write; it appears whole or not at all.
+        opset: Version of the default operator set, 13 to the newest that ``onnx`` knows.
+        inputs: Extents of input blobs, where they are not to be the file's; a name in
+            place of a number leaves that extent open.
+        dynamic_batch: Leave the first extent of every input open where the net allows it.
+
+    Returns:
+        The lowered graph, with remarks in its ``notes``.
+
+    Raises:
+        UnsupportedLayerError: Layers that ONNX cannot express; names all of them.
+        ModelError: The net does not fit together.
+        UsageError: An argument is wrong.
+    """
+    from bridge.writers import atomic
+
+    model, graph = to_onnx_model(net, opset=opset, inputs=inputs, dynamic_batch=dynamic_batch)
+    onnx.checker.check_model(model, full_check=True)
+    with atomic(path) as file:
+        file.write(model.SerializeToString())
+    return graph

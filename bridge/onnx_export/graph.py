@@ -1,0 +1,237 @@
+"""Lowering a net to a graph: every layer in turn emits its nodes, then values get their names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bridge.errors import ModelError, UnsupportedLayerError, UsageError
+from bridge.onnx_export.builder import GraphBuilder
+from bridge.onnx_export.dims import Dims, Extent, NeedsStaticError, probe
+from bridge.onnx_export.fuse import drop_unused, fuse_affine
+from bridge.schema import Layer, Net, Shape
+
+
+@dataclass
+class Graph:
+    """A lowered net, ready to be written as ONNX.
+
+    Attributes:
+        builder: Its nodes and initializers.
+        inputs, outputs: Extents of each by name, numbers or names of open extents.
+        tops: For each layer of the net, the names of its tops' values ("" where none is left).
+        values: Extents of the values in between.
+        notes: Remarks for the user, one line each.
+    """
+
+    builder: GraphBuilder
+    inputs: dict[str, list[Extent]]
+    outputs: dict[str, list[Extent]]
+    tops: list[tuple[str, ...]]
+    values: dict[str, list[Extent]]
+    notes: list[str] = field(default_factory=list)
+
+
+def lower(
+    net: Net,
+    *,
+    opset: int,
+    inputs: Mapping[str, Sequence[Extent]] | None = None,
+    dynamic_batch: bool = True,
+    every_top: bool = False,
+) -> Graph:
+    """Lower a net to ONNX nodes.
+
+    Args:
+        net: The net, in its form for inference.
+        opset: Version of the default operator set.
+        inputs: Extents of input blobs; a name instead of a number leaves that extent open.
+        dynamic_batch: Leave the first extent of every input open where the net allows it.
+        every_top: Make every value that a layer writes an output, as well as the net's own.
+
+    Raises:
+        UnsupportedLayerError: Layers that cannot be expressed; names all of them.
+        ModelError: The net does not fit together.
+        UsageError: ``inputs`` names a blob that is no input, or an extent cannot be open.
+    """
+    _refuse(net)
+    shapes, sizes, asked = _open_extents(net, inputs or {}, dynamic_batch)
+    notes: list[str] = []
+    while True:
+        try:
+            dims = probe(net, shapes, sizes)
+            return _Lowering(net, opset, shapes, sizes, dims, every_top).run(notes)
+        except NeedsStaticError as error:
+            for symbol in sorted(error.symbols):
+                if symbol in asked:
+                    raise UsageError(
+                        f"the extent '{symbol}' cannot be left open: the net works for {sizes[symbol]} only",
+                        where=net.where,
+                        hint="give it as a number with --input",
+                    ) from None
+                notes.append(f"the extent '{symbol}' is fixed at {sizes[symbol]}: the net does not allow it to be open")
+                shapes = {
+                    name: [sizes[extent] if extent == symbol else extent for extent in shape]  # type: ignore[index]
+                    for name, shape in shapes.items()
+                }
+                del sizes[symbol]
+
+
+def _refuse(net: Net) -> None:
+    """One error for all layers that cannot be lowered at all."""
+    broken = [f"{layer.label}: {reason}" for layer in net.layers if (reason := _problem(layer))]
+    if broken:
+        more = "" if len(broken) == 1 else f"{len(broken)} layers cannot be exported: "
+        raise UnsupportedLayerError(more + "; ".join(broken), where=net.where)
+
+
+def _problem(layer: Layer) -> str:
+    if layer.uncovered:
+        return layer.uncovered
+    lowered = type(layer).to_onnx is not Layer.to_onnx or hasattr(layer, "input_shapes")
+    return "" if lowered else layer.reason()
+
+
+def _open_extents(
+    net: Net, given: Mapping[str, Sequence[Extent]], dynamic_batch: bool
+) -> tuple[dict[str, list[Extent]], dict[str, int], set[str]]:
+    """The inputs' extents with names for open ones, the sizes to infer with, and the names asked for."""
+    unknown = [name for name in given if name not in net.inputs]
+    if unknown:
+        raise UsageError(
+            f"the net has no input '{unknown[0]}'", where=net.where, hint=f"its inputs: {', '.join(net.inputs)}"
+        )
+    shapes: dict[str, list[Extent]] = {}
+    sizes: dict[str, int] = {}
+    asked: set[str] = set()
+    for name, own in net.inputs.items():
+        shape = list(given.get(name, own or ()))
+        if not shape and own is None:
+            raise ModelError(
+                f"the shape of input '{name}' is not known", where=net.where, hint=f"give it with --input {name}=1,3,224,224"
+            )
+        for axis, extent in enumerate(shape):
+            if isinstance(extent, str):
+                asked.add(extent)
+                fallback = own[axis] if own and axis < len(own) else 1
+                sizes.setdefault(extent, fallback)
+        if name not in given and dynamic_batch and shape:
+            shape[0] = _batch_symbol(int(shape[0]), name, sizes)
+        shapes[name] = shape
+    return shapes, sizes, asked
+
+
+def _batch_symbol(size: int, name: str, sizes: dict[str, int]) -> str:
+    """Inputs of one batch size share the symbol ``batch``; another size gets a symbol of its own."""
+    symbol = "batch" if sizes.get("batch", size) == size else f"{name}_batch"
+    sizes[symbol] = size
+    return symbol
+
+
+class _Lowering:
+    """One attempt at lowering, for a given choice of open extents."""
+
+    def __init__(
+        self,
+        net: Net,
+        opset: int,
+        shapes: dict[str, list[Extent]],
+        sizes: dict[str, int],
+        dims: list[tuple[Dims, ...]],
+        every_top: bool,
+    ) -> None:
+        self.net, self.shapes, self.sizes, self.dims, self.every_top = net, shapes, sizes, dims, every_top
+        self.g = GraphBuilder(opset)
+        blobs = {name for layer in net.layers for name in (*layer.bottoms, *layer.tops)}
+        for name in sorted(blobs):
+            self.g.unique(name)  # reserved: a blob's name is its tensor's
+        self.values: dict[str, str] = {}
+        self.tops: list[tuple[str, ...]] = []
+
+    def run(self, notes: list[str]) -> Graph:
+        for name, shape in self.shapes.items():
+            self.values[name] = name
+            self.g.shapes[name] = _input_dims(shape, self.sizes)
+        missing: list[str] = []
+        for index, layer in enumerate(self.net.layers):
+            try:
+                self.tops.append(self._layer(index, layer))
+            except UnsupportedLayerError as error:
+                missing.append(str(error.args[0]))
+                self.tops.append(tuple(layer.tops))
+                for top, dims in zip(layer.tops, self.dims[index], strict=False):
+                    self.values[top] = top
+                    self.g.shapes[top] = dims
+        if missing:
+            raise UnsupportedLayerError("; ".join(missing), where=self.net.where)
+        return self._finish(notes)
+
+    def _layer(self, index: int, layer: Layer) -> tuple[str, ...]:
+        if getattr(layer, "input_shapes", None) is not None:
+            return tuple(self.values[top] for top in layer.tops)
+        self.g.begin(index, layer)
+        made = layer.to_onnx(self.g, *(self.values[bottom] for bottom in layer.bottoms))
+        values = (made,) if isinstance(made, str) else tuple(made)
+        for top, value, dims in zip(layer.tops, values, self.dims[index], strict=False):
+            self.values[top] = value
+            self.g.shapes[value] = dims
+        return values
+
+    def _finish(self, notes: list[str]) -> Graph:
+        outputs = {name: self.values[name] for name in self.net.outputs if name in self.values}
+        outputs = {name: self._own_value(name, value, outputs) for name, value in outputs.items()}
+        keep = set(outputs.values())
+        if self.every_top:
+            keep |= {value for values in self.tops for value in values}
+        fuse_affine(self.g, keep)
+        drop_unused(self.g, keep)
+        rename = self._names(outputs)
+        return Graph(
+            builder=self.g,
+            inputs=self.shapes,
+            outputs=self._outputs(outputs, rename),
+            tops=[tuple(rename.get(value, value) for value in values) for values in self.tops],
+            values={
+                rename.get(value, value): dims.labels(rename.get(value, value), self.sizes)
+                for value, dims in self.g.shapes.items()
+            },
+            notes=notes,
+        )
+
+    def _own_value(self, name: str, value: str, outputs: dict[str, str]) -> str:
+        """An output needs a value of its own: not an input's, and not another output's."""
+        first = next(other for other, taken in outputs.items() if taken == value)
+        if value not in self.shapes and value not in self.g.initializers and first == name:
+            return value
+        (twin,) = self.g.op("Identity", value)
+        self.g.shapes[twin] = self.g.shapes[value]
+        return twin
+
+    def _outputs(self, outputs: dict[str, str], rename: dict[str, str]) -> dict[str, list[Extent]]:
+        named = {name: self.g.shapes[value].labels(name, self.sizes) for name, value in outputs.items()}
+        if self.every_top:
+            for values in self.tops:
+                for value in values:
+                    name = rename.get(value, value)
+                    if name not in self.shapes:
+                        named.setdefault(name, self.g.shapes[value].labels(name, self.sizes))
+        return named
+
+    def _names(self, outputs: dict[str, str]) -> dict[str, str]:
+        """Give each blob's last value the blob's name, and rename it everywhere."""
+        rename = {value: name for name, value in outputs.items()}
+        for name, value in self.values.items():
+            if value not in rename and value not in self.shapes and value not in self.g.initializers:
+                if name not in rename.values():
+                    rename[value] = name
+        for node in self.g.nodes:
+            node.inputs = [rename.get(name, name) for name in node.inputs]
+            node.outputs = [rename.get(name, name) for name in node.outputs]
+        return rename
+
+
+def _input_dims(shape: Sequence[Extent], sizes: Mapping[str, int]) -> Dims:
+    extents: Shape = tuple(sizes[extent] if isinstance(extent, str) else extent for extent in shape)
+    return Dims(extents, [frozenset([extent] if isinstance(extent, str) else []) for extent in shape])
+
+

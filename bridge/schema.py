@@ -1,0 +1,461 @@
+"""The schema: one framework-neutral net of typed layers with named blobs.
+
+Readers produce a :class:`RawNet` (what a file holds, in Caffe's order, nothing
+interpreted); :func:`bridge.assemble.assemble` turns it into a :class:`Net`;
+everything else only consumes the :class:`Net`. No module here knows a file format
+or a framework.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from bridge.errors import ModelError, NotFoundError, UnsupportedLayerError
+from bridge.message import Message
+
+Shape = tuple[int, ...]
+
+
+class Location(NamedTuple):
+    """Where the values of a blob lie, contiguous and little-endian, in a file."""
+
+    path: str
+    offset: int
+    nbytes: int
+
+
+class Blob:
+    """One stored array: its shape and dtype at once, its values when asked for.
+
+    Args:
+        shape: Extent of each axis, as stored.
+        dtype: float32, float64 or float16, as stored (in host byte order).
+        load: Returns the values, in any shape of the same count.
+        location: Where the values lie in a file, if they lie there unbroken.
+
+    Layers that share a parameter hold blobs of one ``origin``.
+    """
+
+    __slots__ = ("_array", "_load", "dtype", "location", "origin", "shape")
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        dtype: Any,
+        load: Callable[[], np.ndarray],
+        location: Location | None = None,
+    ) -> None:
+        self.shape: Shape = tuple(int(n) for n in shape)
+        self.dtype = np.dtype(dtype)
+        self.location = location
+        self.origin: Blob = self
+        self._load: Callable[[], np.ndarray] = load
+        self._array: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, array: Any) -> Blob:
+        """A blob around values that are already in memory."""
+        values = np.asarray(array)
+        return cls(values.shape, values.dtype, lambda: values)
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return count(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values, as stored."""
+        return self.size * self.dtype.itemsize
+
+    def numpy(self) -> np.ndarray:
+        """The values as a read-only array of ``shape`` and ``dtype``; made once, then kept."""
+        if self._array is None:
+            view = np.asarray(self._load()).reshape(self.shape).view()
+            view.flags.writeable = False
+            self._array = view
+        return self._array
+
+    def reshaped(self, shape: Sequence[int]) -> Blob:
+        """The same values in another shape of the same count."""
+        if tuple(shape) == self.shape:
+            return self
+        if count(shape) != self.size:
+            raise ModelError(f"{self.size} values do not fill shape {times(shape)}")
+        twin = Blob(shape, self.dtype, self.numpy, self.location)
+        twin.origin = self.origin
+        return twin
+
+    def __repr__(self) -> str:
+        return f"Blob({times(self.shape)}, {self.dtype})"
+
+
+class Blobs(Mapping[str, np.ndarray]):
+    """The blobs of a layer by role, in Caffe's order; values load when looked up."""
+
+    __slots__ = ("_blobs",)
+
+    def __init__(self, blobs: Mapping[str, Blob] | None = None) -> None:
+        self._blobs: dict[str, Blob] = dict(blobs or {})
+
+    def __getitem__(self, role: str) -> np.ndarray:
+        return self.blob(role).numpy()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._blobs)
+
+    def __len__(self) -> int:
+        return len(self._blobs)
+
+    def blob(self, role: str) -> Blob:
+        """The blob itself: shape and dtype without loading the values."""
+        try:
+            return self._blobs[role]
+        except KeyError:
+            known = ", ".join(self._blobs) or "none"
+            raise NotFoundError(f"no blob '{role}' (blobs: {known})") from None
+
+    def entries(self) -> list[tuple[str, Blob]]:
+        """Role and blob of each, in Caffe's order."""
+        return list(self._blobs.items())
+
+    def __repr__(self) -> str:
+        return f"Blobs({self._blobs!r})"
+
+
+@dataclass(frozen=True)
+class ParamSpec:
+    """What the solver may do with one blob (caffe.proto ``ParamSpec``).
+
+    Attributes:
+        name: Blobs of equal non-empty name are one shared parameter.
+        lr_mult: Factor on the learning rate.
+        decay_mult: Factor on the weight decay.
+        share_mode: ``STRICT`` (equal shapes) or ``PERMISSIVE`` (equal counts).
+    """
+
+    name: str = ""
+    lr_mult: float = 1.0
+    decay_mult: float = 1.0
+    share_mode: str = "STRICT"
+
+
+@dataclass(frozen=True)
+class RawLayer:
+    """A layer as a file holds it, after the upgrade to Caffe's current (V2) form.
+
+    Attributes:
+        name: The layer's name.
+        type: Caffe's type string, such as ``Convolution``.
+        definition: The layer's ``LayerParameter`` without its blobs.
+        blobs: The stored arrays, in Caffe's order.
+        uncovered: Why the reader could not deliver this layer's blobs; empty if it did.
+    """
+
+    name: str
+    type: str
+    definition: Message
+    blobs: tuple[Blob, ...] = ()
+    uncovered: str = ""
+
+
+@dataclass(frozen=True)
+class RawNet:
+    """What a reader delivers.
+
+    Attributes:
+        name: The net's name.
+        layers: In the order of the file.
+        definition: Fields of the net itself (``name``, ``state``, ...), without layers.
+        source: The file.
+        reader: Name of the reader.
+        notes: Remarks for the user, one line each.
+        complete: Whether ``layers`` hold whole definitions (type, wiring, parameters),
+            or only names and blobs.
+    """
+
+    name: str
+    layers: tuple[RawLayer, ...]
+    definition: Message = field(default_factory=Message)
+    source: str = ""
+    reader: str = ""
+    notes: tuple[str, ...] = ()
+    complete: bool = True
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Layer:
+    """A layer of a net. Its type's own parameters are attributes of the subclass.
+
+    Attributes:
+        name: The layer's name.
+        type: Caffe's type string.
+        bottoms: Names of the input blobs.
+        tops: Names of the output blobs; a name that is also a bottom is written in place.
+        definition: The whole ``LayerParameter`` (V2) without blobs; unknown fields kept.
+        blobs: Role -> array, in Caffe's order.
+        params: One :class:`ParamSpec` per blob that the definition has one for.
+        uncovered: Why the reader could not deliver this layer's blobs; empty if it did.
+    """
+
+    name: str
+    type: str
+    bottoms: tuple[str, ...] = ()
+    tops: tuple[str, ...] = ()
+    definition: Message = field(default_factory=Message, repr=False)
+    blobs: Blobs = field(default_factory=Blobs, repr=False)
+    params: tuple[ParamSpec, ...] = ()
+    uncovered: str = field(default="", repr=False)
+
+    training_only: ClassVar[bool] = False
+    """True for losses, accuracies and data sources: they have no part in inference."""
+
+    @property
+    def label(self) -> str:
+        """``layer 'conv2' (Convolution)``, for messages."""
+        return f"layer '{self.name}' ({self.type})"
+
+    @property
+    def group(self) -> int:
+        """Groups of the layer's weight; 1 where the type knows none."""
+        return 1
+
+    def __getattr__(self, role: str) -> np.ndarray:
+        """A blob by its role: ``layer.weight``, ``layer.bias``."""
+        if not role.startswith("_"):
+            blobs: Blobs = self.__dict__.get("blobs", Blobs())
+            if role in blobs:
+                return blobs[role]
+        raise AttributeError(f"layer '{self.__dict__.get('name')}' has no attribute or blob '{role}'")
+
+    def param(self, index: int) -> ParamSpec:
+        """The solver's specification of blob ``index``; the default one where none is given."""
+        return self.params[index] if index < len(self.params) else ParamSpec()
+
+    def initializer(self, role: str) -> Callable[[Any], None]:
+        """An initializer for Chainer's ``initialW=`` or ``initial_bias=``.
+
+        It fills an array of the blob's own shape, of a grouped weight's dense form, or
+        of a shape that differs by axes of extent one; anything else is a ModelError.
+        """
+        from bridge.weights import Initializer
+
+        return Initializer(self, role)
+
+    # -- what a layer type defines (see bridge.layers) --------------------------------
+
+    def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:
+        """The shape that each blob must have for inputs of the given shapes."""
+        raise UnsupportedLayerError(self.reason(), where=self.label)
+
+    def check_blobs(self, *bottoms: Shape) -> None:
+        """Compare the stored shapes with those that inputs of these shapes demand.
+
+        Raises:
+            ModelError: They differ; names the blob and both shapes.
+        """
+        if not self.blobs:
+            return
+        for role, expected in self.blob_shapes(*bottoms).items():
+            stored = self.blobs.blob(role).shape
+            if stored != expected:
+                raise ModelError(
+                    f"blob '{role}' has {count(stored)} values ({times(stored)}), "
+                    f"expected {count(expected)} = {times(expected)}",
+                    where=self.label,
+                )
+
+    def checked_infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        """:meth:`infer`, with the blobs and the extents checked as well."""
+        tops = self.infer(*bottoms)
+        self.check_blobs(*bottoms)
+        for name, shape in zip(self.tops, tops, strict=False):
+            if any(extent < 0 for extent in shape):
+                raise ModelError(f"top '{name}' would be {times(shape)} for inputs "
+                                 + ", ".join(times(bottom) for bottom in bottoms), where=self.label)
+        return tops
+
+    def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        """Shapes of the tops for bottoms of the given shapes."""
+        raise UnsupportedLayerError(self.reason(), where=self.label)
+
+    def to_onnx(self, g: Any, *x: str) -> str | Sequence[str]:
+        """Emit ONNX nodes with the builder ``g``; returns the value name of each top."""
+        raise UnsupportedLayerError(self.reason(), where=self.label)
+
+    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+        """The forward computation on Chainer variables; one result per top."""
+        raise UnsupportedLayerError(self.reason(), where=self.label)
+
+    def reason(self) -> str:
+        """Why the layer cannot be run or exported."""
+        return "this layer type has no such lowering"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Opaque(Layer):
+    """A layer that cannot be interpreted: its blobs read, list and convert all the same.
+
+    Attributes:
+        problem: Why: an unknown type, or parameters that make no sense.
+    """
+
+    problem: str = "unknown layer type"
+
+    def reason(self) -> str:
+        return self.problem
+
+
+@dataclass(frozen=True, eq=False)
+class Net:
+    """A net: layers in order, wired by blob names.
+
+    Attributes:
+        name: The net's name.
+        layers: In order of execution.
+        definition: Fields of the net itself.
+        phase: ``TEST`` or ``TRAIN``: which layers the net was assembled for.
+        sources: The files it came from.
+        reader: The reader that delivered the blobs.
+        notes: Remarks for the user, one line each.
+        shared: The stored copies of each parameter that several layers share.
+    """
+
+    name: str
+    layers: tuple[Layer, ...]
+    definition: Message = field(default_factory=Message, repr=False)
+    phase: str = "TEST"
+    sources: tuple[str, ...] = ()
+    reader: str = ""
+    notes: tuple[str, ...] = ()
+    shared: Mapping[str, tuple[Blob, ...]] = field(default_factory=dict, repr=False)
+
+    def __getitem__(self, name: str) -> Layer:
+        """The first layer of that name.
+
+        Raises:
+            NotFoundError: No layer has that name; the hint has the nearest ones.
+        """
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise NotFoundError(f"no layer '{name}'", where=self.where, hint=nearest(name, self))
+
+    def __contains__(self, name: object) -> bool:
+        return any(layer.name == name for layer in self.layers)
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    @property
+    def where(self) -> str:
+        """The name by which messages call the net."""
+        return self.sources[-1] if self.sources else self.name or "net"
+
+    @property
+    def inputs(self) -> dict[str, Shape | None]:
+        """The input blobs with their shapes; ``None`` where the file does not tell.
+
+        A blob that is used and never written is an input too.
+        """
+        found: dict[str, Shape | None] = {}
+        written: set[str] = set()
+        for layer in self.layers:
+            shapes = getattr(layer, "input_shapes", None)
+            if shapes is not None:
+                found.update(zip(layer.tops, shapes, strict=False))
+            for bottom in layer.bottoms:
+                if bottom not in written:
+                    found.setdefault(bottom, None)
+            written.update(layer.tops)
+        return found
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The blobs whose last value no layer reads, in order of writing."""
+        unread: dict[str, None] = {}
+        for layer in self.layers:
+            for bottom in layer.bottoms:
+                unread.pop(bottom, None)
+            for top in layer.tops:
+                unread.pop(top, None)
+                unread[top] = None
+        return tuple(unread)
+
+    def replace(self, **changes: Any) -> Net:
+        """A copy with some attributes changed."""
+        return dataclasses.replace(self, **changes)
+
+    def to_message(self) -> Message:
+        """The net's definition as one ``NetParameter`` (V2) without blobs."""
+        message = self.definition.copy()
+        if self.name and "name" not in message:
+            message = Message(message.where, name=self.name)
+            message.merge(self.definition)
+        for layer in self.layers:
+            message.add("layer", layer.definition)
+        return message
+
+    def infer(self, inputs: Mapping[str, Shape] | None = None) -> list[tuple[Shape, ...]]:
+        """The shape of every top of every layer.
+
+        Args:
+            inputs: Shape of each input blob; those not given have the file's.
+
+        Returns:
+            One tuple of shapes per layer, in the order of ``layers``.
+
+        Raises:
+            ModelError: An input has no shape, or a layer cannot take what it is fed.
+        """
+        known: dict[str, Shape] = {}
+        for name, shape in self.inputs.items():
+            given = (inputs or {}).get(name, shape)
+            if given is not None:
+                known[name] = tuple(given)
+        result = []
+        for layer in self.layers:
+            if getattr(layer, "input_shapes", None) is not None:
+                missing = [top for top in layer.tops if top not in known]
+                tops = tuple(known[top] for top in layer.tops if top not in missing)
+            else:
+                missing = [bottom for bottom in layer.bottoms if bottom not in known]
+                tops = () if missing else layer.checked_infer(*(known[bottom] for bottom in layer.bottoms))
+            if missing:
+                raise ModelError(
+                    f"the shape of blob '{missing[0]}' is not known",
+                    where=f"{self.where}: {layer.label}",
+                    hint=f"give it with --input {missing[0]}=1,3,224,224",
+                )
+            known.update(zip(layer.tops, tops, strict=False))
+            result.append(tuple(tops))
+        return result
+
+
+def count(shape: Sequence[int]) -> int:
+    """Number of values in a shape, exact for any size."""
+    total = 1
+    for extent in shape:
+        total *= int(extent)
+    return total
+
+
+def times(shape: Sequence[int]) -> str:
+    """A shape for people: ``256 x 48 x 5 x 5``; ``scalar`` for no axes."""
+    return " x ".join(map(str, shape)) or "scalar"
+
+
+def nearest(name: str, net: Net) -> str:
+    """A hint with the layer names most like ``name``."""
+    import difflib
+
+    close = difflib.get_close_matches(name, [layer.name for layer in net.layers], 3, 0.4)
+    return "did you mean " + " or ".join(f"'{near}'" for near in close) if close else ""

@@ -1,0 +1,263 @@
+"""Every Hypothesis strategy of the tests.
+
+A layer type's strategy draws a :class:`LayerCase`: a layer as it stands in a prototxt,
+and the shapes of its inputs. Blobs are made from the shapes that the layer itself asks
+for. Register one with ``@layer_case("Type")``; a test demands it of every type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from bridge import prototxt
+from bridge.assemble import assemble
+from bridge.layers import build_layer
+from bridge.schema import Blob, Net, RawLayer, RawNet
+
+CASES: dict[str, Any] = {}
+"""Layer type -> strategy of LayerCases."""
+
+
+@dataclass(frozen=True)
+class LayerCase:
+    """A layer and what it is fed.
+
+    Attributes:
+        type: Caffe's type string.
+        body: The layer's fields beside name, type, bottom and top, as prototxt text.
+        shapes: The shape of each bottom.
+        tops: How many tops.
+        data: How to fill inputs: bottom index -> function of (rng, shape); else standard normal.
+        blobs: How to fill blobs: role -> function of (rng, shape); else standard normal.
+        seed: For inputs and blobs.
+    """
+
+    type: str
+    body: str
+    shapes: tuple[tuple[int, ...], ...]
+    tops: int = 1
+    data: dict[int, Callable[[Any, Any], Any]] = field(default_factory=dict)
+    blobs: dict[str, Callable[[Any, Any], Any]] = field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def prototxt(self) -> str:
+        """The whole net: an Input for each bottom, then the layer."""
+        lines = [
+            f'layer {{ name: "in{i}" type: "Input" top: "in{i}" input_param {{ shape {{ '
+            + " ".join(f"dim: {n}" for n in shape)
+            + " } } }\n"
+            for i, shape in enumerate(self.shapes)
+        ]
+        wiring = [f'bottom: "in{i}"' for i in range(len(self.shapes))] + [f'top: "out{i}"' for i in range(self.tops)]
+        return "".join(lines) + f'layer {{ name: "l" type: "{self.type}" {" ".join(wiring)} {self.body} }}\n'
+
+    def net(self) -> Net:
+        """The net with its blobs."""
+        definition = prototxt.parse(self.prototxt)
+        layer = build_layer(definition.messages("layer")[-1])
+        rng = np.random.default_rng(self.seed)
+        wanted = layer.blob_shapes(*self.shapes) if hasattr(layer, "roles") else {}
+        blobs = tuple(Blob.of(self._fill(self.blobs.get(role), rng, shape)) for role, shape in wanted.items())
+        raw = RawLayer("l", self.type, layer.definition, blobs)
+        return assemble(RawNet("case", (raw,), reader="strategy", source="case"), definition)
+
+    def inputs(self) -> dict[str, np.ndarray]:
+        """float32 values for each input."""
+        rng = np.random.default_rng(self.seed + 1)
+        return {f"in{i}": self._fill(self.data.get(i), rng, shape) for i, shape in enumerate(self.shapes)}
+
+    @staticmethod
+    def _fill(fill: Callable[[Any, Any], Any] | None, rng: Any, shape: tuple[int, ...]) -> np.ndarray:
+        values = fill(rng, shape) if fill else rng.standard_normal(shape)
+        return np.asarray(values, np.float32).reshape(shape)
+
+
+def layer_case(*types: str) -> Callable[[Any], Any]:
+    """Register a ``@st.composite`` function that draws LayerCases for layer types."""
+
+    def decorate(function: Any) -> Any:
+        for name in types:
+            CASES[name] = function(name)
+        return function
+
+    return decorate
+
+
+def positive(rng: Any, shape: Any) -> Any:
+    """Values between 0.1 and 2, for variances and the like."""
+    return rng.uniform(0.1, 2, shape)
+
+
+def images(
+    min_side: int = 1, max_side: int = 9, channels: st.SearchStrategy[int] | None = None
+) -> st.SearchStrategy[tuple[int, ...]]:
+    """Shapes (N, C, H, W)."""
+    side = st.integers(min_side, max_side)
+    return st.tuples(st.integers(1, 3), channels or st.integers(1, 6), side, side)
+
+
+def shapes(min_rank: int = 1, max_rank: int = 4, max_side: int = 5) -> st.SearchStrategy[tuple[int, ...]]:
+    """Shapes of any rank."""
+    return st.lists(st.integers(1, max_side), min_size=min_rank, max_size=max_rank).map(tuple)
+
+
+SEEDS = st.integers(0, 2**16)
+
+# ---- convolution and its kin ---------------------------------------------------------------
+
+
+@st.composite
+def windows(draw: Any, side: tuple[int, int], pad_below_kernel: bool = False) -> dict[str, tuple[int, int]]:
+    """kernel, stride and pad, (height, width) each, that fit an image of ``side``."""
+    kernel = tuple(draw(st.integers(1, min(4, n))) for n in side)
+    stride = tuple(draw(st.integers(1, k if pad_below_kernel else 3)) for k in kernel)
+    pad = tuple(draw(st.integers(0, k - 1 if pad_below_kernel else 2)) for k in kernel)
+    return {"kernel": kernel, "stride": stride, "pad": pad}  # type: ignore[dict-item]
+
+
+def _pairs(window: dict[str, tuple[int, int]]) -> str:
+    return " ".join(f"{name}_h: {a} {name}_w: {b}" for name, (a, b) in window.items())
+
+
+@layer_case("Convolution")
+@st.composite
+def convolutions(draw: Any, kind: str) -> LayerCase:
+    group, per_in, per_out = (draw(st.integers(1, 3)) for _ in range(3))
+    shape = draw(images(4, 9, st.just(group * per_in)))
+    window = draw(windows(shape[2:]))
+    dilation = 1 if max(window["kernel"]) * 2 > min(shape[2:]) else draw(st.integers(1, 2))
+    bias = draw(st.booleans())
+    body = (
+        f"convolution_param {{ num_output: {group * per_out} group: {group} {_pairs(window)} "
+        f"dilation: {dilation} bias_term: {str(bias).lower()} }}"
+    )
+    return LayerCase(kind, body, (shape,), seed=draw(SEEDS))
+
+
+@layer_case("ConvolutionDepthwise", "DepthwiseConvolution")
+@st.composite
+def depthwise_convolutions(draw: Any, kind: str) -> LayerCase:
+    shape = draw(images(4, 9))
+    body = f"convolution_param {{ num_output: {shape[1]} {_pairs(draw(windows(shape[2:])))} }}"
+    return LayerCase(kind, body, (shape,), seed=draw(SEEDS))
+
+
+@layer_case("InnerProduct")
+@st.composite
+def inner_products(draw: Any, kind: str) -> LayerCase:
+    shape = draw(shapes(2, 4))
+    axis = draw(st.integers(1, len(shape) - 1))
+    flags = " ".join(f"{name}: {str(draw(st.booleans())).lower()}" for name in ("bias_term", "transpose"))
+    body = f"inner_product_param {{ num_output: {draw(st.integers(1, 5))} axis: {axis} {flags} }}"
+    return LayerCase(kind, body, (shape,), seed=draw(SEEDS))
+
+
+# ---- pooling, normalisation ------------------------------------------------------------------
+
+
+@layer_case("Pooling")
+@st.composite
+def poolings(draw: Any, kind: str) -> LayerCase:
+    shape = draw(images(3, 9))
+    pool = draw(st.sampled_from(["MAX", "AVE"]))
+    if draw(st.integers(0, 4)) == 0:
+        return LayerCase(kind, f"pooling_param {{ pool: {pool} global_pooling: true }}", (shape,), seed=draw(SEEDS))
+    window = draw(windows(shape[2:], pad_below_kernel=True))
+    mode = draw(st.sampled_from(["CEIL", "FLOOR"]))
+    body = f"pooling_param {{ pool: {pool} {_pairs(window)} round_mode: {mode} }}"
+    return LayerCase(kind, body, (shape,), seed=draw(SEEDS))
+
+
+@layer_case("LRN")
+@st.composite
+def lrns(draw: Any, kind: str) -> LayerCase:
+    region = draw(st.sampled_from(["ACROSS_CHANNELS", "WITHIN_CHANNEL"]))
+    numbers = f"alpha: {draw(st.floats(0.01, 2)):.4f} beta: {draw(st.floats(0.1, 1)):.4f} k: {draw(st.floats(0.5, 3)):.4f}"
+    body = f"lrn_param {{ local_size: {draw(st.sampled_from([1, 3, 5]))} norm_region: {region} {numbers} }}"
+    return LayerCase(kind, body, (draw(images(3, 7)),), seed=draw(SEEDS))
+
+
+@layer_case("BatchNorm")
+@st.composite
+def batch_norms(draw: Any, kind: str) -> LayerCase:
+    factor = draw(st.sampled_from([0.0, 1.0, 999.98]))
+    blobs = {"variance": positive, "scale_factor": lambda rng, shape: np.full(shape, factor)}
+    body = f"batch_norm_param {{ use_global_stats: true eps: {draw(st.sampled_from([1e-5, 1e-3, 0.1]))} }}"
+    return LayerCase(kind, body, (draw(images(1, 5)),), blobs=blobs, seed=draw(SEEDS))
+
+
+@layer_case("Scale")
+@st.composite
+def scales(draw: Any, kind: str) -> LayerCase:
+    shape = draw(shapes(2, 4))
+    axis = draw(st.integers(0, len(shape) - 1))
+    count = draw(st.integers(1, len(shape) - axis))
+    bias = str(draw(st.booleans())).lower()
+    if draw(st.booleans()):
+        return LayerCase(kind, f"scale_param {{ axis: {axis} bias_term: {bias} }}", (shape, shape[axis : axis + count]))
+    body = f"scale_param {{ axis: {axis} num_axes: {draw(st.sampled_from([count, 0, -1]))} bias_term: {bias} }}"
+    return LayerCase(kind, body, (shape,), seed=draw(SEEDS))
+
+
+# ---- elementwise and wiring -----------------------------------------------------------------
+
+
+@layer_case("ReLU")
+@st.composite
+def relus(draw: Any, kind: str) -> LayerCase:
+    slope = draw(st.sampled_from([0, 0.1, 0.5]))
+    return LayerCase(kind, f"relu_param {{ negative_slope: {slope} }}", (draw(shapes()),), seed=draw(SEEDS))
+
+
+@layer_case("Dropout")
+@st.composite
+def dropouts(draw: Any, kind: str) -> LayerCase:
+    return LayerCase(kind, "", (draw(shapes()),), seed=draw(SEEDS))
+
+
+@layer_case("Softmax")
+@st.composite
+def softmaxes(draw: Any, kind: str) -> LayerCase:
+    shape = draw(shapes(1, 4))
+    axis = draw(st.integers(-len(shape), len(shape) - 1))
+    return LayerCase(kind, f"softmax_param {{ axis: {axis} }}", (shape,), seed=draw(SEEDS))
+
+
+@layer_case("Eltwise")
+@st.composite
+def eltwises(draw: Any, kind: str) -> LayerCase:
+    shape, count = draw(shapes()), draw(st.integers(2, 4))
+    operation = draw(st.sampled_from(["PROD", "SUM", "MAX"]))
+    coeffs = [draw(st.sampled_from([-1, 0.5, 1, 2])) for _ in range(count)] if draw(st.booleans()) else []
+    extra = " ".join(f"coeff: {c}" for c in coeffs) if operation == "SUM" else ""
+    return LayerCase(kind, f"eltwise_param {{ operation: {operation} {extra} }}", (shape,) * count, seed=draw(SEEDS))
+
+
+@layer_case("Concat")
+@st.composite
+def concats(draw: Any, kind: str) -> LayerCase:
+    shape = draw(shapes(2, 4))
+    axis = draw(st.integers(0, len(shape) - 1))
+    many = tuple(
+        (*shape[:axis], draw(st.integers(1, 4)), *shape[axis + 1 :]) for _ in range(draw(st.integers(1, 3)))
+    )
+    return LayerCase(kind, f"concat_param {{ axis: {axis} }}", many, seed=draw(SEEDS))
+
+
+@layer_case("Split")
+@st.composite
+def splits(draw: Any, kind: str) -> LayerCase:
+    return LayerCase(kind, "", (draw(shapes()),), tops=draw(st.integers(1, 3)), seed=draw(SEEDS))
+
+
+@layer_case("Input")
+@st.composite
+def inputs(draw: Any, kind: str) -> LayerCase:
+    shape = draw(shapes())
+    return LayerCase(kind, "input_param { shape { " + " ".join(f"dim: {n}" for n in shape) + " } }", ())

@@ -1,0 +1,55 @@
+"""What every registered layer type owes, whatever it computes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bridge import engines, prototxt
+from bridge.layers import REGISTRY
+from bridge.layers.base import CaffeLayer
+from bridge.schema import Layer
+from tests.conftest import GOLDEN, need
+from tests.strategies import CASES
+
+RUNNABLE = sorted(name for name, cls in REGISTRY.items() if cls.to_onnx is not Layer.to_onnx)
+TRAINABLE = sorted(name for name in RUNNABLE if REGISTRY[name].to_chainer is not Layer.to_chainer)
+
+
+def recorded_types() -> set[str]:
+    return {
+        str(layer.get("type"))
+        for case in GOLDEN
+        for layer in prototxt.parse_file(case / "deploy.prototxt").messages("layer")
+    }
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_has_a_strategy(name: str) -> None:
+    assert name in CASES
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_is_documented_with_its_source(name: str) -> None:
+    cls: type[CaffeLayer] = REGISTRY[name]
+    assert "Source:" in (cls.__doc__ or "")
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+@settings(max_examples=15)
+@given(data=st.data())
+def test_infers_the_shapes_that_come_out_and_engines_agree(name: str, data: st.DataObject) -> None:
+    need("onnxruntime", "chainer")
+    case = data.draw(CASES[name])
+    net, inputs = case.net(), case.inputs()
+    expected = net.infer()[-1]
+    tops = engines.make("onnxruntime", net, threads=1).tops(inputs)[-1]
+    assert tuple(top.shape for top in tops if top is not None) == tuple(expected)
+    if name in TRAINABLE:
+        others = engines.make("chainer", net).tops(inputs)[-1]
+        for mine, other in zip(tops, others, strict=True):
+            assert mine is not None
+            assert other is not None
+            np.testing.assert_allclose(mine, other, rtol=1e-3, atol=1e-4, err_msg=case.prototxt)
