@@ -210,7 +210,7 @@ def _take_padding(layer: Message, source: dict[str, Message]) -> Message:
     if inner.text("type") not in _SPATIAL:
         raise _odd(layer, "takes a padding layer's output", "only conv and pool layers can")
     _expect_one(layer, "bottom")
-    inner.set("pad", padding[0].message("layer").get("pad", 0))
+    inner.set("pad", *padding[0].message("layer").all("pad"))
     layer = layer.copy()
     layer.set("layer", inner)
     layer.set("bottom", *padding[0].all("bottom"))
