@@ -88,7 +88,7 @@ class _Draft:
             self.stream.close()
         os.close(self.folder)
         if self.named:
-            os.unlink(self.name)
+            self.name.unlink(missing_ok=True)
 
 
 def pieces(blob: Blob, dtype: Any = None) -> Iterator[np.ndarray]:

@@ -1,0 +1,156 @@
+"""Reader of NumPy archives: whole models that the tool wrote, Chainer's, or plain arrays.
+
+Opening reads the archive's directory and the header of each array; values are read, and
+their checksum verified, when an array is asked for. Nothing in the file is executed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from bridge.errors import FormatError, MissingFileError
+from bridge.manifest import restore
+from bridge.schema import Blob, RawNet, Shape, count
+
+TEXTS = "__bridge__"
+"""The member with the texts of :mod:`bridge.manifest`, as JSON in UTF-8 bytes (uint8)."""
+
+_HEADER = re.compile(
+    r"\{'descr': ?'(?P<descr>[<>|=]?[a-zA-Z]\d{0,9})', ?'fortran_order': ?(?P<fortran>True|False), ?"
+    r"'shape': ?\((?P<shape>(?:\d{1,19}L?(?:, ?\d{1,19}L?)*,?)?)\),? ?\}\s*"
+)
+_LONGEST_HEADER = 1 << 16
+_STEP = 1 << 20
+_DEFLATE = 1032
+"""No deflated data expands more than so many times."""
+_FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError)
+"""What :mod:`zipfile` raises for archives that are damaged, encrypted, or packed in an odd way."""
+
+
+def read(path: str | Path, *, prototxt: str | Path | None = None) -> RawNet:
+    """Read a NumPy archive.
+
+    Args:
+        path: The file.
+        prototxt: Orders the blobs of each layer where the file has no definition of its own.
+
+    Returns:
+        A whole net if the tool wrote the file, else names and blobs. Blobs are float32,
+        float64 or float16 as stored; arrays of other types are named in the notes.
+
+    Raises:
+        MissingFileError: The file cannot be opened.
+        FormatError: It is no such archive, or a damaged one.
+
+    Source: NumPy's ``numpy.lib.format``.
+    """
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise MissingFileError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    with _faults(str(path)):
+        archive = zipfile.ZipFile(path)
+    members = {info.filename: _Member(archive, info) for info in archive.infolist() if info.filename.endswith(".npy")}
+    texts = members.pop(f"{TEXTS}.npy", None)
+    blobs = {m.key: Blob(m.shape, m.dtype.newbyteorder("="), m.load) for m in members.values() if m.is_blob}
+    others = [f"array '{m.key}' is no blob: it has type {m.dtype}" for m in members.values() if not m.is_blob]
+    net = restore(texts.texts() if texts else {}, blobs, prototxt, source=path, reader="npz")
+    return dataclasses.replace(net, notes=(*net.notes, *others))
+
+
+@contextmanager
+def _faults(where: str) -> Iterator[None]:
+    """Tell of whatever is wrong with an archive as a FormatError."""
+    try:
+        yield
+    except FormatError:
+        raise
+    except _FAULTS as error:
+        problem = str(error) or "it ends too early"
+        hint = "the file is damaged; fetch it again and compare its checksum"
+        raise FormatError(problem, where=where, hint=hint) from None
+
+
+class _Member:
+    """An array of an archive, located and described; ``load`` reads its values."""
+
+    def __init__(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+        self.archive, self.info = archive, info
+        self.key = info.filename.removesuffix(".npy")
+        self.where = f"{archive.filename}: array '{self.key}'"
+        with _faults(self.where):
+            self._check_sizes()
+            with archive.open(info) as stream:
+                self.dtype, self.fortran, self.shape = _header(stream)
+                self.start = stream.tell()
+            nbytes = count(self.shape) * self.dtype.itemsize
+            if not self.dtype.hasobject and info.file_size != self.start + nbytes:
+                raise ValueError(f"has {info.file_size - self.start} bytes, expected {nbytes}")
+
+    @property
+    def is_blob(self) -> bool:
+        """Whether its values are of a type that blobs have."""
+        return self.dtype.kind == "f" and self.dtype.itemsize in (2, 4, 8)
+
+    def load(self) -> np.ndarray:
+        """The values, in host byte order."""
+        values = np.empty(count(self.shape), self.dtype)
+        target = memoryview(values.view(np.uint8))
+        with _faults(self.where), self.archive.open(self.info) as stream:
+            stream.seek(self.start)
+            for at in range(0, len(target), _STEP):
+                piece = stream.read(len(target[at : at + _STEP]))
+                if not piece:
+                    raise EOFError
+                target[at : at + len(piece)] = piece
+            stream.read(1)  # at the end the checksum is compared
+        shaped = values.reshape(self.shape, order="F" if self.fortran else "C")
+        return np.ascontiguousarray(shaped, self.dtype.newbyteorder("="))
+
+    def texts(self) -> dict[str, Any]:
+        """The array as JSON."""
+        if self.dtype != np.uint8:
+            raise FormatError(f"has type {self.dtype}, expected uint8", where=self.where)
+        with _faults(self.where):
+            texts = json.loads(self.load().tobytes())
+        if not isinstance(texts, dict):
+            raise FormatError("is not a JSON object", where=self.where)
+        return texts
+
+    def _check_sizes(self) -> None:
+        """No memory is set aside for more values than the file can hold."""
+        packed = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: _DEFLATE}.get(self.info.compress_type)
+        if packed is None:
+            raise ValueError("is compressed, but not by deflate")
+        size = Path(str(self.archive.filename)).stat().st_size
+        if self.info.compress_size > size or self.info.file_size > self.info.compress_size * packed:
+            raise ValueError(f"claims {self.info.file_size} bytes, more than the file can hold")
+
+
+def _header(stream: IO[bytes]) -> tuple[np.dtype[Any], bool, Shape]:
+    """Type, order and shape from the header of a ``.npy`` file."""
+    magic = stream.read(8)
+    width = 2 if magic[6:7] == b"\x01" else 4
+    size = int.from_bytes(stream.read(width), "little")
+    if magic[:6] != b"\x93NUMPY" or size > _LONGEST_HEADER:
+        raise ValueError("is not in NumPy's format")
+    text = stream.read(size).decode("latin-1")
+    match = _HEADER.fullmatch(text)
+    if match is None:
+        raise ValueError(f"is no plain array: {text.strip()[:100]}")
+    shape = tuple(int(extent.rstrip("L")) for extent in match["shape"].replace(" ", "").split(",") if extent)
+    try:
+        return np.dtype(match["descr"]), match["fortran"] == "True", shape
+    except TypeError:
+        raise ValueError(f"has an unknown type {match['descr']}") from None
