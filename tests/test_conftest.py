@@ -1,0 +1,29 @@
+"""A skip names what is missing, and is a failure where that was promised."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import conftest
+
+
+def test_absent_package_skips(monkeypatch):
+    monkeypatch.setattr(conftest, "REQUIRED", frozenset())
+    with pytest.raises(pytest.skip.Exception, match="package no_such_package is not installed"):
+        conftest.need("no_such_package")
+
+
+def test_absent_package_fails_where_it_is_promised(monkeypatch):
+    monkeypatch.setattr(conftest, "REQUIRED", frozenset({"no_such_package"}))
+    with pytest.raises(pytest.fail.Exception, match="promises no_such_package"):
+        conftest.need("no_such_package")
+
+
+def test_absent_model_skips_and_fails_alike(monkeypatch, tmp_path):
+    monkeypatch.setattr(conftest, "ZOO", tmp_path)
+    monkeypatch.setattr(conftest, "REQUIRED", frozenset())
+    with pytest.raises(pytest.skip.Exception, match="no_such_model is not in"):
+        conftest.zoo("no_such_model")
+    monkeypatch.setattr(conftest, "REQUIRED", frozenset({"zoo"}))
+    with pytest.raises(pytest.fail.Exception, match="promises zoo"):
+        conftest.zoo("no_such_model")
