@@ -261,3 +261,30 @@ def splits(draw: Any, kind: str) -> LayerCase:
 def inputs(draw: Any, kind: str) -> LayerCase:
     shape = draw(shapes())
     return LayerCase(kind, "input_param { shape { " + " ".join(f"dim: {n}" for n in shape) + " } }", ())
+
+
+# -- weights ---------------------------------------------------------------------------------
+
+
+@st.composite
+def grouped_weights(draw: Any) -> tuple[np.ndarray, int]:
+    """A weight of any bits (signs of zero, payloads of NaN) and its number of groups."""
+    group, rows, columns = (draw(st.integers(1, 4)) for _ in range(3))
+    shape = (group * rows, columns, *draw(st.lists(st.integers(1, 3), max_size=3)))
+    dtype = np.dtype(draw(st.sampled_from(["f2", "f4", "f8"])))
+    raw = draw(st.binary(min_size=dtype.itemsize * int(np.prod(shape)), max_size=dtype.itemsize * int(np.prod(shape))))
+    weight = np.frombuffer(raw, dtype).reshape(shape).copy()
+    special = draw(st.lists(st.sampled_from([0.0, -0.0, np.nan, np.inf]), max_size=4))
+    weight.reshape(-1)[: len(special)] = special[: weight.size]
+    return weight, group
+
+
+@st.composite
+def grouped_convolutions(draw: Any) -> tuple[np.ndarray, np.ndarray, int]:
+    """An input, a weight, and the groups; of small whole numbers, so that sums are exact."""
+    group, rows, columns, batch = (draw(st.integers(1, 3)) for _ in range(4))
+    kernel = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    space = tuple(k + draw(st.integers(0, 3)) for k in kernel)
+    rng = np.random.default_rng(draw(SEEDS))
+    x = rng.integers(-9, 10, (batch, group * columns, *space)).astype(np.float64)
+    return x, rng.integers(-9, 10, (group * rows, columns, *kernel)).astype(np.float64), group

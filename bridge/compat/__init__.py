@@ -1,0 +1,86 @@
+"""Chainer 7.8.1, ChainerMN and onnx_chainer on today's NumPy, protobuf, onnx and Python.
+
+:func:`install` puts a finder in front of Python's own. It has the source of Chainer's
+modules rewritten, a line or two each, while they are imported::
+
+    import bridge.compat
+
+    bridge.compat.install()
+    import chainer
+
+Only modules of ``chainer``, ``chainermn`` and ``onnx_chainer`` change, and only those
+that need it on the versions installed here (:func:`patches` tells which and why). No
+name is put into NumPy, onnx, protobuf or ``pkg_resources``. One function of the standard
+library is wrapped, ``multiprocessing.spawn.get_preparation_data``, so that children that
+start with a fresh interpreter are patched as well (:mod:`bridge.compat.children`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Collection
+from types import ModuleType
+
+from bridge.compat.children import follow
+from bridge.compat.hook import Finder
+from bridge.compat.table import PATCHES, Patch
+from bridge.errors import MissingExtraError, UsageError
+
+__all__ = ["Patch", "import_chainer", "install", "patches"]
+
+_HINT = 'pip install "weight-bridge[chainer]"'
+
+
+def install(*, without: Collection[str] = ()) -> None:
+    """Have Chainer's modules patched as they are imported; calling it again does nothing.
+
+    A module that was imported before cannot be patched: other modules hold what it
+    defined. Each such module that needs its patch is named in a ``RuntimeWarning``, and
+    its patch's ``status`` becomes ``too late``.
+
+    Args:
+        without: Names of patches to leave out, to see what one of them does.
+
+    Raises:
+        UsageError: There is no patch of a name in ``without``.
+    """
+    known = {patch.name for patch in PATCHES}
+    if unknown := sorted(set(without) - known):
+        raise UsageError(f"no patch '{unknown[0]}'", hint=f"patches: {', '.join(sorted(known))}")
+    if any(isinstance(finder, Finder) for finder in sys.meta_path):
+        return
+    for patch in PATCHES:
+        if patch.name in without:
+            patch.status = "left out"
+        elif patch.module in sys.modules:
+            patch.status = "too late" if patch.needed() else "not needed"
+    sys.meta_path.insert(0, Finder(PATCHES))
+    follow(tuple(without))
+    late = [patch.module for patch in PATCHES if patch.status == "too late"]
+    if late:
+        warnings.warn(
+            f"imported before bridge.compat.install() and therefore not patched: {', '.join(late)}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def patches() -> tuple[Patch, ...]:
+    """Every patch, applied or not, in the order of :data:`bridge.compat.table.PATCHES`."""
+    return PATCHES
+
+
+def import_chainer() -> ModuleType:
+    """Chainer, patched where today's packages demand it.
+
+    Raises:
+        MissingExtraError: Chainer, or a package that it needs, is not installed.
+    """
+    install()
+    try:
+        return importlib.import_module("chainer")
+    except ImportError as error:
+        problem = "Chainer is not installed" if error.name == "chainer" else f"Chainer does not import: {error}"
+        raise MissingExtraError(problem, hint=_HINT) from None

@@ -1,0 +1,198 @@
+"""The patches: each says which module it rewrites, why, when, and what became of it."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any
+
+
+@dataclass
+class Patch:
+    """A change to the source of one module of Chainer.
+
+    Attributes:
+        name: What ``install(without=...)`` knows it by; patches of one cause share it.
+        module: The module whose source it rewrites.
+        reason: What fails without it, and since when.
+        needed: Whether it fails on the versions installed here.
+        edits: Pairs of a regular expression and what replaces every match of it.
+        status: ``waiting`` for the module's import, then ``applied``, ``not needed`` or
+            ``not found`` (another Chainer, with other source); ``too late`` if the module
+            was imported before; ``left out`` on request.
+    """
+
+    name: str
+    module: str
+    reason: str
+    needed: Callable[[], bool] = field(repr=False)
+    edits: tuple[tuple[str, str], ...] = field(repr=False)
+    status: str = "waiting"
+
+    def wanted(self) -> bool:
+        """Whether the module, about to be imported, is to be rewritten."""
+        if self.status != "left out":
+            self.status = "waiting" if self.needed() else "not needed"
+        return self.status == "waiting"
+
+    def apply(self, source: str) -> str:
+        """The module's source rewritten; unchanged unless every edit finds its text."""
+        rewritten = source
+        for pattern, replacement in self.edits:
+            rewritten, count = re.subn(pattern, replacement, rewritten)
+            if not count:
+                self.status = "not found"
+                return source
+        self.status = "applied"
+        return rewritten
+
+
+def _always() -> bool:
+    return True
+
+
+def _numpy_refuses(attempt: Callable[[Any], object]) -> Callable[[], bool]:
+    """Whether NumPy raises at what Chainer does, or warns that it will."""
+
+    def refuses() -> bool:
+        import numpy
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            try:
+                attempt(numpy)
+            except (AttributeError, OverflowError, TypeError, DeprecationWarning):
+                return True
+        return False
+
+    return refuses
+
+
+def _protobuf_4() -> bool:
+    import google.protobuf
+
+    return int(google.protobuf.__version__.partition(".")[0]) >= 4
+
+
+def _onnx_lacks_mapping() -> bool:
+    return find_spec("onnx") is not None and find_spec("onnx.mapping") is None
+
+
+_IMPORT_OF_MAPPING = ((r"\bfrom onnx\.mapping import", "from bridge.compat.onnx_mapping import"),)
+_USE_OF_MAPPING = (
+    (r"(?m)^import onnx$", "import onnx; from bridge.compat import onnx_mapping"),
+    (r"\bonnx\.mapping\.", "onnx_mapping."),
+)
+
+PATCHES: tuple[Patch, ...] = (
+    Patch(
+        "environment-check",
+        "chainer._environment_check",
+        "imports numpy.distutils (gone with Python 3.12) and pkg_resources (gone with setuptools 82) to warn of "
+        "Python 3.5.0, of an old Accelerate, and of every CuPy but version 7; where they are there, that takes 0.5 s",
+        _always,
+        ((r"(?s)\A.*\Z", "def check():\n    pass\n"),),
+    ),
+    *(
+        Patch(
+            "pkg-resources",
+            module,
+            "imports pkg_resources (gone with setuptools 82, and warns before) to skip tests by installed versions",
+            _always,
+            ((r"(?m)^import pkg_resources$", "from bridge.compat import requirements as pkg_resources"),),
+        )
+        for module in ("chainer.testing.helper", "chainer.testing.doctest_helper")
+    ),
+    Patch(
+        "numpy-sctypes",
+        "chainer.functions.array.as_strided",
+        "numpy.sctypes is gone since NumPy 2.0; 'import chainer' fails",
+        _numpy_refuses(lambda numpy: numpy.sctypes),
+        (
+            (r"np\.sctypes\['int'\]", "(np.int8, np.int16, np.int32, np.int64)"),
+            (r"np\.sctypes\['float'\]", "(np.float16, np.float32, np.float64, np.longdouble)"),
+        ),
+    ),
+    Patch(
+        "numpy-float",
+        "chainer.functions.array.resize_images",
+        "numpy.float is gone since NumPy 1.24; resize_images fails",
+        _numpy_refuses(lambda numpy: numpy.float),
+        ((r"\bnumpy\.float\b", "float"),),
+    ),
+    Patch(
+        "unsigned-padding",
+        "chainer.functions.array.pad_sequence",
+        "NumPy 2.0 refuses a negative number for an unsigned array (1.24 warns); "
+        "pad_sequence with padding -1, which used to wrap around, fails",
+        _numpy_refuses(lambda numpy: numpy.zeros(1, numpy.uint8).fill(-1)),
+        (
+            (
+                r"(y = xp\.empty\(shape, xs\[0\]\.dtype\))",
+                r"\1; padding = numpy.array(self.padding).astype(y.dtype)[()]",
+            ),
+            (r"y\[i, l:\] = self\.padding", "y[i, l:] = padding"),
+            (r"lengths, self\.padding,", "lengths, padding,"),
+        ),
+    ),
+    Patch(
+        "float16-soft-loss",
+        "chainer.functions.loss.softmax_cross_entropy",
+        "the loss over soft targets is summed in float16, and infinite beyond 65,504; that over labels is not",
+        _always,
+        (
+            (
+                r"ret = ret\.sum\(keepdims=True\) \* self\._coeff",
+                "ret = ret.sum(keepdims=True, dtype=_reduction_dtype(x.dtype)) * self._coeff; "
+                "ret = ret.astype(x.dtype, copy=False)",
+            ),
+        ),
+    ),
+    Patch(
+        "deconvolution-frozen-input",
+        "chainer.functions.connection.deconvolution_2d",
+        "_set_cover_all gets arrays for shapes where W needs a gradient and x does not; "
+        "training a deconvolution above a frozen trunk fails",
+        _always,
+        ((r"_set_cover_all\(x, W\)", "_set_cover_all(x.shape, W.shape)"),),
+    ),
+    Patch(
+        "caffe-pb2",
+        "chainer.links.caffe.protobuf3.caffe_pb2",
+        "protobuf 4 and newer refuse the descriptors that this generated module builds; importing CaffeFunction fails",
+        _protobuf_4,
+        (
+            (
+                r"(?s)\A.*?serialized_pb=_b\((.*?)\)\n\)\n.*\Z",
+                r"from bridge.compat import caffe_schema\n"
+                r"globals().update(caffe_schema.namespace((\1).encode('latin1')))\n",
+            ),
+        ),
+    ),
+    Patch(
+        "one-element-int",
+        "chainermn.iterators.multi_node_iterator",
+        "NumPy 2.4 refuses int() of an array with an axis (1.25 warns); the slave fails, and the master waits for ever",
+        _numpy_refuses(lambda numpy: int(numpy.ones(1))),
+        ((r"int\(_size\)", "int(_size.item())"),),
+    ),
+    *(
+        Patch(
+            "onnx-mapping",
+            module,
+            "onnx.mapping is gone since onnx 1.19; onnx_chainer exports nothing",
+            _onnx_lacks_mapping,
+            edits,
+        )
+        for module, edits in (
+            ("onnx_chainer.context", _USE_OF_MAPPING),
+            ("onnx_chainer.export", _IMPORT_OF_MAPPING),
+            ("onnx_chainer.functions.array", _IMPORT_OF_MAPPING),
+            ("onnx_chainer.functions.math", _IMPORT_OF_MAPPING),
+        )
+    ),
+)
+"""Every patch. Chainer's own names are left as they are; only what they stand for changes."""
