@@ -139,7 +139,7 @@ class _Reader:
                 message.add(str(entry[0]), value)
 
     def layer_of(self, definition: Message) -> RawLayer:
-        places = [int(str(place)) for place in definition.all("blobs")]
+        places = [place for place in definition.all("blobs") if isinstance(place, int)]
         definition.set("blobs")
         name, kind = definition.text("name"), definition.text("type")
         blobs = tuple(self.stored[place].blob(f"layer '{name}' ({kind}): blob {i}") for i, place in enumerate(places))

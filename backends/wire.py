@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import stat
 import struct
 from collections.abc import Iterator
 from functools import lru_cache
@@ -28,6 +29,7 @@ _DAMAGED = "the file is damaged; fetch it again and compare its checksum"
 _TRUNCATED = "the file looks truncated; compare its size with the original"
 MAX_DEPTH = 64
 """Groups nested deeper than this are refused; messages nest only as deep as the schema."""
+_MESSAGE_COST = 8
 MAX_TEXT = 1 << 20
 """Longer names and texts are refused; a net's longest are a few kilobytes."""
 
@@ -62,22 +64,23 @@ class Source:
             MissingFileError: It cannot be opened, or is a folder.
         """
         try:
-            with open(path, "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                # An empty file cannot be mapped.
-                return cls(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b"", str(path))
-        except IsADirectoryError:
-            raise MissingFileError("is a folder, expected a file", where=str(path)) from None
+            if stat.S_ISREG(os.stat(path).st_mode):
+                with open(path, "rb") as file:
+                    size = os.fstat(file.fileno()).st_size
+                    # An empty file cannot be mapped.
+                    return cls(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b"", str(path))
         except OSError as error:
             raise MissingFileError(f"cannot be read: {error.strerror}", where=str(path)) from None
+        # A folder; or a pipe, which would block, or a device, which has no size.
+        raise MissingFileError("is not a regular file", where=str(path))
 
-    def spend(self, at: int) -> None:
-        """Count one field or value.
+    def spend(self, at: int, cost: int = 1) -> None:
+        """Count what a field or value will take in memory, in units of some 250 bytes.
 
         Raises:
             FormatError: There are more than any net has.
         """
-        self.left -= 1
+        self.left -= cost
         if self.left < 0:
             raise self.error(at, "more fields than a net can have", "this is no model, or it is damaged")
 
@@ -172,6 +175,7 @@ class Span:
 
     def child(self, name: str, start: int, end: int, schema: Schema) -> Span:
         """The message in one of this message's fields."""
+        self.source.spend(start, _MESSAGE_COST)
         return Span(self.source, start, end, schema, f"{self.path}.{name}")
 
     def error(self, at: int, message: str, hint: str = _DAMAGED, number: int = 0) -> FormatError:
@@ -192,8 +196,9 @@ class Span:
     def _overrun(self, number: int, field_at: int, at: int, length: int) -> FormatError:
         """The error about a length that leaves its message, as deep in the message as it shows."""
         over = at + length - self.end
+        bytes_past = f"{over} byte{'s' if over > 1 else ''} past the end of"
         if self.end < self.source.size:
-            return self.error(field_at, f"length {length} runs {over} bytes past the end of {self.path}", number=number)
+            return self.error(field_at, f"length {length} runs {bytes_past} {self.path}", number=number)
         field = self.schema.by_number.get(number)
         if field is not None and field.kind == "message" and length > self.end - at >= 0:
             inner = self.child(self._label(number, field_at), at, self.end, schema(field.type))
@@ -202,7 +207,7 @@ class Span:
                     pass
             except FormatError as error:
                 return error
-        return self.error(field_at, f"length {length} runs {over} bytes past the end of file", _TRUNCATED, number)
+        return self.error(field_at, f"length {length} runs {bytes_past} file", _TRUNCATED, number)
 
     def _skip_group(self, number: int, at: int) -> int:
         """The byte after the group that has just begun; its content is of no use here."""
@@ -211,6 +216,7 @@ class Span:
             tag_at = at
             if at >= self.end:
                 raise self.error(at, f"group {open_groups[-1]} does not end")
+            self.source.spend(tag_at)
             tag, at = self.varint(at, tag_at)
             number, wire = tag >> 3, tag & 7
             if wire == GROUP:

@@ -9,7 +9,7 @@ Source: Caffe's ``upgrade_proto.cpp``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from bridge.errors import FormatError
 from bridge.message import Message, Symbol, Value
@@ -140,8 +140,7 @@ _V0_FIELDS: dict[str, tuple[str, dict[str, str]]] = {
 # V1 list -> field of the V2 ``param`` at the same place.
 _V1_PARAMS = {"param": "name", "blob_share_mode": "share_mode", "blobs_lr": "lr_mult", "weight_decay": "decay_mult"}
 _V1_DATA = {"DATA": _DATA, "IMAGE_DATA": _IMAGES, "WINDOW_DATA": _WINDOW}
-_NET_LAYERS = ("layer", "layers")
-_NET_INPUTS = ("input", "input_shape", "input_dim")
+_NET_LEVEL = ("layer", "layers", "input", "input_shape", "input_dim")
 
 
 def upgrade_net(definition: Message) -> tuple[Message, list[Message]]:
@@ -162,16 +161,21 @@ def upgrade_net(definition: Message) -> tuple[Message, list[Message]]:
     if any("layer" in layer for layer in old):
         old = [_v0_to_v1(layer) for layer in _fold_padding(definition, old)]
     # As in Caffe, old layers win where a net has both kinds.
-    layers = [_v1_to_v2(layer) for layer in old] if old else [layer.copy() for layer in _layers(definition, "layer")]
+    layers = [_v1_to_v2(layer) for layer in old] if old else [_shallow(layer) for layer in _layers(definition, "layer")]
     if "input" in definition:
         layers.insert(0, _input_layer(definition))
     for layer in layers:
         _freeze_batch_norm(layer)
-    rest = Message(definition.where)
-    for name, value in definition.items():
-        if name not in _NET_LAYERS and name not in _NET_INPUTS:
-            rest.add(name, value)
-    return rest, layers
+    return _shallow(definition, without=_NET_LEVEL), layers
+
+
+def _shallow(message: Message, without: Collection[str] = ()) -> Message:
+    """A copy that shares its sub-messages."""
+    twin = Message(message.where)
+    for name in message.names():
+        if name not in without:
+            twin.set(name, *message.all(name))
+    return twin
 
 
 def _layers(definition: Message, name: str) -> list[Message]:
@@ -206,15 +210,15 @@ def _take_padding(layer: Message, source: dict[str, Message]) -> Message:
     padding = [feeder for feeder in feeders if feeder.message("layer").text("type") == "padding"]
     if not padding:
         return layer
-    inner = layer.message("layer").copy()
+    inner = _shallow(layer.message("layer"))
     if inner.text("type") not in _SPATIAL:
         raise _odd(layer, "takes a padding layer's output", "only conv and pool layers can")
     _expect_one(layer, "bottom")
     inner.set("pad", *padding[0].message("layer").all("pad"))
-    layer = layer.copy()
-    layer.set("layer", inner)
-    layer.set("bottom", *padding[0].all("bottom"))
-    return layer
+    padded = _shallow(layer)
+    padded.set("layer", inner)
+    padded.set("bottom", *padding[0].all("bottom"))
+    return padded
 
 
 def _expect_one(layer: Message, field: str) -> None:
@@ -233,10 +237,7 @@ def _v0_to_v1(connection: Message) -> Message:
         return connection
     inner = connection.message("layer")
     kind = inner.text("type")
-    layer = Message(connection.where)
-    for name, value in connection.items():
-        if name != "layer":
-            layer.add(name, value)
+    layer = _shallow(connection, without=("layer",))
     params: dict[str, Message] = {}
     for name, value in inner.items():
         new_name, owners = _V0_FIELDS.get(name, (name, {}))
@@ -255,12 +256,9 @@ def _v0_to_v1(connection: Message) -> Message:
 
 def _v1_to_v2(old: Message) -> Message:
     kind = _v1_type(old.get("type"))
-    layer = Message(old.where)
-    for name, value in old.items():
-        if name == "type":
-            layer.set("type", _V1_TYPES.get(kind, kind))
-        elif name not in _V1_PARAMS:
-            layer.add(name, value)
+    layer = _shallow(old, without=_V1_PARAMS)
+    if "type" in old:
+        layer.set("type", _V1_TYPES.get(kind, kind))
     layer.set("param", *_param_specs(old))
     if kind in _V1_DATA:
         _move_transform(layer, _V1_DATA[kind])
@@ -287,8 +285,8 @@ def _param_specs(old: Message) -> list[Message]:
 
 def _move_transform(layer: Message, owner: str) -> None:
     """Move what a data layer does to its images to ``transform_param``."""
-    params = layer.message(owner).copy()
-    transform = layer.message(_TRANSFORM).copy()
+    params = _shallow(layer.message(owner))
+    transform = _shallow(layer.message(_TRANSFORM))
     for name in ("scale", "mean_file", "crop_size", "mirror"):
         if name in params:
             transform.set(name, *params.all(name))
@@ -324,6 +322,8 @@ def _freeze_batch_norm(layer: Message) -> None:
     """BatchNorm's three blobs are statistics; files that name all three let no solver touch them."""
     params = layer.messages("param")
     if layer.text("type") == "BatchNorm" and len(params) == 3:
-        for param in params:
+        frozen = [param.copy() for param in params]
+        for param in frozen:
             param.set("lr_mult", 0.0)
             param.set("decay_mult", 0.0)
+        layer.set("param", *frozen)

@@ -63,7 +63,7 @@ def _write_layer(layer: Layer, stream: IO[bytes], half: bool, dialect: str, wher
     for blob, dtype, head, _ in blobs:
         stream.write(head)
         for piece in pieces(blob, dtype):
-            stream.write(piece.data)
+            stream.write(piece)
 
 
 def _header(blob: Blob, half: bool) -> tuple[np.dtype[Any], bytes, int]:
