@@ -106,7 +106,7 @@ class _Member:
     def load(self) -> np.ndarray:
         """The values, in host byte order."""
         values = np.empty(count(self.shape), self.dtype)
-        target = memoryview(values.view(np.uint8))
+        target = values.view(np.uint8).data
         with _faults(self.where), self.archive.open(self.info) as stream:
             stream.seek(self.start)
             for at in range(0, len(target), _STEP):

@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import bridge
 from bridge import prototxt
@@ -32,7 +33,8 @@ VERSION, PROTOTXT, BLOBS = "bridge.version", "bridge.prototxt", "bridge.blobs"
 _DAMAGED = "the file is damaged, or was changed by another tool"
 
 
-class Entry(NamedTuple):
+@dataclass(frozen=True)
+class Entry:
     """Where a blob of a net is kept.
 
     Attributes:

@@ -234,7 +234,7 @@ def _refuse_paths(message: Message, layer: str = "") -> None:
     for name, value in message.items():
         if isinstance(value, Message):
             _refuse_paths(value, message.text("name", layer))
-        elif name in _PATHS:
+        elif name in _PATHS and isinstance(value, str):
             raise UnsupportedLayerError(
                 f"layer '{message.text('name', layer)}' opens the file '{value}'",
                 where=f"{message.where}: pycaffe",

@@ -98,6 +98,8 @@ class Child:
         except OSError as error:
             problem = f"'{self.command}' cannot be started: {error.strerror}"
             raise MissingExtraError(problem, where="pycaffe", hint=HINT) from None
+        self._requests: IO[bytes] = self._process.stdin  # type: ignore[assignment]
+        self._answers: IO[bytes] = self._process.stdout  # type: ignore[assignment]
         self.hello = self._greet(timeout)
 
     @property
@@ -122,9 +124,9 @@ class Child:
         """End the child."""
         self._process.kill()
         self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._errors):
+        for stream in (self._requests, self._answers, self._errors):
             with contextlib.suppress(OSError):  # what it did not take any more is of no use to anybody
-                stream.close()  # type: ignore[union-attr]
+                stream.close()
 
     def _greet(self, timeout: float) -> dict[str, Any]:
         try:
@@ -154,8 +156,8 @@ class Child:
         clock.start()
         try:
             if request is not None:
-                _send(self._process.stdin, request, arrays)
-            return _receive(self._process.stdout)
+                _send(self._requests, request, arrays)
+            return _receive(self._answers)
         except (OSError, EOFError, ValueError) as error:
             raise self._obituary(late.is_set(), timeout, error, where) from None
         except BaseException:  # interrupted: what is left in the pipe would answer the wrong question
@@ -208,7 +210,7 @@ def _send(stream: IO[bytes], header: dict[str, Any], arrays: Sequence[np.ndarray
     text = json.dumps({**header, "arrays": listed}).encode()
     stream.write(struct.pack("<4sQ", _MAGIC, len(text)) + text)
     for array in arrays:
-        stream.write(array.reshape(-1).view(np.uint8))
+        stream.write(array.reshape(-1).view(np.uint8).data)
     stream.flush()
 
 

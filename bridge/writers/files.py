@@ -91,22 +91,22 @@ class _Draft:
             self.name.unlink(missing_ok=True)
 
 
-def pieces(blob: Blob, dtype: Any = None) -> Iterator[np.ndarray]:
-    """The values of a blob, in order, as runs of little-endian bytes.
+def pieces(blob: Blob, dtype: Any = None) -> Iterator[memoryview]:
+    """The values of a blob, in order, as runs of bytes, little-endian.
 
     Args:
         blob: The blob; only :data:`PIECE` bytes of one that lies in a file are held in memory.
         dtype: Another type to convert to on the way.
 
     Yields:
-        uint8 arrays of one axis.
+        Bytes of whole values.
     """
     stored = np.dtype(dtype or blob.dtype).newbyteorder("<")
     values = blob.numpy().reshape(-1)
     step = PIECE // values.itemsize
     for start in range(0, values.size, step):
         piece = values[start : start + step]
-        yield np.ascontiguousarray(piece, stored).view(np.uint8)
+        yield np.ascontiguousarray(piece, stored).view(np.uint8).data
         if blob.location is not None:
             _release(piece)
 

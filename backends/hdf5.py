@@ -1,0 +1,161 @@
+"""Reader of Caffe's HDF5 weights, ``.caffemodel.h5``.
+
+The file has a group ``/data/LAYER`` for every layer, with its blobs as data sets ``0``,
+``1``, ...; a parameter that several layers share is stored at its owner alone. Types and
+wiring of the layers are not in the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from backends.mapped import mapped_blob
+from backends.wire import Source
+from bridge.errors import FormatError, MissingExtraError
+from bridge.message import Message
+from bridge.schema import Blob, RawLayer, RawNet, count
+
+MAX_DEPTH = 16
+"""Groups nested deeper than this are refused; a level is a slash in a layer's name."""
+_FILTERS = frozenset({1, 2, 3})  # deflate, shuffle, fletcher32: what every HDF5 has built in
+_DEFLATE = 1032
+"""No deflated data expands more than so many times."""
+_FAULTS = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
+"""What h5py raises for damaged files."""
+
+
+def read(path: str | Path, *, prototxt: str | Path | None = None) -> RawNet:
+    """Read ``.caffemodel.h5``.
+
+    Args:
+        path: The file.
+        prototxt: Not read; where one is given, a parameter that a layer shares with an
+            earlier one is left for the prototxt to fill in, else the layer is uncovered.
+
+    Returns:
+        Names and blobs of the layers, in the order of their names; blobs are float32,
+        float64 or float16 as stored.
+
+    Raises:
+        MissingExtraError: h5py is not installed.
+        MissingFileError: The file cannot be opened.
+        FormatError: It is not Caffe's HDF5 weights, is damaged, or refers to other files.
+
+    Source: Caffe's ``Net::ToHDF5`` and ``Net::CopyTrainedLayersFromHDF5``.
+    """
+    try:
+        import h5py
+    except ImportError:
+        hint = "pip install 'weight-bridge[hdf5]'"
+        raise MissingExtraError("h5py is not installed", where=str(path), hint=hint) from None
+    source = Source.open(path)
+    walk = _Walk(h5py, source)
+    with _faults(source.name):
+        file = h5py.File(path, "r", locking=False)
+        _check(file, source.name)
+        walk.group("", file["data"], 0)
+    layers = tuple(_layer(name, blobs, source.name, prototxt is not None) for name, blobs in walk.layers.items())
+    return RawNet("", layers, source=source.name, reader="hdf5", complete=False)
+
+
+@contextmanager
+def _faults(where: str) -> Iterator[None]:
+    try:
+        yield
+    except FormatError:
+        raise
+    except _FAULTS as error:
+        hint = "the file is damaged; fetch it again and compare its checksum"
+        raise FormatError(f"HDF5 says: {' '.join(str(error).split())}", where=where, hint=hint) from None
+
+
+def _check(file: Any, where: str) -> None:
+    if "history" in file or "learned_net" in file:
+        hint = "give the .caffemodel.h5 that was saved with it"
+        raise FormatError("a solverstate, which holds the solver's history, not a net", where=where, hint=hint)
+    if "data" not in file or not hasattr(file["data"], "items"):
+        raise FormatError("has no group /data, so it does not hold Caffe's weights", where=where)
+
+
+class _Walk:
+    """Collects ``layers``: name of each layer -> index -> blob."""
+
+    def __init__(self, h5py: Any, source: Source) -> None:
+        self.h5py, self.source = h5py, source
+        self.seen: set[Any] = set()
+        self.layers: dict[str, dict[int, Blob]] = {}
+
+    def group(self, name: str, group: Any, depth: int) -> None:
+        """A layer, or a part of the names of layers that have slashes."""
+        if depth > MAX_DEPTH:
+            raise self.error(name, f"groups nested deeper than {MAX_DEPTH}")
+        if depth and not len(group):
+            self.layers.setdefault(name, {})
+        for key in group:
+            item = self.member(name, group, key)
+            inner = f"{name}/{key}".removeprefix("/")
+            if not hasattr(item, "shape"):
+                self.group(inner, item, depth + 1)
+            elif depth and key.isascii() and key.isdigit():
+                self.layers.setdefault(name, {})[int(key)] = self.blob(inner, item)
+            else:
+                raise self.error(inner, "a data set where a layer's group, or a number in it, is expected")
+
+    def member(self, name: str, group: Any, key: str) -> Any:
+        """What a name in a group stands for, if that lies in this file and is named once."""
+        link = group.get(key, getlink=True)
+        if not isinstance(link, self.h5py.HardLink):
+            raise self.error(f"{name}/{key}", f"a {type(link).__name__}, which is not followed")
+        item = group[key]
+        address = self.h5py.h5o.get_info(item.id).addr
+        if address in self.seen:
+            raise self.error(f"{name}/{key}", "is linked to twice")
+        self.seen.add(address)
+        return item
+
+    def blob(self, name: str, data: Any) -> Blob:
+        """A data set; a view into the file where its values lie there plainly."""
+        h5d, plist = self.h5py.h5d, data.id.get_create_plist()
+        if plist.get_layout() == h5d.VIRTUAL or plist.get_external_count():
+            raise self.error(name, "its values lie in other files, which are not followed")
+        if data.dtype.kind != "f" or data.dtype.itemsize > 8 or data.shape is None:
+            raise self.error(name, f"has type {data.dtype}, expected float16, float32 or float64")
+        offset = data.id.get_offset()
+        plain = self.h5py.h5t.py_create(data.dtype) == data.id.get_type()
+        if plist.get_layout() == h5d.CONTIGUOUS and offset is not None and plain:
+            return mapped_blob(self.source, offset, data.shape, data.dtype, f"/data/{name}")
+        self.check_size(name, data, plist)
+        return Blob(data.shape, data.dtype.newbyteorder("="), partial(_load, data, f"{self.source.name}: /data/{name}"))
+
+    def check_size(self, name: str, data: Any, plist: Any) -> None:
+        """No memory is set aside for more values than the file can hold."""
+        filters = {plist.get_filter(index)[0] for index in range(plist.get_nfilters())}
+        if filters - _FILTERS:
+            raise self.error(name, "is packed by a filter that is not built into HDF5")
+        nbytes = count(data.shape) * data.dtype.itemsize
+        if nbytes > data.id.get_storage_size() * (_DEFLATE if filters else 1):
+            raise self.error(name, f"{nbytes} bytes, of which the file has {data.id.get_storage_size()}")
+
+    def error(self, name: str, message: str) -> FormatError:
+        return FormatError(message, where=f"{self.source.name}: /data/{name.removeprefix('/')}")
+
+
+def _load(data: Any, where: str) -> np.ndarray:
+    with _faults(where):
+        return np.asarray(data[()], data.dtype.newbyteorder("="))
+
+
+def _layer(name: str, blobs: dict[int, Blob], path: str, has_prototxt: bool) -> RawLayer:
+    definition = Message(path, name=name)
+    held = [blobs.get(index) for index in range(max(blobs, default=-1) + 1)]
+    if None in held and not has_prototxt:
+        problem = f"blob {held.index(None)} is shared with another layer; the prototxt tells which"
+        return RawLayer(name, "", definition, (), problem)
+    # The gaps are what assemble fills with the parameter of that name.
+    return RawLayer(name, "", definition, cast("tuple[Blob, ...]", tuple(held)))
