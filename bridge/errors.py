@@ -56,3 +56,7 @@ class NotFoundError(BridgeError, KeyError):
 
 class OutputError(BridgeError, OSError):
     """A file cannot be written."""
+
+
+class DifferenceError(BridgeError):
+    """What must be equal is not: the one error that ends a command with status 1."""

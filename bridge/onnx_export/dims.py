@@ -45,6 +45,11 @@ class Dims(Sequence[Any]):
     def __len__(self) -> int:
         return len(self._shape)
 
+    @property
+    def extents(self) -> Shape:
+        """The extents that the graph is lowered with, open ones too."""
+        return self._shape
+
     def __getitem__(self, index: Any) -> Any:
         asked = self._open[index]
         symbols = frozenset().union(*asked) if isinstance(index, slice) else asked

@@ -47,8 +47,10 @@ def export_onnx(
     opset: int = DEFAULT_OPSET,
     inputs: Mapping[str, Sequence[Extent]] | None = None,
     dynamic_batch: bool = True,
+    check: bool = True,
+    seed: int = 0,
 ) -> Graph:
-    """Write the net as an ONNX file.
+    """Write the net as an ONNX file, after it was run and compared with a second engine.
 
     Args:
         net: The net.
@@ -57,6 +59,8 @@ def export_onnx(
         inputs: Extents of input blobs, where they are not to be the file's; a name in
             place of a number leaves that extent open.
         dynamic_batch: Leave the first extent of every input open where the net allows it.
+        check: Run the model in ONNX Runtime against the Chainer engine, where both are installed.
+        seed: For the inputs of that run.
 
     Returns:
         The lowered graph, with remarks in its ``notes``.
@@ -65,11 +69,17 @@ def export_onnx(
         UnsupportedLayerError: Layers that ONNX cannot express; names all of them.
         ModelError: The net does not fit together.
         UsageError: An argument is wrong.
+        DifferenceError: The engines differ; names the first layer. Nothing is written.
     """
     from bridge.writers import atomic
 
     model, graph = to_onnx_model(net, opset=opset, inputs=inputs, dynamic_batch=dynamic_batch)
     onnx.checker.check_model(model, full_check=True)
+    data = model.SerializeToString()
+    if check:
+        from bridge.onnx_export.check import check_run
+
+        graph.notes += check_run(data, net, graph, seed)
     with atomic(path) as file:
-        file.write(model.SerializeToString())
+        file.write(data)
     return graph

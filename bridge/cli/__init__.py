@@ -1,0 +1,83 @@
+"""The command line: ``bridge`` and, the same, ``weight-bridge``.
+
+A command's module is imported when the command is run, so that ``--help`` needs
+nothing but click. Every deliberate error ends in one line on stderr and exit status 2.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from bridge import __version__
+from bridge.errors import BridgeError, DifferenceError
+
+COMMANDS = {
+    "info": "Show what a model file holds.",
+    "verify": "Prove that readers, engines or files agree, layer by layer.",
+    "export": "Write a net as ONNX, with Caffe's numbers.",
+    "convert": "Write weights in another format.",
+    "finetune": "Fine-tune a net with Chainer.",
+    "predict": "Classify images with a fine-tuned net.",
+    "doctor": "Show what is installed and what works.",
+    "demo": "Go the whole way on a small trained model.",
+}
+
+
+class _Commands(click.Group):
+    """A group that imports a command's module only to run it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"bridge.cli.{name}"), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="weight-bridge")
+def cli() -> None:
+    """Carry trained weights out of Caffe files, and prove that they arrived.
+
+    FILES is what caffe.Net takes, [PROTOTXT] WEIGHTS in any order.
+
+    Exit status: 0 it holds, 1 a difference was found, 2 it could not be done.
+    """
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line and exit with its status."""
+    try:
+        status: Any = cli.main(args=args, prog_name="bridge", standalone_mode=False)
+    except click.exceptions.Abort:
+        status = _say("interrupted", 130)
+    except KeyboardInterrupt:
+        status = _say("interrupted", 130)
+    except click.ClickException as error:
+        error.show()
+        status = 2
+    except BridgeError as error:
+        status = _say(str(error), 1 if isinstance(error, DifferenceError) else 2)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has left; so do we, without a word
+        status = 0
+    except OSError as error:
+        status = _say(f"{error.filename or 'input or output'}: {error.strerror or error}", 2)
+    except MemoryError:
+        status = _say("not enough memory", 2)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _say(message: str, status: int) -> int:
+    click.echo(f"bridge: {message}", err=True)
+    return status

@@ -1,0 +1,42 @@
+"""``bridge export``: a net as ONNX."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from bridge.cli import options
+
+
+@click.command()
+@options.files
+@options.reading
+@click.option("-o", "--output", required=True, type=click.Path(), help="The ONNX file to write.")
+@click.option("--opset", type=int, default=None, help="Operator set, 13 to the newest; 17 by default.")
+@click.option(
+    "--input", "inputs", multiple=True, metavar="NAME=1,3,224,224", help="An input's extents; a name leaves one open."
+)
+@click.option("--dynamic-batch/--static", default=True, show_default=True, help="Leave the batch size open.")
+@click.option("--external-data", is_flag=False, flag_value="file", default=None, metavar="[file|source]",
+              help="Weights in a file beside the model, or where they lie in the caffemodel.")
+@click.option("--check/--no-check", default=True, show_default=True, help="Run the model and compare with a second engine.")
+@click.option("--seed", default=0, show_default=True, help="For the inputs of the check.")
+def export(files: tuple[str, ...], output: str, inputs: tuple[str, ...], opset: int | None, **given: Any) -> None:
+    """Write a net as ONNX, checked by default."""
+    from bridge.onnx_export import export_onnx
+
+    net = options.load(files, given)
+    graph = export_onnx(
+        net,
+        output,
+        **({} if opset is None else {"opset": opset}),
+        inputs=options.input_shapes(inputs),
+        dynamic_batch=given["dynamic_batch"],
+        check=given["check"],
+        seed=given["seed"],
+    )
+    for remark in (*net.notes, *graph.notes):
+        options.note(remark)
+    size = sum(init.values.nbytes for init in graph.builder.initializers.values())
+    click.echo(f"{output}: {len(graph.builder.nodes)} nodes, {size:,} bytes of weights, opset {graph.builder.opset}")

@@ -1,0 +1,109 @@
+"""``bridge info``: what a model file holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from bridge.cli import options
+from bridge.schema import Net, times
+
+
+@click.command()
+@options.files
+@options.reading
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable, to stdout.")
+def info(files: tuple[str, ...], as_json: bool, **given: Any) -> None:
+    """Show layers, types and blobs with role, shape, dtype and group."""
+    from bridge import readers
+
+    if len(files) == 1 and readers.kind_of(files[0]).name == "binaryproto":
+        _mean(files[0], as_json)
+        return
+    net = options.load(files, given)
+    if as_json:
+        options.write_json(describe(net), "-")
+        return
+    _show(net)
+
+
+def describe(net: Net) -> dict[str, Any]:
+    """The net as plain data, as ``--json`` writes it."""
+    from bridge import readers
+
+    weights = net.sources[-1] if net.reader else None
+    return {
+        "name": net.name,
+        "sources": list(net.sources),
+        "reader": net.reader,
+        "readers": {name: _state(name) for name in readers.readers_of(weights)} if weights else {},
+        "inputs": {name: list(shape) if shape is not None else None for name, shape in net.inputs.items()},
+        "outputs": list(net.outputs),
+        "layers": [
+            {
+                "name": layer.name,
+                "type": layer.type,
+                "bottoms": list(layer.bottoms),
+                "tops": list(layer.tops),
+                "group": layer.group,
+                "problem": layer.uncovered or getattr(layer, "problem", ""),
+                "blobs": [
+                    {"role": role, "shape": list(blob.shape), "dtype": str(blob.dtype), "values": blob.size}
+                    for role, blob in layer.blobs.entries()
+                ],
+            }
+            for layer in net.layers
+        ],
+        "values": sum(blob.size for blob in _distinct(net)),
+        "bytes": sum(blob.nbytes for blob in _distinct(net)),
+        "notes": list(net.notes),
+    }
+
+
+def _distinct(net: Net) -> list[Any]:
+    """Every blob once, however many layers share it."""
+    return list({id(blob.origin): blob for layer in net.layers for _, blob in layer.blobs.entries()}.values())
+
+
+def _state(reader: str) -> str:
+    from bridge import readers
+
+    return readers.status(reader).problem or "works"
+
+
+def _show(net: Net) -> None:
+    data = describe(net)
+    rows = []
+    for layer in data["layers"]:
+        blobs = layer["blobs"] or [None]
+        for index, blob in enumerate(blobs):
+            group = str(layer["group"]) if layer["group"] > 1 and index == 0 else ""
+            head = [layer["name"], layer["type"], group] if index == 0 else ["", "", ""]
+            rows.append([*head, *([blob["role"], times(blob["shape"]), blob["dtype"]] if blob else [""] * 3)])
+    options.table(f"{net.name or 'net'}: {', '.join(net.sources)}", ["layer", "type", "group", "blob", "shape", "dtype"], rows)
+    for name, shape in data["inputs"].items():
+        click.echo(f"input   {name}  {times(shape) if shape is not None else 'of unknown shape'}")
+    for name in data["outputs"]:
+        click.echo(f"output  {name}")
+    click.echo(f"{len(data['layers'])} layers, {data['values']:,} values, {data['bytes']:,} bytes")
+    for name, state in data["readers"].items():
+        click.echo(f"reader {name}: {state}{' (used)' if name == net.reader else ''}")
+    for layer in data["layers"]:
+        if layer["problem"]:
+            options.note(f"layer '{layer['name']}' ({layer['type']}): {layer['problem']}")
+    for remark in data["notes"]:
+        options.note(remark)
+
+
+def _mean(path: str, as_json: bool) -> None:
+    from bridge.readers import read_mean
+
+    blob = read_mean(path)
+    values = blob.numpy()
+    channels = values.reshape(-1, *values.shape[-2:]).mean(axis=(1, 2)).tolist() if values.ndim >= 2 else []
+    if as_json:
+        options.write_json({"kind": "mean", "shape": list(blob.shape), "dtype": str(blob.dtype), "channels": channels}, "-")
+        return
+    click.echo(f"{path}: a mean image, {times(blob.shape)}, {blob.dtype}")
+    click.echo("mean per channel: " + ", ".join(f"{value:.4f}" for value in channels))

@@ -1,0 +1,117 @@
+"""What several commands take: files, how to read them, and how to say where results go."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from bridge.errors import UsageError
+from bridge.schema import Net
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+files = click.argument("files", nargs=-1, required=True, metavar="FILES", type=click.Path())
+
+
+def reading(function: _Command) -> _Command:
+    """The options that say how FILES are read; gathered by :func:`load`."""
+    for option in reversed(
+        (
+            click.option("--reader", default="auto", show_default=True, help="Which reader takes the weights."),
+            click.option(
+                "--phase",
+                type=click.Choice(["TEST", "TRAIN"]),
+                default="TEST",
+                show_default=True,
+                help="Which layers of the prototxt to take.",
+            ),
+            click.option("--stage", "stages", multiple=True, help="A stage of Caffe's NetState; may be repeated."),
+            click.option("--dialect", default=None, help="Whose numbers the parameter fields of a caffemodel have."),
+            click.option("--pycaffe-python", default=None, help="An interpreter with the real Caffe (or BRIDGE_PYCAFFE_PYTHON)."),
+            click.option(
+                "--plugin", "plugins", multiple=True, type=click.Path(), help="A Python file with layer types of your own."
+            ),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+READING = ("reader", "phase", "stages", "dialect", "pycaffe_python", "plugins")
+
+
+def load(files: tuple[str, ...], options: dict[str, Any]) -> Net:
+    """The net that the files and the options of :func:`reading` say; takes those out of ``options``."""
+    import bridge
+
+    return bridge.load(*files, **reading_arguments(options))
+
+
+def reading_arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """Take the options of :func:`reading` out of ``options``, as arguments of ``bridge.load``."""
+    given = {name: options.pop(name) for name in READING}
+    for plugin in given.pop("plugins"):
+        from bridge.plugins import load_plugin
+
+        load_plugin(plugin)
+    given["python"] = given.pop("pycaffe_python")
+    return {name: value for name, value in given.items() if value not in (None, ())}
+
+
+def parse_shape(text: str) -> tuple[str, list[int | str]]:
+    """``data=1,3,224,224`` or ``data=batch,3,height,width``: a blob and its extents."""
+    name, _, extents = text.rpartition("=")
+    parts = [part.strip() for part in extents.split(",")]
+    if not name or not all(parts):
+        raise UsageError(f"--input {text}: expected NAME=1,3,224,224")
+    shape: list[int | str] = []
+    for part in parts:
+        if part.lstrip("-").isdigit():
+            if int(part) < 1:
+                raise UsageError(f"--input {text}: extent {part} is not positive", hint="a name leaves an extent open")
+            shape.append(int(part))
+        else:
+            shape.append(part)
+    return name, shape
+
+
+def input_shapes(texts: tuple[str, ...]) -> dict[str, list[int | str]]:
+    """The extents of input blobs from repeated ``--input`` options."""
+    return dict(parse_shape(text) for text in texts)
+
+
+def note(message: str) -> None:
+    """A remark for the user, on stderr."""
+    click.echo(f"note: {message}", err=True)
+
+
+def write_json(data: Any, target: str) -> None:
+    """JSON to a file, or to stdout for ``-``."""
+    import json
+
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    if target == "-":
+        click.echo(text)
+        return
+    from bridge.writers import atomic
+
+    with atomic(target) as file:
+        file.write(text.encode() + b"\n")
+
+
+def table(title: str, columns: list[str], rows: list[list[str]], numbers: tuple[int, ...] = ()) -> None:
+    """A table on stdout, within the width of the terminal (80 columns elsewhere)."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    made = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for index, column in enumerate(columns):
+        made.add_column(column, justify="right" if index in numbers else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    width = None if sys.stdout.isatty() else 80
+    Console(width=width, highlight=False, markup=False).print(made)
