@@ -21,10 +21,16 @@ _TOKEN = re.compile(
       | (?P<mark>[{}<>\[\]:;,])""",
     re.VERBOSE,
 )
+_ESCAPE = re.compile(r"((?:\\(?:[xX][0-9a-fA-F]{1,2}|[0-7]{1,3}))+)|\\.", re.DOTALL)
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
+_WRITTEN = {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f\"\\]")
+_UNSAFE_BYTE = re.compile(r"[^\x20-\x7e]|[\"\\]")
 _SPECIAL = {"inf": float("inf"), "infinity": float("inf"), "nan": float("nan")}
 MAX_DEPTH = 64
 """Messages nested deeper than this are refused; Caffe's own nets need five levels."""
+MAX_TOKEN = 1000
+"""A number or word of more characters is refused."""
 
 
 def parse(text: str, where: str = "prototxt") -> Message:
@@ -67,7 +73,7 @@ class _Parser:
     def fail(self, expected: str) -> FormatError:
         line = self.text.count("\n", 0, self.start) + 1
         column = self.start - self.text.rfind("\n", 0, self.start)
-        found = repr(self.token) if self.kind != "end" else "the end of the file"
+        found = repr(self.token[:40]) if self.kind != "end" else "the end of the file"
         return FormatError(f"expected {expected}, found {found}", where=f"{self.where}:{line}:{column}")
 
     def advance(self) -> None:
@@ -100,10 +106,10 @@ class _Parser:
             colon = self.take(":")
             if self.take("["):
                 while not self.take("]"):
-                    message.add(name, self.value(depth))
+                    message.add(name, self.value(depth, raw=name.isdigit()))
                     self.take(",")
             elif colon or self.token in ("{", "<"):
-                message.add(name, self.value(depth))
+                message.add(name, self.value(depth, raw=name.isdigit()))
             else:
                 raise self.fail(f"':' or '{{' after field '{name}'")
             if not self.take(","):
@@ -117,13 +123,13 @@ class _Parser:
             if not self.take("]"):
                 raise self.fail("']' after an extension's name")
             return name
-        if self.kind != "word":
+        if self.kind != "word" and not self.token.isdigit():  # digits: a field that had no name in a binary file
             raise self.fail("a field name")
         name = self.token
         self.advance()
         return name
 
-    def value(self, depth: int) -> Scalar | Message:
+    def value(self, depth: int, raw: bool = False) -> Scalar | Message:
         if self.take("{"):
             return self.message("}", depth + 1)
         if self.take("<"):
@@ -132,10 +138,10 @@ class _Parser:
         if kind == "string":
             parts = []
             while self.kind == "string":  # adjacent strings are one, as in C
-                parts.append(_unescape(self.token[1:-1]))
+                parts.append(self.token[1:-1])
                 self.advance()
-            return "".join(parts)
-        if kind not in ("number", "word"):
+            return b"".join(map(_octets, parts)) if raw else "".join(map(_unescape, parts))
+        if kind not in ("number", "word") or len(token) > MAX_TOKEN:
             raise self.fail("a value")
         self.advance()
         return _number(token) if kind == "number" else _word(token)
@@ -165,25 +171,29 @@ def _word(token: str) -> Scalar:
 
 def _unescape(body: str) -> str:
     """Resolve C escapes; bytes given by number are UTF-8, as the writers mean them."""
-    if "\\" not in body:
-        return body
+    return _ESCAPE.sub(_unescaped, body) if "\\" in body else body
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    if not match.group(1):
+        code = match.group()[1]
+        return _ESCAPES.get(code, code)
+    codes = match.group(1)[1:].split("\\")
+    data = bytes(int(code[1:], 16) if code[0] in "xX" else int(code, 8) & 0xFF for code in codes)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+def _octets(body: str) -> bytes:
+    """The bytes of a field that has only a number, as :func:`format` writes them."""
 
     def one(match: re.Match[str]) -> str:
-        code = match.group(1)
-        if code[0] in "xX":
-            return chr(int(code[1:], 16))
-        if code[0].isdigit():
-            return chr(int(code, 8) & 0xFF)
-        return _ESCAPES.get(code, code)
+        code = match[1]
+        return chr(int(code, 8) & 0xFF) if code.isdigit() else _ESCAPES.get(code, code)
 
-    numeric = re.sub(
-        r"(?:\\(?:[xX][0-9a-fA-F]{1,2}|[0-7]{1,3}))+",
-        lambda run: re.sub(r"\\([xX][0-9a-fA-F]{1,2}|[0-7]{1,3})", one, run.group())
-        .encode("latin-1")
-        .decode("utf-8", "replace"),
-        body.replace("\\\\", "\0"),
-    )
-    return re.sub(r"\\(.)", one, numeric).replace("\0", "\\")
+    return re.sub(r"\\([0-7]{1,3}|.)", one, body).encode("latin-1", "replace")
 
 
 def format(message: Message, indent: int = 0) -> str:
@@ -208,10 +218,15 @@ def _scalar(value: Scalar) -> str:
     if isinstance(value, Symbol):
         return str(value)
     if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
+        value = value.decode("latin-1")
+        return f'"{_UNSAFE_BYTE.sub(_escaped, value)}"'
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
-        return f'"{escaped}"'
+        return f'"{_UNSAFE.sub(_escaped, value)}"'
     if isinstance(value, float):
         return f"{value:.9g}"
     return str(value)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    char = match.group()
+    return _WRITTEN.get(char) or f"\\{ord(char):03o}"
