@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bridge import prototxt as text_format
+from bridge.assemble import assemble
 from bridge.errors import FormatError, MissingExtraError, MissingFileError, UsageError
-from bridge.schema import RawNet
+from bridge.schema import Blob, RawNet
 from bridge.sniff import Kind, sniff
 
 
@@ -32,6 +34,8 @@ class Reader:
         hint: How to get them.
         options: Names of the options that its ``read`` takes.
         probed: Whether only its module's ``missing()`` can tell if it works.
+        defined: Whether its ``read`` must be given the net's definition: a prototxt, or
+            the text of one as ``definition``.
     """
 
     name: str
@@ -41,6 +45,7 @@ class Reader:
     hint: str = ""
     options: tuple[str, ...] = ()
     probed: bool = False
+    defined: bool = False
 
     @property
     def module(self) -> str:
@@ -84,6 +89,7 @@ READERS: dict[str, Reader] = {
             "caffemodel, through the real Caffe in another interpreter",
             options=("python", "timeout"),
             probed=True,
+            defined=True,
         ),
     )
 }
@@ -138,8 +144,12 @@ def readers_of(path: str | Path) -> list[str]:
     return [reader.name for reader in READERS.values() if kind in reader.kinds]
 
 
-def status(name: str) -> Status:
-    """Whether a reader works here; nothing heavy is imported to tell.
+def status(name: str, *, thorough: bool = False) -> Status:
+    """Whether a reader works here.
+
+    Args:
+        name: The reader.
+        thorough: Start what it needs, to be sure; else nothing heavy is imported or started.
 
     Raises:
         UsageError: There is no reader of that name.
@@ -149,15 +159,15 @@ def status(name: str) -> Status:
         if importlib.util.find_spec(need) is None:
             return Status(name, reader.summary, f"{need} is not installed", reader.hint)
     if reader.probed:
-        problem: MissingExtraError | None = importlib.import_module(reader.module).missing()
+        problem: MissingExtraError | None = importlib.import_module(reader.module).missing(thorough=thorough)
         if problem:
             return Status(name, reader.summary, str(problem.args[0]), problem.hint)
     return Status(name, reader.summary)
 
 
-def available() -> list[Status]:
+def available(*, thorough: bool = False) -> list[Status]:
     """The status of every reader, in the order of the table."""
-    return [status(name) for name in READERS]
+    return [status(name, thorough=thorough) for name in READERS]
 
 
 def find(name: str) -> Reader:
@@ -187,21 +197,39 @@ def read(weights: str | Path, prototxt: str | Path | None = None, reader: str = 
         MissingExtraError: The reader needs a package that is not installed.
     """
     kind = kind_of(weights)
-    chosen = next((r for r in READERS.values() if kind.name in r.kinds), None) if reader == "auto" else find(reader)
-    if chosen is None:
-        raise FormatError(kind.problem or f"no weights, but {kind.name}", where=str(weights), hint=kind.hint)
-    if kind.name not in chosen.kinds:
-        raise UsageError(
-            f"holds {kind.name}, which reader '{chosen.name}' does not read",
-            where=str(weights),
-            hint=f"readers for it: {', '.join(readers_of(weights)) or 'none'}",
-        )
-    known = {option for entry in READERS.values() for option in entry.options}
-    if unknown := sorted(set(options) - known):
-        raise UsageError(f"no reader has an option '{unknown[0]}'", hint=f"options: {', '.join(sorted(known))}")
-    fit = {name: value for name, value in options.items() if name in chosen.options}
+    chosen = _chosen(kind, str(weights), reader)
+    fit = _fitting(options, chosen)
     state = status(chosen.name)
     if not state.works and not chosen.probed:
         raise MissingExtraError(f"reader '{chosen.name}': {state.problem}", where=str(weights), hint=state.hint)
+    if chosen.defined and prototxt is None and kind.name == "caffemodel":
+        fit["definition"] = text_format.format(assemble(read(weights)).to_message())
     net: RawNet = importlib.import_module(chosen.module).read(Path(weights), prototxt=prototxt, **fit)
     return net
+
+
+def read_mean(path: str | Path) -> Blob:
+    """Read a mean image, a ``.binaryproto`` file; see :func:`backends.protobuf.read_mean`."""
+    blob: Blob = importlib.import_module("backends.protobuf").read_mean(path)
+    return blob
+
+
+def _chosen(kind: Kind, where: str, name: str) -> Reader:
+    """The named reader, or the first, for a kind of content."""
+    able = [reader for reader in READERS.values() if kind.name in reader.kinds]
+    if name == "auto" and not able:
+        raise FormatError(kind.problem or f"holds {kind.name}, expected weights", where=where, hint=kind.hint)
+    chosen = able[0] if name == "auto" else find(name)
+    if chosen not in able:
+        hint = f"readers for it: {', '.join(reader.name for reader in able) or 'none'}"
+        found = kind.problem or f"holds {kind.name}"
+        raise UsageError(f"{found}; reader '{chosen.name}' does not read that", where=where, hint=hint)
+    return chosen
+
+
+def _fitting(options: dict[str, Any], chosen: Reader) -> dict[str, Any]:
+    """The options that the chosen reader has."""
+    known = {option for reader in READERS.values() for option in reader.options}
+    if unknown := sorted(set(options) - known):
+        raise UsageError(f"no reader has an option '{unknown[0]}'", hint=f"options: {', '.join(sorted(known))}")
+    return {name: value for name, value in options.items() if name in chosen.options}

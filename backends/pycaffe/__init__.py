@@ -10,7 +10,7 @@ command line such as ``docker exec -i box python``.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +19,9 @@ import numpy as np
 from backends.pycaffe.child import TIMEOUT, Answer, child, missing, versions
 from bridge.errors import MissingFileError, UnsupportedLayerError, UsageError
 from bridge.message import Message
-from bridge.prototxt import parse
+from bridge.prototxt import format, parse
 from bridge.schema import Blob, RawLayer, RawNet, Shape
+from bridge.upgrade import upgrade_net
 
 __all__ = ["Session", "missing", "read", "versions"]
 
@@ -48,7 +49,7 @@ def read(
         timeout: Seconds that one request may take.
 
     Returns:
-        Names, types and blobs (float32, in the shapes of the net) of each layer.
+        The layers of phase TEST, with blobs of float32 in the shapes of the net.
 
     Raises:
         MissingExtraError: No such interpreter, or it cannot import caffe.
@@ -63,7 +64,7 @@ def read(
     if not definition:
         raise UsageError("pycaffe needs a prototxt beside the weights", where=str(path))
     with Session(definition, Path(path), python=python, timeout=timeout) as session:
-        return RawNet(session.name, session.params(), source=str(path), reader="pycaffe", complete=False)
+        return RawNet(session.name, session.params(), session.definition, str(path), "pycaffe")
 
 
 def read_text(prototxt: str | Path) -> str:
@@ -91,6 +92,7 @@ class Session:
 
     Attributes:
         name: The net's name.
+        definition: Fields of the net itself.
         layers: Name and type of each layer, without the ``Split`` layers that Caffe inserts.
         inputs: Input blobs with their shapes.
         outputs: Output blobs.
@@ -109,8 +111,11 @@ class Session:
         self._where = str(weights) if isinstance(weights, Path) else "pycaffe"
         definition = parse(prototxt, self._where)
         _refuse_paths(definition)
+        if _drop_numbered(definition):
+            self._prototxt = format(definition)
         self.name = definition.text("name")
-        self._named = set(_layer_names(definition))
+        self.definition, layers = upgrade_net(definition)
+        self._definitions = {(layer.text("name"), layer.text("type")): layer for layer in layers}
         self._load()
 
     def __enter__(self) -> Session:
@@ -131,7 +136,8 @@ class Session:
         it is delivered without blobs, as uncovered.
         """
         arrays = iter(self._ask("params")[1])
-        return tuple(layer.raw(arrays, self._where) for layer in self._layers if not self._inserted(layer))
+        held = [(layer, tuple(Blob.of(next(arrays)) for _ in layer.untouched)) for layer in self._layers]
+        return tuple(self._raw(layer, blobs) for layer, blobs in held if not self._inserted(layer))
 
     def forward(self, inputs: Mapping[str, Any], blobs: Iterable[str] | None = None) -> dict[str, np.ndarray]:
         """Run the net.
@@ -196,7 +202,13 @@ class Session:
 
     def _inserted(self, layer: _Layer) -> bool:
         """Whether Caffe added the layer by itself, where a blob has several readers."""
-        return layer.type == "Split" and layer.name not in self._named
+        return layer.type == "Split" and (layer.name, layer.type) not in self._definitions
+
+    def _raw(self, layer: _Layer, blobs: tuple[Blob, ...]) -> RawLayer:
+        known = self._definitions.get((layer.name, layer.type))
+        definition = known or Message(self._where, name=layer.name, type=layer.type)
+        uncovered = "its name is not among the weights" if any(layer.untouched) else ""
+        return RawLayer(layer.name, layer.type, definition, () if uncovered else blobs, uncovered)
 
     def _shared(self, path: Path) -> bool:
         """Whether the child sees this very file, so that its bytes need not be sent."""
@@ -216,17 +228,14 @@ class _Layer(NamedTuple):
     tops: list[int]
     untouched: list[bool]
 
-    def raw(self, arrays: Iterator[np.ndarray], where: str) -> RawLayer:
-        blobs = tuple(Blob.of(next(arrays)) for _ in self.untouched)
-        uncovered = "its name is not among the weights" if any(self.untouched) else ""
-        definition = Message(where, name=self.name, type=self.type)
-        return RawLayer(self.name, self.type, definition, () if uncovered else blobs, uncovered)
 
-
-def _layer_names(definition: Message) -> Iterator[str]:
-    for layer in definition.messages("layer") + definition.messages("layers"):
-        inner = layer.message("layer") if "layer" in layer else layer  # V0 has them one deeper
-        yield inner.text("name")
+def _drop_numbered(message: Message) -> bool:
+    """Remove the fields without a name, which Caffe cannot parse; whether there were any."""
+    numbered = [name for name in message.names() if name.isdigit()]
+    for name in numbered:
+        message.set(name)
+    inner = [_drop_numbered(value) for _, value in message.items() if isinstance(value, Message)]
+    return bool(numbered) or any(inner)
 
 
 def _refuse_paths(message: Message, layer: str = "") -> None:

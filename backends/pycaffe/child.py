@@ -54,14 +54,21 @@ def command_of(python: str | None = None) -> tuple[str, ...]:
     raise MissingExtraError("no interpreter with Caffe is named", where="pycaffe", hint=HINT)
 
 
-def missing(python: str | None = None) -> MissingExtraError | None:
-    """Why no child can be started; ``None`` if one can, caffe or not."""
+def missing(python: str | None = None, *, thorough: bool = False) -> MissingExtraError | None:
+    """Why Caffe cannot be reached; ``None`` if it can.
+
+    Args:
+        python: Command of the interpreter that has Caffe.
+        thorough: Start it; else only see whether it is named and exists.
+    """
     try:
         command = command_of(python)
+        if shutil.which(command[0]) is None:
+            raise MissingExtraError(f"'{command[0]}' is not an executable", where="pycaffe", hint=HINT)
+        if thorough:
+            child(python)
     except MissingExtraError as error:
         return error
-    if shutil.which(command[0]) is None:
-        return MissingExtraError(f"'{command[0]}' is not an executable", where="pycaffe", hint=HINT)
     return None
 
 
