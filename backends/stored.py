@@ -6,7 +6,6 @@ and OpenCV's ``shrinkCaffeModel``.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -129,7 +128,7 @@ class Stored:
             values = np.frombuffer(self.span.source.buffer, dtype, self.values.count, at)
         else:
             values = np.concatenate([np.zeros(0, dtype), *self._chunks()])
-        return values if sys.byteorder == "little" else values.astype(dtype.newbyteorder("="))
+        return values.astype(dtype.newbyteorder("="), copy=False)
 
     def _chunks(self) -> Iterator[np.ndarray]:
         buffer, dtype = self.span.source.buffer, self.values.dtype

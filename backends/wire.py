@@ -74,16 +74,6 @@ class Source:
         # A folder; or a pipe, which would block, or a device, which has no size.
         raise MissingFileError("is not a regular file", where=str(path))
 
-    def spend(self, at: int, cost: int = 1) -> None:
-        """Count what a field or value will take in memory, in units of some 250 bytes.
-
-        Raises:
-            FormatError: There are more than any net has.
-        """
-        self.left -= cost
-        if self.left < 0:
-            raise self.error(at, "more fields than a net can have", "this is no model, or it is damaged")
-
     def error(self, at: int, message: str, hint: str = _DAMAGED) -> FormatError:
         """An error that names the file and the byte."""
         return FormatError(message, where=f"{self.name}: byte {at}", hint=hint)
@@ -115,53 +105,55 @@ class Span:
         For a varint, ``a`` is its value and ``b`` the byte after it; else the payload is
         the bytes from ``a`` up to ``b``. Values of fixed width that follow each other
         under one tag of one byte come as one field, in which they are a width and a
-        byte apart.
+        byte apart. Of a group, which nothing here uses, only the extent is told.
         """
-        source, end = self.source, self.end
-        buffer = source.buffer
-        at = self.start
+        at, end = self.start, self.end
         while at < end:
             tag_at = at
-            source.spend(at)
-            tag = buffer[at]
-            at += 1
-            if tag > 127:
-                tag, at = self.varint(tag_at, tag_at)
+            self.spend(at)
+            tag, at = self.varint(at, tag_at)
             number, wire = tag >> 3, tag & 7
             if not 0 < number < 1 << 29:
                 raise self.error(tag_at, f"field number {number}, expected 1 to {(1 << 29) - 1}")
-            if wire == LENGTH:
-                if at < end and buffer[at] < 128:
-                    length = buffer[at]
-                    at += 1
-                else:
-                    length, at = self.varint(at, tag_at, number)
-                stop = at + length
-                if stop > end:
-                    raise self._overrun(number, tag_at, at, length)
-                yield number, wire, at, stop
-                at = stop
-            elif wire == VARINT:
+            if wire == VARINT:
                 value, at = self.varint(at, tag_at, number)
                 yield number, wire, value, at
-            elif wire in _WIDTH:
-                width = _WIDTH[wire]
-                if at + width > end:
-                    raise self._overrun(number, tag_at, at, width)
-                stop = _run(buffer, tag_at, at, end, width) if at == tag_at + 1 else at + width
-                yield number, wire, at, stop
-                at = stop
-            elif wire == GROUP:
-                at = self._skip_group(number, at)
             else:
-                what = (
-                    "end of a group that did not start" if wire == GROUP_END else f"wire type {wire}, expected 0 to 5"
-                )
-                raise self.error(tag_at, what, number=number)
+                start, at = self._extent(number, wire, tag_at, at)
+                yield number, wire, start, at
+
+    def _extent(self, number: int, wire: int, tag_at: int, at: int) -> tuple[int, int]:
+        """First byte of a field's payload, and the byte after it."""
+        if wire == LENGTH:
+            length, at = self.varint(at, tag_at, number)
+        elif wire in _WIDTH:
+            length = _WIDTH[wire]
+        elif wire == GROUP:
+            return at, self._skip_group(number, at)
+        else:
+            what = "end of a group that did not start" if wire == GROUP_END else f"wire type {wire}, expected 0 to 5"
+            raise self.error(tag_at, what, number=number)
+        if at + length > self.end:
+            raise self._overrun(number, tag_at, at, length)
+        if wire != LENGTH and at == tag_at + 1:
+            return at, _run(self.source.buffer, tag_at, at, self.end, length)
+        return at, at + length
+
+    def spend(self, at: int, cost: int = 1) -> None:
+        """Count what a field or value will take in memory, in units of some 250 bytes.
+
+        Raises:
+            FormatError: There are more than any net has.
+        """
+        self.source.left -= cost
+        if self.source.left < 0:
+            raise self.error(at, "more fields than a net can have", "this is no model, or it is damaged")
 
     def varint(self, at: int, field_at: int, number: int = 0) -> tuple[int, int]:
         """The varint at a byte, and the byte after it."""
         buffer = self.source.buffer
+        if at < self.end and buffer[at] < 128:
+            return buffer[at], at + 1
         value = shift = 0
         for byte_at in range(at, min(at + 10, self.end)):
             byte = buffer[byte_at]
@@ -175,7 +167,7 @@ class Span:
 
     def child(self, name: str, start: int, end: int, schema: Schema) -> Span:
         """The message in one of this message's fields."""
-        self.source.spend(start, _MESSAGE_COST)
+        self.spend(start, _MESSAGE_COST)
         return Span(self.source, start, end, schema, f"{self.path}.{name}")
 
     def error(self, at: int, message: str, hint: str = _DAMAGED, number: int = 0) -> FormatError:
@@ -198,7 +190,7 @@ class Span:
         over = at + length - self.end
         bytes_past = f"{over} byte{'s' if over > 1 else ''} past the end of"
         if self.end < self.source.size:
-            return self.error(field_at, f"length {length} runs {bytes_past} {self.path}", number=number)
+            return self.error(field_at, f"length {length} runs {bytes_past} it", number=number)
         field = self.schema.by_number.get(number)
         if field is not None and field.kind == "message" and length > self.end - at >= 0:
             inner = self.child(self._label(number, field_at), at, self.end, schema(field.type))
@@ -216,7 +208,7 @@ class Span:
             tag_at = at
             if at >= self.end:
                 raise self.error(at, f"group {open_groups[-1]} does not end")
-            self.source.spend(tag_at)
+            self.spend(at)
             tag, at = self.varint(at, tag_at)
             number, wire = tag >> 3, tag & 7
             if wire == GROUP:
@@ -228,13 +220,8 @@ class Span:
                     raise self.error(tag_at, f"end of group {number}, which did not start")
             elif wire == VARINT:
                 _, at = self.varint(at, tag_at)
-            elif wire == LENGTH or wire in _WIDTH:
-                length, at = (_WIDTH[wire], at) if wire in _WIDTH else self.varint(at, tag_at)
-                if at + length > self.end:
-                    raise self._overrun(number, tag_at, at, length)
-                at += length
             else:
-                raise self.error(tag_at, f"wire type {wire}, expected 0 to 5")
+                _, at = self._extent(number, wire, tag_at, at)
         return at
 
 
@@ -291,7 +278,7 @@ def unknown(span: Span, wire: int, a: int, b: int) -> list[Value]:
         return [signed(a)]
     if wire == LENGTH:
         return [span.source.buffer[a:b]]
-    return list(_floats(span, a, b, _WIDTH[wire], 1))
+    return [] if wire == GROUP else list(_floats(span, a, b, _WIDTH[wire], 1))
 
 
 def _values(span: Span, field: Field, wire: int, a: int, b: int, message: Message) -> list[Value] | None:
@@ -318,7 +305,7 @@ def varints(span: Span, a: int, b: int) -> Iterator[int]:
     """The varints of a packed field."""
     part = Span(span.source, a, b, span.schema, span.path)
     while a < b:
-        span.source.spend(a)
+        span.spend(a)
         value, a = part.varint(a, a)
         yield value
 
@@ -339,7 +326,7 @@ def signed(value: int) -> int:
 
 def _text(span: Span, field: Field, a: int, b: int) -> Value:
     if b - a > MAX_TEXT:
-        raise span.error(a, f"{field.name} of {b - a} bytes, expected at most {MAX_TEXT}")
+        raise span.error(a, f"{field.name} of {b - a} bytes, more than {MAX_TEXT}")
     data = span.source.buffer[a:b]
     if field.kind == "bytes":
         return data
@@ -354,7 +341,7 @@ def _floats(span: Span, a: int, b: int, width: int, gap: int, number: int = 0) -
     if not gap and (b - a) % width:
         raise span.error(a, f"length {b - a} is not a multiple of {width}", number=number)
     for at in range(a, b, width + gap):
-        span.source.spend(at)
+        span.spend(at)
         data = span.source.buffer[at : at + width]
         yield _float32(data) if width == 4 else struct.unpack("<d", data)[0]
 
