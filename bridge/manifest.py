@@ -5,9 +5,10 @@ net's definition; and ``bridge.blobs``, a JSON list with one entry per blob::
 
     {"index": 3, "layer": "conv2", "role": "weight", "key": "conv2/weight", "shape": [256, 48, 5, 5]}
 
-``index`` counts the layers of the definition, ``key`` names the array. Blobs of several
-layers that are one parameter have one key. Keys are ``LAYER/ROLE``, with a number
-behind them where two would be the same, so they serve people; only the list counts.
+(in ONNX files ``key`` is called ``initializer``). ``index`` counts the layers of the
+definition, ``key`` names the array. Blobs of several layers that are one parameter have
+one key. Keys are ``LAYER/ROLE``, with a number behind them where two would be the same,
+so they serve people; only the list counts.
 
 A file without these texts is read by its keys: ``LAYER/PART``, where PART is the blob's
 index, its role, or its name in Chainer (``W``, ``b``).
@@ -110,17 +111,25 @@ def restore(
         return RawNet("", layers, source=str(source), reader=reader, complete=False)
     message = prototxt.parse(str(texts.get(PROTOTXT, "")), f"{source}: {PROTOTXT}")
     rest, definitions = upgrade_net(message)
-    blobs: list[list[Blob]] = [[] for _ in definitions]
-    for index, blob in _listed(str(texts[BLOBS]), stored, len(definitions), str(source)):
-        blobs[index].append(blob)
-    layers = tuple(
-        RawLayer(layer.text("name"), layer.text("type"), layer, tuple(held))
-        for layer, held in zip(definitions, blobs, strict=True)
-    )
+    held: list[dict[str, Blob]] = [{} for _ in definitions]
+    for index, role, blob in _listed(str(texts[BLOBS]), stored, len(definitions), str(source)):
+        held[index][role] = blob
+    layers = tuple(_layer(layer, blobs) for layer, blobs in zip(definitions, held, strict=True))
     return RawNet(rest.text("name"), layers, rest, str(source), reader)
 
 
-def _listed(text: str, stored: Mapping[str, Blob], layers: int, source: str) -> Iterator[tuple[int, Blob]]:
+def _layer(definition: Message, held: dict[str, Blob]) -> RawLayer:
+    """The layer with its blobs in Caffe's order, if all that belong together are there."""
+    name, kind = definition.text("name"), definition.text("type")
+    layer = build_layer(definition)
+    typed = isinstance(layer, CaffeLayer) and layer.roles(len(held))
+    roles = typed or [f"blob{index}" for index in range(len(held))]
+    if set(roles) != set(held) and held:
+        return RawLayer(name, kind, definition, (), f"of its blobs the file has only {', '.join(held)}")
+    return RawLayer(name, kind, definition, tuple(held[role] for role in roles if held))
+
+
+def _listed(text: str, stored: Mapping[str, Blob], layers: int, source: str) -> Iterator[tuple[int, str, Blob]]:
     where = f"{source}: {BLOBS}"
     try:
         listed = json.loads(text)
@@ -132,12 +141,12 @@ def _listed(text: str, stored: Mapping[str, Blob], layers: int, source: str) -> 
         yield _blob(entry, stored, layers, f"{where}[{number}]")
 
 
-def _blob(entry: Any, stored: Mapping[str, Blob], layers: int, where: str) -> tuple[int, Blob]:
+def _blob(entry: Any, stored: Mapping[str, Blob], layers: int, where: str) -> tuple[int, str, Blob]:
     match entry:
-        case {"index": int(index), "key": str(key), "shape": [*shape]} if 0 <= index < layers:
-            pass
+        case {"index": int(index), "role": str(role), "shape": [*shape]} if 0 <= index < layers:
+            key = str(entry.get("key", entry.get("initializer")))
         case _:
-            raise FormatError(f"expected index (below {layers}), key and shape", where=where, hint=_DAMAGED)
+            raise FormatError(f"expected index (below {layers}), role, key and shape", where=where, hint=_DAMAGED)
     if key not in stored:
         raise FormatError(f"the file has no array '{key}'", where=where, hint=_DAMAGED)
     if not all(type(extent) is int and extent >= 0 for extent in shape):
@@ -149,7 +158,7 @@ def _blob(entry: Any, stored: Mapping[str, Blob], layers: int, where: str) -> tu
             where=where,
             hint=_DAMAGED,
         )
-    return index, blob.reshaped(shape)
+    return index, role, blob.reshaped(shape)
 
 
 # -- files without the texts ---------------------------------------------------------------

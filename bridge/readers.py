@@ -75,7 +75,7 @@ READERS: dict[str, Reader] = {
         Reader("hdf5", ("hdf5",), "Caffe's .caffemodel.h5", ("h5py",), "pip install h5py"),
         Reader("safetensors", ("safetensors",), "safetensors, as bridge convert writes it"),
         Reader("npz", ("npz",), "NumPy archive, as bridge convert writes it"),
-        Reader("onnx", ("onnx",), "ONNX, as bridge export writes it", ("onnx",), "pip install onnx"),
+        Reader("onnx", ("onnx",), "ONNX, as bridge export writes it"),
         Reader(
             "caffefunction",
             ("caffemodel",),
