@@ -35,6 +35,8 @@ REGISTRY: dict[str, type[CaffeLayer]] = {}
 
 _Class = TypeVar("_Class", bound="type[CaffeLayer]")
 _FILLERS = frozenset({"engine", "weight_filler", "bias_filler", "filler"})
+MANY = sys.maxsize
+"""No upper bound on a layer's bottoms or tops."""
 
 
 class CaffeLayer(Layer):
@@ -42,6 +44,14 @@ class CaffeLayer(Layer):
 
     message: ClassVar[str] = ""
     """The field of ``LayerParameter`` that holds this type's parameters."""
+    aliases: ClassVar[tuple[str, ...]] = ()
+    """Other names that forks have for that field."""
+    bottom_count: ClassVar[tuple[int, int]] = (0, MANY)
+    """The fewest and the most bottoms that Caffe allows."""
+    top_count: ClassVar[tuple[int, int]] = (0, MANY)
+    """The fewest and the most tops."""
+    filler_fields: ClassVar[dict[str, str]] = {}
+    """The filler of a role in the parameter message, where it is not the usual one."""
     ignored: ClassVar[frozenset[str]] = frozenset()
     """Parameters that do not bear on what the layer computes at test time."""
     ranks: ClassVar[dict[str, int]] = {"bias": 1, "mean": 1, "variance": 1, "scale_factor": 1}
@@ -50,6 +60,8 @@ class CaffeLayer(Layer):
     """The name of a role's array in the layer's Chainer link, where it is not the role itself."""
     statistics: ClassVar[frozenset[str]] = frozenset({"mean", "variance", "scale_factor"})
     """Roles that are running statistics: kept with the link, not trained by the optimizer."""
+    data_dependent: ClassVar[tuple[int, ...]] = ()
+    """Axes of the tops whose extent depends on values; :meth:`infer` gives the largest it can be."""
 
     @classmethod
     def read(cls, p: Params) -> dict[str, Any]:
@@ -64,11 +76,47 @@ class CaffeLayer(Layer):
         """The role of each blob, for a layer that stores ``stored`` of them."""
         return ()
 
+    def rank(self, role: str) -> int | None:
+        """How many axes the blob of a role has; ``None`` leaves it as stored."""
+        return self.ranks.get(role)
+
     def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:
         return {}
 
     def reason(self) -> str:
         return "this layer type has no such lowering"
+
+    def batch_axis(self, bottom: int) -> int:
+        """The axis of a bottom that counts samples: the one to leave open in an export."""
+        return 0
+
+    @property
+    def loss_weights(self) -> tuple[float, ...]:
+        """The factor of each top in the loss that is trained on; 0 for a top that is no loss.
+
+        Source: caffe.proto ``LayerParameter.loss_weight``, ``Layer::SetLossWeights``.
+        """
+        given = tuple(_float(weight) for weight in self.definition.all("loss_weight"))
+        if given and len(given) != max(1, len(self.tops)):
+            raise self.fail(f"has {len(given)} loss_weight, expected one for each of {len(self.tops)} tops")
+        return given or (self.default_loss_weight, *(0.0,) * (len(self.tops) - 1))
+
+    default_loss_weight: ClassVar[float] = 0.0
+    """The loss weight of the first top where the definition gives none: 1 for losses."""
+
+    def check_wiring(self) -> None:
+        """Count bottoms and tops. Source: ``Layer::CheckBlobCounts``.
+
+        Raises:
+            ModelError: There are too few or too many.
+        """
+        for what, names, (least, most) in (
+            ("bottoms", self.bottoms, self.bottom_count),
+            ("tops", self.tops, self.top_count),
+        ):
+            if not least <= len(names) <= most:
+                wanted = least if least == most else f"at least {least}" if most == MANY else f"{least} to {most}"
+                raise self.fail(f"has {len(names)} {what}, expected {wanted}")
 
     def with_blobs(self, blobs: Sequence[Blob]) -> CaffeLayer:
         """The layer with its stored blobs, by role and free of legacy shapes.
@@ -80,12 +128,22 @@ class CaffeLayer(Layer):
         if len(roles) != len(blobs):
             names = f" ({', '.join(roles)})" if roles else ""
             raise ModelError(f"has {len(blobs)} blobs, expected {len(roles)}{names}", where=self.label)
-        named = {role: squeeze(blob, self.ranks.get(role)) for role, blob in zip(roles, blobs, strict=True)}
+        named = {role: squeeze(blob, self.rank(role)) for role, blob in zip(roles, blobs, strict=True)}
         return dataclasses.replace(self, blobs=Blobs(named))
 
     def fail(self, message: str, hint: str = "") -> ModelError:
         """A ModelError about this layer."""
         return ModelError(message, where=self.label, hint=hint)
+
+
+class NeuronLayer(CaffeLayer):
+    """Base of the types that turn one bottom into one top of its shape. Source: neuron_layer.cpp."""
+
+    bottom_count = (1, 1)
+    top_count = (1, 1)
+
+    def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        return (bottoms[0],)
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -135,12 +193,18 @@ def build_layer(definition: Message, blobs: Sequence[Blob] = (), uncovered: str 
         problem = f"unknown layer type '{common['type']}'"
     else:
         try:
-            layer = cls(**common, **cls.read(Params(definition.message(cls.message), cls, common["name"])))
+            layer = cls(**common, **cls.read(Params(_parameters(cls, definition), cls, common["name"])))
+            layer.check_wiring()
             return layer.with_blobs(blobs) if blobs else layer
         except ModelError as error:
             problem = str(error.args[0]).removeprefix(f"layer '{common['name']}' ({common['type']}): ")
     numbered = {f"blob{index}": blob for index, blob in enumerate(blobs)}
     return Opaque(**common, blobs=Blobs(numbered), problem=problem)
+
+
+def _parameters(cls: type[CaffeLayer], definition: Message) -> Message:
+    """The type's parameter message, under whichever of its names the definition has it."""
+    return definition.message(next((name for name in (cls.message, *cls.aliases) if name in definition), cls.message))
 
 
 class Params:
@@ -290,6 +354,6 @@ def same_shapes(layer: CaffeLayer, bottoms: Iterable[Shape]) -> Shape:
 
 
 __all__ = [
-    "REGISTRY", "CaffeLayer", "Params", "Symbol", "build_layer", "canonical_axis",
+    "MANY", "REGISTRY", "CaffeLayer", "NeuronLayer", "Params", "Symbol", "build_layer", "canonical_axis",
     "field_pair", "layer_type", "same_shapes", "spread", "squeeze",
 ]

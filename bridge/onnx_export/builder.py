@@ -55,6 +55,9 @@ class GraphBuilder:
         initializers: By name.
     """
 
+    FLOAT, INT64 = 1, 7
+    """ONNX's numbers of element types, for ``Cast``."""
+
     def __init__(self, opset: int) -> None:
         self.opset = opset
         self.nodes: list[Node] = []
@@ -154,3 +157,29 @@ class GraphBuilder:
         if self.opset >= 18 or kind == "Sum":
             return self.op(op_type, x, self.ints(axes), keepdims=int(keepdims))[0]
         return self.op(op_type, x, axes=list(axes), keepdims=int(keepdims))[0]
+
+    def reshape(self, x: str, extents: Sequence[int], rest: int | None = None) -> str:
+        """``Reshape`` that leaves open what is open.
+
+        Args:
+            x: A bottom of the current layer.
+            extents: The new extents, as ONNX has them: 0 keeps the axis at that place, -1 is what is left.
+            rest: Behind ``extents`` come the axes of ``x`` from this one on; by default none.
+        """
+        shape = self.shape(x)
+        stop = len(shape) if rest is None else rest
+        kept = range(stop, len(shape))
+        moved = stop != len(extents)
+        tail = [(shape[axis] if shape.fixed(axis) else -1) if moved else 0 for axis in kept]
+        if [*extents, *tail] == [0] * len(shape):
+            return x
+        if [*extents, *tail].count(-1) <= 1:
+            return str(self.Reshape(x, self.ints([*extents, *tail])))
+        return str(self.Reshape(x, self.Concat(self.ints(extents), self.extents(x, stop), axis=0)))
+
+    def extents(self, x: str, start: int) -> str:
+        """The extents of a bottom from axis ``start`` on, as a 1-D int64 value; open ones are read when it runs."""
+        shape = self.shape(x)
+        if all(shape.fixed(axis) for axis in range(start, len(shape))):
+            return self.ints(shape[start:])
+        return str(self.Slice(self.Shape(x), self.ints([start]), self.ints([len(shape)])))

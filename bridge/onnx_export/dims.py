@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bridge.errors import BridgeError, ModelError
-from bridge.schema import Net, Shape
+from bridge.errors import BridgeError
+from bridge.schema import Layer, Net, Shape
 
 _STEPS = (1, 2, 33, 64)
 """How much an open extent is changed by: strides up to 64 pass at least one of these on."""
@@ -36,19 +36,15 @@ class Dims(Sequence[Any]):
 
     Args:
         shape: The extents at the net's own input shapes.
-        open: For each axis, the open input extents that it depends on.
+        open: For each axis, the open extents that it depends on.
+        equal: For each axis, the open extent that it equals, if it does.
     """
 
-    def __init__(self, shape: Shape, open: Sequence[frozenset[str]]) -> None:
-        self._shape, self._open = shape, tuple(open)
+    def __init__(self, shape: Shape, open: Sequence[frozenset[str]], equal: Sequence[str | None]) -> None:
+        self._shape, self._open, self._equal = shape, tuple(open), tuple(equal)
 
     def __len__(self) -> int:
         return len(self._shape)
-
-    @property
-    def extents(self) -> Shape:
-        """The extents that the graph is lowered with, open ones too."""
-        return self._shape
 
     def __getitem__(self, index: Any) -> Any:
         asked = self._open[index]
@@ -57,21 +53,27 @@ class Dims(Sequence[Any]):
             raise NeedsStaticError(symbols)
         return self._shape[index]
 
+    @property
+    def extents(self) -> Shape:
+        """The extents that the net was inferred with, those of open axes among them."""
+        return self._shape
+
     def fixed(self, axis: int) -> bool:
         """Whether the extent of an axis is known."""
         return not self._open[axis]
 
-    def labels(self, prefix: str, symbols: Mapping[str, int]) -> list[Extent]:
+    def labels(self, prefix: str) -> list[Extent]:
         """Per axis a number, the name of the open input extent it equals, or a name of its own."""
-        named: list[Extent] = []
-        for axis, (extent, open_) in enumerate(zip(self._shape, self._open, strict=True)):
-            if not open_:
-                named.append(extent)
-            elif len(open_) == 1 and symbols[next(iter(open_))] == extent:
-                named.append(next(iter(open_)))
-            else:
-                named.append(f"{prefix}_dim{axis}")
-        return named
+        return [
+            (same or f"{prefix}_dim{axis}") if open_ else extent
+            for axis, (extent, open_, same) in enumerate(zip(self._shape, self._open, self._equal, strict=True))
+        ]
+
+
+def input_dims(shape: Sequence[Extent], sizes: Mapping[str, int]) -> Dims:
+    """The shape of an input: its own extents, the open ones standing for themselves."""
+    names = [extent if isinstance(extent, str) else None for extent in shape]
+    return Dims(_sized(shape, sizes), [frozenset([name] if name else []) for name in names], names)
 
 
 def probe(net: Net, inputs: Mapping[str, Sequence[Extent]], sizes: Mapping[str, int]) -> list[tuple[Dims, ...]]:
@@ -86,35 +88,89 @@ def probe(net: Net, inputs: Mapping[str, Sequence[Extent]], sizes: Mapping[str, 
         ModelError: The net's own shapes do not fit together.
         NeedsStaticError: The net does not work with one of the open extents changed.
     """
-    base = net.infer(_fill(inputs, sizes))
-    open_: list[list[list[set[str]]]] = [[[set() for _ in shape] for shape in tops] for tops in base]
+    shapes = {name: _sized(shape, sizes) for name, shape in inputs.items()}
+    base = net.infer(shapes)
+    marks = [[[_Axis() for _ in shape] for shape in tops] for tops in base]
     for symbol, size in sizes.items():
         for step in _STEPS:
-            try:
-                moved = net.infer(_fill(inputs, {**sizes, symbol: size + step}))
-            except (ModelError, BridgeError):
-                raise NeedsStaticError([symbol]) from None
-            _mark(open_, base, moved, symbol)
+            changed = {**sizes, symbol: size + step}
+            moved = _infer(net, {name: _sized(shape, changed) for name, shape in inputs.items()}, symbol)
+            _mark(marks, base, moved, symbol, size, step)
+    for index, layer in enumerate(net.layers):
+        for axis in getattr(layer, "data_dependent", ()):
+            symbol = f"{layer.tops[0]}_dim{axis}"
+            for step in _STEPS:
+                moved = _infer(_with_moved(net, index, axis, step), shapes, symbol)
+                _mark(marks, base, moved, symbol, base[index][0][axis], step)
     return [
-        tuple(Dims(shape, [frozenset(axis) for axis in axes]) for shape, axes in zip(tops, marks, strict=True))
-        for tops, marks in zip(base, open_, strict=True)
+        tuple(
+            Dims(shape, [frozenset(axis.symbols) for axis in axes], [axis.equal() for axis in axes])
+            for shape, axes in zip(tops, marked, strict=True)
+        )
+        for tops, marked in zip(base, marks, strict=True)
     ]
 
 
+class _Axis:
+    """What is known of one axis: the open extents that it depends on, and those it does not equal."""
+
+    def __init__(self) -> None:
+        self.symbols: set[str] = set()
+        self.unlike: set[str] = set()
+
+    def equal(self) -> str | None:
+        """The one open extent that the axis always has."""
+        (*symbols,) = self.symbols
+        return symbols[0] if len(symbols) == 1 and symbols[0] not in self.unlike else None
+
+
 def _mark(
-    open_: list[list[list[set[str]]]], base: list[tuple[Shape, ...]], moved: list[tuple[Shape, ...]], symbol: str
+    marks: list[list[list[_Axis]]],
+    base: list[tuple[Shape, ...]],
+    moved: list[tuple[Shape, ...]],
+    symbol: str,
+    size: int,
+    step: int,
 ) -> None:
-    for marks, before, after in zip(open_, base, moved, strict=True):
-        for axes, old, new in zip(marks, before, after, strict=True):
+    for marked, before, after in zip(marks, base, moved, strict=True):
+        for axes, old, new in zip(marked, before, after, strict=True):
             if len(old) != len(new):
                 raise NeedsStaticError([symbol])
-            for axis, (a, b) in zip(axes, zip(old, new, strict=True), strict=True):
+            for axis, a, b in zip(axes, old, new, strict=True):
                 if a != b:
-                    axis.add(symbol)
+                    axis.symbols.add(symbol)
+                if a != size or b != size + step:
+                    axis.unlike.add(symbol)
 
 
-def _fill(inputs: Mapping[str, Sequence[Extent]], sizes: Mapping[str, int]) -> dict[str, Shape]:
-    return {
-        name: tuple(sizes[extent] if isinstance(extent, str) else extent for extent in shape)
-        for name, shape in inputs.items()
-    }
+def _infer(net: Net, shapes: Mapping[str, Shape], symbol: str) -> list[tuple[Shape, ...]]:
+    try:
+        return net.infer(shapes)
+    except BridgeError:
+        raise NeedsStaticError([symbol]) from None
+
+
+def _with_moved(net: Net, index: int, axis: int, step: int) -> Net:
+    """The net as if the values had given layer ``index`` another extent along ``axis``."""
+    layers: list[Any] = list(net.layers)
+    layers[index] = _Moved(layers[index], axis, step)
+    return net.replace(layers=tuple(layers))
+
+
+class _Moved:
+    """A layer whose tops have ``step`` more along ``axis``."""
+
+    def __init__(self, layer: Layer, axis: int, step: int) -> None:
+        self._layer, self._axis, self._step = layer, axis, step
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._layer, name)
+
+    def checked_infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        """As the layer, but for the extent."""
+        tops = self._layer.checked_infer(*bottoms)
+        return tuple((*top[: self._axis], top[self._axis] + self._step, *top[self._axis + 1 :]) for top in tops)
+
+
+def _sized(shape: Sequence[Extent], sizes: Mapping[str, int]) -> Shape:
+    return tuple(sizes[extent] if isinstance(extent, str) else extent for extent in shape)

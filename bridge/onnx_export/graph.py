@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from bridge.errors import ModelError, UnsupportedLayerError, UsageError
 from bridge.onnx_export.builder import GraphBuilder
-from bridge.onnx_export.dims import Dims, Extent, NeedsStaticError, probe
+from bridge.onnx_export.dims import Dims, Extent, NeedsStaticError, input_dims, probe
 from bridge.onnx_export.fuse import drop_unused, fuse_affine
-from bridge.schema import Layer, Net, Shape
+from bridge.schema import Layer, Net
 
 
 @dataclass
@@ -63,6 +63,10 @@ def lower(
             return _Lowering(net, opset, shapes, sizes, dims, every_top).run(notes)
         except NeedsStaticError as error:
             for symbol in sorted(error.symbols):
+                if symbol not in sizes:
+                    raise UnsupportedLayerError(
+                        f"a layer needs the extent '{symbol}' as a number, and only the values tell it", where=net.where
+                    ) from None
                 if symbol in asked:
                     raise UsageError(
                         f"the extent '{symbol}' cannot be left open: the net works for {sizes[symbol]} only",
@@ -108,7 +112,9 @@ def _open_extents(
         shape = list(given.get(name, own or ()))
         if not shape and own is None:
             raise ModelError(
-                f"the shape of input '{name}' is not known", where=net.where, hint=f"give it with --input {name}=1,3,224,224"
+                f"the shape of input '{name}' is not known",
+                where=net.where,
+                hint=f"give it with --input {name}=1,3,224,224",
             )
         for axis, extent in enumerate(shape):
             if isinstance(extent, str):
@@ -151,7 +157,7 @@ class _Lowering:
     def run(self, notes: list[str]) -> Graph:
         for name, shape in self.shapes.items():
             self.values[name] = name
-            self.g.shapes[name] = _input_dims(shape, self.sizes)
+            self.g.shapes[name] = input_dims(shape, self.sizes)
         missing: list[str] = []
         for index, layer in enumerate(self.net.layers):
             try:
@@ -192,7 +198,7 @@ class _Lowering:
             outputs=self._outputs(outputs, rename),
             tops=[tuple(rename.get(value, value) for value in values) for values in self.tops],
             values={
-                rename.get(value, value): dims.labels(rename.get(value, value), self.sizes)
+                rename.get(value, value): dims.labels(rename.get(value, value))
                 for value, dims in self.g.shapes.items()
             },
             notes=notes,
@@ -208,30 +214,23 @@ class _Lowering:
         return twin
 
     def _outputs(self, outputs: dict[str, str], rename: dict[str, str]) -> dict[str, list[Extent]]:
-        named = {name: self.g.shapes[value].labels(name, self.sizes) for name, value in outputs.items()}
+        named = {name: self.g.shapes[value].labels(name) for name, value in outputs.items()}
         if self.every_top:
             for values in self.tops:
                 for value in values:
                     name = rename.get(value, value)
                     if name not in self.shapes:
-                        named.setdefault(name, self.g.shapes[value].labels(name, self.sizes))
+                        named.setdefault(name, self.g.shapes[value].labels(name))
         return named
 
     def _names(self, outputs: dict[str, str]) -> dict[str, str]:
         """Give each blob's last value the blob's name, and rename it everywhere."""
         rename = {value: name for name, value in outputs.items()}
         for name, value in self.values.items():
-            if value not in rename and value not in self.shapes and value not in self.g.initializers:
-                if name not in rename.values():
-                    rename[value] = name
+            free = value not in rename and value not in self.shapes and value not in self.g.initializers
+            if free and name not in rename.values():
+                rename[value] = name
         for node in self.g.nodes:
             node.inputs = [rename.get(name, name) for name in node.inputs]
             node.outputs = [rename.get(name, name) for name in node.outputs]
         return rename
-
-
-def _input_dims(shape: Sequence[Extent], sizes: Mapping[str, int]) -> Dims:
-    extents: Shape = tuple(sizes[extent] if isinstance(extent, str) else extent for extent in shape)
-    return Dims(extents, [frozenset([extent] if isinstance(extent, str) else []) for extent in shape])
-
-

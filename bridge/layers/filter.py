@@ -1,0 +1,41 @@
+"""Filter: the samples that a selector picks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bridge.layers.base import MANY, CaffeLayer, layer_type
+from bridge.schema import Shape
+
+
+@layer_type("Filter")
+class Filter(CaffeLayer):
+    """Of every bottom but the last, the samples where the last bottom, one number per sample, is not 0.
+
+    How many there are depends on the values, so the tops' first extent stays open.
+
+    Source: filter_layer.cpp; ONNX ``Compress``.
+    """
+
+    bottom_count = (2, MANY)
+    top_count = (1, MANY)
+    data_dependent = (0,)
+
+    def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        *picked, selector = bottoms
+        if any(extent != 1 for extent in selector[1:]):
+            raise self.fail(f"the selector is {selector}, expected one number per sample")
+        for index, shape in enumerate(picked):
+            if shape[0] != selector[0]:
+                raise self.fail(f"bottom {index} has {shape[0]} samples, expected {selector[0]} as the selector")
+        return tuple(picked)
+
+    def to_onnx(self, g: Any, *x: str) -> list[str]:
+        *picked, selector = x
+        flat = g.Cast(selector if len(g.shape(selector)) == 1 else g.Reshape(selector, g.ints([-1])), to=9)
+        return [g.Compress(value, flat, axis=0) for value in picked]
+
+    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+        *picked, selector = x
+        places = selector.array.reshape(-1).nonzero()[0]
+        return tuple(F.get_item(value, places) for value in picked)

@@ -1,0 +1,65 @@
+"""Im2col: the windows of a convolution, laid out as channels."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from bridge.layers.base import canonical_axis, layer_type
+from bridge.layers.convolution import Convolution
+from bridge.schema import Shape, count
+
+
+@layer_type("Im2col")
+class Im2col(Convolution):
+    """What a convolution multiplies its weight with: (N, C, H, W) becomes (N, C x kernel, H', W').
+
+    It is the convolution of one group per channel whose weight picks each place of the window in turn.
+
+    Source: caffe.proto ``ConvolutionParameter``, im2col_layer.cpp, im2col.cpp; ONNX ``Conv``.
+    """
+
+    num_output: int = 1
+    bias_term: bool = False
+
+    def roles(self, stored: int) -> tuple[str, ...]:
+        return ()
+
+    def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:
+        return {}
+
+    def _picking(self, channels: int, rank: int) -> tuple[Convolution, np.ndarray]:
+        """The convolution, and its weight (channels x kernel, 1, kernel...) float32."""
+        kernel, stride, pad, dilation = self.window(rank)
+        places = np.eye(count(kernel), dtype=np.float32).reshape(-1, 1, *kernel)
+        convolution = Convolution(
+            name=self.name, type="Convolution", num_output=channels * count(kernel), group=channels, bias_term=False,
+            kernel_size=kernel, stride=stride, pad=pad, dilation=dilation, axis=self.axis,
+        )  # fmt: skip
+        return convolution, np.tile(places, (channels, *[1] * (places.ndim - 1)))
+
+    def _axis(self, rank: int) -> int:
+        axis = canonical_axis(self.axis, rank, self)
+        if axis + 1 >= rank:
+            raise self.fail(f"the input has {rank} axes, expected some behind axis {axis}")
+        return axis
+
+    def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        return tuple(top for bottom in bottoms for top in self._infer(bottom))
+
+    def _infer(self, bottom: Shape) -> tuple[Shape, ...]:
+        axis = self._axis(len(bottom))
+        return self._picking(bottom[axis], len(bottom) - axis - 1)[0].infer(bottom)
+
+    def _each(self, g: Any, blobs: list[str], bottom: str) -> str:
+        shape = g.shape(bottom)
+        axis = self._axis(len(shape))
+        convolution, weight = self._picking(shape[axis], len(shape) - axis - 1)
+        return convolution._each(g, [g.const(weight, f"{self.name}.places")], bottom)
+
+    def _convolve(self, F: Any, link: Any, x: Any) -> Any:
+        convolution, weight = self._picking(x.shape[1], x.ndim - 2)
+        picker = F.chainer.backend.get_array_module(x).asarray(weight)
+        return convolution._convolve(F, SimpleNamespace(W=picker), x)

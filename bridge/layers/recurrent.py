@@ -1,0 +1,111 @@
+"""What LSTM and RNN share: time steps one after the other, over sequences that begin anywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from bridge.layers.base import CaffeLayer
+from bridge.schema import Shape, count, times
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Recurrent(CaffeLayer):
+    """A layer that carries a state from step to step.
+
+    Bottoms: ``x`` (T, N, ...); ``cont`` (T, N), 0 where a sequence begins and 1 within it; perhaps a static
+    input (N, ...) that every step sees; with ``expose_hidden`` the states before the first step, (1, N, H) each.
+    Tops: the outputs (T, N, H); with ``expose_hidden`` the states after the last step.
+    Without ``expose_hidden`` the first step starts from states of 0. (Caffe starts from where its last
+    forward pass ended, which is the same where ``cont`` begins with 0.)
+
+    The steps are unrolled: T is fixed, N can stay open, and no runtime needs control flow.
+
+    Source: caffe.proto ``RecurrentParameter``, recurrent_layer.cpp.
+    """
+
+    message = "recurrent_param"
+    ignored = frozenset({"weight_filler", "bias_filler", "debug_info"})
+    bottom_count = (2, 5)
+    top_count = (1, 3)
+    filler_fields = {
+        "static_weight": "weight_filler", "hidden_weight": "weight_filler",
+        "output_weight": "weight_filler", "output_bias": "bias_filler",
+    }  # fmt: skip
+    states: ClassVar[int] = 1
+    """How many states there are: the output, and for LSTM the cell."""
+
+    num_output: int
+    expose_hidden: bool = False
+
+    @property
+    def static(self) -> bool:
+        """Whether there is an input that every step sees."""
+        return len(self.bottoms) > 2 + self.expose_hidden * self.states
+
+    def batch_axis(self, bottom: int) -> int:
+        return 0 if self.static and bottom == 2 else 1
+
+    def _input_shapes(self, gates: int, bottoms: tuple[Shape, ...]) -> dict[str, Shape]:
+        """The shapes of the blobs that meet the inputs."""
+        shapes: dict[str, Shape] = {"weight": (gates, count(bottoms[0][2:])), "bias": (gates,)}
+        return {**shapes, "static_weight": (gates, count(bottoms[2][1:]))} if self.static else shapes
+
+    def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        expected = 2 + self.static + self.expose_hidden * self.states
+        if len(bottoms) != expected:
+            raise self.fail(f"has {len(bottoms)} bottoms, expected {expected}")
+        steps, samples, *_ = (*bottoms[0], 0, 0)
+        state = (1, samples, self.num_output)
+        wanted = {1: (steps, samples), **dict.fromkeys(range(2 + self.static, expected), state)}
+        if len(bottoms[0]) < 2 or (self.static and bottoms[2][:1] != (samples,)):
+            raise self.fail(f"bottoms are {', '.join(map(times, bottoms))}, expected T x N ..., T x N, N ...")
+        for index, shape in wanted.items():
+            if bottoms[index] != shape:
+                raise self.fail(f"bottom {index} is {times(bottoms[index])}, expected {times(shape)}")
+        exposed = (state,) * self.states if self.expose_hidden else ()
+        return ((steps, samples, self.num_output), *exposed)
+
+    def to_onnx(self, g: Any, *x: str) -> list[str]:
+        """Multiply all inputs at once, then go step by step."""
+        steps = g.shape(x[0])[0]
+        flat = x[0] if len(g.shape(x[0])) == 3 else g.Reshape(x[0], g.ints([0, 0, -1]))
+        fed = g.Add(g.MatMul(flat, self._turned(g, "weight")), g.blob(self, "bias"))
+        if self.static:
+            fed = g.Add(fed, g.MatMul(g.reshape(x[2], [0, -1], len(g.shape(x[2]))), self._turned(g, "static_weight")))
+        cont = g.Unsqueeze(x[1], g.ints([2]))
+        state = list(x[2 + self.static :])
+        outputs = []
+        for step, (now, go) in enumerate(zip(_steps(g, fed, steps), _steps(g, cont, steps), strict=True)):
+            output, state = self.onnx_step(g, now, go, state if step or self.expose_hidden else [])
+            outputs.append(output)
+        sequence = outputs[0] if steps == 1 else g.Concat(*outputs, axis=0)
+        return [sequence, *(state if self.expose_hidden else [])]
+
+    def _turned(self, g: Any, role: str) -> str:
+        return str(g.Transpose(g.blob(self, role), perm=[1, 0]))
+
+    def onnx_step(self, g: Any, fed: str, cont: str, state: list[str]) -> tuple[str, list[str]]:
+        """One step: the output and the states, from what the inputs gave and the states before, none for 0."""
+        raise NotImplementedError
+
+    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+        fed = F.linear(x[0], link.W, link.b, n_batch_axes=2)
+        if self.static:
+            fed = fed + F.broadcast_to(F.linear(x[2], link.static_weight)[None], fed.shape)
+        state = [value[0] for value in x[2 + self.static :]]
+        outputs = []
+        for step in range(len(fed)):
+            go = F.broadcast_to(x[1][step][:, None], (fed.shape[1], self.num_output))
+            output, state = self.chainer_step(F, link, fed[step], go, state if step or self.expose_hidden else [])
+            outputs.append(output)
+        return (F.stack(outputs), *(value[None] for value in (state if self.expose_hidden else [])))
+
+    def chainer_step(self, F: Any, link: Any, fed: Any, cont: Any, state: list[Any]) -> tuple[Any, list[Any]]:
+        """As :meth:`onnx_step`, on variables (N, ...)."""
+        raise NotImplementedError
+
+
+def _steps(g: Any, value: str, steps: int) -> list[str]:
+    """A value cut into its time steps, one of extent 1 each."""
+    return [value] if steps == 1 else list(g.op("Split", value, g.ints([1] * steps), outputs=steps, axis=0))
