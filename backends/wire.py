@@ -330,6 +330,8 @@ def _text(span: Span, field: Field, a: int, b: int) -> Value:
     data = span.source.buffer[a:b]
     if field.kind == "bytes":
         return data
+    if not data.isascii():  # such a text can take four bytes of memory for each of the file's
+        span.spend(a, len(data) // 50)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:

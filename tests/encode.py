@@ -90,7 +90,7 @@ def blob(array: np.ndarray, values: str = "packed", shape: str = "shape", diff: 
         out += chunk(5, first.astype("<f4").tobytes()) + _unpacked(5, second.astype("<f4"))
         out += chunk(5, b"") + chunk(5, third.astype("<f4").tobytes())
     elif values == "double":
-        out += chunk(5, struct.pack("<f", 7)) + chunk(8, flat.astype("<f8").tobytes())  # data loses
+        out += (chunk(5, struct.pack("<f", 7)) if flat.size else b"") + chunk(8, flat.astype("<f8").tobytes())
     elif values == "double unpacked":
         out += _unpacked(8, flat.astype("<f8"))
     else:
@@ -100,7 +100,9 @@ def blob(array: np.ndarray, values: str = "packed", shape: str = "shape", diff: 
 
 
 def stored(array: np.ndarray, values: str) -> np.ndarray:
-    """The values that the encoding holds."""
+    """The values that the encoding holds; where it holds none, no type is said."""
+    if not array.size:
+        return array.astype(np.float32)
     if values.startswith(("double", "raw double")):
         return array.astype(np.float64)
     return array.astype(np.float16 if values == "half" else np.float32)
