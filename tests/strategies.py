@@ -414,3 +414,252 @@ def wire_data(draw: Any) -> bytes:
 
     data = encode.chunk(1, b"net") + fields(4)
     return data[: draw(st.integers(0, len(data)))] if draw(st.booleans()) else data
+
+
+# -- shapes, pieces, sequences ---------------------------------------------------------------
+
+
+@layer_case("Flatten")
+@st.composite
+def flattens(draw: Any, kind: str) -> LayerCase:
+    shape = draw(shapes(1, 5))
+    first, last = sorted(draw(st.integers(0, len(shape) - 1)) for _ in range(2))
+    axis, end = (draw(st.sampled_from([place, place - len(shape)])) for place in (first, last))
+    return LayerCase(kind, f"flatten_param {{ axis: {axis} end_axis: {end} }}", (shape,), seed=draw(SEEDS))
+
+
+@layer_case("Reshape")
+@st.composite
+def reshapes(draw: Any, kind: str) -> LayerCase:
+    shape = draw(shapes(1, 4))
+    start, stop = sorted(draw(st.integers(0, len(shape))) for _ in range(2))
+    dims, left = [], int(np.prod(shape[start:stop]))
+    for _ in range(draw(st.integers(0, 3))):
+        dims.append(draw(st.sampled_from([n for n in range(1, left + 1) if left % n == 0])))
+        left //= dims[-1]
+    if left > 1 or not dims:
+        dims.append(left)
+    kept = [i for i, n in enumerate(dims) if start + i < len(shape) and shape[start + i] == n]
+    for place in draw(st.lists(st.sampled_from(kept), unique=True)) if kept else []:
+        dims[place] = 0
+    if draw(st.booleans()):
+        dims[draw(st.integers(0, len(dims) - 1))] = -1
+    axis = draw(st.sampled_from([start, start - len(shape) - 1]))
+    count = -1 if stop == len(shape) and draw(st.booleans()) else stop - start
+    dim = " ".join(f"dim: {n}" for n in dims)
+    body = f"reshape_param {{ shape {{ {dim} }} axis: {axis} num_axes: {count} }}"
+    return LayerCase(kind, body, (shape,), seed=draw(SEEDS))
+
+
+@layer_case("Slice")
+@st.composite
+def slices(draw: Any, kind: str) -> LayerCase:
+    shape, axis, tops = list(draw(shapes(1, 4))), 0, draw(st.integers(1, 4))
+    axis = draw(st.integers(0, len(shape) - 1))
+    name = draw(st.sampled_from(["axis", "slice_dim"]))
+    if tops > 1 and draw(st.booleans()):
+        points = sorted(draw(st.lists(st.integers(1, 8), min_size=tops - 1, max_size=tops - 1, unique=True)))
+        shape[axis] = points[-1] + draw(st.integers(1, 3))
+    else:
+        points, shape[axis] = [], tops * draw(st.integers(1, 3))
+    place = axis - len(shape) if name == "axis" and draw(st.booleans()) else axis
+    body = f"slice_param {{ {name}: {place} {' '.join(f'slice_point: {n}' for n in points)} }}"
+    return LayerCase(kind, body, (tuple(shape),), tops=tops, seed=draw(SEEDS))
+
+
+@layer_case("Crop")
+@st.composite
+def crops(draw: Any, kind: str) -> LayerCase:
+    size = draw(shapes(2, 4))
+    axis = draw(st.integers(0, len(size) - 1))
+    count = draw(st.sampled_from([0, 1, len(size) - axis]))
+    offsets = [draw(st.integers(0, 3)) for _ in range(count)]
+    each = offsets * (len(size) - axis) if count == 1 else offsets or [0] * (len(size) - axis)
+    source = [*size[:axis], *(n + a + draw(st.integers(0, 2)) for n, a in zip(size[axis:], each, strict=True))]
+    other = (*(draw(st.integers(1, 3)) for _ in range(axis)), *size[axis:])
+    place = draw(st.sampled_from([axis, axis - len(size)]))
+    body = f"crop_param {{ axis: {place} {' '.join(f'offset: {n}' for n in offsets)} }}"
+    return LayerCase(kind, body, (tuple(source), other), seed=draw(SEEDS))
+
+
+@layer_case("SPP")
+@st.composite
+def pyramids(draw: Any, kind: str) -> LayerCase:
+    height = draw(st.integers(1, 4))
+    bins = 2 ** (height - 1)
+    side = st.integers(bins, 13).filter(lambda n: _fits_bins(n, height))
+    shape = (draw(st.integers(1, 2)), draw(st.integers(1, 3)), draw(side), draw(side))
+    body = f"spp_param {{ pyramid_height: {height} pool: {draw(st.sampled_from(['MAX', 'AVE']))} }}"
+    return LayerCase(kind, body, (shape,), seed=draw(SEEDS))
+
+
+def _fits_bins(side: int, height: int) -> bool:
+    """Whether each level's pad is smaller than its kernel, as Caffe demands."""
+    kernels = [(2**level, -(-side // 2**level)) for level in range(height)]
+    return all((kernel * bins - side + 1) // 2 < kernel for bins, kernel in kernels)
+
+
+@layer_case("Im2col")
+@st.composite
+def im2cols(draw: Any, kind: str) -> LayerCase:
+    axis, rank = draw(st.integers(0, 2)), draw(st.integers(1, 3))
+    kernel = [draw(st.integers(1, 3)) for _ in range(rank)]
+    dilation = [draw(st.integers(1, 2)) for _ in range(rank)]
+    space = [d * (k - 1) + 1 + draw(st.integers(0, 3)) for k, d in zip(kernel, dilation, strict=True)]
+    shape = (*(draw(st.integers(1, 2)) for _ in range(axis)), draw(st.integers(1, 3)), *space)
+    fields = {"kernel_size": kernel, "dilation": dilation, "stride": [draw(st.integers(1, 3)) for _ in range(rank)]}
+    fields["pad"] = [draw(st.integers(0, 2)) for _ in range(rank)]
+    body = " ".join(f"{name}: {value}" for name, values in fields.items() for value in values)
+    return LayerCase(kind, f"convolution_param {{ axis: {axis} {body} }}", (shape,), seed=draw(SEEDS))
+
+
+@layer_case("Filter")
+@st.composite
+def filters(draw: Any, kind: str) -> LayerCase:
+    many = draw(st.lists(shapes(1, 3), min_size=1, max_size=2))
+    samples, rank = draw(st.integers(1, 5)), draw(st.integers(1, 3))
+    picked = tuple((samples, *shape[1:]) for shape in many)
+    selector = (samples, *[1] * (rank - 1))
+    data = {len(many): lambda rng, shape: rng.choice([0, 0, 1, -2, 0.25], shape)}
+    return LayerCase(kind, "", (*picked, selector), tops=len(many), data=data, seed=draw(SEEDS))
+
+
+@layer_case("LSTM", "RNN")
+@st.composite
+def recurrents(draw: Any, kind: str) -> LayerCase:
+    steps, samples, size = (draw(st.integers(1, 4)) for _ in range(3))
+    static, exposed = draw(st.booleans()), draw(st.booleans())
+    states = {"LSTM": 2, "RNN": 1}[kind] * exposed
+    x = (steps, samples, *draw(st.lists(st.integers(1, 3), min_size=1, max_size=2)))
+    more = [(samples, *draw(st.lists(st.integers(1, 3), min_size=1, max_size=2)))] if static else []
+    cont = {1: lambda rng, shape: rng.choice([0, 1, 1, 0.5], shape)}
+    bottoms = (x, (steps, samples), *more, *[(1, samples, size)] * states)
+    body = f"recurrent_param {{ num_output: {size} expose_hidden: {str(exposed).lower()} }}"
+    return LayerCase(kind, body, bottoms, tops=1 + states, data=cont, seed=draw(SEEDS))
+
+
+@layer_case("LSTMUnit")
+@st.composite
+def lstm_units(draw: Any, kind: str) -> LayerCase:
+    samples, size = (draw(st.integers(1, 4)) for _ in range(2))
+    cont = {2: lambda rng, shape: rng.choice([0, 1, 0.5], shape)}
+    bottoms = ((1, samples, size), (1, samples, 4 * size), (1, samples))
+    return LayerCase(kind, "", bottoms, tops=2, data=cont, seed=draw(SEEDS))
+
+
+# ---- layers of forks -----------------------------------------------------------------------
+
+
+@layer_case("Permute")
+@st.composite
+def permutes(draw: Any, kind: str) -> LayerCase:
+    shape = draw(shapes(2, 5))
+    order = draw(st.permutations(range(len(shape))))[: draw(st.integers(0, len(shape)))]
+    return LayerCase(kind, "permute_param { " + " ".join(f"order: {n}" for n in order) + " }", (shape,), seed=draw(SEEDS))
+
+
+@layer_case("Normalize")
+@st.composite
+def normalizes(draw: Any, kind: str) -> LayerCase:
+    if draw(st.integers(0, 4)) == 0:
+        return LayerCase(kind, "", (draw(images()),), seed=draw(SEEDS))
+    flags = " ".join(f"{name}: {str(draw(st.booleans())).lower()}" for name in ("across_spatial", "channel_shared"))
+    body = f"norm_param {{ {flags} eps: {draw(st.sampled_from(['1e-10', '0.01']))} }}"
+    return LayerCase(kind, body, (draw(st.one_of(images(), shapes(2, 3))),), seed=draw(SEEDS))
+
+
+@layer_case("L2Normalization", "L2Normalize", "L2Norm")
+@st.composite
+def l2_normalizations(draw: Any, kind: str) -> LayerCase:
+    return LayerCase(kind, "", (draw(shapes(2, 4)),), seed=draw(SEEDS))
+
+
+@layer_case("BN")
+@st.composite
+def bns(draw: Any, kind: str) -> LayerCase:
+    body = draw(
+        st.sampled_from(
+            [
+                "",
+                "bn_param { eps: 0.001 frozen: true slope_filler { type: 'constant' value: 1 } }",
+                "bn_param { var_eps: 0.001 moving_average: true }",
+                "bn_param { var_eps: 0.001 decay: 0.1 }",
+                "bn_param { bn_mode: INFERENCE }",
+                "bn_param { bn_mode: LEARN }",
+            ]
+        )
+    )
+    shape = draw(st.tuples(st.integers(2, 3), st.integers(1, 5), st.integers(2, 6), st.integers(2, 6)))
+    return LayerCase(kind, body, (shape,), blobs={"variance": positive}, seed=draw(SEEDS))
+
+
+@layer_case("Upsample")
+@st.composite
+def upsamples(draw: Any, kind: str) -> LayerCase:
+    shape, (a, b) = draw(images(1, 4)), (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
+    if draw(st.booleans()):
+        return LayerCase(kind, f"upsample_param {{ scale_h: {a} scale_w: {b} }}", (shape,), seed=draw(SEEDS))
+    height, width = shape[2] * a, shape[3] * b
+    options = [f"scale_h: {a} scale_w: {b}", f"upsample_h: {height} upsample_w: {width}"]
+    if a == b == 2 and shape[2] > 1:
+        height -= 1
+        options = ["scale: 2 pad_out_h: true"]
+    places = {1: lambda rng, shape: rng.integers(0, height * width, shape)}
+    body = f"upsample_param {{ {draw(st.sampled_from(options))} }}"
+    return LayerCase(kind, body, (shape, shape), data=places, seed=draw(SEEDS))
+
+
+@layer_case("Interp")
+@st.composite
+def interps(draw: Any, kind: str) -> LayerCase:
+    shape = draw(images(3, 9))
+    size, zoom, shrink = (
+        f"height: {draw(st.integers(1, 12))} width: {draw(st.integers(1, 12))}",
+        f"zoom_factor: {draw(st.integers(1, 3))}",
+        f"shrink_factor: {draw(st.integers(1, 3))}",
+    )
+    how = draw(st.sampled_from([size, zoom, shrink, f"{zoom} {shrink}", f"{size} {zoom}", f"{size} {zoom} {shrink}"]))
+    body = f"interp_param {{ {how} pad_beg: {draw(st.integers(-1, 0))} pad_end: {draw(st.integers(-1, 0))} }}"
+    return LayerCase(kind, body, (shape,), seed=draw(SEEDS))
+
+
+@layer_case("ShuffleChannel")
+@st.composite
+def shuffle_channels(draw: Any, kind: str) -> LayerCase:
+    group, per_group = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    shape = draw(images(1, 4, st.just(group * per_group)))
+    return LayerCase(kind, f"shuffle_channel_param {{ group: {group} }}", (shape,), seed=draw(SEEDS))
+
+
+@layer_case("Axpy")
+@st.composite
+def axpys(draw: Any, kind: str) -> LayerCase:
+    shape = draw(images())
+    a = draw(st.sampled_from([shape[:2], (*shape[:2], 1, 1)]))
+    return LayerCase(kind, "", (a, shape, shape), seed=draw(SEEDS))
+
+
+@layer_case("PixelShuffle")
+@st.composite
+def pixel_shuffles(draw: Any, kind: str) -> LayerCase:
+    r = draw(st.integers(1, 3))
+    shape = draw(images(1, 4, st.integers(1, 3).map(lambda c: c * r * r)))
+    return LayerCase(kind, f"pixelshuffle_param {{ upscale_factor: {r} }}", (shape,), seed=draw(SEEDS))
+
+
+@layer_case("Reorg")
+@st.composite
+def reorgs(draw: Any, kind: str) -> LayerCase:
+    s, reverse = draw(st.integers(1, 3)), draw(st.booleans())
+    n, c, h, w = draw(images(1, 3, st.integers(1, 2)))
+    shape = (n, c * s * s, h, w) if reverse else (n, c * s * s, h * s, w * s)
+    return LayerCase(kind, f"reorg_param {{ stride: {s} reverse: {str(reverse).lower()} }}", (shape,), seed=draw(SEEDS))
+
+
+@layer_case("CropCenter")
+@st.composite
+def crop_centers(draw: Any, kind: str) -> LayerCase:
+    shape = draw(shapes(2, 4, 9))
+    crops = [0, *(draw(st.integers(0, (n - 1) // 2)) for n in shape[1:])]
+    body = "crop_center_param { " + " ".join(f"crop_size: {n}" for n in crops) + " }"
+    return LayerCase(kind, body, (shape,), seed=draw(SEEDS))

@@ -5,6 +5,7 @@ All of it works on NumPy and CuPy arrays alike, and is differentiable.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,25 @@ from bridge.compat import import_chainer
 
 chainer = import_chainer()
 _chainer_functions = chainer.functions
+as_variable = chainer.as_variable
 
 if TYPE_CHECKING:
     from bridge.layers.batch_norm import BatchNorm
-    from bridge.layers.pooling import Pooling
+
+
+_HOMES = {
+    "largest": "bridge.chain.ranking",
+    "caffe_pooling": "bridge.chain.pooling",
+    "fork_batch_norm": "bridge.chain.forks",
+    "masked_unpooling": "bridge.chain.forks",
+    "corner_aligned_resize": "bridge.chain.forks",
+}
+"""Functions of rarer layers, imported when one asks for them."""
 
 
 def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     return getattr(_chainer_functions, name)
 
 
@@ -28,13 +41,14 @@ def folded(x: Any, axis: int, function: Callable[[Any], Any]) -> Any:
     Args:
         x: Variable (batch axes..., channels, spatial axes...).
         axis: The channel axis.
-        function: Takes and gives (batch, channels, spatial axes...).
+        function: Takes and gives (batch, channels, spatial axes...), with at least one spatial axis.
     """
     axis %= x.ndim
-    if axis == 1:
+    if axis == 1 and x.ndim > 2:
         return function(x)
-    y = function(_chainer_functions.reshape(x, (-1, *x.shape[axis:])))
-    return _chainer_functions.reshape(y, (*x.shape[:axis], *y.shape[1:]))
+    space = x.shape[axis + 1 :]
+    y = function(_chainer_functions.reshape(x, (-1, x.shape[axis], *(space or (1,)))))
+    return _chainer_functions.reshape(y, (*x.shape[:axis], y.shape[1], *y.shape[2:][: len(space)]))
 
 
 def convolution(
@@ -42,37 +56,17 @@ def convolution(
 ) -> Any:
     """N-dimensional grouped, dilated convolution of (N, C, spatial axes...)."""
     options = {"dilate": tuple(dilation), "groups": groups}
-    if x.ndim == 4:
-        return _chainer_functions.convolution_2d(x, W, b, tuple(stride), tuple(pad), **options)
-    return _chainer_functions.convolution_nd(x, W, b, tuple(stride), tuple(pad), **options)
+    function = _chainer_functions.convolution_2d if x.ndim == 4 else _chainer_functions.convolution_nd
+    return function(x, W, b, tuple(stride), tuple(pad), **options)
 
 
-def caffe_pooling(x: Any, layer: Pooling) -> Any:
-    """Pooling with Caffe's windows, of a variable (N, C, H, W).
-
-    Source: pooling_layer.cpp.
-    """
-    space = x.shape[2:]
-    kernel, stride, pad = layer.window(space)
-    height, width = layer.infer(x.shape)[0][2:]
-    if layer.pool == "MAX":
-        y = _chainer_functions.max_pooling_2d(x, kernel, stride, pad, cover_all=layer.round_mode == "CEIL")
-        return y if y.shape[2:] == (height, width) else y[:, :, :height, :width]
-    if layer.global_pooling:
-        return _chainer_functions.average_pooling_2d(x, kernel, stride, pad)
-    trailing = layer.trailing_pad()
-    if trailing == tuple(pad):  # floor rounding gives the same windows
-        y = _chainer_functions.average_pooling_2d(x, kernel, stride, pad)
-    else:
-        borders = [(0, 0), (0, 0), *zip(pad, trailing, strict=True)]
-        y = _chainer_functions.average_pooling_2d(
-            _chainer_functions.pad(x, borders, "constant", constant_values=0), kernel, stride
-        )
-    correction = layer.correction(space)
-    if (correction == 1).all():
-        return y
-    xp = chainer.backend.get_array_module(x)
-    return y * xp.broadcast_to(xp.asarray(correction, dtype=x.dtype), y.shape)
+def deconvolution(
+    x: Any, W: Any, b: Any, stride: Sequence[int], pad: Sequence[int], dilation: Sequence[int], groups: int
+) -> Any:
+    """N-dimensional grouped, dilated transposed convolution of (N, C, spatial axes...)."""
+    options = {"dilate": tuple(dilation), "groups": groups}
+    function = _chainer_functions.deconvolution_2d if x.ndim == 4 else _chainer_functions.deconvolution_nd
+    return function(x, W, b, tuple(stride), tuple(pad), **options)
 
 
 def caffe_batch_norm(x: Any, link: Any, layer: BatchNorm) -> Any:
