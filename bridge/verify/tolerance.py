@@ -1,0 +1,268 @@
+"""How far two correct engines may be apart: a bound that follows from what the layer computes.
+
+Both engines round each operation to float32, unit roundoff ``u = 2**-24``, in an order of
+their own.
+
+**Sums** (convolution, inner product, average pooling, affine layers): a sum of k terms is
+off by at most ``c sqrt(k) u`` times the sum of the terms' magnitudes, with a probability
+that c makes as good as certain. That sum is computed, value by value, by the layer itself
+with the magnitudes of its inputs and blobs.
+
+**Everything else**: a good algorithm gives the exact result of slightly wrong inputs.
+So each input is moved by ``STEP`` of itself, up or down at random, and the bound is how far
+the layer's own results then move, and a few roundings of the largest of them.
+
+**Several layers at once**, where values in between are not known: every layer's result is
+moved at random within its own bound on the way; the bound is twice the distance that the
+end moves.
+
+Source: N. J. Higham and T. Mary, A new approach to probabilistic rounding error analysis,
+2019; J. H. Wilkinson, Rounding errors in algebraic processes, 1963 (backward error);
+D. S. Parker, Monte Carlo arithmetic, 1997.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Union
+
+import numpy as np
+
+from bridge.errors import BridgeError
+from bridge.schema import Blob, Blobs, Layer, count
+from bridge.verify.segments import Place, Runner, Segment
+
+UNIT = 2.0**-24
+"""Unit roundoff of float32."""
+FACTOR = 12
+"""c: two engines, each within 6 standard deviations of its rounding errors."""
+STEP = 64 * UNIT
+"""How far the inputs of layers that are no sums are moved, relative to themselves."""
+FLOOR = 16 * UNIT
+"""Roundings of a layer that is no sum, relative to its largest result."""
+TINY = 2.0**-126
+"""Smallest normal float32: below it engines may flush to zero."""
+SAMPLES = 2
+"""How often several layers are run with moved results."""
+
+
+class Bound(NamedTuple):
+    """The largest difference that passes, a number per value or one for all, and why."""
+
+    values: np.ndarray | float
+    why: str
+
+
+Judged = dict[Place, tuple[Bound, np.ndarray]]
+"""Per top its bound, and its values."""
+
+Tolerance = Union[float, Mapping[str, Union[float, None]], None]
+
+
+class Given(NamedTuple):
+    """Tolerances that the user gave, as in :func:`numpy.allclose`."""
+
+    rtol: float
+    atol: float
+
+    def bound(self, expected: np.ndarray) -> Bound:
+        """``atol + rtol * |expected|``."""
+        with np.errstate(invalid="ignore"):
+            values = self.atol + self.rtol * np.abs(np.asarray(expected, np.float64))
+        return Bound(_finite(values), f"as given: {self.atol:g} + {self.rtol:g} x |value|")
+
+
+class Tolerances:
+    """What the user gave: one pair for all tops, and pairs for single ones.
+
+    Args:
+        rtol, atol: A number, or numbers by blob name with ``""`` for all others; one that
+            is not given counts as 0 where the other is.
+    """
+
+    def __init__(self, rtol: Tolerance = None, atol: Tolerance = None) -> None:
+        self._rtol, self._atol = (value if isinstance(value, Mapping) else {"": value} for value in (rtol, atol))
+
+    def of(self, blob: str) -> Given | None:
+        """The tolerance of a blob; ``None`` where it is to follow from the layer."""
+        rtol, atol = (table.get(blob, table.get("")) for table in (self._rtol, self._atol))
+        return None if rtol is None and atol is None else Given(rtol or 0.0, atol or 0.0)
+
+
+def bounds(runner: Runner, part: Segment, values: Mapping[Place, np.ndarray], seed: int) -> Judged:
+    """What a segment makes of known values, and the bound of each top of its last layer.
+
+    Args:
+        runner: Runs pieces of the net.
+        part: The segment.
+        values: Of its inputs.
+        seed: For the random movements.
+    """
+    rng = np.random.default_rng(seed)
+    clean = {**values, **runner.run(part, values)}
+    own = {index: _own(runner, index, clean, rng) for index in part.layers}
+    last = part.layers[-1]
+    if len(part.layers) == 1:
+        return {place: (bound, clean[place]) for place, bound in own[last].items()}
+    moved: dict[Place, float] = {}
+    for _ in range(SAMPLES):
+        for place, distance in _shaken(runner, part, values, clean, own, rng).items():
+            moved[place] = max(moved.get(place, 0.0), distance)
+    why = f"2 x what rounding in the {len(part.layers)} layers from known values moves it"
+    return {
+        place: (Bound(2 * distance, why), clean[place]) for place, distance in moved.items() if place[0] == last
+    }
+
+
+def _own(runner: Runner, index: int, clean: Mapping[Place, np.ndarray], rng: np.random.Generator) -> dict[Place, Bound]:
+    """The bounds of one layer's tops on given inputs."""
+    layer = runner.net.layers[index]
+    tops = {(index, top): clean[index, top] for top in range(len(layer.tops)) if (index, top) in clean}
+    bottoms = [clean[place] for place in runner.reads[index]]
+    positive = _positive(layer)
+    if positive is None:
+        return _backward(runner, index, clean, tops, rng)
+    terms = _terms(layer, bottoms, list(tops.values()))
+    magnitudes = {place: np.abs(clean[place]) for place in runner.reads[index]}
+    sums = runner.run(runner.alone(index), magnitudes, lambda _: positive)
+    size = FACTOR * np.sqrt(terms) * UNIT
+    why = f"{FACTOR} x sqrt({terms}) x 2^-24 x sum of |terms|, a sum of {terms} terms in another order"
+    return {place: Bound(_finite(size * np.abs(sums[place].astype(np.float64)) + TINY), why) for place in tops}
+
+
+def _backward(
+    runner: Runner,
+    index: int,
+    clean: Mapping[Place, np.ndarray],
+    tops: Mapping[Place, np.ndarray],
+    rng: np.random.Generator,
+) -> dict[Place, Bound]:
+    part = runner.alone(index)
+    inputs = {place: _nudged(clean[place], rng) for place in part.inputs}
+    try:
+        moved = runner.run(part, inputs)
+    except BridgeError:
+        moved = {}
+    why = "what moving each input by 2^-18 of itself changes, and 16 x 2^-24 of the largest value"
+    return {
+        place: Bound(_finite(_distance(array, moved.get(place)) + FLOOR * _largest(array) + TINY), why)
+        if not _counts(array)
+        else Bound(0.0, "whole numbers, which must be equal")
+        for place, array in tops.items()
+    }
+
+
+def _shaken(
+    runner: Runner,
+    part: Segment,
+    values: Mapping[Place, np.ndarray],
+    clean: Mapping[Place, np.ndarray],
+    own: Mapping[int, Mapping[Place, Bound]],
+    rng: np.random.Generator,
+) -> dict[Place, float]:
+    """How far each top moves when every layer's result is moved within its bound."""
+    now = dict(values)
+    found: dict[Place, float] = {}
+    for index in part.layers:
+        tops = runner.run(runner.alone(index), now)
+        for place, array in tops.items():
+            shift = rng.uniform(-1, 1, array.shape) * own[index][place].values if place in own[index] else 0
+            now[place] = (array + shift).astype(np.float32)
+            found[place] = _distance(clean[place], now[place])
+    return found
+
+
+def _distance(a: np.ndarray, b: np.ndarray | None) -> float:
+    """The largest difference where both are finite; none of another shape."""
+    if b is None or a.shape != b.shape or not a.size:
+        return 0.0
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(a.astype(np.float64) - b)
+    return float(difference[np.isfinite(difference)].max(initial=0))
+
+
+def _nudged(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Each value moved by STEP of itself; whole numbers, which may be places or flags, stay."""
+    if _counts(array):
+        return array
+    signs = rng.choice(np.array([-STEP, STEP]), array.shape)
+    return np.asarray(array * (1 + signs), np.float32)
+
+
+def _counts(array: np.ndarray) -> bool:
+    return bool((array == np.rint(array)).all())
+
+
+def _largest(array: np.ndarray) -> float:
+    return float(np.abs(array[np.isfinite(array)]).max(initial=0))
+
+
+def _finite(bound: np.ndarray | float) -> np.ndarray:
+    return np.nan_to_num(bound, nan=0, posinf=0)
+
+
+# -- sums ------------------------------------------------------------------------------------
+
+
+def _terms(layer: Layer, bottoms: Sequence[np.ndarray], tops: Sequence[np.ndarray]) -> int:
+    """How many terms a result is the sum of, bias included."""
+    if "weight" in layer.blobs:
+        return layer.blobs.blob("weight").size // max(1, getattr(layer, "num_output", 1)) + 1
+    if getattr(layer, "global_pooling", False):
+        return count(bottoms[0].shape[2:])
+    kernel = getattr(layer, "kernel_size", ())
+    inner = sum(bottom.size for bottom in bottoms) // max(1, sum(top.size for top in tops))
+    return max(4, count(kernel), inner)
+
+
+def _positive(layer: Layer) -> Layer | None:
+    """The layer with the magnitudes of its blobs and factors, if what it computes is a sum."""
+    make = _SUMS.get(layer.type)
+    return make(layer) if make else None
+
+
+def _magnitudes(layer: Layer) -> Layer:
+    return dataclasses.replace(
+        layer, blobs=Blobs({role: _changed(blob, np.abs) for role, blob in layer.blobs.entries()})
+    )
+
+
+def _changed(blob: Blob, change: Callable[[np.ndarray], np.ndarray]) -> Blob:
+    return Blob(blob.shape, blob.dtype, lambda: change(blob.numpy()))
+
+
+def _normalised(layer: Layer) -> Layer:
+    """``|x| + |mean|`` over the deviation: the mean, which is subtracted, has its sign turned."""
+    factor = layer.blobs["scale_factor"] if "scale_factor" in layer.blobs else np.ones(1, np.float32)
+    sign = np.float32(-1 if np.all(factor >= 0) else 1)
+    changes = {"mean": lambda mean: np.abs(mean) * sign, "gamma": np.abs, "beta": np.abs}
+    blobs = {
+        role: _changed(blob, changes[role]) if role in changes else blob for role, blob in layer.blobs.entries()
+    }
+    return dataclasses.replace(layer, blobs=Blobs(blobs))
+
+
+def _weighted(layer: Layer) -> Layer | None:
+    """Eltwise: magnitudes of the coefficients."""
+    coeff = getattr(layer, "coeff", ())
+    return dataclasses.replace(layer, coeff=tuple(map(abs, coeff))) if coeff else layer
+
+
+def _averaged(layer: Layer) -> Layer | None:
+    return layer if getattr(layer, "pool", "") == "AVE" else None
+
+
+_SUMS: dict[str, Callable[[Layer], Layer | None]] = {
+    **dict.fromkeys(
+        (
+            "Bias", "Convolution", "ConvolutionDepthwise", "Deconvolution", "DepthwiseConvolution", "Embed",
+            "InnerProduct", "Scale",
+        ),
+        _magnitudes,
+    ),
+    "BatchNorm": _normalised,
+    "Eltwise": _weighted,
+    "Pooling": _averaged,
+}  # fmt: skip
+"""Types whose result is a sum of products: how to make the layer that sums magnitudes."""
