@@ -9,6 +9,7 @@ or a framework.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
@@ -393,6 +394,20 @@ class Net:
     def replace(self, **changes: Any) -> Net:
         """A copy with some attributes changed."""
         return dataclasses.replace(self, **changes)
+
+    def with_input_shapes(self, shapes: Mapping[str, Shape]) -> Net:
+        """The net with other shapes for some of its inputs, in its Input layers and their definitions."""
+        layers = []
+        for layer in self.layers:
+            own = getattr(layer, "input_shapes", None)
+            if own is not None and shapes.keys() & set(layer.tops):
+                new = tuple(shapes.get(top, shape) for top, shape in itertools.zip_longest(layer.tops, own, fillvalue=()))
+                definition = layer.definition.copy()
+                dims = [Message(shape=[Message(dim=list(shape)) for shape in new])]
+                definition.set("input_param", *dims)
+                layer = dataclasses.replace(layer, definition=definition, input_shapes=new)
+            layers.append(layer)
+        return self.replace(layers=tuple(layers))
 
     def to_message(self) -> Message:
         """The net's definition as one ``NetParameter`` (V2) without blobs."""

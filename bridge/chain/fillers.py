@@ -16,7 +16,7 @@ from bridge.message import Message
 from bridge.schema import Layer, Shape, count
 
 _FIELDS = {"weight": "weight_filler", "bias": "bias_filler", "gamma": "filler", "beta": "bias_filler"}
-_NEUTRAL = {"gamma": 1.0, "scale_factor": 0.0}
+_NEUTRAL = {"gamma": 1.0, "scale_factor": 0.0, "slope": 0.25}
 
 
 def filled(layer: Layer, role: str, shape: Shape, *, seed: int | None = None) -> np.ndarray:
@@ -35,7 +35,8 @@ def filled(layer: Layer, role: str, shape: Shape, *, seed: int | None = None) ->
         UnsupportedLayerError: The filler's type is not one of Caffe's.
     """
     message = layer.definition.message(layer.message) if isinstance(layer, CaffeLayer) else Message()
-    filler = message.message(_FIELDS.get(role, f"{role}_filler"))
+    own = layer.filler_fields if isinstance(layer, CaffeLayer) else {}
+    filler = message.message(own.get(role) or _FIELDS.get(role, f"{role}_filler"))
     rng = np.random.default_rng(None if seed is None else [seed, *role.encode()])
     kind = filler.text("type", "constant")
     if kind not in _FILLERS:

@@ -1,0 +1,23 @@
+"""``bridge demo``: the whole way on a small trained model."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import click
+
+from bridge.cli import options
+
+
+@click.command()
+def demo() -> None:
+    """Read, prove, export and fine-tune a small real model; takes a minute or two."""
+    from bridge import demo as way
+    from bridge.cli.finetune import Progress
+
+    start = time.perf_counter()
+    with Progress(hidden=not sys.stderr.isatty()) as progress:
+        found = way.run(lambda text: click.echo(f"{text} ...", err=True), progress.step)
+    options.table("weight bridge, the whole way", ["what", "found"], [list(row) for row in found])
+    click.echo(f"done in {time.perf_counter() - start:.0f} s")

@@ -1,0 +1,161 @@
+"""The net that is trained: a new head, a loss, and which layers stay as they are."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+
+from bridge.errors import ModelError, UsageError
+from bridge.layers import build_layer
+from bridge.message import Message
+from bridge.schema import Layer, Net, nearest
+
+LABEL = "label"
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """``fc8=10`` or ``fc8=fc8_new:10``: a layer that gets new outputs, and perhaps a new name."""
+
+    layer: str
+    outputs: int
+    name: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Head:
+        """From the text of ``--head``.
+
+        Raises:
+            UsageError: It is not of that form.
+        """
+        match = re.fullmatch(r"(?P<layer>.+?)=(?:(?P<name>.+):)?(?P<outputs>\d+)", text)
+        if match is None or int(match["outputs"]) < 1:
+            raise UsageError(f"--head {text}: expected LAYER=10 or LAYER=NEW_NAME:10")
+        return cls(match["layer"], int(match["outputs"]), match["name"] or "")
+
+
+def with_heads(net: Net, heads: Iterable[Head]) -> Net:
+    """The net with other numbers of outputs; the layers' blobs are left to their fillers.
+
+    Raises:
+        NotFoundError: There is no such layer.
+        UsageError: The layer has no ``num_output``.
+    """
+    for head in heads:
+        old = net[head.layer]
+        field = getattr(old, "message", "")
+        if not hasattr(old, "num_output"):
+            raise UsageError(f"{old.label} has no num_output to change", where=net.where)
+        definition = old.definition.copy()
+        params = definition.message(field)
+        params.set("num_output", head.outputs)
+        if "weight_filler" not in params:  # Caffe's own default, zeros, does not train in a deeper net
+            params.set("weight_filler", Message(type="xavier"))
+        definition.set("name", head.name or old.name)
+        new = build_layer(definition)
+        net = net.replace(layers=tuple(new if layer is old else layer for layer in net.layers))
+    return net
+
+
+def with_new_layers(net: Net) -> tuple[Net, list[str]]:
+    """Layers that the weights file does not have are left to their fillers, as Caffe does; their names."""
+    new = [layer.name for layer in net.layers if layer.uncovered]
+    layers = tuple(dataclasses.replace(layer, uncovered="") for layer in net.layers)
+    return net.replace(layers=layers), new
+
+
+def with_loss(net: Net) -> Net:
+    """The net with a loss at its end.
+
+    A net that has losses stays as it is. In one for deployment, the Softmax at the end
+    becomes a SoftmaxWithLoss over the same scores; where there is none, one is added
+    to the net's one output.
+
+    Raises:
+        ModelError: There is no single place for a loss.
+    """
+    if any(is_loss(layer) for layer in net.layers):
+        return net
+    tails = [layer for layer in net.layers if layer.type == "Softmax" and layer.tops[0] in net.outputs]
+    if len(tails) > 1 or (not tails and len(net.outputs) != 1):
+        raise ModelError(
+            f"the net has {len(net.outputs)} outputs ({', '.join(net.outputs)}), expected one Softmax to train",
+            where=net.where,
+            hint="give a train prototxt with its losses",
+        )
+    scores = tails[0].bottoms[0] if tails else net.outputs[0]
+    definition = Message(name="loss", type="SoftmaxWithLoss", bottom=[scores, LABEL], top="loss")
+    label = Message(name=LABEL, type="Input", top=LABEL)
+    kept = [layer for layer in net.layers if layer not in tails]
+    return net.replace(layers=(build_layer(label), *kept, build_layer(definition)))
+
+
+def is_loss(layer: Layer) -> bool:
+    """Whether the layer's first top is a loss by its type. Source: ``LayerParameter.loss_weight``."""
+    return layer.type.endswith("Loss")
+
+
+def loss_weights(layer: Layer) -> tuple[float, ...]:
+    """The weight of each top in the objective."""
+    given = [float(w) for w in layer.definition.all("loss_weight") if isinstance(w, (int, float))]
+    default = [1.0 if is_loss(layer) and index == 0 else 0.0 for index in range(len(layer.tops))]
+    return tuple(given + default[len(given) :])
+
+
+def scores_and_label(net: Net) -> tuple[str, str]:
+    """The blobs that the classification's loss compares.
+
+    Raises:
+        ModelError: The net has no SoftmaxWithLoss.
+    """
+    for layer in reversed(net.layers):
+        if layer.type == "SoftmaxWithLoss" and len(layer.bottoms) > 1:
+            return layer.bottoms[0], layer.bottoms[1]
+    raise ModelError("the net has no SoftmaxWithLoss to train", where=net.where)
+
+
+def matching(net: Net, patterns: Iterable[str]) -> list[str]:
+    """Names of the layers that the patterns choose (``conv*``), in order.
+
+    Raises:
+        UsageError: A pattern chooses no layer with blobs.
+    """
+    chosen: dict[str, None] = {}
+    for pattern in patterns:
+        found = [layer.name for layer in net.layers if fnmatchcase(layer.name, pattern) and has_parameters(layer)]
+        if not found:
+            raise UsageError(
+                f"no layer with parameters is called '{pattern}'", where=net.where, hint=nearest(pattern, net)
+            )
+        chosen.update(dict.fromkeys(found))
+    return list(chosen)
+
+
+def has_parameters(layer: Layer) -> bool:
+    """Whether the layer has blobs, stored or to be filled."""
+    roles = getattr(layer, "roles", None)
+    return bool(layer.blobs) or bool(roles and roles(0))
+
+
+def multipliers(net: Net, given: Mapping[str, float]) -> dict[tuple[str, int], tuple[float, float]]:
+    """(layer, index of the blob) -> (lr_mult, decay_mult), by the prototxt and over it ``--lr-mult``.
+
+    Args:
+        net: The net.
+        given: Pattern -> factor, on top of the prototxt's.
+    """
+    factors = {name: factor for pattern, factor in given.items() for name in matching(net, [pattern])}
+    return {
+        (layer.name, index): (spec.lr_mult * factors.get(layer.name, 1.0), spec.decay_mult)
+        for layer in net.layers
+        for index in range(max(len(layer.blobs), len(getattr(layer, "roles", lambda _: ())(0))))
+        for spec in [layer.param(index)]
+    }
+
+
+__all__ = [
+    "LABEL", "Head", "has_parameters", "is_loss", "loss_weights", "matching",
+    "multipliers", "scores_and_label", "with_heads", "with_loss", "with_new_layers",
+]  # fmt: skip

@@ -1,0 +1,156 @@
+"""The recipe of a training run: what Caffe writes in a solver.prototxt, and what we add.
+
+Source: caffe.proto ``SolverParameter``, sgd_solver.cpp, upgrade_proto.cpp.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bridge.errors import FormatError, UsageError
+from bridge.message import Message
+
+SOLVERS = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
+"""Caffe's solver types, in the order of the old ``solver_type`` enum."""
+POLICIES = ("fixed", "step", "exp", "inv", "multistep", "poly", "sigmoid", "cosine")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How parameters are updated.
+
+    Attributes:
+        type: One of :data:`SOLVERS`, or the name of one of Chainer's optimizers.
+        base_lr: Learning rate at the start.
+        lr_policy: One of :data:`POLICIES`; ``cosine`` is ours.
+        gamma, power, stepsize, stepvalue: What the policy takes.
+        max_iter: Iterations in all; 0 where epochs decide.
+        warmup: Iterations over which the rate rises linearly to the policy's.
+        momentum, momentum2, rms_decay, delta: What the update rule takes.
+        weight_decay: Factor of the regularisation.
+        regularization_type: ``L2`` or ``L1``.
+        clip_gradients: Largest L2 norm of all gradients together; not positive is no limit.
+        iter_size: Batches whose gradients make one update.
+        label_smoothing: Share of the target that all classes have alike.
+        seed: For order, augmentation, dropout and fillers.
+    """
+
+    type: str = "SGD"
+    base_lr: float = 0.01
+    lr_policy: str = "fixed"
+    gamma: float = 0.1
+    power: float = 1.0
+    stepsize: int = 0
+    stepvalue: tuple[int, ...] = ()
+    max_iter: int = 0
+    warmup: int = 0
+    momentum: float = 0.0
+    momentum2: float = 0.999
+    rms_decay: float = 0.99
+    delta: float = 1e-8
+    weight_decay: float = 0.0
+    regularization_type: str = "L2"
+    clip_gradients: float = -1.0
+    iter_size: int = 1
+    label_smoothing: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.lr_policy not in POLICIES:
+            raise UsageError(f"no learning-rate policy '{self.lr_policy}'", hint=f"policies: {', '.join(POLICIES)}")
+        if self.regularization_type not in ("L1", "L2"):
+            raise UsageError(f"regularization_type is '{self.regularization_type}', expected L1 or L2")
+        if self.iter_size < 1:
+            raise UsageError(f"iter_size is {self.iter_size}, expected at least 1")
+        if self.lr_policy == "step" and self.stepsize < 1:
+            raise UsageError("lr_policy step needs a positive stepsize")
+
+    def rate(self, iteration: int) -> float:
+        """The learning rate at an iteration, counted from 0.
+
+        Source: ``SGDSolver::GetLearningRate``.
+        """
+        rate = self.base_lr * self._factor(iteration)
+        return rate * (iteration + 1) / (self.warmup + 1) if iteration < self.warmup else rate
+
+    def _factor(self, i: int) -> float:
+        if self.lr_policy == "step":
+            return float(self.gamma ** (i // self.stepsize))
+        if self.lr_policy == "exp":
+            return float(self.gamma**i)
+        if self.lr_policy == "inv":
+            return float((1 + self.gamma * i) ** -self.power)
+        if self.lr_policy == "multistep":
+            return float(self.gamma ** sum(i >= step for step in self.stepvalue))
+        if self.lr_policy == "poly":
+            return float((1 - i / self.max_iter) ** self.power)
+        if self.lr_policy == "sigmoid":
+            return float(1 / (1 + np.exp(-self.gamma * (i - self.stepsize))))
+        if self.lr_policy == "cosine":
+            return float((1 + np.cos(np.pi * min(1.0, i / self.max_iter))) / 2)
+        return 1.0
+
+
+_READ = {
+    "base_lr": float, "lr_policy": str, "gamma": float, "power": float, "stepsize": int, "max_iter": int,
+    "momentum": float, "momentum2": float, "rms_decay": float, "delta": float, "weight_decay": float,
+    "regularization_type": str, "clip_gradients": float, "iter_size": int, "type": str,
+}  # fmt: skip
+_IGNORED = {
+    "net", "net_param", "train_net", "test_net", "train_net_param", "test_net_param", "train_state", "test_state",
+    "test_iter", "test_interval", "test_compute_loss", "test_initialization", "display", "average_loss", "snapshot",
+    "snapshot_prefix", "snapshot_diff", "snapshot_format", "solver_mode", "device_id", "debug_info",
+    "snapshot_after_train", "layer_wise_reduce", "weights",
+}  # fmt: skip
+
+
+def read_solver(message: Message) -> Recipe:
+    """A recipe from a solver.prototxt.
+
+    Args:
+        message: The parsed file.
+
+    Raises:
+        FormatError: A field is unknown or of the wrong kind.
+
+    Source: caffe.proto ``SolverParameter``.
+    """
+    values: dict[str, Any] = {}
+    for name in message.names():
+        if name in _READ:
+            values[name] = _value(message, name)
+        elif name == "stepvalue":
+            values[name] = tuple(int(v) for v in message.all(name) if isinstance(v, int))
+        elif name == "solver_type":
+            values["type"] = _old_type(message)
+        elif name == "random_seed":
+            seed = message.get(name)
+            values["seed"] = max(0, seed) if isinstance(seed, int) else 0
+        elif name not in _IGNORED:
+            raise FormatError(f"unknown solver parameter '{name}'", where=message.where)
+    recipe = Recipe(**values)
+    if recipe.type not in SOLVERS:
+        raise FormatError(f"unknown solver type '{recipe.type}'", where=message.where, hint=f"types: {', '.join(SOLVERS)}")
+    return recipe
+
+
+def _value(message: Message, name: str) -> Any:
+    value, kind = message.get(name), _READ[name]
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(np.float32(value))
+    if isinstance(value, kind) and not isinstance(value, bool):
+        return kind(value)
+    raise FormatError(f"solver parameter '{name}' is {value!r}, expected {kind.__name__}", where=message.where)
+
+
+def _old_type(message: Message) -> str:
+    value = message.get("solver_type")
+    if isinstance(value, int) and 0 <= value < len(SOLVERS):
+        return SOLVERS[value]
+    found = {name.upper(): name for name in SOLVERS}.get(str(value).upper())
+    if found is None:
+        raise FormatError(f"unknown solver_type {value}", where=message.where)
+    return found

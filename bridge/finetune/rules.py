@@ -1,0 +1,142 @@
+"""Caffe's update rules, as a Chainer optimizer.
+
+Where Chainer has a rule of the same name it differs in detail (where the rate enters,
+where epsilon is added, what is corrected for bias), so these are written out.
+
+Source: sgd_solver.cpp, nesterov_solver.cpp, adagrad_solver.cpp, rmsprop_solver.cpp,
+adadelta_solver.cpp, adam_solver.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bridge.chain.functions import chainer
+from bridge.finetune.recipe import Recipe
+
+_History = list[Any]
+
+
+class CaffeRule(chainer.UpdateRule):
+    """Updates one parameter; ``lr_mult`` and ``decay_mult`` are those of its ParamSpec."""
+
+    def __init__(self, optimizer: CaffeOptimizer) -> None:
+        super().__init__()
+        self._optimizer = optimizer
+        self.lr_mult = 1.0
+        self.decay_mult = 1.0
+
+    def init_state(self, param: Any) -> None:
+        """Make the histories, zeros of the parameter's shape."""
+        with chainer.using_device(param.device):
+            xp = param.device.xp
+            for index in range(_HISTORIES[self._optimizer.recipe.type]):
+                self.state[f"history{index}"] = xp.zeros_like(param.data)
+
+    def update_core(self, param: Any) -> None:
+        """One update. A parameter without gradient is left alone, as Caffe leaves one with rate 0."""
+        if param.grad is None or self.lr_mult == 0:
+            return
+        optimizer = self._optimizer
+        recipe = optimizer.recipe
+        xp = param.device.xp
+        grad = _regularised(xp, recipe, param, optimizer.grad_scale, recipe.weight_decay * self.decay_mult)
+        history = [self.state[f"history{index}"] for index in range(_HISTORIES[recipe.type])]
+        rate = np.float32(optimizer.rate * self.lr_mult)
+        param.data -= _STEPS[recipe.type](xp, recipe, grad, history, rate, optimizer.t)
+
+
+class CaffeOptimizer(chainer.GradientMethod):
+    """A Caffe solver over the gradients that backward left in the parameters.
+
+    Attributes:
+        recipe: Rule, momentum, decay and clipping.
+        rate: The learning rate of the next update.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.rate = recipe.rate(0)
+        self.grad_scale = np.float32(1)
+
+    def create_update_rule(self) -> CaffeRule:
+        """The rule for one parameter."""
+        return CaffeRule(self)
+
+    def update(self, lossfun: Any = None, *args: Any, **kwargs: Any) -> None:
+        """One update from the gradients, or from ``lossfun``'s."""
+        self.rate = self.recipe.rate(self.t)
+        if lossfun is None:
+            self.grad_scale = np.float32(self._clip() / self.recipe.iter_size)
+        super().update(lossfun, *args, **kwargs)
+
+    def _clip(self) -> float:
+        """The factor that brings the norm of all gradients down to the limit."""
+        limit = self.recipe.clip_gradients
+        if limit <= 0:
+            return 1.0
+        total = sum(float((p.grad * p.grad).sum()) for p in self.target.params() if p.grad is not None)
+        norm = float(np.sqrt(np.float32(total)))
+        return limit / norm if norm > limit else 1.0
+
+
+def _regularised(xp: Any, recipe: Recipe, param: Any, scale: np.float32, decay: float) -> Any:
+    """The gradient, scaled, with the derivative of the regularisation added; a new array or the gradient."""
+    grad = param.grad if scale == 1 else param.grad * scale
+    if not decay:
+        return grad
+    return grad + np.float32(decay) * (param.data if recipe.regularization_type == "L2" else xp.sign(param.data))
+
+
+def _sgd(xp: Any, r: Recipe, g: Any, h: _History, rate: np.float32, t: int) -> Any:
+    h[0] *= np.float32(r.momentum)
+    h[0] += rate * g
+    return h[0]
+
+
+def _nesterov(xp: Any, r: Recipe, g: Any, h: _History, rate: np.float32, t: int) -> Any:
+    momentum = np.float32(r.momentum)
+    before = momentum * h[0]
+    _sgd(xp, r, g, h, rate, t)
+    return (1 + momentum) * h[0] - before
+
+
+def _adagrad(xp: Any, r: Recipe, g: Any, h: _History, rate: np.float32, t: int) -> Any:
+    h[0] += g * g
+    return rate * g / (xp.sqrt(h[0]) + np.float32(r.delta))
+
+
+def _rmsprop(xp: Any, r: Recipe, g: Any, h: _History, rate: np.float32, t: int) -> Any:
+    h[0] *= np.float32(r.rms_decay)
+    h[0] += np.float32(1 - r.rms_decay) * g * g
+    return rate * g / (xp.sqrt(h[0]) + np.float32(r.delta))
+
+
+def _adadelta(xp: Any, r: Recipe, g: Any, h: _History, rate: np.float32, t: int) -> Any:
+    momentum, delta = np.float32(r.momentum), np.float32(r.delta)
+    h[0] *= momentum
+    h[0] += (1 - momentum) * g * g
+    step = g * xp.sqrt((h[1] + delta) / (h[0] + delta))
+    h[1] *= momentum
+    h[1] += (1 - momentum) * step * step
+    return rate * step
+
+
+def _adam(xp: Any, r: Recipe, g: Any, h: _History, rate: np.float32, t: int) -> Any:
+    b1, b2 = np.float32(r.momentum), np.float32(r.momentum2)
+    h[0] *= b1
+    h[0] += (1 - b1) * g
+    h[1] *= b2
+    h[1] += (1 - b2) * g * g
+    correction = np.float32(np.sqrt(1 - float(b2) ** t) / (1 - float(b1) ** t))
+    return rate * correction * h[0] / (xp.sqrt(h[1]) + np.float32(r.delta))
+
+
+_STEPS: dict[str, Callable[..., Any]] = {
+    "SGD": _sgd, "Nesterov": _nesterov, "AdaGrad": _adagrad, "RMSProp": _rmsprop, "AdaDelta": _adadelta, "Adam": _adam,
+}  # fmt: skip
+_HISTORIES = {"SGD": 1, "Nesterov": 1, "AdaGrad": 1, "RMSProp": 1, "AdaDelta": 2, "Adam": 2}
