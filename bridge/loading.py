@@ -9,6 +9,7 @@ from typing import Any
 from bridge import prototxt as text_format
 from bridge import readers
 from bridge.assemble import assemble
+from bridge.layers.batch_norm import read_zero_scale_factors
 from bridge.schema import Net
 
 
@@ -18,6 +19,7 @@ def load(
     phase: str = "TEST",
     level: int = 0,
     stages: Sequence[str] = (),
+    zero_scale_factor: str = "bvlc",
     **options: Any,
 ) -> Net:
     """Load a net.
@@ -27,15 +29,18 @@ def load(
         reader: Which reader takes the weights; ``auto`` is the first that can.
         phase: ``TEST`` or ``TRAIN``: which layers of the prototxt to take.
         level, stages: The rest of Caffe's ``NetState``.
+        zero_scale_factor: ``bvlc`` or ``nvcaffe``: how to read a BatchNorm whose scale factor is 0
+            beside other statistics, see :func:`bridge.layers.batch_norm.read_zero_scale_factors`.
         options: For the reader, such as ``dialect`` or ``python``.
 
     Raises:
         MissingFileError: A file does not exist.
         FormatError: A file is damaged, or not what it seems.
-        UsageError: The files do not make one net, or the reader does not exist.
+        UsageError: The files do not make one net, or the reader or an option does not exist.
     """
     definition, weights = readers.split_files(files)
     raw = readers.read(weights, definition, reader=reader, **options) if weights else None
     parsed = text_format.parse_file(definition) if definition else None
     sources = [str(file) for file in (definition, weights) if file]
-    return assemble(raw, parsed, phase=phase, level=level, stages=stages, sources=sources)
+    net = assemble(raw, parsed, phase=phase, level=level, stages=stages, sources=sources)
+    return read_zero_scale_factors(net, zero_scale_factor)

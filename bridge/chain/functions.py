@@ -77,34 +77,39 @@ def caffe_batch_norm(x: Any, link: Any, layer: BatchNorm) -> Any:
         link: Holds ``mean``, ``variance`` and ``scale_factor``, and perhaps ``gamma`` and ``beta``.
         layer: The layer's parameters.
 
-    Source: batch_norm_layer.cpp.
+    Source: batch_norm_layer.cpp of BVLC Caffe and NVCaffe.
     """
     xp = chainer.backend.get_array_module(x)
     train = chainer.config.train and not getattr(link, "frozen", False)
-    stored = layer.use_global_stats if layer.use_global_stats is not None else not train
-    gamma = getattr(link, "gamma", None)
-    beta = getattr(link, "beta", None)
-    if gamma is None:
-        gamma = xp.ones(x.shape[1], dtype=x.dtype)
-        beta = xp.zeros(x.shape[1], dtype=x.dtype)
+    if layer.scale_bias:
+        stored, gamma, beta = not train, link.gamma, link.beta
+    else:
+        stored = not train if layer.use_global_stats is None else layer.use_global_stats
+        gamma, beta = xp.ones(x.shape[1], dtype=x.dtype), xp.zeros(x.shape[1], dtype=x.dtype)
     if stored:
-        factor = link.scale_factor.reshape(-1)[:1]
-        inverse = xp.where(factor == 0, xp.zeros_like(factor), 1 / xp.where(factor == 0, xp.ones_like(factor), factor))
+        inverse = 1 if layer.scale_bias else _inverse(xp, link.scale_factor)
         mean, variance = link.mean * inverse, link.variance * inverse
         return _chainer_functions.fixed_batch_normalization(x, gamma, beta, mean, variance, eps=layer.eps)
     axes = tuple(axis for axis in range(x.ndim) if axis != 1)
     if train:
-        _accumulate(xp, x.array, axes, link, layer.moving_average_fraction)
+        _accumulate(x.array, axes, link, layer)
     return _chainer_functions.batch_normalization(
         x, gamma, beta, eps=layer.eps, running_mean=None, running_var=None, axis=axes
     )
 
 
-def _accumulate(xp: Any, x: Any, axes: tuple[int, ...], link: Any, fraction: float) -> None:
-    """Add the batch's statistics to the running sums, as Caffe does in the forward pass."""
-    size = x.size // x.shape[1]
-    mean = x.mean(axis=axes)
-    variance = x.var(axis=axes) * (size / (size - 1) if size > 1 else 1)
-    link.scale_factor = (link.scale_factor * fraction + 1).astype(link.scale_factor.dtype)
-    link.mean = (link.mean * fraction + mean).astype(link.mean.dtype)
-    link.variance = (link.variance * fraction + variance).astype(link.variance.dtype)
+def _inverse(xp: Any, factor: Any) -> Any:
+    """One over the scale factor; 0 for 0."""
+    zero = factor == 0
+    return xp.where(zero, 0, 1 / xp.where(zero, 1, factor)).astype(factor.dtype)
+
+
+def _accumulate(x: Any, axes: tuple[int, ...], link: Any, layer: BatchNorm) -> None:
+    """Add the batch's statistics to the running ones, as Caffe does in the forward pass."""
+    kept, size = layer.moving_average_fraction, x.size // x.shape[1]
+    added = 1 - kept if layer.scale_bias else 1
+    unbiased = size / (size - 1) if size > 1 and not layer.scale_bias else 1
+    if not layer.scale_bias:
+        link.scale_factor = (link.scale_factor * kept + 1).astype(link.scale_factor.dtype)
+    link.mean = (link.mean * kept + added * x.mean(axis=axes)).astype(link.mean.dtype)
+    link.variance = (link.variance * kept + added * unbiased * x.var(axis=axes)).astype(link.variance.dtype)

@@ -32,6 +32,8 @@ class Engine:
         model, graph = to_onnx_model(
             self._net, inputs=shapes, dynamic_batch=False, every_top=every_top, **self._opset
         )
+        if not model.graph.output:  # all of the net's blobs are silenced
+            return {}, graph.tops
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.log_severity_level = 3

@@ -336,6 +336,8 @@ def field_pair(p: Params, names: Sequence[str], sides: tuple[str, str]) -> Shape
         sides: Names of its two one-axis forms, such as ``kernel_h`` and ``kernel_w``.
     """
     if sides[0] in p or sides[1] in p:
+        if any(name in p for name in names):
+            raise p.fail(f"has both '{names[0]}' and '{sides[0]}' or '{sides[1]}', expected one kind")
         return (p.read(sides[0], int, 0), p.read(sides[1], int, 0))
     return tuple(value for name in names for value in p.read(name, tuple[int, ...], ()))
 

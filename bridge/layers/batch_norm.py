@@ -2,67 +2,146 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 
-from bridge.layers.base import CaffeLayer, layer_type
-from bridge.schema import Shape
+from bridge.errors import UsageError
+from bridge.layers.base import NeuronLayer, Params, layer_type
+from bridge.schema import Blob, Blobs, Layer, Net, Shape
 
 
 @layer_type("BatchNorm")
-class BatchNorm(CaffeLayer):
+class BatchNorm(NeuronLayer):
     """``(x - mean) / sqrt(variance + eps)`` per channel.
 
-    Blobs: ``mean`` (C) and ``variance`` (C), both multiplied by ``scale_factor`` (1);
-    NVCaffe adds ``gamma`` (C) and ``beta`` (C).
-    A scale factor of 0 means mean and variance 0, as in BVLC Caffe.
+    Blobs: ``mean`` (C) and ``variance`` (C), both multiplied by ``scale_factor`` (1).
+    A scale factor of 0 means mean and variance 0, as in BVLC Caffe; for files in which it
+    does not, see :func:`read_zero_scale_factors`.
+
+    NVCaffe's form has two more, ``gamma`` (C) and ``beta`` (C). It takes mean and variance as
+    they are, an ``eps`` of at least 1e-5, and at test time always the stored statistics.
 
     Attributes:
         use_global_stats: Use the stored statistics; by default at test time, not in training.
         moving_average_fraction: How much of the running sums stays at each training step.
         eps: Added to the variance.
+        scale_bias: Whether it is NVCaffe's form; five stored blobs make it that as well.
 
-    Source: caffe.proto ``BatchNormParameter``, batch_norm_layer.cpp; ONNX ``BatchNormalization``.
+    Source: caffe.proto ``BatchNormParameter``, batch_norm_layer.cpp of BVLC Caffe and NVCaffe;
+    ONNX ``BatchNormalization``.
     """
 
     message = "batch_norm_param"
-    ignored = frozenset({"engine", "scale_filler", "bias_filler", "scale_bias"})
+    ignored = frozenset({"engine", "scale_filler", "bias_filler"})
+    ranks = {"mean": 1, "variance": 1, "scale_factor": 1, "gamma": 1, "beta": 1}
+    filler_fields = {"gamma": "scale_filler"}
 
     use_global_stats: bool | None = None
     moving_average_fraction: float = 0.999
     eps: float = 1e-5
+    scale_bias: bool = False
+
+    @classmethod
+    def read(cls, p: Params) -> dict[str, Any]:
+        values = super().read(p)
+        values["scale_bias"] |= "scale_filler" in p or "bias_filler" in p
+        return values
+
+    def with_blobs(self, blobs: Any) -> BatchNorm:
+        form = dataclasses.replace(self, scale_bias=True) if len(blobs) == 5 else self
+        return super(BatchNorm, form).with_blobs(blobs)  # type: ignore[return-value]
+
+    def __post_init__(self) -> None:
+        if self.scale_bias:
+            object.__setattr__(self, "eps", max(self.eps, float(np.float32(1e-5))))
 
     def roles(self, stored: int) -> tuple[str, ...]:
-        affine = ("gamma", "beta") if stored == 5 else ()
-        return ("mean", "variance", "scale_factor", *affine)
+        return ("mean", "variance", "scale_factor", *(("gamma", "beta") if self.scale_bias else ()))
 
     def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:
         channels = bottoms[0][1] if len(bottoms[0]) > 1 else 1
-        roles = self.roles(len(self.blobs) or 3)
-        return {role: (1,) if role == "scale_factor" else (channels,) for role in roles}
+        return {role: (1,) if role == "scale_factor" else (channels,) for role in self.roles(0)}
 
-    def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
-        return (bottoms[0],)
+    @property
+    def by_batch(self) -> bool:
+        """Whether it is the batch's own statistics that count at test time."""
+        return self.use_global_stats is False and not self.scale_bias
 
     def statistics_values(self) -> tuple[np.ndarray, np.ndarray]:
         """The effective mean and variance, each (C) float32."""
         factor = np.float32(self.blobs["scale_factor"].reshape(-1)[0])
-        inverse = np.float32(0) if factor == 0 else np.float32(1) / factor
+        inverse = np.float32(1) if self.scale_bias else np.float32(0) if factor == 0 else np.float32(1) / factor
         mean, variance = self.blobs["mean"], self.blobs["variance"]
         return mean.astype(np.float32) * inverse, variance.astype(np.float32) * inverse
 
     def to_onnx(self, g: Any, *x: str) -> str:
+        if len(g.shape(x[0])) > 1:
+            return self._by_batch(g, x[0]) if self.by_batch else self._by_stored(g, x[0])
+        y = g.Reshape(x[0], g.ints([-1, 1]))  # one axis is the batch's, of a single channel
+        return str(g.Reshape(self._by_batch(g, y, 2) if self.by_batch else self._by_stored(g, y), g.ints([-1])))
+
+    def _by_stored(self, g: Any, x: str) -> str:
         mean, variance = self.statistics_values()
-        ones, zeros = np.ones_like(mean), np.zeros_like(mean)
-        gamma = g.blob(self, "gamma") if "gamma" in self.blobs else g.const(ones, f"{self.name}.gamma")
-        beta = g.blob(self, "beta") if "beta" in self.blobs else g.const(zeros, f"{self.name}.beta")
-        return str(
-            g.BatchNormalization(
-                x[0], gamma, beta, g.const(mean, f"{self.name}.mean"), g.const(variance, f"{self.name}.variance"),
-                epsilon=self.eps,
-            )
-        )  # fmt: skip
+        gamma = g.blob(self, "gamma") if self.scale_bias else g.const(np.ones_like(mean), f"{self.name}.gamma")
+        beta = g.blob(self, "beta") if self.scale_bias else g.const(np.zeros_like(mean), f"{self.name}.beta")
+        statistics = g.const(mean, f"{self.name}.mean"), g.const(variance, f"{self.name}.variance")
+        return str(g.BatchNormalization(x, gamma, beta, *statistics, epsilon=self.eps))
+
+    def _by_batch(self, g: Any, x: str, rank: int = 0) -> str:
+        axes = [0, *range(2, rank or len(g.shape(x)))]
+        centred = g.Sub(x, g.reduce("Mean", x, axes))
+        variance = g.reduce("Mean", g.Mul(centred, centred), axes)
+        return str(g.Div(centred, g.Sqrt(g.Add(variance, g.const(np.float32(self.eps))))))
 
     def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
-        return F.caffe_batch_norm(x[0], link, self)
+        if x[0].ndim > 1:
+            return F.caffe_batch_norm(x[0], link, self)
+        return F.reshape(F.caffe_batch_norm(F.reshape(x[0], (-1, 1)), link, self), x[0].shape)
+
+
+def read_zero_scale_factors(net: Net, meaning: str) -> Net:
+    """Settle what a BatchNorm's scale factor of 0 beside statistics other than 0 means.
+
+    BVLC Caffe computes with mean and variance 0 then. NVCaffe before 0.16.5 wrote such files
+    and meant the statistics as they stand.
+
+    Args:
+        net: The net.
+        meaning: ``bvlc`` leaves such layers as they are and adds a note about them;
+            ``nvcaffe`` makes their scale factor 1.
+
+    Raises:
+        UsageError: ``meaning`` is neither.
+
+    Source: batch_norm_layer.cpp of BVLC Caffe and NVCaffe; NVIDIA/caffe issue 436.
+    """
+    if meaning not in ("bvlc", "nvcaffe"):
+        raise UsageError(f"zero_scale_factor is '{meaning}', expected bvlc or nvcaffe")
+    found = [layer.name for layer in net.layers if isinstance(layer, BatchNorm) and _doubtful(layer)]
+    if not found:
+        return net
+    if meaning == "nvcaffe":
+        layers = tuple(_with_factor_one(layer) if layer.name in found else layer for layer in net.layers)
+        return net.replace(layers=layers)
+    which = f"layer '{found[0]}'" + (f" and {len(found) - 1} more" if len(found) > 1 else "")
+    return net.replace(
+        notes=(
+            *net.notes,
+            f"{which}: BatchNorm has scale factor 0 beside other statistics than 0 and computes with mean and variance "
+            "0, as BVLC Caffe does; if NVCaffe before 0.16.5 wrote the file, read it with zero_scale_factor nvcaffe",
+        )
+    )
+
+
+def _doubtful(layer: BatchNorm) -> bool:
+    if "scale_factor" not in layer.blobs or layer.scale_bias or np.any(layer.blobs["scale_factor"]):
+        return False
+    return bool(np.any(layer.blobs["mean"]) or np.any(layer.blobs["variance"]))
+
+
+def _with_factor_one(layer: Layer) -> Layer:
+    blobs = dict(layer.blobs.entries())
+    blobs["scale_factor"] = Blob.of(np.ones_like(layer.blobs["scale_factor"]))
+    return dataclasses.replace(layer, blobs=Blobs(blobs))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-from bridge.layers.base import CaffeLayer, Params, canonical_axis, field_pair, layer_type, spread
+from bridge.layers.base import MANY, CaffeLayer, Params, canonical_axis, field_pair, layer_type, same_shapes, spread
 from bridge.schema import Shape
 
 
@@ -27,6 +27,8 @@ class Convolution(CaffeLayer):
 
     message = "convolution_param"
     ignored = frozenset({"engine", "weight_filler", "bias_filler", "force_nd_im2col"})
+    bottom_count = (1, MANY)
+    top_count = (1, MANY)
 
     num_output: int
     kernel_size: tuple[int, ...] = ()
@@ -40,9 +42,8 @@ class Convolution(CaffeLayer):
     @classmethod
     def read(cls, p: Params) -> dict[str, Any]:
         values = super().read(p)
-        values["kernel_size"] = field_pair(p, ["kernel_size"], ("kernel_h", "kernel_w"))
-        values["stride"] = field_pair(p, ["stride"], ("stride_h", "stride_w"))
-        values["pad"] = field_pair(p, ["pad"], ("pad_h", "pad_w"))
+        for name, side in (("kernel_size", "kernel"), ("stride", "stride"), ("pad", "pad")):
+            values[name] = field_pair(p, [name], (f"{side}_h", f"{side}_w"))
         _check(p, values)
         return values
 
@@ -55,27 +56,36 @@ class Convolution(CaffeLayer):
         return ("weight", "bias") if self.bias_term else ("weight",)
 
     def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:
-        channels, _, kernel, *_ = self._geometry(bottoms[0])
-        shapes: dict[str, Shape] = {"weight": (self.num_output, channels // self.group, *kernel)}
+        channels, space = self._split(bottoms[0])
+        shapes: dict[str, Shape] = {"weight": (*self.weight_channels(channels), *self.window(len(space))[0])}
         return {**shapes, "bias": (self.num_output,)} if self.bias_term else shapes
 
-    def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
-        axis = canonical_axis(self.axis, len(bottoms[0]), self)
-        _, space, kernel, stride, pad, dilation = self._geometry(bottoms[0])
-        out = tuple(
-            (n + 2 * p - (d * (k - 1) + 1)) // s + 1 for n, k, s, p, d in zip(space, kernel, stride, pad, dilation, strict=True)
-        )
-        if min(out, default=1) < 1:
-            raise self.fail(f"kernel {kernel} does not fit the input {space}, padded by {pad}")
-        return tuple((*bottom[:axis], self.num_output, *out) for bottom in bottoms)
+    def weight_channels(self, channels: int) -> Shape:
+        """The first two extents of the weight, for an input of ``channels``."""
+        return (self.num_output, channels // self.group)
 
-    def _geometry(self, bottom: Shape) -> tuple[int, Shape, Shape, Shape, Shape, Shape]:
-        """Input channels, spatial extents, and kernel, stride, pad, dilation per axis."""
+    def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        bottom = same_shapes(self, bottoms)
+        if len(self.tops) not in (0, len(bottoms)):
+            raise self.fail(f"has {len(bottoms)} bottoms and {len(self.tops)} tops, expected as many of both")
+        _, space = self._split(bottom)
+        out = tuple(map(self.out_extent, space, *self.window(len(space))))
+        if min(out, default=1) < 1:
+            kernel, _, pad, _ = self.window(len(space))
+            raise self.fail(f"kernel {kernel} does not fit the input {space}, padded by {pad}")
+        return ((*bottom[: len(bottom) - len(space) - 1], self.num_output, *out),) * len(bottoms)
+
+    @staticmethod
+    def out_extent(n: int, k: int, s: int, p: int, d: int) -> int:
+        """Extent of the top along one spatial axis, from the bottom's, kernel, stride, pad and dilation."""
+        return (n + 2 * p - (d * (k - 1) + 1)) // s + 1
+
+    def _split(self, bottom: Shape) -> tuple[int, Shape]:
+        """Channels and spatial extents of a bottom."""
         axis = canonical_axis(self.axis, len(bottom), self)
-        channels, space = bottom[axis], tuple(bottom[axis + 1 :])
-        if channels is not None and channels % self.group:
-            raise self.fail(f"{channels} input channels do not divide into {self.group} groups")
-        return channels, space, *self.window(len(space))
+        if bottom[axis] % self.group:
+            raise self.fail(f"{bottom[axis]} input channels do not divide into {self.group} groups")
+        return bottom[axis], tuple(bottom[axis + 1 :])
 
     def window(self, rank: int) -> tuple[Shape, Shape, Shape, Shape]:
         """Kernel, stride, pad and dilation for ``rank`` spatial axes."""
@@ -88,38 +98,50 @@ class Convolution(CaffeLayer):
             spread(self.dilation, rank, 1, self, "dilation"),
         )
 
-    def onnx_attributes(self, rank: int) -> dict[str, Any]:
-        """The attributes that ONNX ``Conv`` and ``ConvTranspose`` share."""
-        kernel, stride, pad, dilation = self.window(rank)
-        return {"kernel_shape": kernel, "strides": stride, "pads": pad * 2, "dilations": dilation, "group": self.group}
+    onnx_operator: ClassVar[str] = "Conv"
 
     def to_onnx(self, g: Any, *x: str) -> list[str]:
-        return [self._each(g, self._weight(g, bottom), bottom) for bottom in x]
-
-    def _weight(self, g: Any, bottom: str) -> list[str]:
-        return [g.blob(self, role) for role in self.blobs]
-
-    def _each(self, g: Any, blobs: list[str], bottom: str) -> str:
-        shape = g.shape(bottom)
+        shape = g.shape(x[0])
         axis = canonical_axis(self.axis, len(shape), self)
+        space = len(shape) - axis - 1
+        kernel, stride, pad, dilation = self.window(space)
+        weight = g.blob(self, "weight", None if space else (*self.blobs.blob("weight").shape, 1))
+        blobs = [weight, g.blob(self, "bias")] if self.bias_term else [weight]
+        attributes = {
+            "kernel_shape": kernel or (1,), "strides": stride or (1,), "pads": pad * 2 or (0, 0),
+            "dilations": dilation or (1,), "group": self.group,
+        }  # fmt: skip
         node = getattr(g, self.onnx_operator)
-        if axis == 1:
-            return str(node(bottom, *blobs, **self.onnx_attributes(len(shape) - 2)))
-        # axes before the channels are all batch to Caffe: fold them into one, and back
-        folded = g.Reshape(bottom, g.ints([-1, *shape[axis:]]))
-        y = node(folded, *blobs, **self.onnx_attributes(len(shape) - axis - 1))
-        (out,) = self.infer(tuple(shape[:]))
-        return str(g.Reshape(y, g.ints(out)))
+        return [self._unfold(g, v, node(self._fold(g, v, axis), *blobs, **attributes), axis) for v in x]
 
-    onnx_operator = "Conv"
+    def _fold(self, g: Any, x: str, axis: int) -> str:
+        """All axes before the channels as one, and at least one behind them: the only form that ONNX has."""
+        shape = g.shape(x)
+        if len(shape) > axis + 1:
+            return x if axis == 1 else str(g.reshape(x, [-1, shape[axis]], axis + 1))
+        return str(g.Reshape(x, g.ints([-1, shape[axis], 1])))
+
+    def _unfold(self, g: Any, x: str, y: str, axis: int) -> str:
+        shape = g.shape(x)
+        if axis == 1 and len(shape) > 2:
+            return y
+        space = tuple(map(self.out_extent, shape[axis + 1 :], *self.window(len(shape) - axis - 1)))
+        batch = [shape[i] if shape.fixed(i) else -1 for i in range(axis)]
+        if batch.count(-1) > 1:
+            batch = list(shape[:axis])  # one open extent is all that a Reshape can find
+        return str(g.Reshape(y, g.ints([*batch, self.num_output, *space])))
 
     def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
         return tuple(F.folded(bottom, self.axis, lambda v: self._convolve(F, link, v)) for bottom in x)
 
     def _convolve(self, F: Any, link: Any, x: Any) -> Any:
-        _, stride, pad, dilation = self.window(x.ndim - 2)
-        bias = link.b if self.bias_term else None
-        return F.convolution(x, link.W, bias, stride, pad, dilation, self.group)
+        space = link.W.ndim - 2
+        _, stride, pad, dilation = self.window(space) if space else ((1,), (1,), (0,), (1,))
+        weight = link.W if space else F.reshape(link.W, (*link.W.shape, 1))
+        function = getattr(F, self.chainer_function)
+        return function(x, weight, link.b if self.bias_term else None, stride, pad, dilation, self.group)
+
+    chainer_function: ClassVar[str] = "convolution"
 
 
 def _check(p: Params, values: dict[str, Any]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.layers.base import CaffeLayer, canonical_axis, layer_type
+from bridge.layers.base import layer_type
+from bridge.layers.broadcast import BroadcastLayer
 from bridge.schema import Shape
 
 
 @layer_type("Scale")
-class Scale(CaffeLayer):
+class Scale(BroadcastLayer):
     """``x * gamma + beta``, both repeated over the axes that they do not have.
 
     Blobs: with one bottom ``gamma`` (the extents of the bottom from ``axis`` on, over
@@ -26,7 +27,6 @@ class Scale(CaffeLayer):
 
     message = "scale_param"
     ignored = frozenset({"filler", "bias_filler"})
-    ranks = {}
     chainer_params = {"gamma": "W", "beta": "b"}
 
     axis: int = 1
@@ -38,39 +38,12 @@ class Scale(CaffeLayer):
         return (*gamma, "beta") if self.bias_term else gamma
 
     def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:
-        if len(bottoms) > 1:
-            return {role: bottoms[1] for role in self.roles(0)}
-        start = canonical_axis(self.axis, len(bottoms[0]), self)
-        stop = len(bottoms[0]) if self.num_axes == -1 else start + self.num_axes
-        if stop > len(bottoms[0]):
-            raise self.fail(f"num_axes {self.num_axes} from axis {start} runs past the {len(bottoms[0])} axes of the input")
-        return {role: tuple(bottoms[0][start:stop]) for role in self.roles(0)}
-
-    def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
-        start = canonical_axis(self.axis, len(bottoms[0]), self)
-        if len(bottoms) > 1 and tuple(bottoms[0][start : start + len(bottoms[1])]) != bottoms[1]:
-            raise self.fail(f"bottom 1 is {bottoms[1]}, which does not fit {bottoms[0]} at axis {start}")
-        return (bottoms[0],)
-
-    def _broadcast(self, own: tuple[Any, ...], rank: int) -> list[Any]:
-        """``own`` between axes of extent one, so that it fits an input of ``rank`` axes."""
-        start = canonical_axis(self.axis, rank, self)
-        return [*own, *[1] * (rank - start - len(own))]
+        return {role: self.operand_shape(*bottoms) for role in self.roles(0)}
 
     def to_onnx(self, g: Any, *x: str) -> str:
-        rank = len(g.shape(x[0]))
-        if len(x) > 1:
-            own = g.shape(x[1])
-            trailing = rank - canonical_axis(self.axis, rank, self) - len(own)
-            gamma = g.Reshape(x[1], g.ints([0] * len(own) + [1] * trailing)) if trailing else x[1]
-        else:
-            gamma = g.blob(self, "gamma", self._broadcast(self.blobs.blob("gamma").shape, rank))
-        y = g.Mul(x[0], gamma)
-        if self.bias_term:
-            y = g.Add(y, g.blob(self, "beta", self._broadcast(self.blobs.blob("beta").shape, rank)))
-        return str(y)
+        y = g.Mul(x[0], self.onnx_operand(g, "gamma", *x))
+        return str(g.Add(y, self.onnx_operand(g, "beta", x[0])) if self.bias_term else y)
 
     def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
-        gamma = x[1] if len(x) > 1 else link.W
-        y = x[0] * F.reshape(gamma, self._broadcast(gamma.shape, x[0].ndim))
-        return y + F.reshape(link.b, self._broadcast(link.b.shape, x[0].ndim)) if self.bias_term else y
+        y = x[0] * self.chainer_operand(F, x[1] if len(x) > 1 else link.W, x[0])
+        return y + self.chainer_operand(F, link.b, x[0]) if self.bias_term else y

@@ -1,0 +1,32 @@
+"""Clip: values kept between two bounds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bridge.layers.base import NeuronLayer, layer_type
+
+
+@layer_type("Clip")
+class Clip(NeuronLayer):
+    """``max(min, min(x, max))``.
+
+    Source: caffe.proto ``ClipParameter``, clip_layer.cpp; ONNX ``Clip``.
+    """
+
+    message = "clip_param"
+
+    min: float
+    max: float
+
+    def _bounds(self) -> tuple[float, float]:
+        """Both bounds; where they are the wrong way round the lower one holds, as in Caffe."""
+        return self.min, max(self.min, self.max)
+
+    def to_onnx(self, g: Any, *x: str) -> str:
+        return str(g.Clip(x[0], *(g.const(np.float32(bound)) for bound in self._bounds())))
+
+    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+        return F.clip(x[0], *self._bounds())

@@ -1,0 +1,28 @@
+"""HardSigmoid: a sigmoid of three straight lines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bridge.layers.base import NeuronLayer, layer_type
+
+
+@layer_type("HardSigmoid")
+class HardSigmoid(NeuronLayer):
+    """``max(0, min(1, alpha x + beta))``.
+
+    Source: hardsigmoid_layer.cpp, hard_sigmoid_layer.cpp of several forks; ONNX ``HardSigmoid``.
+    """
+
+    message = "hardsigmoid_param"
+    aliases = ("hard_sigmoid_param",)
+    ignored = frozenset({"engine"})
+
+    alpha: float = 0.2
+    beta: float = 0.5
+
+    def to_onnx(self, g: Any, *x: str) -> str:
+        return str(g.HardSigmoid(x[0], alpha=self.alpha, beta=self.beta))
+
+    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+        return F.clip(x[0] * self.alpha + self.beta, 0.0, 1.0)

@@ -1,0 +1,22 @@
+"""Mish: a value times the tangent of its smooth ReLU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bridge.layers.base import NeuronLayer, layer_type
+
+
+@layer_type("Mish")
+class Mish(NeuronLayer):
+    """``x tanh(log(1 + exp(x)))``.
+
+    Source: mish_layer.cpp of several forks; Misra, Mish: a self regularized non-monotonic
+    activation function, 2019; ONNX ``Mul``, ``Tanh``, ``Softplus``.
+    """
+
+    def to_onnx(self, g: Any, *x: str) -> str:
+        return str(g.Mul(x[0], g.Tanh(g.Softplus(x[0]))))
+
+    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+        return x[0] * F.tanh(F.softplus(x[0]))

@@ -1,0 +1,52 @@
+"""Parameter: a blob as a top."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bridge.layers.base import CaffeLayer, Params, layer_type
+from bridge.message import Message
+from bridge.schema import Shape
+
+
+@layer_type("Parameter")
+class Parameter(CaffeLayer):
+    """The top is the layer's own blob, which training may change.
+
+    Blobs: ``weight`` (``shape``).
+
+    Attributes:
+        shape: Of the blob.
+
+    Source: caffe.proto ``ParameterParameter``, parameter_layer.hpp.
+    """
+
+    message = "parameter_param"
+    bottom_count = (0, 0)
+    top_count = (1, 1)
+
+    shape: tuple[int, ...] = ()
+
+    @classmethod
+    def read(cls, p: Params) -> dict[str, Any]:
+        shape = Params(p.read("shape", Message, Message()), cls, "")
+        shape.where = p.where
+        dims = shape.read("dim", tuple[int, ...], ())
+        if any(dim < 0 for dim in dims):
+            raise p.fail(f"shape {dims} is not a list of extents")
+        return {"shape": dims}
+
+    def roles(self, stored: int) -> tuple[str, ...]:
+        return ("weight",)
+
+    def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:
+        return {"weight": self.shape}
+
+    def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        return (self.shape,)
+
+    def to_onnx(self, g: Any, *x: str) -> str:
+        return str(g.blob(self, "weight"))
+
+    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+        return F.identity(link.W)

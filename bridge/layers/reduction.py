@@ -1,0 +1,52 @@
+"""Reduction: the trailing axes to one number."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from bridge.layers.base import CaffeLayer, Params, canonical_axis, layer_type
+from bridge.schema import Shape, count
+
+
+@layer_type("Reduction")
+class Reduction(CaffeLayer):
+    """``coeff`` times the SUM, ASUM (of absolute values), SUMSQ (of squares) or MEAN from ``axis`` on.
+
+    Source: caffe.proto ``ReductionParameter``, reduction_layer.cpp; ONNX ``ReduceSum``,
+    ``ReduceL1``, ``ReduceSumSquare``, ``ReduceMean``.
+    """
+
+    message = "reduction_param"
+    bottom_count = (1, 1)
+    top_count = (1, 1)
+
+    operation: Literal["SUM", "ASUM", "SUMSQ", "MEAN"] = "SUM"
+    axis: int = 0
+    coeff: float = 1.0
+
+    @classmethod
+    def read(cls, p: Params) -> dict[str, Any]:
+        number = p.message.get("operation")
+        if isinstance(number, int):  # this enum counts from 1
+            p.message = p.message.copy()
+            p.message.set("operation", number - 1)
+        return super().read(p)
+
+    def _axes(self, rank: int) -> tuple[int, ...]:
+        return tuple(range(canonical_axis(self.axis, rank, self), rank))
+
+    def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        return (bottoms[0][: canonical_axis(self.axis, len(bottoms[0]), self)],)
+
+    def to_onnx(self, g: Any, *x: str) -> str:
+        kind = {"SUM": "Sum", "ASUM": "L1", "SUMSQ": "SumSquare", "MEAN": "Mean"}[self.operation]
+        y = g.reduce(kind, x[0], self._axes(len(g.shape(x[0]))), keepdims=False)
+        return str(y if self.coeff == 1 else g.Mul(y, g.const(np.float32(self.coeff))))
+
+    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+        axes = self._axes(x[0].ndim)
+        values = {"ASUM": F.absolute, "SUMSQ": F.square}.get(self.operation, F.identity)(x[0])
+        divisor = count(x[0].shape[axes[0] :]) if self.operation == "MEAN" else 1
+        return F.sum(values, axis=axes) * (self.coeff / divisor)

@@ -1,0 +1,28 @@
+"""ReLU6: ReLU up to six."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bridge.layers.base import NeuronLayer, layer_type
+
+
+@layer_type("ReLU6")
+class ReLU6(NeuronLayer):
+    """``min(max(0, x), 6)``.
+
+    Some forks declare a ``negative_slope`` in ``relu6_param``; none that was found reads it.
+
+    Source: relu6_layer.cpp of several forks; ONNX ``Clip``.
+    """
+
+    message = "relu6_param"
+    ignored = frozenset({"negative_slope", "engine"})
+
+    def to_onnx(self, g: Any, *x: str) -> str:
+        return str(g.Clip(x[0], g.const(np.float32(0)), g.const(np.float32(6))))
+
+    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+        return F.clip(x[0], 0.0, 6.0)

@@ -1,0 +1,28 @@
+"""Silence: the end of blobs that nobody is to print."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bridge.layers.base import MANY, CaffeLayer, layer_type
+from bridge.schema import Shape
+
+
+@layer_type("Silence")
+class Silence(CaffeLayer):
+    """Reads its bottoms and does nothing, so that they are no outputs of the net.
+
+    Source: silence_layer.cpp.
+    """
+
+    bottom_count = (1, MANY)
+    top_count = (0, 0)
+
+    def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        return ()
+
+    def to_onnx(self, g: Any, *x: str) -> list[str]:
+        return []
+
+    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+        return ()

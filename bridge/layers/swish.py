@@ -1,0 +1,28 @@
+"""Swish: a value times its own sigmoid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bridge.layers.base import NeuronLayer, layer_type
+
+
+@layer_type("Swish")
+class Swish(NeuronLayer):
+    """``x sigmoid(beta x)``.
+
+    Source: caffe.proto ``SwishParameter``, swish_layer.cpp; ONNX ``Mul``, ``Sigmoid``.
+    """
+
+    message = "swish_param"
+
+    beta: float = 1.0
+
+    def to_onnx(self, g: Any, *x: str) -> str:
+        scaled = x[0] if self.beta == 1 else g.Mul(x[0], g.const(np.float32(self.beta)))
+        return str(g.Mul(x[0], g.Sigmoid(scaled)))
+
+    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+        return x[0] * F.sigmoid(x[0] * self.beta)

@@ -1,0 +1,27 @@
+"""Threshold: a step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bridge.layers.base import NeuronLayer, layer_type
+
+
+@layer_type("Threshold")
+class Threshold(NeuronLayer):
+    """1 where ``x`` is greater than ``threshold``, else 0.
+
+    Source: caffe.proto ``ThresholdParameter``, threshold_layer.cpp; ONNX ``Greater``, ``Cast``.
+    """
+
+    message = "threshold_param"
+
+    threshold: float = 0.0
+
+    def to_onnx(self, g: Any, *x: str) -> str:
+        return str(g.Cast(g.Greater(x[0], g.const(np.float32(self.threshold))), to=g.FLOAT))
+
+    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+        return F.as_variable((x[0].array > self.threshold).astype(x[0].dtype))
