@@ -7,8 +7,8 @@ wiring of the layers are not in the file.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -56,15 +56,16 @@ def read(path: str | Path, *, prototxt: str | Path | None = None) -> RawNet:
         raise MissingExtraError("h5py is not installed", where=str(path), hint=hint) from None
     source = Source.open(path)
     walk = _Walk(h5py, source)
-    with _faults(source.name):
-        file = h5py.File(path, "r", locking=False)
-        _check(file, source.name)
-        walk.group("", file["data"], 0)
+    with _faults(source.name), contextlib.ExitStack() as stack:
+        file = stack.enter_context(h5py.File(path, "r", locking=False))
+        walk.file(file)
+        if walk.open:
+            stack.pop_all()  # open for as long as there are blobs that read from it
     layers = tuple(_layer(name, blobs, source.name, prototxt is not None) for name, blobs in walk.layers.items())
     return RawNet("", layers, source=source.name, reader="hdf5", complete=False)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _faults(where: str) -> Iterator[None]:
     try:
         yield
@@ -75,21 +76,26 @@ def _faults(where: str) -> Iterator[None]:
         raise FormatError(f"HDF5 says: {' '.join(str(error).split())}", where=where, hint=hint) from None
 
 
-def _check(file: Any, where: str) -> None:
-    if "history" in file or "learned_net" in file:
-        hint = "give the .caffemodel.h5 that was saved with it"
-        raise FormatError("a solverstate, which holds the solver's history, not a net", where=where, hint=hint)
-    if "data" not in file or not hasattr(file["data"], "items"):
-        raise FormatError("has no group /data, so it does not hold Caffe's weights", where=where)
-
-
 class _Walk:
-    """Collects ``layers``: name of each layer -> index -> blob."""
+    """Collects ``layers``: name of each layer -> index -> blob; ``open`` if some are not views."""
 
     def __init__(self, h5py: Any, source: Source) -> None:
         self.h5py, self.source = h5py, source
         self.seen: set[Any] = set()
         self.layers: dict[str, dict[int, Blob]] = {}
+        self.open = False
+
+    def file(self, file: Any) -> None:
+        """The whole file."""
+        names = set(file)
+        if names & {"history", "learned_net"}:
+            hint = "give the .caffemodel.h5 that was saved with it"
+            problem = "a solverstate, which holds the solver's history, not a net"
+            raise FormatError(problem, where=self.source.name, hint=hint)
+        data = self.member("", file, "data") if "data" in names else None
+        if not hasattr(data, "items"):
+            raise FormatError("has no group /data, so it does not hold Caffe's weights", where=self.source.name)
+        self.group("", data, 0)
 
     def group(self, name: str, group: Any, depth: int) -> None:
         """A layer, or a part of the names of layers that have slashes."""
@@ -131,6 +137,7 @@ class _Walk:
         if plist.get_layout() == h5d.CONTIGUOUS and offset is not None and plain:
             return mapped_blob(self.source, offset, data.shape, data.dtype, f"/data/{name}")
         self.check_size(name, data, plist)
+        self.open = True
         return Blob(data.shape, data.dtype.newbyteorder("="), partial(_load, data, f"{self.source.name}: /data/{name}"))
 
     def check_size(self, name: str, data: Any, plist: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import mmap
 import re
 import zipfile
 import zlib
@@ -54,14 +55,11 @@ def read(path: str | Path, *, prototxt: str | Path | None = None) -> RawNet:
 
     Source: NumPy's ``numpy.lib.format``.
     """
-    try:
-        with open(path, "rb"):
-            pass
-    except OSError as error:
-        raise MissingFileError(f"cannot be read: {error.strerror}", where=str(path)) from None
-    with _faults(str(path)):
-        archive = zipfile.ZipFile(path)
-    members = {info.filename: _Member(archive, info) for info in archive.infolist() if info.filename.endswith(".npy")}
+    where = str(path)
+    with _faults(where):
+        archive = zipfile.ZipFile(_Map.open(where))  # type: ignore[call-overload]
+    infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+    members = {info.filename: _Member(archive, info, where) for info in infos}
     texts = members.pop(f"{TEXTS}.npy", None)
     blobs = {m.key: Blob(m.shape, m.dtype.newbyteorder("="), m.load) for m in members.values() if m.is_blob}
     others = [f"array '{m.key}' is no blob: it has type {m.dtype}" for m in members.values() if not m.is_blob]
@@ -74,7 +72,7 @@ def _faults(where: str) -> Iterator[None]:
     """Tell of whatever is wrong with an archive as a FormatError."""
     try:
         yield
-    except FormatError:
+    except (FormatError, MissingFileError):
         raise
     except _FAULTS as error:
         problem = str(error) or "it ends too early"
@@ -82,13 +80,28 @@ def _faults(where: str) -> Iterator[None]:
         raise FormatError(problem, where=where, hint=hint) from None
 
 
+class _Map(mmap.mmap):
+    """A mapped file, as an archive is read from: needs no closing, and outlives the file's name."""
+
+    @classmethod
+    def open(cls, path: str) -> _Map:
+        try:
+            with open(path, "rb") as file:
+                return cls(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise MissingFileError(f"cannot be read: {error.strerror}", where=path) from None
+
+    def seekable(self) -> bool:  # mmap itself has it from Python 3.13 on
+        return True
+
+
 class _Member:
     """An array of an archive, located and described; ``load`` reads its values."""
 
-    def __init__(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+    def __init__(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str) -> None:
         self.archive, self.info = archive, info
         self.key = info.filename.removesuffix(".npy")
-        self.where = f"{archive.filename}: array '{self.key}'"
+        self.where = f"{path}: array '{self.key}'"
         with _faults(self.where):
             self._check_sizes()
             with archive.open(info) as stream:
@@ -133,7 +146,7 @@ class _Member:
         packed = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: _DEFLATE}.get(self.info.compress_type)
         if packed is None:
             raise ValueError("is compressed, but not by deflate")
-        size = Path(str(self.archive.filename)).stat().st_size
+        size = len(self.archive.fp)  # type: ignore[arg-type]  # a _Map
         if self.info.compress_size > size or self.info.file_size > self.info.compress_size * packed:
             raise ValueError(f"claims {self.info.file_size} bytes, more than the file can hold")
 

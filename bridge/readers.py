@@ -217,13 +217,12 @@ def read_mean(path: str | Path) -> Blob:
 def _chosen(kind: Kind, where: str, name: str) -> Reader:
     """The named reader, or the first, for a kind of content."""
     able = [reader for reader in READERS.values() if kind.name in reader.kinds]
-    if name == "auto" and not able:
+    if not able:
         raise FormatError(kind.problem or f"holds {kind.name}, expected weights", where=where, hint=kind.hint)
     chosen = able[0] if name == "auto" else find(name)
     if chosen not in able:
-        hint = f"readers for it: {', '.join(reader.name for reader in able) or 'none'}"
-        found = kind.problem or f"holds {kind.name}"
-        raise UsageError(f"{found}; reader '{chosen.name}' does not read that", where=where, hint=hint)
+        hint = f"readers for it: {', '.join(reader.name for reader in able)}"
+        raise UsageError(f"holds {kind.name}, which reader '{name}' does not read", where=where, hint=hint)
     return chosen
 
 

@@ -1,0 +1,303 @@
+"""The table of readers, the choice by content, and the readers of what the tool itself writes."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bridge
+from bridge import readers
+from bridge.errors import BridgeError, FormatError, MissingExtraError, MissingFileError, UsageError
+from bridge.sniff import KINDS
+from tests.conftest import FASHION, ROOT
+from tests.reader_contract import ReaderContract
+
+MODEL, DEPLOY = FASHION / "fashion_alexnet.caffemodel", FASHION / "deploy.prototxt"
+
+
+# -- the table ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reader", readers.READERS.values(), ids=lambda reader: reader.name)
+def test_table_tells_of_each_module_what_it_is(reader: readers.Reader) -> None:
+    read = importlib.import_module(reader.module).read
+    parameters = inspect.signature(read).parameters
+    assert list(parameters)[:2] == ["path", "prototxt"]
+    assert all(parameter.kind is parameter.KEYWORD_ONLY for name, parameter in parameters.items() if name != "path")
+    assert set(parameters) - {"path", "prototxt", "definition"} == set(reader.options)
+    assert ("definition" in parameters) == reader.defined
+    assert set(reader.kinds) <= {kind.name for kind in KINDS.values() if not kind.problem}
+
+
+def test_every_backend_is_in_the_table_and_has_contract_tests() -> None:
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    for name in readers.READERS:
+        assert f'    reader = "{name}"\n' in tests, f"no test class inherits ReaderContract for {name}"
+
+
+def test_every_kind_of_weights_has_a_reader() -> None:
+    read = {kind for reader in readers.READERS.values() for kind in reader.kinds}
+    assert read == {kind.name for kind in KINDS.values() if not kind.problem} - {"prototxt"}
+
+
+def test_importing_the_table_imports_no_reader() -> None:
+    code = "import sys, bridge.readers; print([m for m in sys.modules if m.startswith(('backends', 'h5py', 'onnx'))])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert found.strip() == "[]"
+
+
+def test_status_of_a_reader_whose_package_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    status = readers.status("hdf5")
+    assert not status.works
+    assert (status.problem, status.hint) == ("h5py is not installed", "pip install h5py")
+
+
+def test_reading_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.h5"
+    path.write_bytes(b"\x89HDF\r\n\x1a\n")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match="h5py is not installed"):
+        readers.read(path)
+
+
+# -- FILES -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("files", [(DEPLOY, MODEL), (MODEL, DEPLOY)])
+def test_files_are_told_apart_by_content(files: tuple[Path, ...]) -> None:
+    assert readers.split_files(files) == (DEPLOY, MODEL)
+
+
+def test_one_file_alone() -> None:
+    assert readers.split_files([str(MODEL)]) == (None, MODEL)
+    assert readers.split_files([DEPLOY]) == (DEPLOY, None)
+
+
+@pytest.mark.parametrize("files", [(), (MODEL, DEPLOY, MODEL), (MODEL, MODEL), (DEPLOY, DEPLOY)])
+def test_files_that_make_no_model(files: tuple[Path, ...]) -> None:
+    with pytest.raises(UsageError):
+        readers.split_files(files)
+
+
+def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match="No such file"):
+        readers.split_files([tmp_path / "nothing"])
+    with pytest.raises(MissingFileError, match="is a folder"):
+        readers.split_files([tmp_path])
+
+
+# -- the choice --------------------------------------------------------------------------------
+
+
+def test_suffix_does_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "model.prototxt"
+    path.write_bytes(MODEL.read_bytes())
+    assert bridge.load(path).reader == "protobuf"
+
+
+def test_named_reader_for_other_content() -> None:
+    with pytest.raises(UsageError, match="holds caffemodel, which reader 'npz' does not read"):
+        readers.read(MODEL, reader="npz")
+
+
+def test_prototxt_given_as_weights() -> None:
+    with pytest.raises(FormatError, match="holds prototxt, expected weights"):
+        readers.read(DEPLOY)
+
+
+def test_unknown_reader_and_option() -> None:
+    with pytest.raises(UsageError, match="no reader 'caffe3'"):
+        readers.read(MODEL, reader="caffe3")
+    with pytest.raises(UsageError, match="no reader has an option 'pyton'"):
+        readers.read(MODEL, pyton="python")
+
+
+def test_options_of_other_readers_are_left_out() -> None:
+    assert readers.read(MODEL, python="python").reader == "protobuf"
+
+
+def test_readers_of_a_file() -> None:
+    assert readers.readers_of(MODEL) == ["protobuf", "caffefunction", "pycaffe"]
+    assert readers.readers_of(DEPLOY) == []
+
+
+# -- npz ---------------------------------------------------------------------------------------
+
+
+class TestNpz(ReaderContract):
+    reader = "npz"
+    suffix = ".npz"
+
+    def test_every_changed_byte_is_noticed_or_harmless(self, tmp_path: Path) -> None:
+        path = tmp_path / "small.npz"
+        np.savez(path, **{"ip/0": np.arange(6, dtype=np.float32).reshape(2, 3), "ip/1": np.zeros(2, np.float32)})
+        data, changed = path.read_bytes(), tmp_path / "changed.npz"
+        whole = arrays(path)
+        for at in range(len(data)):
+            changed.write_bytes(data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
+            try:
+                found = arrays(changed)
+            except BridgeError:
+                continue
+            for name in found.keys() & whole.keys():
+                assert all(np.array_equal(a, b) for a, b in zip(found[name], whole[name], strict=False)), at
+
+    def test_compressed(self, tmp_path: Path) -> None:
+        path = tmp_path / "packed.npz"
+        np.savez_compressed(path, **{"ip/0": np.zeros((1000, 300), np.float32)})
+        assert arrays(path)["ip"][0].shape == (1000, 300)
+
+    @pytest.mark.parametrize("array", [np.asfortranarray(np.arange(6.0).reshape(2, 3)), np.arange(6, dtype=">f4")])
+    def test_order_and_byte_order(self, array: np.ndarray, tmp_path: Path) -> None:
+        np.savez(tmp_path / "a.npz", **{"ip/0": array})
+        assert np.array_equal(arrays(tmp_path / "a.npz")["ip"][0], array)
+
+    def test_pickled_array_is_not_loaded(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "a.npz", **{"other": np.array([{}], object), "ip/0": np.ones(2)})
+        raw = readers.read(tmp_path / "a.npz")
+        assert raw.notes == ("array 'other' is no blob: it has type object",)
+
+    def test_claim_of_a_huge_array(self, tmp_path: Path) -> None:
+        member = io.BytesIO()
+        np.lib.format.write_array_header_1_0(member, {"descr": "<f4", "fortran_order": False, "shape": (1 << 60,)})
+        with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+            archive.writestr("ip/0.npy", member.getvalue())
+        with pytest.raises(FormatError, match="array 'ip/0': has 0 bytes, expected 4611686018427387904"):
+            readers.read(tmp_path / "a.npz")
+
+    @pytest.mark.parametrize("header", ["{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,), }", "x", ""])
+    def test_header_that_is_no_plain_array(self, header: str, tmp_path: Path) -> None:
+        data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+        with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+            archive.writestr("ip/0.npy", data)
+        with pytest.raises(FormatError, match="is no plain array"):
+            readers.read(tmp_path / "a.npz")
+
+
+def arrays(path: Path) -> dict[str, list[np.ndarray]]:
+    return {layer.name: [blob.numpy() for blob in layer.blobs] for layer in readers.read(path).layers}
+
+
+# -- arrays without a definition ---------------------------------------------------------------
+
+
+def plain(keys: dict[str, str], path: Path) -> Path:
+    """An npz with the model's arrays under other names; ``{}`` stands for the layer."""
+    net = bridge.load(MODEL)
+    named = {
+        (layer.name, role): array for layer in net for role, array in reversed(list(layer.blobs.items()))
+    }  # bias first: the order in the file must not count
+    np.savez(path, **{keys[role].format(layer): array for (layer, role), array in named.items()})
+    return path
+
+
+@pytest.mark.parametrize(
+    "keys", [{"weight": "{}/0", "bias": "{}/1"}, {"weight": "{}/weight", "bias": "{}/bias"},
+             {"weight": "{}.weight", "bias": "{}.bias"}, {"weight": "{}/W", "bias": "{}/b"}],
+    ids=["index", "role", "dotted", "chainer"],
+)  # fmt: skip
+def test_plain_npz_with_a_prototxt(keys: dict[str, str], tmp_path: Path) -> None:
+    net = bridge.load(DEPLOY, plain(keys, tmp_path / "plain.npz"))
+    for ours, theirs in zip(net, bridge.load(DEPLOY, MODEL), strict=True):
+        assert list(ours.blobs) == list(theirs.blobs)
+        assert all(np.array_equal(ours.blobs[role], theirs.blobs[role]) for role in ours.blobs)
+
+
+def test_plain_npz_whose_arrays_are_not_the_layers(tmp_path: Path) -> None:
+    path = plain({"weight": "{}/kernel", "bias": "{}/bias"}, tmp_path / "plain.npz")
+    with pytest.raises(FormatError, match="layer 'conv1' has arrays bias, kernel, expected weight, bias"):
+        bridge.load(DEPLOY, path)
+
+
+def test_plain_npz_with_a_gap(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **{"ip/0": np.ones(1), "ip/2": np.ones(1)})
+    with pytest.raises(FormatError, match="layer 'ip' has arrays 0, 2, expected 0, 1"):
+        readers.read(tmp_path / "a.npz")
+
+
+# -- safetensors -------------------------------------------------------------------------------
+
+
+class TestSafetensors(ReaderContract):
+    reader = "safetensors"
+    suffix = ".safetensors"
+
+    def file(self, tmp_path: Path, header: object, data: bytes = b"") -> Path:
+        text = header if isinstance(header, bytes) else json.dumps(header).encode()
+        path = tmp_path / "a.safetensors"
+        path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+        return path
+
+    def test_what_the_library_writes(self, tmp_path: Path) -> None:
+        library = pytest.importorskip("safetensors.numpy", reason="package safetensors is not installed")
+        given = {"ip/0": np.arange(6, dtype=np.float64).reshape(2, 3), "ip/1": np.ones(2, np.float16)}
+        library.save_file(given, tmp_path / "a.safetensors")
+        found = arrays(tmp_path / "a.safetensors")["ip"]
+        assert [array.dtype for array in found] == [np.float64, np.float16]
+        assert all(np.array_equal(a, b) for a, b in zip(found, given.values(), strict=True))
+
+    @pytest.mark.parametrize(
+        ("header", "message"),
+        [
+            ({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, "an array ends here"),
+            ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, "an array ends here"),
+            ({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, "is not described"),
+            ({"a": {"dtype": "F32", "shape": [1 << 70], "data_offsets": [0, 4]}}, "has 4 bytes, expected"),
+            ({"a": {"dtype": "F32", "shape": [True], "data_offsets": [0, 4]}}, "is not described"),
+            ({"a": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}, "has type BF16"),
+            ({"a": []}, "is not described"),
+            ({"__metadata__": 1}, "__metadata__ is not"),
+            (b"{" * 5000, "is not JSON"),
+            (b"{}" + b"\xff" * 7, "is not JSON"),
+        ],
+    )  # fmt: skip
+    def test_header_that_lies(self, header: object, message: str, tmp_path: Path) -> None:
+        with pytest.raises(FormatError, match=message):
+            readers.read(self.file(tmp_path, header, b"\0" * 4))
+
+    def test_header_longer_than_the_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.safetensors"
+        path.write_bytes((1 << 30).to_bytes(8, "little") + b"{}")
+        with pytest.raises(FormatError, match="header of 1073741824 bytes, of which the file has 2"):
+            readers.read(path)
+
+
+# -- the texts of a whole model ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("blobs", "message"),
+    [
+        ("[", "is not JSON"),
+        ("{}", "expected a list"),
+        ('[{"index": 9, "role": "weight", "key": "a", "shape": [2]}]', r"bridge.blobs\[0\]: expected index"),
+        ('[{"index": 0, "role": "weight", "key": "b", "shape": [2]}]', "no array 'b'"),
+        ('[{"index": 0, "role": "weight", "key": "a", "shape": [3]}]', "has 2 values, expected 3 = 3"),
+        ('[{"index": 0, "role": "weight", "key": "a", "shape": [-2]}]', "shape .* is none"),
+    ],
+)
+def test_texts_that_do_not_fit(blobs: str, message: str, tmp_path: Path) -> None:
+    texts = {"bridge.prototxt": 'layer { name: "l" type: "Odd" }', "bridge.blobs": blobs}
+    np.savez(tmp_path / "a.npz", a=np.ones(2), __bridge__=np.frombuffer(json.dumps(texts).encode(), np.uint8))
+    with pytest.raises(FormatError, match=message):
+        readers.read(tmp_path / "a.npz")
+
+
+def test_layer_of_which_blobs_are_gone_is_uncovered(tmp_path: Path) -> None:
+    texts = {
+        "bridge.prototxt": 'layer { name: "l" type: "InnerProduct" inner_product_param { num_output: 2 } }',
+        "bridge.blobs": '[{"index": 0, "role": "bias", "key": "a", "shape": [2]}]',
+    }
+    np.savez(tmp_path / "a.npz", a=np.ones(2), __bridge__=np.frombuffer(json.dumps(texts).encode(), np.uint8))
+    (layer,) = readers.read(tmp_path / "a.npz").layers
+    assert (layer.blobs, layer.uncovered) == ((), "of its blobs the file has only bias")
