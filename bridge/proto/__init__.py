@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from bridge.errors import UsageError
+from bridge.proto import caffe_pb2
 
 FIRST_PARAM = 12
 """Fields of ``LayerParameter`` from this number on differ between forks."""
@@ -117,8 +118,6 @@ def _goes_with(name: str, layer_type: str) -> bool:
 
 
 def _descriptor(name: str) -> Any:
-    from bridge.proto import caffe_pb2
-
     return caffe_pb2.DESCRIPTOR.message_types_by_name[name]
 
 
