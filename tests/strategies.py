@@ -7,11 +7,13 @@ for. Register one with ``@layer_case("Type")``; a test demands it of every type.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from bridge import prototxt
@@ -114,50 +116,80 @@ SEEDS = st.integers(0, 2**16)
 # ---- convolution and its kin ---------------------------------------------------------------
 
 
+def _flags(draw: Any, *names: str) -> str:
+    """Each of these boolean fields, true or false or left out."""
+    drawn = [(name, draw(st.sampled_from(["", "true", "false"]))) for name in names]
+    return " ".join(f"{name}: {value}" for name, value in drawn if value)
+
+
+def _fields(name: str, values: Any) -> str:
+    return " ".join(f"{name}: {value}" for value in values)
+
+
 @st.composite
-def windows(draw: Any, side: tuple[int, int], pad_below_kernel: bool = False) -> dict[str, tuple[int, int]]:
-    """kernel, stride and pad, (height, width) each, that fit an image of ``side``."""
-    kernel = tuple(draw(st.integers(1, min(4, n))) for n in side)
-    stride = tuple(draw(st.integers(1, k if pad_below_kernel else 3)) for k in kernel)
-    pad = tuple(draw(st.integers(0, k - 1 if pad_below_kernel else 2)) for k in kernel)
-    return {"kernel": kernel, "stride": stride, "pad": pad}  # type: ignore[dict-item]
+def windows(draw: Any, space: tuple[int, ...]) -> str:
+    """kernel, stride and pad, in any of their spellings, that fit spatial extents."""
+    rank = len(space)
+    spelling = draw(st.sampled_from(["one", "list", "sides"] if rank == 2 else ["one", "list"]))
+    count = 1 if spelling == "one" else rank
+    kernel = [draw(st.integers(1, min(4, *space))) for _ in range(count)] if space else [1]
+    stride = [draw(st.integers(1, 3)) for _ in range(count)]
+    pad = [draw(st.integers(0, 2)) for _ in range(count)]
+    if spelling == "sides":
+        drawn = zip(("kernel", "stride", "pad"), (kernel, stride, pad), strict=True)
+        return " ".join(f"{name}_h: {h} {name}_w: {w}" for name, (h, w) in drawn)
+    return " ".join(map(_fields, ("kernel_size", "stride", "pad"), (kernel, stride, pad)))
 
 
-def _pairs(window: dict[str, tuple[int, int]]) -> str:
-    return " ".join(f"{name}_h: {a} {name}_w: {b}" for name, (a, b) in window.items())
-
-
-@layer_case("Convolution")
+@layer_case("Convolution", "Deconvolution")
 @st.composite
 def convolutions(draw: Any, kind: str) -> LayerCase:
     group, per_in, per_out = (draw(st.integers(1, 3)) for _ in range(3))
-    shape = draw(images(4, 9, st.just(group * per_in)))
-    window = draw(windows(shape[2:]))
-    dilation = 1 if max(window["kernel"]) * 2 > min(shape[2:]) else draw(st.integers(1, 2))
-    bias = draw(st.booleans())
+    batch = tuple(draw(st.lists(st.integers(1, 2), max_size=2)))
+    space = tuple(draw(st.lists(st.integers(6, 8), max_size=3)))
+    shape = (*batch, group * per_in, *space)
+    axis = draw(st.sampled_from([len(batch), len(batch) - len(shape)]))
+    dilation = _fields("dilation", draw(st.sampled_from([[], [1], [2]] if max(space, default=0) else [[]])))
+    window = draw(windows(tuple((n + 1) // 2 for n in space)))
+    if kind == "Deconvolution":
+        window = window.replace("pad: 2", "pad: 0").replace("pad_h: 2", "pad_h: 0").replace("pad_w: 2", "pad_w: 0")
     body = (
-        f"convolution_param {{ num_output: {group * per_out} group: {group} {_pairs(window)} "
-        f"dilation: {dilation} bias_term: {str(bias).lower()} }}"
+        f"convolution_param {{ num_output: {group * per_out} group: {group} {window} "
+        f"{dilation} axis: {axis} {_flags(draw, 'bias_term', 'force_nd_im2col')} }}"
     )
-    return LayerCase(kind, body, (shape,), seed=draw(SEEDS))
+    count = draw(st.integers(1, 2))
+    return LayerCase(kind, body, (shape,) * count, tops=count, seed=draw(SEEDS))
 
 
 @layer_case("ConvolutionDepthwise", "DepthwiseConvolution")
 @st.composite
 def depthwise_convolutions(draw: Any, kind: str) -> LayerCase:
     shape = draw(images(4, 9))
-    body = f"convolution_param {{ num_output: {shape[1]} {_pairs(draw(windows(shape[2:])))} }}"
+    body = f"convolution_param {{ num_output: {shape[1]} {draw(windows(shape[2:]))} }}"
     return LayerCase(kind, body, (shape,), seed=draw(SEEDS))
 
 
 @layer_case("InnerProduct")
 @st.composite
 def inner_products(draw: Any, kind: str) -> LayerCase:
-    shape = draw(shapes(2, 4))
-    axis = draw(st.integers(1, len(shape) - 1))
-    flags = " ".join(f"{name}: {str(draw(st.booleans())).lower()}" for name in ("bias_term", "transpose"))
+    shape = draw(shapes(1, 4))
+    axis = draw(st.integers(-len(shape), len(shape) - 1))
+    flags = _flags(draw, "bias_term", "transpose")
     body = f"inner_product_param {{ num_output: {draw(st.integers(1, 5))} axis: {axis} {flags} }}"
     return LayerCase(kind, body, (shape,), seed=draw(SEEDS))
+
+
+@layer_case("Embed")
+@st.composite
+def embeds(draw: Any, kind: str) -> LayerCase:
+    rows = draw(st.integers(1, 9))
+    body = f"embed_param {{ num_output: {draw(st.integers(1, 4))} input_dim: {rows} {_flags(draw, 'bias_term')} }}"
+    return LayerCase(kind, body, (draw(shapes(1, 3)),), data={0: numbers_below(rows)}, seed=draw(SEEDS))
+
+
+def numbers_below(stop: int) -> Callable[[Any, Any], Any]:
+    """Whole numbers from 0 on."""
+    return lambda rng, shape: rng.integers(0, stop, shape)
 
 
 # ---- pooling, normalisation ------------------------------------------------------------------
@@ -166,14 +198,23 @@ def inner_products(draw: Any, kind: str) -> LayerCase:
 @layer_case("Pooling")
 @st.composite
 def poolings(draw: Any, kind: str) -> LayerCase:
-    shape = draw(images(3, 9))
-    pool = draw(st.sampled_from(["MAX", "AVE"]))
+    shape = draw(images(1, 9))
+    pool = draw(st.sampled_from(["MAX", "AVE", "STOCHASTIC"]))
+    data = {0: numbers_below(4)} if draw(st.booleans()) else {}  # equal values, of which the first is the maximum
+    common = {"tops": draw(st.integers(1, 2)) if pool == "MAX" else 1, "data": data, "seed": draw(SEEDS)}
     if draw(st.integers(0, 4)) == 0:
-        return LayerCase(kind, f"pooling_param {{ pool: {pool} global_pooling: true }}", (shape,), seed=draw(SEEDS))
-    window = draw(windows(shape[2:], pad_below_kernel=True))
+        return LayerCase(kind, f"pooling_param {{ pool: {pool} global_pooling: true }}", (shape,), **common)
+    kernel, stride = ([draw(st.integers(1, 4)) for _ in range(2)] for _ in range(2))
+    pad = [0, 0] if pool == "STOCHASTIC" else [draw(st.integers(0, k - 1)) for k in kernel]
+    assume(all(n + 2 * p - k > -s for n, k, s, p in zip(shape[2:], kernel, stride, pad, strict=True)))
     mode = draw(st.sampled_from(["CEIL", "FLOOR"]))
-    body = f"pooling_param {{ pool: {pool} {_pairs(window)} round_mode: {mode} }}"
-    return LayerCase(kind, body, (shape,), seed=draw(SEEDS))
+    assume(mode == "CEIL" or all(n + 2 * p >= k for n, k, p in zip(shape[2:], kernel, pad, strict=True)))
+    if kernel[0] == kernel[1] and stride[0] == stride[1] and pad[0] == pad[1]:
+        window = f"kernel_size: {kernel[0]} stride: {stride[0]} pad: {pad[0]}"
+    else:
+        drawn = zip(("kernel", "stride", "pad"), (kernel, stride, pad), strict=True)
+        window = " ".join(f"{name}_h: {h} {name}_w: {w}" for name, (h, w) in drawn)
+    return LayerCase(kind, f"pooling_param {{ pool: {pool} {window} round_mode: {mode} }}", (shape,), **common)
 
 
 @layer_case("LRN")
@@ -181,46 +222,119 @@ def poolings(draw: Any, kind: str) -> LayerCase:
 def lrns(draw: Any, kind: str) -> LayerCase:
     region = draw(st.sampled_from(["ACROSS_CHANNELS", "WITHIN_CHANNEL"]))
     numbers = f"alpha: {draw(st.floats(0.01, 2)):.4f} beta: {draw(st.floats(0.1, 1)):.4f} k: {draw(st.floats(0.5, 3)):.4f}"
-    body = f"lrn_param {{ local_size: {draw(st.sampled_from([1, 3, 5]))} norm_region: {region} {numbers} }}"
-    return LayerCase(kind, body, (draw(images(3, 7)),), seed=draw(SEEDS))
+    body = f"lrn_param {{ local_size: {draw(st.sampled_from([1, 3, 5, 7]))} norm_region: {region} {numbers} }}"
+    return LayerCase(kind, body, (draw(images(1, 7)),), seed=draw(SEEDS))
 
 
 @layer_case("BatchNorm")
 @st.composite
 def batch_norms(draw: Any, kind: str) -> LayerCase:
+    shape = draw(shapes(1, 5, 4))
     factor = draw(st.sampled_from([0.0, 1.0, 999.98]))
     blobs = {"variance": positive, "scale_factor": lambda rng, shape: np.full(shape, factor)}
-    body = f"batch_norm_param {{ use_global_stats: true eps: {draw(st.sampled_from([1e-5, 1e-3, 0.1]))} }}"
-    return LayerCase(kind, body, (draw(images(1, 5)),), blobs=blobs, seed=draw(SEEDS))
+    by_batch = len(shape) > 1 and shape[0] > 1 and draw(st.booleans())
+    flags = "use_global_stats: false" if by_batch else _flags(draw, "scale_bias")
+    # without a large eps the error of a variance near 0 would be all that is seen
+    eps = draw(st.sampled_from([1e-3, 0.1] if by_batch else [1e-7, 1e-5, 1e-3, 0.1]))
+    return LayerCase(kind, f"batch_norm_param {{ {flags} eps: {eps} }}", (shape,), blobs=blobs, seed=draw(SEEDS))
 
 
-@layer_case("Scale")
+@layer_case("MVN")
+@st.composite
+def mvns(draw: Any, kind: str) -> LayerCase:
+    flags = _flags(draw, "normalize_variance", "across_channels")
+    body = f"mvn_param {{ {flags} eps: {draw(st.sampled_from([1e-5, 1e-2, 1]))} }}"
+    return LayerCase(kind, body, (draw(shapes(1, 4)),), seed=draw(SEEDS))
+
+
+@layer_case("Scale", "Bias")
 @st.composite
 def scales(draw: Any, kind: str) -> LayerCase:
-    shape = draw(shapes(2, 4))
+    shape = draw(shapes(1, 4))
     axis = draw(st.integers(0, len(shape) - 1))
-    count = draw(st.integers(1, len(shape) - axis))
-    bias = str(draw(st.booleans())).lower()
+    count = draw(st.integers(0, len(shape) - axis))
+    field, flags = ("scale_param", _flags(draw, "bias_term")) if kind == "Scale" else ("bias_param", "")
+    axis_text = f"axis: {draw(st.sampled_from([axis, axis - len(shape)]))}"
     if draw(st.booleans()):
-        return LayerCase(kind, f"scale_param {{ axis: {axis} bias_term: {bias} }}", (shape, shape[axis : axis + count]))
-    body = f"scale_param {{ axis: {axis} num_axes: {draw(st.sampled_from([count, 0, -1]))} bias_term: {bias} }}"
+        own = shape[axis : axis + count]
+        return LayerCase(kind, f"{field} {{ {axis_text} {flags} }}", (shape, own), seed=draw(SEEDS))
+    body = f"{field} {{ {axis_text} num_axes: {draw(st.sampled_from([count, -1]))} {flags} }}"
     return LayerCase(kind, body, (shape,), seed=draw(SEEDS))
 
 
-# ---- elementwise and wiring -----------------------------------------------------------------
+# ---- value by value --------------------------------------------------------------------------
 
 
-@layer_case("ReLU")
+def _wide(rng: Any, shape: Any) -> Any:
+    """Values far to both sides of 0, whole ones among them."""
+    return np.where(rng.random(shape) < 0.2, rng.integers(-7, 8, shape), rng.standard_normal(shape) * 5)
+
+
+_VALUES: dict[str, tuple[str, dict[str, list[float]]]] = {
+    "AbsVal": ("", {}),
+    "BNLL": ("", {}),
+    "ELU": ("elu_param", {"alpha": [0, 0.5, 1, 2, -0.3]}),
+    "HardSigmoid": ("hardsigmoid_param", {"alpha": [0.1, 1 / 6], "beta": [0.5, 0.4]}),
+    "HardSwish": ("", {}),
+    "Mish": ("", {}),
+    "ReLU": ("relu_param", {"negative_slope": [0, 1, 0.1, 0.5, 2, -0.5]}),
+    "ReLU6": ("relu6_param", {"negative_slope": [0]}),
+    "Sigmoid": ("", {}),
+    "Swish": ("swish_param", {"beta": [0, 1, 0.5, 2, -1]}),
+    "TanH": ("", {}),
+    "Threshold": ("threshold_param", {"threshold": [0, 1, 0.25, -2]}),
+    "Exp": ("exp_param", {"base": [-1, 2, 10, 0.5, 1], "scale": [0, 1, 0.1, -0.2], "shift": [0, 1, -0.5]}),
+}
+
+
+@layer_case(*_VALUES)
 @st.composite
-def relus(draw: Any, kind: str) -> LayerCase:
-    slope = draw(st.sampled_from([0, 0.1, 0.5]))
-    return LayerCase(kind, f"relu_param {{ negative_slope: {slope} }}", (draw(shapes()),), seed=draw(SEEDS))
+def neurons(draw: Any, kind: str) -> LayerCase:
+    field, options = _VALUES[kind]
+    given = [f"{name}: {draw(st.sampled_from(values)):g}" for name, values in options.items() if draw(st.booleans())]
+    if kind == "HardSigmoid":
+        field = draw(st.sampled_from([field, "hard_sigmoid_param"]))
+    body = f"{field} {{ {' '.join(given)} }}" if field else ""
+    return LayerCase(kind, body, (draw(shapes()),), data={0: _wide}, seed=draw(SEEDS))
+
+
+@layer_case("Clip")
+@st.composite
+def clips(draw: Any, kind: str) -> LayerCase:
+    low, high = (draw(st.floats(-9, 9)) for _ in range(2))
+    body = f"clip_param {{ min: {low:.3f} max: {high:.3f} }}"
+    return LayerCase(kind, body, (draw(shapes()),), data={0: _wide}, seed=draw(SEEDS))
+
+
+@layer_case("Log")
+@st.composite
+def logs(draw: Any, kind: str) -> LayerCase:
+    base, scale, shift = (draw(st.sampled_from(values)) for values in ([-1, 2, 10, 0.5], [1, 2, 0.1], [0, 1, 0.5]))
+    body = f"log_param {{ base: {base} scale: {scale} shift: {shift} }}"
+    return LayerCase(kind, body, (draw(shapes()),), data={0: positive}, seed=draw(SEEDS))
+
+
+@layer_case("Power")
+@st.composite
+def powers(draw: Any, kind: str) -> LayerCase:
+    power = draw(st.sampled_from([0, 1, 2, 3, 0.5, -1, -0.5]))
+    scale, shift = draw(st.sampled_from([0, 1, 2, 0.5])), draw(st.sampled_from([0.5, 1, 2]))
+    body = f"power_param {{ power: {power} scale: {scale} shift: {shift} }}"
+    data = {0: positive if power not in (0, 1, 2, 3) or draw(st.booleans()) else _wide}
+    return LayerCase(kind, body, (draw(shapes()),), data=data, seed=draw(SEEDS))
+
+
+@layer_case("PReLU")
+@st.composite
+def prelus(draw: Any, kind: str) -> LayerCase:
+    body = f"prelu_param {{ {_flags(draw, 'channel_shared')} }}"
+    return LayerCase(kind, body, (draw(shapes(2)),), data={0: _wide}, seed=draw(SEEDS))
 
 
 @layer_case("Dropout")
 @st.composite
 def dropouts(draw: Any, kind: str) -> LayerCase:
-    return LayerCase(kind, "", (draw(shapes()),), seed=draw(SEEDS))
+    return LayerCase(kind, "dropout_param { dropout_ratio: 0.7 }", (draw(shapes()),), seed=draw(SEEDS))
 
 
 @layer_case("Softmax")
@@ -228,7 +342,7 @@ def dropouts(draw: Any, kind: str) -> LayerCase:
 def softmaxes(draw: Any, kind: str) -> LayerCase:
     shape = draw(shapes(1, 4))
     axis = draw(st.integers(-len(shape), len(shape) - 1))
-    return LayerCase(kind, f"softmax_param {{ axis: {axis} }}", (shape,), seed=draw(SEEDS))
+    return LayerCase(kind, f"softmax_param {{ axis: {axis} }}", (shape,), data={0: _wide}, seed=draw(SEEDS))
 
 
 @layer_case("Eltwise")
@@ -237,8 +351,12 @@ def eltwises(draw: Any, kind: str) -> LayerCase:
     shape, count = draw(shapes()), draw(st.integers(2, 4))
     operation = draw(st.sampled_from(["PROD", "SUM", "MAX"]))
     coeffs = [draw(st.sampled_from([-1, 0.5, 1, 2])) for _ in range(count)] if draw(st.booleans()) else []
-    extra = " ".join(f"coeff: {c}" for c in coeffs) if operation == "SUM" else ""
-    return LayerCase(kind, f"eltwise_param {{ operation: {operation} {extra} }}", (shape,) * count, seed=draw(SEEDS))
+    extra = _fields("coeff", coeffs) if operation != "PROD" else ""
+    body = f"eltwise_param {{ operation: {operation} {extra} {_flags(draw, 'stable_prod_grad')} }}"
+    return LayerCase(kind, body, (shape,) * count, seed=draw(SEEDS))
+
+
+# ---- wiring, choosing, summing -----------------------------------------------------------------
 
 
 @layer_case("Concat")
@@ -249,7 +367,8 @@ def concats(draw: Any, kind: str) -> LayerCase:
     many = tuple(
         (*shape[:axis], draw(st.integers(1, 4)), *shape[axis + 1 :]) for _ in range(draw(st.integers(1, 3)))
     )
-    return LayerCase(kind, f"concat_param {{ axis: {axis} }}", many, seed=draw(SEEDS))
+    spelling = draw(st.sampled_from([f"axis: {axis}", f"axis: {axis - len(shape)}", f"concat_dim: {axis}"]))
+    return LayerCase(kind, f"concat_param {{ {spelling} }}", many, seed=draw(SEEDS))
 
 
 @layer_case("Split")
@@ -258,22 +377,81 @@ def splits(draw: Any, kind: str) -> LayerCase:
     return LayerCase(kind, "", (draw(shapes()),), tops=draw(st.integers(1, 3)), seed=draw(SEEDS))
 
 
+@layer_case("Silence")
+@st.composite
+def silences(draw: Any, kind: str) -> LayerCase:
+    return LayerCase(kind, "", tuple(draw(st.lists(shapes(), min_size=1, max_size=3))), tops=0, seed=draw(SEEDS))
+
+
 @layer_case("Input")
 @st.composite
 def inputs(draw: Any, kind: str) -> LayerCase:
     shape = draw(shapes())
-    return LayerCase(kind, "input_param { shape { " + " ".join(f"dim: {n}" for n in shape) + " } }", ())
+    return LayerCase(kind, f"input_param {{ shape {{ {_fields('dim', shape)} }} }}", ())
+
+
+@layer_case("Parameter")
+@st.composite
+def parameters(draw: Any, kind: str) -> LayerCase:
+    return LayerCase(kind, f"parameter_param {{ shape {{ {_fields('dim', draw(shapes(0)))} }} }}", (), seed=draw(SEEDS))
+
+
+@layer_case("ArgMax")
+@st.composite
+def argmaxes(draw: Any, kind: str) -> LayerCase:
+    shape = draw(shapes())
+    axis = draw(st.none() | st.integers(-len(shape), len(shape) - 1))
+    extent = math.prod(shape[1:]) if axis is None else shape[axis]
+    fields = [f"axis: {axis}"] if axis is not None else []
+    fields += [f"top_k: {draw(st.integers(1, min(extent, 5)))}"] if draw(st.booleans()) else []
+    body = f"argmax_param {{ {' '.join(fields)} {_flags(draw, 'out_max_val')} }}"
+    data = {0: numbers_below(4)} if draw(st.booleans()) else {}  # equal values, of which the last is the first
+    return LayerCase(kind, body, (shape,), data=data, seed=draw(SEEDS))
+
+
+@layer_case("Reduction")
+@st.composite
+def reductions(draw: Any, kind: str) -> LayerCase:
+    shape = draw(shapes())
+    axis = draw(st.integers(-len(shape), len(shape) - 1))
+    operation, coeff = draw(st.sampled_from(["SUM", "ASUM", "SUMSQ", "MEAN", 4])), draw(st.sampled_from([1, 0.5, -2]))
+    body = f"reduction_param {{ operation: {operation} axis: {axis} coeff: {coeff} }}"
+    return LayerCase(kind, body, (shape,), seed=draw(SEEDS))
+
+
+@layer_case("Tile")
+@st.composite
+def tiles(draw: Any, kind: str) -> LayerCase:
+    shape = draw(shapes())
+    axis = draw(st.integers(-len(shape), len(shape) - 1))
+    return LayerCase(kind, f"tile_param {{ axis: {axis} tiles: {draw(st.integers(1, 3))} }}", (shape,), seed=draw(SEEDS))
+
+
+@layer_case("BatchReindex")
+@st.composite
+def batch_reindexes(draw: Any, kind: str) -> LayerCase:
+    shape = draw(shapes())
+    chosen = (draw(st.integers(1, 6)),)
+    return LayerCase(kind, "", (shape, chosen), data={1: numbers_below(shape[0])}, seed=draw(SEEDS))
 
 
 # -- weights ---------------------------------------------------------------------------------
 
 
 @st.composite
-def grouped_weights(draw: Any) -> tuple[np.ndarray, int]:
-    """A weight of any bits (signs of zero, payloads of NaN) and its number of groups."""
+def grouped_weights(
+    draw: Any, dtypes: tuple[str, ...] = ("f2", "f4", "f8"), space: tuple[int, int] = (0, 3)
+) -> tuple[np.ndarray, int]:
+    """A weight of any bits (signs of zero, payloads of NaN) and its number of groups.
+
+    Args:
+        draw: Hypothesis's.
+        dtypes: Which types it may have.
+        space: How many spatial axes, at least and at most.
+    """
     group, rows, columns = (draw(st.integers(1, 4)) for _ in range(3))
-    shape = (group * rows, columns, *draw(st.lists(st.integers(1, 3), max_size=3)))
-    dtype = np.dtype(draw(st.sampled_from(["f2", "f4", "f8"])))
+    shape = (group * rows, columns, *draw(st.lists(st.integers(1, 3), min_size=space[0], max_size=space[1])))
+    dtype = np.dtype(draw(st.sampled_from(dtypes)))
     raw = draw(st.binary(min_size=dtype.itemsize * int(np.prod(shape)), max_size=dtype.itemsize * int(np.prod(shape))))
     weight = np.frombuffer(raw, dtype).reshape(shape).copy()
     special = draw(st.lists(st.sampled_from([0.0, -0.0, np.nan, np.inf]), max_size=4))

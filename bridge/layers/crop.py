@@ -37,27 +37,27 @@ class Crop(CaffeLayer):
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         source, size = bottoms
         axis, offsets = self._offsets(len(source))
-        if len(size) != len(source):
+        if len(size) < len(source):
             raise self.fail(f"bottom 1 has {len(size)} axes, expected {len(source)} as bottom 0")
         for place, offset in enumerate(offsets, axis):
             if source[place] - offset < size[place]:
-                raise self.fail(f"axis {place}: {size[place]} from {offset} on runs past the {source[place]} of bottom 0")
-        return ((*source[:axis], *size[axis:]),)
+                raise self.fail(f"axis {place}: {size[place]} from {offset} on is more than {source[place]}")
+        return ((*source[:axis], *size[axis : len(source)]),)
 
     def to_onnx(self, g: Any, *x: str) -> str:
         shape = g.shape(x[0])
         axis, offsets = self._offsets(len(shape))
         fixed = all(g.shape(value).fixed(place) for value in x for place in range(axis, len(shape)))
-        if fixed and shape[axis:] == g.shape(x[1])[axis:]:
+        if fixed and shape[axis:] == g.shape(x[1])[axis : len(shape)]:
             return x[0]
-        ends = g.extents(x[1], axis)
         if fixed:
-            ends = g.ints([offset + n for offset, n in zip(offsets, g.shape(x[1])[axis:], strict=True)])
-        elif any(offsets):
-            ends = g.Add(ends, g.ints(offsets))
+            ends = g.ints([offset + n for offset, n in zip(offsets, g.shape(x[1])[axis:], strict=False)])
+        else:
+            ends = g.extents(x[1], axis, len(shape))
+            ends = g.Add(ends, g.ints(offsets)) if any(offsets) else ends
         return str(g.Slice(x[0], g.ints(offsets), ends, g.ints(list(range(axis, len(shape))))))
 
     def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
         axis, offsets = self._offsets(x[0].ndim)
-        window = (slice(a, a + n) for a, n in zip(offsets, x[1].shape[axis:], strict=True))
+        window = (slice(a, a + n) for a, n in zip(offsets, x[1].shape[axis:], strict=False))
         return F.get_item(x[0], (*(slice(None) for _ in range(axis)), *window))

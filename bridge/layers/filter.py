@@ -21,6 +21,11 @@ class Filter(CaffeLayer):
     top_count = (1, MANY)
     data_dependent = (0,)
 
+    def check_wiring(self) -> None:
+        super().check_wiring()
+        if len(self.tops) != len(self.bottoms) - 1:
+            raise self.fail(f"has {len(self.tops)} tops, expected {len(self.bottoms) - 1}: one per bottom but the last")
+
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         *picked, selector = bottoms
         if any(extent != 1 for extent in selector[1:]):

@@ -21,6 +21,9 @@ class Im2col(Convolution):
     Source: caffe.proto ``ConvolutionParameter``, im2col_layer.cpp, im2col.cpp; ONNX ``Conv``.
     """
 
+    bottom_count = (1, 1)
+    top_count = (1, 1)
+
     num_output: int = 1
     bias_term: bool = False
 
@@ -47,19 +50,23 @@ class Im2col(Convolution):
         return axis
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
-        return tuple(top for bottom in bottoms for top in self._infer(bottom))
-
-    def _infer(self, bottom: Shape) -> tuple[Shape, ...]:
+        (bottom,) = bottoms
         axis = self._axis(len(bottom))
         return self._picking(bottom[axis], len(bottom) - axis - 1)[0].infer(bottom)
 
-    def _each(self, g: Any, blobs: list[str], bottom: str) -> str:
-        shape = g.shape(bottom)
+    def to_onnx(self, g: Any, *x: str) -> str:
+        shape = g.shape(x[0])
         axis = self._axis(len(shape))
         convolution, weight = self._picking(shape[axis], len(shape) - axis - 1)
-        return convolution._each(g, [g.const(weight, f"{self.name}.places")], bottom)
+        y = g.Conv(
+            convolution._fold(g, x[0], axis), g.const(weight, f"{self.name}.places"),
+            kernel_shape=convolution.kernel_size, strides=convolution.stride, pads=convolution.pad * 2,
+            dilations=convolution.dilation, group=convolution.group,
+        )  # fmt: skip
+        return convolution._unfold(g, x[0], y, axis)
 
-    def _convolve(self, F: Any, link: Any, x: Any) -> Any:
-        convolution, weight = self._picking(x.shape[1], x.ndim - 2)
-        picker = F.chainer.backend.get_array_module(x).asarray(weight)
-        return convolution._convolve(F, SimpleNamespace(W=picker), x)
+    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+        axis = self._axis(x[0].ndim)
+        convolution, weight = self._picking(x[0].shape[axis], x[0].ndim - axis - 1)
+        picker = F.chainer.backend.get_array_module(x[0]).asarray(weight)
+        return convolution.to_chainer(F, SimpleNamespace(W=picker), x[0])

@@ -26,8 +26,6 @@ class Recurrent(CaffeLayer):
 
     message = "recurrent_param"
     ignored = frozenset({"weight_filler", "bias_filler", "debug_info"})
-    bottom_count = (2, 5)
-    top_count = (1, 3)
     filler_fields = {
         "static_weight": "weight_filler", "hidden_weight": "weight_filler",
         "output_weight": "weight_filler", "output_bias": "bias_filler",
@@ -43,6 +41,14 @@ class Recurrent(CaffeLayer):
         """Whether there is an input that every step sees."""
         return len(self.bottoms) > 2 + self.expose_hidden * self.states
 
+    def check_wiring(self) -> None:
+        exposed = self.states * self.expose_hidden
+        least = 2 + exposed
+        if not least <= len(self.bottoms) <= least + 1:
+            raise self.fail(f"has {len(self.bottoms)} bottoms, expected {least} or {least + 1}")
+        if len(self.tops) != 1 + exposed:
+            raise self.fail(f"has {len(self.tops)} tops, expected {1 + exposed}")
+
     def batch_axis(self, bottom: int) -> int:
         return 0 if self.static and bottom == 2 else 1
 
@@ -52,14 +58,13 @@ class Recurrent(CaffeLayer):
         return {**shapes, "static_weight": (gates, count(bottoms[2][1:]))} if self.static else shapes
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
-        expected = 2 + self.static + self.expose_hidden * self.states
-        if len(bottoms) != expected:
-            raise self.fail(f"has {len(bottoms)} bottoms, expected {expected}")
-        steps, samples, *_ = (*bottoms[0], 0, 0)
+        if len(bottoms[0]) < 3:
+            raise self.fail(f"bottom 0 is {times(bottoms[0])}, expected steps x samples x inputs")
+        steps, samples = bottoms[0][:2]
+        if self.static and (len(bottoms[2]) < 2 or bottoms[2][0] != samples):
+            raise self.fail(f"bottom 2 is {times(bottoms[2])}, expected {samples} samples x inputs")
         state = (1, samples, self.num_output)
-        wanted = {1: (steps, samples), **dict.fromkeys(range(2 + self.static, expected), state)}
-        if len(bottoms[0]) < 2 or (self.static and bottoms[2][:1] != (samples,)):
-            raise self.fail(f"bottoms are {', '.join(map(times, bottoms))}, expected T x N ..., T x N, N ...")
+        wanted = {1: (steps, samples), **dict.fromkeys(range(2 + self.static, len(bottoms)), state)}
         for index, shape in wanted.items():
             if bottoms[index] != shape:
                 raise self.fail(f"bottom {index} is {times(bottoms[index])}, expected {times(shape)}")

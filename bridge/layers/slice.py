@@ -35,16 +35,19 @@ class Slice(CaffeLayer):
             raise p.fail("has both axis and slice_dim, expected one of them")
         return {**super().read(p), "axis": p.read("axis", int, p.read("slice_dim", int, 1))}
 
+    def check_wiring(self) -> None:
+        super().check_wiring()
+        if self.slice_point and len(self.slice_point) != len(self.tops) - 1:
+            raise self.fail(f"{len(self.slice_point)} slice_point for {len(self.tops)} tops, expected one fewer")
+
     def points(self, extent: int) -> list[int]:
         """Where the tops begin, and the extent where the last one ends."""
-        parts = max(1, len(self.tops))
+        parts = len(self.tops)
         if not self.slice_point:
             if extent % parts:
                 raise self.fail(f"extent {extent} does not divide into {parts} tops")
             return list(range(0, extent + 1, extent // parts)) if extent else [0] * (parts + 1)
         points = [0, *self.slice_point, extent]
-        if len(points) != parts + 1:
-            raise self.fail(f"{len(self.slice_point)} slice_point for {parts} tops, expected {parts - 1}")
         if any(a >= b for a, b in pairwise(points)):
             raise self.fail(f"slice_point {self.slice_point} does not rise within the extent {extent}")
         return points

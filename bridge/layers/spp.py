@@ -57,5 +57,5 @@ class SPP(CaffeLayer):
         return str(pooled[0] if len(pooled) == 1 else g.Concat(*(g.Flatten(y, axis=1) for y in pooled), axis=1))
 
     def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
-        pooled = [F.caffe_pooling(x[0], level) for level in self.levels(x[0].shape[2:])]
+        pooled = [level.to_chainer(F, None, x[0]) for level in self.levels(x[0].shape[2:])]
         return pooled[0] if len(pooled) == 1 else F.concat([F.reshape(y, (len(y), -1)) for y in pooled], axis=1)

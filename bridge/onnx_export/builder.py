@@ -175,11 +175,8 @@ class GraphBuilder:
             return x
         if [*extents, *tail].count(-1) <= 1:
             return str(self.Reshape(x, self.ints([*extents, *tail])))
-        return str(self.Reshape(x, self.Concat(self.ints(extents), self.extents(x, stop), axis=0)))
+        return str(self.Reshape(x, self.Concat(self.ints(extents), self.extents(x, stop, len(shape)), axis=0)))
 
-    def extents(self, x: str, start: int) -> str:
-        """The extents of a bottom from axis ``start`` on, as a 1-D int64 value; open ones are read when it runs."""
-        shape = self.shape(x)
-        if all(shape.fixed(axis) for axis in range(start, len(shape))):
-            return self.ints(shape[start:])
-        return str(self.Slice(self.Shape(x), self.ints([start]), self.ints([len(shape)])))
+    def extents(self, x: str, start: int, stop: int) -> str:
+        """The extents of a bottom's axes ``start`` to ``stop`` as a 1-D int64 value, read when it runs."""
+        return str(self.Slice(self.Shape(x), self.ints([start]), self.ints([stop])))
