@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from bridge.chain import functions as F
-from bridge.chain.freezing import Arrays
 from bridge.chain.functions import chainer
 from bridge.chain.names import escape
 from bridge.errors import ModelError, UnsupportedLayerError, UsageError
@@ -56,7 +55,7 @@ class _Borrowed:
         if name.startswith("_") or name not in self._homes:
             raise AttributeError(name)
         child, array = self._homes[name]
-        return getattr(Arrays(self._chain[child]), array)
+        return getattr(self._chain[child], array)
 
 
 class NetChain(chainer.Chain):
@@ -148,8 +147,7 @@ class NetChain(chainer.Chain):
         children = {child for child, _ in homes.values()}
         own = all(name == array for name, (_, array) in homes.items())
         if len(children) == 1 and own:
-            child = self[next(iter(children))]
-            return Arrays(child) if child.frozen else child
+            return self[next(iter(children))]
         return _Borrowed(self, homes)
 
     def layer_names(self) -> list[str]:
