@@ -27,7 +27,7 @@ IP_T = 'type: "InnerProduct" inner_product_param { num_output: 4 transpose: true
 def layer(text: str, *shapes: tuple[int, ...], dtype: Any = np.float32) -> Layer:
     rng = np.random.default_rng(0)
     blobs = [Blob.of(rng.standard_normal(shape).astype(dtype)) for shape in shapes]
-    return build_layer(prototxt.parse(f'name: "l" {text}'), blobs)
+    return build_layer(prototxt.parse(f'name: "l" bottom: "x" top: "y" {text}'), blobs)
 
 
 def filled(of: Layer, role: str, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
