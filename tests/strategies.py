@@ -221,7 +221,8 @@ def poolings(draw: Any, kind: str) -> LayerCase:
 @st.composite
 def lrns(draw: Any, kind: str) -> LayerCase:
     region = draw(st.sampled_from(["ACROSS_CHANNELS", "WITHIN_CHANNEL"]))
-    numbers = f"alpha: {draw(st.floats(0.01, 2)):.4f} beta: {draw(st.floats(0.1, 1)):.4f} k: {draw(st.floats(0.5, 3)):.4f}"
+    drawn = {"alpha": draw(st.floats(0.01, 2)), "beta": draw(st.floats(0.1, 1)), "k": draw(st.floats(0.5, 3))}
+    numbers = " ".join(f"{name}: {value:.4f}" for name, value in drawn.items())
     body = f"lrn_param {{ local_size: {draw(st.sampled_from([1, 3, 5, 7]))} norm_region: {region} {numbers} }}"
     return LayerCase(kind, body, (draw(images(1, 7)),), seed=draw(SEEDS))
 
@@ -424,7 +425,8 @@ def reductions(draw: Any, kind: str) -> LayerCase:
 def tiles(draw: Any, kind: str) -> LayerCase:
     shape = draw(shapes())
     axis = draw(st.integers(-len(shape), len(shape) - 1))
-    return LayerCase(kind, f"tile_param {{ axis: {axis} tiles: {draw(st.integers(1, 3))} }}", (shape,), seed=draw(SEEDS))
+    body = f"tile_param {{ axis: {axis} tiles: {draw(st.integers(1, 3))} }}"
+    return LayerCase(kind, body, (shape,), seed=draw(SEEDS))
 
 
 @layer_case("BatchReindex")
@@ -841,3 +843,50 @@ def crop_centers(draw: Any, kind: str) -> LayerCase:
     crops = [0, *(draw(st.integers(0, (n - 1) // 2)) for n in shape[1:])]
     body = "crop_center_param { " + " ".join(f"crop_size: {n}" for n in crops) + " }"
     return LayerCase(kind, body, (shape,), seed=draw(SEEDS))
+
+
+@layer_case("PriorBox")
+@st.composite
+def prior_boxes(draw: Any, kind: str) -> LayerCase:
+    small = draw(st.lists(st.floats(1, 60).map(lambda x: round(x, 2)), min_size=1, max_size=2))
+    large = [a + draw(st.integers(1, 40)) for a in small] if draw(st.booleans()) else []
+    ratios = draw(st.lists(st.sampled_from([1, 2, 3, 0.5, 0.33333334, 2.5]), max_size=3))
+    variances = draw(st.sampled_from([[], [0.2], [0.1, 0.1, 0.2, 0.2]]))
+    fields = {"min_size": small, "max_size": large, "aspect_ratio": ratios, "variance": variances}
+    extra = " ".join(f"{name}: {str(draw(st.booleans())).lower()}" for name in ("flip", "clip"))
+    image = draw(st.sampled_from(["", "img_size: 100", "img_h: 90 img_w: 120"]))
+    step = draw(st.sampled_from(["", "step: 8", "step_h: 16 step_w: 7.5"]))
+    body = " ".join(f"{name}: {value}" for name, values in fields.items() for value in values)
+    body = f"prior_box_param {{ {body} {extra} {image} {step} offset: {draw(st.sampled_from([0.5, 0.25]))} }}"
+    cells, pixels = draw(images(1, 4)), draw(images(20, 60))
+    return LayerCase(kind, body, (cells, pixels))
+
+
+@layer_case("DetectionOutput")
+@st.composite
+def detection_outputs(draw: Any, kind: str) -> LayerCase:
+    images, boxes, classes = draw(st.integers(1, 3)), draw(st.integers(1, 20)), draw(st.integers(2, 4))
+    shared, background = draw(st.booleans()), draw(st.integers(-1, classes - 1))
+    code = draw(st.sampled_from(["CORNER", "CENTER_SIZE", "CORNER_SIZE"]))
+    fields = {
+        "num_classes": classes,
+        "share_location": str(shared).lower(),
+        "background_label_id": background,
+        "code_type": code,
+        "variance_encoded_in_target": str(draw(st.booleans())).lower(),
+        "keep_top_k": draw(st.sampled_from([-1, 1, 3, 8, 200])),
+        "confidence_threshold": draw(st.sampled_from([None, 0.01, 0.5, 2])),
+        "nms_param": f"{{ nms_threshold: {draw(st.sampled_from([0, 0.3, 0.45, 0.9]))} "
+        f"top_k: {draw(st.sampled_from([-1, 2, 5, 400]))} }}",
+    }
+    body = " ".join(f"{name}: {value}" for name, value in fields.items() if value is not None)
+    digits = draw(st.sampled_from([1, 6]))  # with one digit there are equal scores
+
+    def priors(rng: Any, shape: Any) -> Any:
+        low = rng.uniform(0, 0.7, (boxes, 2))
+        corners = np.concatenate([low, low + rng.uniform(0.05, 0.5, (boxes, 2))], axis=1)
+        return np.stack([corners, rng.uniform(0.1, 0.3, (boxes, 4))])
+
+    data = {1: lambda rng, shape: rng.random(shape).round(digits), 2: priors}
+    shapes = ((images, boxes * (1 if shared else classes) * 4), (images, boxes * classes), (1, 2, boxes * 4))
+    return LayerCase(kind, f"detection_output_param {{ {body} }}", shapes, data=data, seed=draw(SEEDS))
