@@ -115,7 +115,7 @@ class CaffeLayer(Layer):
             ("tops", self.tops, self.top_count),
         ):
             if not least <= len(names) <= most:
-                wanted = least if least == most else f"at least {least}" if most == MANY else f"{least} to {most}"
+                wanted = str(least) if least == most else f"at least {least}" if most == MANY else f"{least} to {most}"
                 raise self.fail(f"has {len(names)} {what}, expected {wanted}")
 
     def with_blobs(self, blobs: Sequence[Blob]) -> CaffeLayer:

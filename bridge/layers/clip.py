@@ -29,4 +29,7 @@ class Clip(NeuronLayer):
         return str(g.Clip(x[0], *(g.const(np.float32(bound)) for bound in self._bounds())))
 
     def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
-        return F.clip(x[0], *self._bounds())
+        low, high = self._bounds()
+        if low == high:  # which Chainer's own function refuses
+            return F.broadcast_to(x[0].xp.asarray(low, dtype=x[0].dtype), x[0].shape)
+        return F.clip(x[0], low, high)

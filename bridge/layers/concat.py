@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.layers.base import CaffeLayer, Params, canonical_axis, layer_type
+from bridge.layers.base import MANY, CaffeLayer, Params, canonical_axis, layer_type
 from bridge.schema import Shape, times
 
 
@@ -16,11 +16,15 @@ class Concat(CaffeLayer):
     """
 
     message = "concat_param"
+    bottom_count = (1, MANY)
+    top_count = (1, 1)
 
     axis: int = 1
 
     @classmethod
     def read(cls, p: Params) -> dict[str, Any]:
+        if "axis" in p and "concat_dim" in p:
+            raise p.fail("has both 'axis' and 'concat_dim', expected one of them")
         return {"axis": p.read("axis", int, p.read("concat_dim", int, 1))}
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.layers.base import CaffeLayer, layer_type
-from bridge.schema import Shape
+from bridge.layers.base import NeuronLayer, Params, layer_type
 
 
 @layer_type("Dropout")
-class Dropout(CaffeLayer):
+class Dropout(NeuronLayer):
     """In training, zeroes values with ``dropout_ratio`` and scales the rest up; then nothing.
 
     Source: caffe.proto ``DropoutParameter``, dropout_layer.cpp.
@@ -20,8 +19,12 @@ class Dropout(CaffeLayer):
 
     dropout_ratio: float = 0.5
 
-    def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
-        return (bottoms[0],)
+    @classmethod
+    def read(cls, p: Params) -> dict[str, Any]:
+        values = super().read(p)
+        if not 0 <= values["dropout_ratio"] < 1:
+            raise p.fail(f"parameter 'dropout_ratio' is {values['dropout_ratio']:g}, expected 0 to below 1")
+        return values
 
     def to_onnx(self, g: Any, *x: str) -> str:
         return x[0]

@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bridge.layers.base import CaffeLayer, layer_type, same_shapes
+from bridge.layers.base import MANY, CaffeLayer, layer_type, same_shapes
 from bridge.schema import Shape
 
 
 @layer_type("Eltwise")
 class Eltwise(CaffeLayer):
-    """PROD, SUM (with one coefficient per bottom) or MAX.
+    """PROD, SUM (with one coefficient per bottom) or MAX (which takes no heed of coefficients).
 
     Source: caffe.proto ``EltwiseParameter``, eltwise_layer.cpp; ONNX ``Mul``, ``Add``, ``Max``.
     """
@@ -21,14 +21,17 @@ class Eltwise(CaffeLayer):
     message = "eltwise_param"
     ignored = frozenset({"stable_prod_grad"})
 
+    bottom_count = (2, MANY)
+    top_count = (1, 1)
+
     operation: Literal["PROD", "SUM", "MAX"] = "SUM"
     coeff: tuple[float, ...] = ()
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if self.coeff and len(self.coeff) != len(bottoms):
             raise self.fail(f"{len(self.coeff)} coefficients for {len(bottoms)} bottoms")
-        if self.coeff and self.operation != "SUM":
-            raise self.fail(f"coefficients go with SUM, not {self.operation}")
+        if self.coeff and self.operation == "PROD":
+            raise self.fail("coefficients go with SUM, not PROD")
         return (same_shapes(self, bottoms),)
 
     def to_onnx(self, g: Any, *x: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.layers.base import CaffeLayer, canonical_axis, layer_type
+from bridge.layers.base import CaffeLayer, Params, canonical_axis, layer_type
 from bridge.schema import Shape, count
 
 
@@ -27,11 +27,20 @@ class InnerProduct(CaffeLayer):
     message = "inner_product_param"
     ignored = frozenset({"weight_filler", "bias_filler", "engine"})
     ranks = {"weight": 2, "bias": 1}
+    bottom_count = (1, 1)
+    top_count = (1, 1)
 
     num_output: int
     bias_term: bool = True
     axis: int = 1
     transpose: bool = False
+
+    @classmethod
+    def read(cls, p: Params) -> dict[str, Any]:
+        values = super().read(p)
+        if values["num_output"] < 1:
+            raise p.fail(f"parameter 'num_output' is {values['num_output']}, expected at least 1")
+        return values
 
     def roles(self, stored: int) -> tuple[str, ...]:
         return ("weight", "bias") if self.bias_term else ("weight",)

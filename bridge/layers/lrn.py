@@ -6,12 +6,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bridge.layers.base import CaffeLayer, Params, layer_type
+from bridge.layers.base import NeuronLayer, Params, layer_type
 from bridge.schema import Shape
 
 
 @layer_type("LRN")
-class LRN(CaffeLayer):
+class LRN(NeuronLayer):
     """``x (k + alpha / n * sum x^2)^-beta`` over ``n`` values.
 
     ACROSS_CHANNELS sums over ``local_size`` channels; WITHIN_CHANNEL averages over a

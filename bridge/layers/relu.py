@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.layers.base import CaffeLayer, layer_type
-from bridge.schema import Shape
+from bridge.layers.base import NeuronLayer, layer_type
 
 
 @layer_type("ReLU")
-class ReLU(CaffeLayer):
+class ReLU(NeuronLayer):
     """``max(0, x) + negative_slope * min(0, x)``.
 
     Source: caffe.proto ``ReLUParameter``, relu_layer.cpp; ONNX ``Relu``, ``LeakyRelu``.
@@ -19,9 +18,6 @@ class ReLU(CaffeLayer):
     ignored = frozenset({"engine"})
 
     negative_slope: float = 0.0
-
-    def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
-        return (bottoms[0],)
 
     def to_onnx(self, g: Any, *x: str) -> str:
         return str(g.LeakyRelu(x[0], alpha=self.negative_slope) if self.negative_slope else g.Relu(x[0]))

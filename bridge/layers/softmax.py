@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.layers.base import CaffeLayer, canonical_axis, layer_type
+from bridge.layers.base import NeuronLayer, canonical_axis, layer_type
 from bridge.schema import Shape
 
 
 @layer_type("Softmax")
-class Softmax(CaffeLayer):
+class Softmax(NeuronLayer):
     """``exp(x) / sum exp(x)`` along ``axis``, every other position apart.
 
     Source: caffe.proto ``SoftmaxParameter``, softmax_layer.cpp; ONNX ``Softmax`` of opset 13.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.layers.base import CaffeLayer, layer_type
+from bridge.layers.base import MANY, CaffeLayer, layer_type
 from bridge.schema import Shape
 
 
@@ -14,6 +14,9 @@ class Split(CaffeLayer):
 
     Source: split_layer.cpp.
     """
+
+    bottom_count = (1, 1)
+    top_count = (1, MANY)
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         return (bottoms[0],) * len(self.tops)
