@@ -62,7 +62,8 @@ class ReaderContract:
 
     def whole(self, tmp_path: Path) -> Path:
         """A good file."""
-        return self.write(bridge.load(weights_of(FASHION)), weights_of(FASHION), tmp_path)
+        weights = weights_of(FASHION)
+        return self.write(bridge.load(weights, FASHION / "deploy.prototxt"), weights, tmp_path)
 
     # -- what it delivers ------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ import pytest
 import bridge
 from bridge import readers
 from bridge.errors import BridgeError, FormatError, MissingExtraError, MissingFileError, UsageError
+from bridge.schema import Net
 from bridge.sniff import KINDS
 from tests.conftest import FASHION, ROOT
 from tests.reader_contract import ReaderContract
@@ -129,6 +130,18 @@ def test_options_of_other_readers_are_left_out() -> None:
 def test_readers_of_a_file() -> None:
     assert readers.readers_of(MODEL) == ["protobuf", "caffefunction", "pycaffe"]
     assert readers.readers_of(DEPLOY) == []
+
+
+# -- readers with tests of their own elsewhere -------------------------------------------------
+
+
+class TestProtobuf(ReaderContract):
+    reader = "protobuf"
+
+
+class TestCaffeFunction(ReaderContract):
+    reader = "caffefunction"
+    single = True
 
 
 # -- npz ---------------------------------------------------------------------------------------
@@ -269,6 +282,65 @@ class TestSafetensors(ReaderContract):
         path = tmp_path / "a.safetensors"
         path.write_bytes((1 << 30).to_bytes(8, "little") + b"{}")
         with pytest.raises(FormatError, match="header of 1073741824 bytes, of which the file has 2"):
+            readers.read(path)
+
+
+# -- onnx --------------------------------------------------------------------------------------
+
+
+class TestOnnx(ReaderContract):
+    reader = "onnx"
+    single = True
+
+    def write(self, net: Net, weights: Path, folder: Path) -> Path:
+        from bridge.onnx_export import to_onnx_model
+
+        path = folder / "net.onnx"
+        path.write_bytes(to_onnx_model(net)[0].SerializeToString())
+        return path
+
+    def test_file_of_another_tool(self, tmp_path: Path) -> None:
+        onnx = pytest.importorskip("onnx")
+        path = self.whole(tmp_path)
+        model = onnx.load(path)
+        del model.metadata_props[:]
+        path.write_bytes(model.SerializeToString())
+        with pytest.raises(FormatError, match=r"holds no definition of a Caffe net\n  hint: only what 'bridge export'"):
+            readers.read(path)
+
+    def external(self, folder: Path, location: str) -> Path:
+        """The model with its arrays in another file, which is said to lie at ``location``."""
+        onnx = pytest.importorskip("onnx")
+        path = self.whole(folder)
+        onnx.save(onnx.load(path), path, save_as_external_data=True, location="data.bin", size_threshold=0)
+        model = onnx.load(path, load_external_data=False)
+        for tensor in model.graph.initializer:
+            for entry in tensor.external_data:
+                entry.value = location if entry.key == "location" else entry.value
+        path.write_bytes(model.SerializeToString())
+        return path
+
+    def test_external_data(self, tmp_path: Path) -> None:
+        net = self.load(self.external(tmp_path, "data.bin"))
+        assert net["conv1"].weight.tobytes() == bridge.load(MODEL)["conv1"].weight.tobytes()
+
+    @pytest.mark.parametrize("location", ["../data.bin", "/etc/hostname", "link.bin", ""])
+    def test_external_data_elsewhere_are_not_read(self, location: str, tmp_path: Path) -> None:
+        folder = tmp_path / "folder"
+        folder.mkdir()
+        path = self.external(folder, location)
+        (tmp_path / "data.bin").write_bytes((folder / "data.bin").read_bytes())
+        (folder / "link.bin").symlink_to(tmp_path / "data.bin")
+        with pytest.raises(FormatError, match="lie outside the model's folder"):
+            readers.read(path)
+
+    def test_external_data_that_are_gone(self, tmp_path: Path) -> None:
+        path = self.external(tmp_path, "data.bin")
+        (tmp_path / "data.bin").write_bytes(b"short")
+        with pytest.raises(FormatError, match="past the end of file"):
+            readers.read(path)
+        (tmp_path / "data.bin").unlink()
+        with pytest.raises(MissingFileError, match="data.bin"):
             readers.read(path)
 
 
