@@ -44,6 +44,8 @@ class CaffeLayer(Layer):
 
     message: ClassVar[str] = ""
     """The field of ``LayerParameter`` that holds this type's parameters."""
+    enum_start: ClassVar[int] = 0
+    """The number of the first value in the type's enumerations: 0 in most of caffe.proto, 1 in some."""
     aliases: ClassVar[tuple[str, ...]] = ()
     """Other names that forks have for that field."""
     bottom_count: ClassVar[tuple[int, int]] = (0, MANY)
@@ -115,7 +117,7 @@ class CaffeLayer(Layer):
             ("tops", self.tops, self.top_count),
         ):
             if not least <= len(names) <= most:
-                wanted = str(least) if least == most else f"at least {least}" if most == MANY else f"{least} to {most}"
+                wanted = {least: str(least), MANY: f"at least {least}"}.get(most, f"{least} to {most}")
                 raise self.fail(f"has {len(names)} {what}, expected {wanted}")
 
     def with_blobs(self, blobs: Sequence[Blob]) -> CaffeLayer:
@@ -193,7 +195,7 @@ def build_layer(definition: Message, blobs: Sequence[Blob] = (), uncovered: str 
         problem = f"unknown layer type '{common['type']}'"
     else:
         try:
-            layer = cls(**common, **cls.read(Params(_parameters(cls, definition), cls, common["name"])))
+            layer = cls(**common, **cls.read(Params(_parameters(cls, definition), cls, common["name"], definition)))
             layer.check_wiring()
             return layer.with_blobs(blobs) if blobs else layer
         except ModelError as error:
@@ -214,11 +216,23 @@ class Params:
         message: The parameters.
         owner: The layer class, for messages.
         name: The layer's name, for messages.
+        definition: The whole ``LayerParameter``, for what lies outside the type's own message.
     """
 
-    def __init__(self, message: Message, owner: type[CaffeLayer], name: str) -> None:
+    def __init__(
+        self, message: Message, owner: type[CaffeLayer], name: str, definition: Message | None = None
+    ) -> None:
         self.message = message
         self.where = f"layer '{name}' ({owner.__name__})"
+        self._owner, self._name, self._definition = owner, name, definition or Message()
+
+    def other(self, name: str) -> Params:
+        """Another message of the layer, such as ``loss_param``; absent is empty."""
+        return Params(self._definition.message(name), self._owner, self._name)
+
+    def inner(self, name: str) -> Params:
+        """A message within this one, such as ``shape``; absent is empty."""
+        return Params(self.message.message(name), self._owner, self._name)
 
     def __contains__(self, name: str) -> bool:
         return name in self.message
@@ -258,8 +272,9 @@ class Params:
         raise self.fail(f"parameter '{name}' is {value!r}, expected {getattr(kind, '__name__', kind)}")
 
     def _choose(self, name: str, value: Any, options: list[str]) -> str:
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(options):
-            return options[value]
+        if isinstance(value, int) and not isinstance(value, bool):
+            place = value - self._owner.enum_start
+            value = options[place] if 0 <= place < len(options) else value
         if isinstance(value, str) and value in options:
             return str(value)
         raise self.fail(f"parameter '{name}' is {value}, expected one of {', '.join(options)}")

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bridge.layers.base import CaffeLayer, Params, canonical_axis, layer_type
+from bridge.layers.base import CaffeLayer, canonical_axis, layer_type
 from bridge.schema import Shape, count
 
 
@@ -19,20 +19,13 @@ class Reduction(CaffeLayer):
     """
 
     message = "reduction_param"
+    enum_start = 1
     bottom_count = (1, 1)
     top_count = (1, 1)
 
     operation: Literal["SUM", "ASUM", "SUMSQ", "MEAN"] = "SUM"
     axis: int = 0
     coeff: float = 1.0
-
-    @classmethod
-    def read(cls, p: Params) -> dict[str, Any]:
-        number = p.message.get("operation")
-        if isinstance(number, int):  # this enum counts from 1
-            p.message = p.message.copy()
-            p.message.set("operation", number - 1)
-        return super().read(p)
 
     def _axes(self, rank: int) -> tuple[int, ...]:
         return tuple(range(canonical_axis(self.axis, rank, self), rank))

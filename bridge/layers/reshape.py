@@ -31,9 +31,7 @@ class Reshape(CaffeLayer):
 
     @classmethod
     def read(cls, p: Params) -> dict[str, Any]:
-        shape = Params(p.message.message("shape"), cls, "")
-        shape.where = p.where
-        dims = shape.read("dim", tuple[int, ...], ())
+        dims = p.inner("shape").read("dim", tuple[int, ...], ())
         if any(dim < -1 for dim in dims) or dims.count(-1) > 1:
             raise p.fail(f"shape {dims} is not a list of extents with at most one -1")
         return {**super().read(p), "dims": dims}
