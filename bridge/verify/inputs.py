@@ -11,6 +11,7 @@ import numpy as np
 
 from bridge.errors import FormatError, MissingFileError, ModelError, UsageError
 from bridge.schema import Layer, Net, Shape, times
+from bridge.verify.arrays import read_array
 
 Range = tuple[float, float]
 
@@ -26,7 +27,8 @@ def make_inputs(
 
     Args:
         net: The net.
-        given: Per input its extents, or the array itself; those not named have the net's extents.
+        given: Per input its extents, the array itself, or a file to read it from; those not
+            named have the net's extents.
         seed: For the random numbers.
         value_range: Bounds of uniform random numbers; without it they are standard normal,
             or what the layer that reads them can take (indices, flags, regions).
@@ -38,6 +40,10 @@ def make_inputs(
     given = given or {}
     if unknown := [name for name in given if name not in net.inputs]:
         raise UsageError(f"no input '{unknown[0]}'", where=net.where, hint=f"inputs: {', '.join(net.inputs) or 'none'}")
+    given = {
+        name: read_array(value, name, net.inputs[name]) if isinstance(value, Path) else value
+        for name, value in given.items()
+    }
     shapes = {name: _shape(net, name, given.get(name)) for name in net.inputs}
     return {
         name: np.asarray(given[name], np.float32)

@@ -91,13 +91,17 @@ def piece(net: Net, part: Segment, reads: list[list[Place]], change: Callable[[L
     layers = []
     for index in part.layers:
         layer = net.layers[index]
-        renamed = dataclasses.replace(
-            change(layer) if change else layer,
-            bottoms=tuple(name_of(place) for place in reads[index]),
-            tops=tuple(name_of((index, top)) for top in range(len(layer.tops))),
-        )
-        layers.append(renamed)
+        bottoms = tuple(name_of(place) for place in reads[index])
+        tops = tuple(name_of((index, top)) for top in range(len(layer.tops)))
+        layers.append(_rewired(change(layer) if change else layer, bottoms, tops))
     return Net(name=net.name, layers=tuple(layers), phase=net.phase, sources=net.sources)
+
+
+def _rewired(layer: Layer, bottoms: tuple[str, ...], tops: tuple[str, ...]) -> Layer:
+    definition = layer.definition.copy()
+    definition.set("bottom", *bottoms)
+    definition.set("top", *tops)
+    return dataclasses.replace(layer, bottoms=bottoms, tops=tops, definition=definition)
 
 
 class Runner:

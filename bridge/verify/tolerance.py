@@ -245,8 +245,14 @@ def _normalised(layer: Layer) -> Layer:
 
 def _weighted(layer: Layer) -> Layer | None:
     """Eltwise: magnitudes of the coefficients."""
-    coeff = getattr(layer, "coeff", ())
-    return dataclasses.replace(layer, coeff=tuple(map(abs, coeff))) if coeff else layer
+    coeff = tuple(map(abs, getattr(layer, "coeff", ())))
+    if not coeff:
+        return layer
+    definition = layer.definition.copy()
+    parameters = definition.message("eltwise_param").copy()
+    parameters.set("coeff", *coeff)
+    definition.set("eltwise_param", parameters)
+    return dataclasses.replace(layer, coeff=coeff, definition=definition)  # type: ignore[call-arg]
 
 
 def _averaged(layer: Layer) -> Layer | None:

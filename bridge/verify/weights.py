@@ -48,6 +48,11 @@ class Files:
         return cls(definition, weights, options)
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The files by name."""
+        return tuple(str(path) for path in (self.definition, self.weights) if path)
+
+    @property
     def kind(self) -> str:
         """What the weights are, as :mod:`bridge.sniff` calls it."""
         return readers.kind_of(self.weights).name

@@ -1,0 +1,114 @@
+"""``bridge verify``: proof that a model arrived, layer by layer."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from bridge.cli import options
+from bridge.errors import UsageError
+
+
+def _list_checks(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from bridge.verify.checks import CHECKS
+
+        for entry in CHECKS.values():
+            click.echo(f"{entry.name:18}{entry.demands}")
+        ctx.exit()
+
+
+@click.command()
+@options.files
+@options.reading
+@click.option("--against", "against", multiple=True, metavar="FILE", type=click.Path(),
+              help="A second model; repeat it for a prototxt and weights.")
+@click.option("--recorded", type=click.Path(), metavar="IO.npz", help="Recorded inputs and outputs to compare with.")
+@click.option("--record", type=click.Path(), metavar="IO.npz", help="Write such a file from the first engine.")
+@click.option("--readers", metavar="A,B", help="Readers to compare, or none; all that work here by default.")
+@click.option("--engines", metavar="A,B", help="Engines to compare, or none; all that work here by default.")
+@click.option("--rtol", metavar="T[,BLOB:T]", help="Relative tolerance of outputs; by default it follows from the layer.")
+@click.option("--atol", metavar="T[,BLOB:T]", help="Absolute tolerance of outputs.")
+@click.option("--seed", default=0, show_default=True, help="For random inputs.")
+@click.option("--isolate", is_flag=True, help="Judge each layer alone, on the other side's inputs.")
+@click.option("--range", "value_range", metavar="LO,HI", help="Range of random inputs.")
+@click.option("--input", "inputs", multiple=True, metavar="NAME=SHAPE|FILE",
+              help="An input's extents (1,3,224,224), or its values: .npy, .npz or an image.")
+@click.option("--save-inputs", type=click.Path(), metavar="F.npz", help="Write the inputs that were used.")
+@click.option("--list-checks", is_flag=True, is_eager=True, expose_value=False, callback=_list_checks,
+              help="List the consistency checks and leave.")
+@click.option("--check", "checks", multiple=True, metavar="NAME", help="Run only this check; may be repeated.")
+@click.option("--skip-check", "skip_checks", multiple=True, metavar="NAME", help="Leave this check out.")
+@click.option("--json", "json_file", metavar="F", help="Write the report as JSON; - is stdout.")
+@click.option("--html", "html_file", type=click.Path(), metavar="F", help="Write the report as one HTML page.")
+@click.pass_context
+def verify(ctx: click.Context, files: tuple[str, ...], json_file: str | None, html_file: str | None, **given: Any) -> None:
+    """Prove that readers, engines or files agree, layer by layer.
+
+    Exit status: 0 it holds, 1 a difference was found, 2 nothing could be compared.
+    """
+    from bridge.verify import verify as run
+
+    reading = options.reading_arguments(given)
+    report = run(*files, **_arguments(given), **reading, progress=_progress)
+    _progress("")
+    if html_file:
+        report.write_html(html_file)
+    if json_file:
+        options.write_json(report.to_dict(), json_file)
+    if json_file != "-":
+        click.echo(str(report))
+    if report.status == 2:
+        click.echo("bridge: nothing was compared; the notes say why", err=True)
+    ctx.exit(report.status)
+
+
+def _arguments(given: dict[str, Any]) -> dict[str, Any]:
+    """The options as arguments of :func:`bridge.verify`."""
+    from bridge.verify.arrays import read_input
+
+    return {
+        **given,
+        "against": given["against"] or None,
+        "readers": _names(given["readers"]),
+        "engines": _names(given["engines"]),
+        "rtol": _tolerance("--rtol", given["rtol"]),
+        "atol": _tolerance("--atol", given["atol"]),
+        "value_range": None if given["value_range"] is None else _numbers("--range", given["value_range"]),
+        "inputs": dict(read_input(text) for text in given["inputs"]),
+        "checks": given["checks"] or None,
+    }
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    """Names between commas; ``none`` is no name."""
+    if text is None:
+        return None
+    return tuple(name.strip() for name in text.split(",") if name.strip() not in ("", "none"))
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{option} {text}: expected numbers between commas") from None
+
+
+def _tolerance(option: str, text: str | None) -> dict[str, float | None] | None:
+    """``1e-4`` or ``1e-4,prob:1e-3``: numbers by blob, ``""`` for the others."""
+    if text is None:
+        return None
+    table: dict[str, float | None] = {}
+    for part in text.split(","):
+        blob, _, number = part.rpartition(":")
+        table[blob.strip()] = value = _numbers(option, number)[0]
+        if not value >= 0:
+            raise UsageError(f"{option} {text}: {value} is negative or no number")
+    return table
+
+
+def _progress(message: str) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"\r\x1b[2K{message[:78]}", nl=False, err=True)

@@ -1,0 +1,63 @@
+"""The values inside an ONNX file's graph, made outputs so that they can be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from bridge.errors import FormatError, MissingFileError
+
+
+class Inside:
+    """An ONNX file whose graph is run in parts.
+
+    Args:
+        path: The file; data beside it is loaded as well.
+
+    Attributes:
+        inputs: Names of its inputs.
+
+    Raises:
+        MissingFileError: It cannot be opened.
+        FormatError: It is no ONNX model.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        try:
+            self._model = onnx.load(str(path))
+        except OSError as error:
+            raise MissingFileError(f"cannot be read: {error.strerror}", where=str(path)) from None
+        except (DecodeError, onnx.checker.ValidationError) as error:
+            raise FormatError(f"is no ONNX model: {error}", where=str(path)) from None
+        graph = self._model.graph
+        constants = {tensor.name for tensor in graph.initializer}
+        self.inputs = [value.name for value in graph.input if value.name not in constants]
+        self.nodes = len(graph.node)
+
+    def node(self, index: int) -> str:
+        """What to call a node in a message."""
+        node = self._model.graph.node[index]
+        return f"{node.op_type} '{node.name or (node.output[0] if node.output else '')}'"
+
+    def part(self, nodes: int, wanted: Collection[str]) -> tuple[bytes, list[str]]:
+        """The first nodes of the graph as a model of their own.
+
+        Args:
+            nodes: How many.
+            wanted: Names of values to make outputs, where those nodes compute them.
+
+        Returns:
+            The model's bytes, and the names of its outputs.
+        """
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        graph = model.graph
+        del graph.node[nodes:]
+        del graph.output[:]
+        del graph.value_info[:]  # what the file claims must not stand in the way of what it computes
+        made = dict.fromkeys(name for node in graph.node for name in node.output if name in wanted)
+        graph.output.extend(onnx.ValueInfoProto(name=name) for name in made)
+        return model.SerializeToString(), list(made)

@@ -1,0 +1,343 @@
+"""The report of a verification: verdict, table for the terminal, JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bridge.schema import times
+from bridge.verify.results import (
+    DIFFERENT,
+    ERROR,
+    SAME,
+    SKIPPED,
+    BlobResult,
+    Checked,
+    Metrics,
+    OutputsResult,
+    TopResult,
+    WeightsResult,
+)
+
+SCHEMA = 1
+"""Version of the JSON; raised when a key changes its meaning."""
+WIDTH = 80
+LISTED = 20
+"""How many differences of one comparison the text lists."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was verified, and what came out.
+
+    Attributes:
+        files, against: The two models.
+        checked: The consistency checks, once per model.
+        weights: Comparisons of stored blobs.
+        outputs: Comparisons of what layers write.
+        inputs: What the engines were fed, one line per input.
+        remarks: What else there is to say, such as what could not be used.
+        versions: Name -> version of what took part.
+        pictures: What only the HTML page shows; see :mod:`bridge.verify.html`.
+    """
+
+    files: tuple[str, ...]
+    against: tuple[str, ...] = ()
+    checked: tuple[Checked, ...] = ()
+    weights: tuple[WeightsResult, ...] = ()
+    outputs: tuple[OutputsResult, ...] = ()
+    inputs: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+    wanted: bool = True
+    """Whether a comparison was asked for, so that having made none is a failure."""
+    pictures: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def differences(self) -> list[BlobResult | TopResult]:
+        """Every blob and top that differs, weights first."""
+        blobs = [blob for result in self.weights for blob in result.blobs if blob.status == DIFFERENT]
+        tops = [top for result in self.outputs for top in result.tops if top.status == DIFFERENT]
+        return [*blobs, *tops]
+
+    @property
+    def first_difference(self) -> TopResult | None:
+        """The first layer, in the order of the net, whose output differs."""
+        firsts = (next((top for top in result.tops if top.status == DIFFERENT), None) for result in self.outputs)
+        return next((top for top in firsts if top is not None), None)
+
+    @property
+    def compared(self) -> int:
+        """How many blobs and tops were compared."""
+        return sum(
+            result.count(SAME) + result.count(DIFFERENT)
+            for result in (*self.weights, *self.outputs)
+        )
+
+    @property
+    def errors(self) -> int:
+        """How many errors the consistency checks found."""
+        return sum(checked.count(ERROR) for checked in self.checked)
+
+    @property
+    def status(self) -> int:
+        """0 it holds; 1 a difference or an error was found; 2 nothing could be compared."""
+        if self.differences or self.errors:
+            return 1
+        return 2 if self.wanted and not self.compared else 0
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything that was compared is the same, and no check found an error."""
+        return self.status == 0
+
+    def __str__(self) -> str:
+        return "\n".join(_lines(self))
+
+    def summary(self) -> str:
+        """The last line: the verdict with counts."""
+        return f"{'PASSED' if self.passed else 'FAILED'}: {', '.join(_counts(self))}"
+
+    def to_json(self) -> str:
+        """The report as JSON text; docs/verify.md has the schema."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain data; infinities and NaN are text."""
+        return {
+            "schema": SCHEMA,
+            "passed": self.passed,
+            "status": self.status,
+            "summary": self.summary(),
+            "files": list(self.files),
+            "against": list(self.against),
+            "weights": [_weights_dict(result) for result in self.weights],
+            "outputs": [_outputs_dict(result) for result in self.outputs],
+            "inputs": list(self.inputs),
+            "checks": [
+                {"source": checked.source, "ran": list(checked.ran), "findings": [vars(f) for f in checked.findings]}
+                for checked in self.checked
+            ],
+            "remarks": list(self.remarks),
+            "versions": dict(self.versions),
+        }
+
+    def write_html(self, path: str | Path) -> None:
+        """Write the report as one self-contained page.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        from bridge.verify.html import page
+        from bridge.writers import atomic
+
+        with atomic(path) as stream:
+            stream.write(page(self).encode())
+
+
+# -- JSON ------------------------------------------------------------------------------------
+
+
+def _weights_dict(result: WeightsResult) -> dict[str, Any]:
+    blobs = [
+        {
+            "layer": blob.layer,
+            "type": blob.type,
+            "blob": blob.role,
+            "shape": list(blob.shape),
+            "dtype": blob.dtype,
+            "status": blob.status,
+            "why": blob.why,
+            "first": None if blob.index is None else {"index": list(blob.index), "a": blob.values[0], "b": blob.values[1]},
+            "differing": blob.differing,
+            "ulps": blob.ulps,
+        }
+        for blob in result.blobs
+    ]
+    return {"a": result.a, "b": result.b, "why": result.why, "blobs": blobs}
+
+
+def _outputs_dict(result: OutputsResult) -> dict[str, Any]:
+    tops = [
+        {
+            "layer": top.layer,
+            "type": top.type,
+            "top": top.top,
+            "shape": list(top.shape),
+            "status": top.status,
+            "why": top.why,
+            "bound": top.bound,
+            "metrics": _metrics_dict(top.metrics),
+            "alone": _metrics_dict(top.alone),
+            "inputs": list(top.inputs),
+        }
+        for top in result.tops
+    ]
+    return {"a": result.a, "b": result.b, "why": result.why, "tops": tops}
+
+
+def _metrics_dict(metrics: Metrics | None) -> dict[str, Any] | None:
+    if metrics is None:
+        return None
+    found = {name: _number(value) if isinstance(value, float) else value for name, value in vars(metrics).items()}
+    return {**found, "index": None if metrics.index is None else list(metrics.index)}
+
+
+def _number(value: float) -> float | str:
+    """JSON has no infinity and no NaN."""
+    return value if math.isfinite(value) else str(value)
+
+
+# -- text ------------------------------------------------------------------------------------
+
+
+def _counts(report: Report) -> Iterator[str]:
+    for results, noun, good in ((report.weights, "blob", "the same"), (report.outputs, "top", "agree")):
+        counts = {status: sum(result.count(status) for result in results) for status in (SAME, DIFFERENT, SKIPPED)}
+        if counts[DIFFERENT]:
+            yield f"{counts[DIFFERENT]} of {_plural(counts[SAME] + counts[DIFFERENT], noun)} differ"
+        elif counts[SAME]:
+            yield f"{_plural(counts[SAME], noun)} {good}"
+        if counts[SKIPPED]:
+            yield f"{_plural(counts[SKIPPED], noun)} not compared"
+    if not report.compared:
+        yield "nothing was compared"
+    ran = sum(len(checked.ran) for checked in report.checked)
+    if report.errors:
+        yield f"{_plural(report.errors, 'error')} in {_plural(ran, 'check')}"
+    elif ran:
+        yield f"{_plural(ran, 'check')} held"
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _lines(report: Report) -> Iterator[str]:
+    yield from wrap("files", " ".join(report.files))
+    if report.against:
+        yield from wrap("against", " ".join(report.against))
+    for remark in report.remarks:
+        yield from wrap("note", remark)
+    for checked in report.checked:
+        yield from _checked_lines(checked)
+    for weights in report.weights:
+        yield ""
+        yield from _weights_lines(weights)
+    if report.inputs:
+        yield ""
+        for line in report.inputs:
+            yield from wrap("input", line)
+    for outputs in report.outputs:
+        yield ""
+        yield from _outputs_lines(outputs)
+    yield ""
+    yield report.summary()
+
+
+def _checked_lines(checked: Checked) -> Iterator[str]:
+    if checked.findings:
+        yield ""
+        yield from wrap("checks", checked.source)
+    for finding in checked.findings:
+        yield from wrap(f"  {finding.severity}", f"[{finding.check}] {finding}")
+
+
+def _weights_lines(result: WeightsResult) -> Iterator[str]:
+    yield from wrap("weights", f"{result.a} against {result.b}")
+    if result.why:
+        yield from wrap("  not compared", result.why)
+        return
+    yield from _grid(
+        ("layer", "blob", "shape", "type", "verdict"),
+        [(blob.layer, blob.role, times(blob.shape), blob.dtype, blob.status) for blob in result.blobs],
+    )
+    yield from _details([blob for blob in result.blobs if blob.status != SAME or blob.why])
+
+
+def _outputs_lines(result: OutputsResult) -> Iterator[str]:
+    yield from wrap("outputs", f"{result.a} against {result.b}")
+    if result.why:
+        yield from wrap("  not compared", result.why)
+        return
+    shown = [top for top in result.tops if top.status != SKIPPED]
+    yield from _grid(
+        ("layer", "top", "shape", "max abs", "bound", "max rel", "verdict"),
+        [(top.layer, top.top, times(top.shape), *_figures(top), _verdict(top)) for top in shown],
+    )
+    yield from _details([top for top in shown if top.status == DIFFERENT])
+    first = next((top for top in shown if top.status == DIFFERENT), None)
+    if first is not None:
+        yield from wrap("  first difference", f"layer '{first.layer}' ({first.type}), top '{first.top}'")
+        for line in first.inputs:
+            yield from wrap("    its input", line)
+        if first.bound:
+            yield from wrap("    its bound", first.bound)
+    for why in dict.fromkeys(top.why for top in result.tops if top.status == SKIPPED):
+        number = sum(top.status == SKIPPED and top.why == why for top in result.tops)
+        yield from wrap("  not compared", f"{_plural(number, 'top')}: {why}")
+
+
+def _verdict(top: TopResult) -> str:
+    if top.status == SAME and top.alone is not None:
+        return "same alone"
+    return top.status
+
+
+def _figures(top: TopResult) -> tuple[str, str, str]:
+    """Largest error, the bound where it is nearest to being passed, and the largest relative error."""
+    found = top.metrics if top.alone is None or top.status == SAME else top.alone
+    if found is None:
+        return "", "", ""
+    if not found.max_abs:
+        return "0", "", "0"
+    return f"{found.max_abs:.2g}", f"{found.bound:.2g}", f"{found.max_rel:.2g}"
+
+
+def _details(results: Sequence[BlobResult | TopResult]) -> Iterator[str]:
+    for result in results[:LISTED]:
+        yield from wrap("  *", str(result))
+    if len(results) > LISTED:
+        yield f"  * and {len(results) - LISTED} more"
+
+
+def wrap(label: str, text: str) -> Iterator[str]:
+    """``label: text`` in lines of at most WIDTH, further ones indented."""
+    import textwrap
+
+    indent = " " * (len(label) - len(label.lstrip()) + 4)
+    head = f"{label} " if label.endswith("*") else f"{label}: "
+    yield from textwrap.wrap(
+        " ".join(text.split()),
+        WIDTH,
+        initial_indent=head,
+        subsequent_indent=indent,
+        break_on_hyphens=False,
+    ) or [head.rstrip()]
+
+
+def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A table within WIDTH; the first two columns, which are names, give way."""
+    rest = [max(len(row[i]) for row in (columns, *rows)) for i in range(2, len(columns))]
+    names = [max(len(row[i]) for row in (columns, *rows)) for i in (0, 1)]
+    room = max(WIDTH - 2 - sum(rest) - 2 * (len(columns) - 1), 16)
+    while sum(names) > room:
+        names[names.index(max(names))] -= 1
+    widths = [*names, *rest]
+    for row in (columns, *rows):
+        cells = [_fit(cell, width) for cell, width in zip(row, widths, strict=True)]
+        yield ("  " + "  ".join(cells)).rstrip()
+
+
+def _fit(cell: str, width: int) -> str:
+    """The cell in exactly that width; a long name loses its middle."""
+    if len(cell) > width:
+        cut = (width - 1) // 2
+        cell = f"{cell[: width - 1 - cut]}~{cell[len(cell) - cut :] if cut else ''}"
+    return cell.ljust(width)
+
+

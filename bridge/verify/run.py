@@ -1,0 +1,272 @@
+"""The verification as a whole: what is compared with what, in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bridge import engines as engine_table
+from bridge.errors import BridgeError, UsageError
+from bridge.schema import Net
+from bridge.verify.checks import run_checks
+from bridge.verify.inputs import Range, Recorded, describe, make_inputs, parse_range, write_recorded
+from bridge.verify.outputs import Comparison, Side, engine_side, recorded_side, records
+from bridge.verify.report import Report
+from bridge.verify.results import DIFFERENT, OutputsResult, WeightsResult
+from bridge.verify.segments import Runner
+from bridge.verify.tolerance import Tolerance, Tolerances
+from bridge.verify.versions import versions
+from bridge.verify.weights import Files, Loaded, compare_readers, compare_weights, parts
+
+Model = str | Path | Sequence[str | Path]
+
+
+def verify(
+    *files: str | Path,
+    against: Model | None = None,
+    engines: Sequence[str] | None = None,
+    readers: Sequence[str] | None = None,
+    recorded: str | Path | None = None,
+    record: str | Path | None = None,
+    rtol: Tolerance = None,
+    atol: Tolerance = None,
+    seed: int = 0,
+    isolate: bool = False,
+    value_range: Range | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    save_inputs: str | Path | None = None,
+    checks: Collection[str] | None = None,
+    skip_checks: Collection[str] = (),
+    engine_options: Mapping[str, Mapping[str, Any]] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+    **reading: Any,
+) -> Report:
+    """Verify a model: its readers against each other, its engines, its consistency.
+
+    Args:
+        files: ``[PROTOTXT] WEIGHTS``, in any order.
+        against: A second model of that form, compared blob by blob; an ONNX file's own graph
+            is run as well.
+        engines: Names of engines; ``None`` is all that work here, ``()`` none.
+        readers: Names of readers; ``None`` is all that work here, ``()`` compares none.
+        recorded: ``.npz`` file of recorded inputs and outputs (``in:BLOB``, ``out:BLOB``,
+            ``blob:BLOB``) to compare with.
+        record: Write such a file from the first engine.
+        rtol, atol: Tolerances for outputs, as in :func:`numpy.allclose`: a number, or numbers
+            by blob name with ``""`` for the others. By default the bound follows from each layer.
+        seed: For random inputs.
+        isolate: Judge each layer alone, on the other side's inputs.
+        value_range: Bounds of random inputs.
+        inputs: Extents, or the array, of input blobs by name.
+        save_inputs: Write the inputs to this ``.npz`` file.
+        checks: Names of the consistency checks to run; ``None`` is all, ``()`` none.
+        skip_checks: Names of checks to leave out.
+        engine_options: Options by engine name.
+        progress: Is told what is being done.
+        reading: How files are read, as of :func:`bridge.load`.
+
+    Returns:
+        The report: ``report.passed``, ``print(report)``, ``report.to_json()``,
+        ``report.write_html(path)``.
+
+    Raises:
+        UsageError: An argument makes no sense.
+        FormatError: A file cannot be read.
+        MissingExtraError: A reader or engine that was asked for does not work here.
+        BridgeError: One that was asked for cannot take this model.
+
+    Source: docs/verify.md.
+    """
+    reader = reading.pop("reader", "auto")
+    if reader != "auto" and readers is None:
+        readers = (reader,)
+    options = dict(engine_options or {})
+    if "python" in reading:
+        options.setdefault("pycaffe", {"python": reading["python"]})
+    run = _Run(Files.of(files, reading), progress)
+    run.read(None if readers is None else tuple(readers))
+    if against is not None:
+        run.compare_with(Files.of(against, reading))
+    if checks is None or checks:
+        run.check(checks, skip_checks)
+    if engines is None or engines or recorded or record:
+        run.feed(recorded, inputs, seed, parse_range(value_range))
+        if save_inputs and run.inputs:
+            write_recorded(save_inputs, {f"in:{name}": array for name, array in run.inputs.items()})
+        compare = {"given": Tolerances(rtol, atol), "isolate": isolate, "seed": seed}
+        run.run_engines(None if engines is None else tuple(engines), options, compare, record)
+    explicit = engines is not None and not engines and readers is not None and len(readers) < 2 and against is None
+    return Report(
+        files=tuple(map(str, files)),
+        against=() if run.against is None else run.against.names,
+        checked=tuple(run.checked),
+        weights=tuple(run.weights),
+        outputs=tuple(run.outputs),
+        inputs=tuple(describe(run.inputs)) if run.outputs else (),
+        remarks=tuple(dict.fromkeys(run.remarks)),
+        versions=versions(),
+        wanted=not explicit,
+    )
+
+
+class _Run:
+    """One verification under way."""
+
+    def __init__(self, files: Files, progress: Callable[[str], None]) -> None:
+        self.files, self.progress = files, progress
+        self.against: Files | None = None
+        self.other: Loaded | None = None
+        self.inputs: dict[str, np.ndarray] = {}
+        self.recorded: Recorded | None = None
+        self.checked: list[Any] = []
+        self.weights: list[WeightsResult] = []
+        self.outputs: list[OutputsResult] = []
+        self.remarks: list[str] = []
+
+    @property
+    def net(self) -> Net:
+        return self.loaded.net
+
+    def read(self, names: tuple[str, ...] | None) -> None:
+        """Read the model with every reader, and compare what they deliver."""
+        self.progress(f"reading {self.files.weights}")
+        self.loaded, self.weights, remarks = compare_readers(self.files, names)
+        self.remarks += remarks
+
+    def compare_with(self, other: Files) -> None:
+        """Compare with the weights of a second model."""
+        self.progress(f"reading {other.weights}")
+        self.against = other
+        names = (str(self.files.weights), str(other.weights))
+        try:
+            self.other = other.read(definition=self.files.definition)
+        except BridgeError as error:
+            if other.kind != "onnx":
+                raise
+            # An ONNX file that another tool wrote, or changed, has a graph to compare all the same.
+            self.weights.append(WeightsResult(*names, why=str(error.args[0])))
+            return
+        self.weights.append(compare_weights(parts(self.loaded), parts(self.other), names))
+
+    def check(self, only: Collection[str] | None, skip: Collection[str]) -> None:
+        """Run the consistency checks on each model."""
+        self.progress("checking consistency")
+        for loaded in [self.loaded, *([self.other] if self.other else [])]:
+            self.checked.append(run_checks(loaded, only=only, skip=skip))
+
+    def feed(self, recorded: str | Path | None, inputs: Mapping[str, Any] | None, seed: int, span: Range | None) -> None:
+        """Find the inputs: recorded ones, or new ones."""
+        if recorded is not None:
+            if inputs or span:
+                raise UsageError("inputs are recorded; they take no extents and no range", where=str(recorded))
+            self.recorded = Recorded(recorded)
+            self.recorded.check(self.net)
+            self.inputs = {name: np.asarray(self.recorded.inputs[name], np.float32) for name in self.net.inputs}
+            return
+        try:
+            self.inputs = make_inputs(self.net, given=inputs, seed=seed, value_range=span)
+        except BridgeError as error:
+            if inputs:
+                raise
+            self.remarks.append(f"outputs were not compared: {error.args[0]} ({error.hint})")
+
+    def run_engines(
+        self,
+        names: tuple[str, ...] | None,
+        options: Mapping[str, Mapping[str, Any]],
+        compare: dict[str, Any],
+        record: str | Path | None,
+    ) -> None:
+        """Run the engines, and compare each other side with the first of them."""
+        if not self.inputs and self.net.inputs:
+            return
+        sides = list(self._engine_sides(names, options))
+        if not sides:
+            return
+        first, *others = sides
+        if record is not None:
+            write_recorded(record, records(self.net, first, self.inputs))
+        if self.recorded is not None:
+            others.append(recorded_side(self.recorded, self.net))
+        others += self._graph_sides()
+        others += self._other_sides(first.name, options)
+        runner = Runner(self.net, first.name, options.get(first.name, {}))
+        for other in others:
+            self.progress(f"comparing {first.name} with {other.name}")
+            self.outputs.append(Comparison(runner, first, other, **compare).run())
+        if not others and not any(result.why for result in self.outputs):
+            self.remarks.append(
+                f"{first.name} is the only engine that works here, and nothing is recorded: outputs were not compared "
+                f"({_how_to_get_another(first.name)})"
+            )
+
+    def _engine_sides(
+        self, names: tuple[str, ...] | None, options: Mapping[str, Mapping[str, Any]]
+    ) -> Iterator[Side]:
+        """What each engine computes; one that was not asked for by name may fail."""
+        chosen = engine_table.available() if names is None else names
+        if not chosen:
+            self.remarks.append(f"no engine works here: outputs were not compared ({_how_to_get_another('')})")
+        for name in chosen:
+            self.progress(f"running {name}")
+            try:
+                yield engine_side(name, self.net, self.inputs, options.get(name, {}))
+            except BridgeError as error:
+                if names is not None:
+                    raise
+                self.remarks.append(f"engine {name} was not used: {error.args[0]}")
+
+    def _graph_sides(self) -> Iterator[Side]:
+        """The graphs of the ONNX files among the models, as they stand."""
+        from bridge.verify.graphs import graph_side
+
+        models = (self.files, *([self.against] if self.against else []))
+        for path in [model.weights for model in models if model.kind == "onnx"]:
+            self.progress(f"running the graph of {path}")
+            try:
+                side, remark = graph_side(path, self.net, self.inputs)
+            except BridgeError as error:
+                self.remarks.append(str(error.args[0]))
+                continue
+            if remark:
+                self.remarks.append(remark)
+            yield side
+
+    def _other_sides(self, engine: str, options: Mapping[str, Mapping[str, Any]]) -> Iterator[Side]:
+        """The second model in the same engine, unless it is the same net with the same weights."""
+        if self.against is None or self.other is None or self.against.kind == "onnx":
+            return
+        net = self.other.net
+        alike = [layer.definition for layer in net] == [layer.definition for layer in self.net]
+        if alike and not any(blob.status == DIFFERENT for blob in self.weights[-1].blobs):
+            return
+        name = f"{engine} on {self.against.weights}"
+        try:
+            side = engine_side(engine, net, self.inputs, options.get(engine, {}))
+        except BridgeError as error:
+            self.outputs.append(OutputsResult(engine, name, why=str(error.args[0])))
+            return
+        yield Side(name, _by_name(self.net, net, side))
+
+
+def _by_name(net: Net, other: Net, side: Side) -> dict[tuple[int, int], np.ndarray]:
+    """The values of another net, placed where this net has a layer of the same name."""
+    homes = {layer.name: index for index, layer in enumerate(net.layers)}
+    inputs = list(net.inputs)
+    found = {}
+    for (index, top), array in side.values.items():
+        if index >= 0 and other.layers[index].name in homes:
+            found[homes[other.layers[index].name], top] = array
+        elif index < 0 and (name := list(other.inputs)[top]) in inputs:
+            found[-1, inputs.index(name)] = array
+    return found
+
+
+def _how_to_get_another(name: str) -> str:
+    for entry in engine_table.ENGINES.values():
+        if entry.name != name and engine_table.missing(entry.name) is not None:
+            return f"for {entry.name}: {entry.hint}"
+    return "give recorded outputs with --recorded"
