@@ -874,10 +874,10 @@ def detection_outputs(draw: Any, kind: str) -> LayerCase:
         "background_label_id": background,
         "code_type": code,
         "variance_encoded_in_target": str(draw(st.booleans())).lower(),
-        "keep_top_k": draw(st.sampled_from([-1, 1, 3, 8, 200])),
+        "keep_top_k": draw(st.sampled_from([-1, 0, 1, 3, 8, 200])),
         "confidence_threshold": draw(st.sampled_from([None, 0.01, 0.5, 2])),
         "nms_param": f"{{ nms_threshold: {draw(st.sampled_from([0, 0.3, 0.45, 0.9]))} "
-        f"top_k: {draw(st.sampled_from([-1, 2, 5, 400]))} }}",
+        f"top_k: {draw(st.sampled_from([-1, 0, 2, 5, 400]))} }}",
     }
     body = " ".join(f"{name}: {value}" for name, value in fields.items() if value is not None)
     digits = draw(st.sampled_from([1, 6]))  # with one digit there are equal scores

@@ -228,7 +228,7 @@ class _Lowering:
         rename = {value: name for name, value in outputs.items()}
         for name, value in self.values.items():
             free = value not in rename and value not in self.shapes and value not in self.g.initializers
-            if free and name not in rename.values():
+            if free and name not in rename.values() and name not in self.shapes:
                 rename[value] = name
         for node in self.g.nodes:
             node.inputs = [rename.get(name, name) for name in node.inputs]

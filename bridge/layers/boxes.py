@@ -1,0 +1,58 @@
+"""Steps that the box-predicting layers share when they are lowered to ONNX."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+LOWEST = np.finfo(np.float32).min
+"""The score of a box that is out."""
+_NO_LIMIT = 2**31 - 1
+
+
+def part(g: Any, x: str, axis: int, start: int, stop: int) -> str:
+    """``x[start:stop]`` along ``axis``."""
+    return str(g.Slice(x, g.ints([start]), g.ints([stop]), g.ints([axis])))
+
+
+def extent(g: Any, x: str, axis: int) -> str:
+    """The extent of one axis, which is known when the model runs, as a 1-D value of one number."""
+    return part(g, g.Shape(x), 0, axis, axis + 1)
+
+
+def keep_best(g: Any, scores: str, axis: int, limit: int) -> str:
+    """The scores, all but the ``limit`` best along ``axis`` replaced by LOWEST."""
+    values, places = best(g, scores, axis, limit)
+    out = g.Expand(g.const(LOWEST), g.Shape(scores))
+    return str(g.ScatterElements(out, places, values, axis=axis))
+
+
+def best(g: Any, scores: str, axis: int, limit: int) -> tuple[str, str]:
+    """The ``limit`` best scores along ``axis`` and their places, best first; of equal ones the first."""
+    count = extent(g, scores, axis)
+    if limit >= 0:
+        count = g.Min(count, g.ints([limit]))
+    values, places = g.op("TopK", scores, count, outputs=2, axis=axis)
+    return values, places
+
+
+def suppress(g: Any, boxes: str, scores: str, overlap: float, lowest: float) -> str:
+    """The scores, those of boxes that overlap a better one too much replaced by LOWEST.
+
+    Args:
+        g: The builder.
+        boxes: (N, P, 4), two opposite corners each.
+        scores: (N, C, P); each of the C is treated apart.
+        overlap: More than this, as intersection over union, is too much.
+        lowest: Scores up to this one are out beforehand.
+    """
+    limit, threshold = g.const(np.int64(_NO_LIMIT)), g.const(np.float32(min(overlap, 1)))
+    kept = g.NonMaxSuppression(boxes, scores, limit, threshold, g.const(np.float32(lowest)))
+    out = g.Expand(g.const(LOWEST), g.Shape(scores))
+    return str(g.ScatterND(out, kept, g.GatherND(scores, kept)))
+
+
+def found(g: Any, scores: str) -> str:
+    """(K, rank) int64: the places of scores above LOWEST, in order."""
+    return str(g.Transpose(g.NonZero(g.Greater(scores, g.const(LOWEST)))))

@@ -1,0 +1,158 @@
+"""DetectionOutput: from SSD's predictions to boxes."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from bridge.layers import boxes as steps
+from bridge.layers.base import CaffeLayer, Params, layer_type
+from bridge.message import Message
+from bridge.schema import Shape, count, times
+
+
+@layer_type("DetectionOutput")
+class DetectionOutput(CaffeLayer):
+    """Rows (image, label, score, xmin, ymin, xmax, ymax) of the boxes that stay, as (1, 1, rows, 7).
+
+    Bottoms: locations (N, boxes x classes that have their own x 4), scores (N, boxes x classes) and
+    the priors of PriorBox (1, 2, boxes x 4). Per image and label: of the ``top_k`` best boxes with
+    a score above ``confidence_threshold``, those that no better one overlaps by more than
+    ``nms_threshold``; of all labels together the ``keep_top_k`` best. Rows are in order of image,
+    label, score. Where nothing stays in the whole batch, there is one row (image, -1, ...) per image.
+
+    Attributes:
+        num_classes: Classes, the background included.
+        share_location: One box for all classes.
+        background_label_id: The class that is left out; -1 for none.
+        code_type: What the locations mean, relative to a prior.
+        variance_encoded_in_target: Locations are not multiplied by the priors' variances.
+        keep_top_k, top_k: -1 for all.
+        confidence_threshold: None for no lower bound.
+        eta: Lowers a ``nms_threshold`` above 0.5 after each box; standard ONNX cannot.
+
+    Source: caffe.proto ``DetectionOutputParameter``, detection_output_layer.cpp and bbox_util.cpp of SSD;
+    ONNX ``NonMaxSuppression``, ``TopK``.
+    """
+
+    message = "detection_output_param"
+    bottom_count = (3, 3)
+    top_count = (1, 1)
+    data_dependent = (2,)
+
+    num_classes: int
+    share_location: bool = True
+    background_label_id: int = 0
+    code_type: Literal["CORNER", "CENTER_SIZE", "CORNER_SIZE"] = "CORNER"
+    variance_encoded_in_target: bool = False
+    keep_top_k: int = -1
+    confidence_threshold: float | None = None
+    nms_threshold: float = 0.3
+    top_k: int = -1
+    eta: float = 1.0
+
+    @classmethod
+    def read(cls, p: Params) -> dict[str, Any]:
+        number = p.message.get("code_type")
+        if isinstance(number, int):  # this enum counts from 1
+            p.message = p.message.copy()
+            p.message.set("code_type", number - 1)
+        nms = Params(p.read("nms_param", Message, Message()), cls, "")
+        nms.where = p.where
+        defaults = {"nms_threshold": 0.3, "top_k": -1, "eta": 1.0}
+        values = super().read(p) | {key: nms.read(key, type(value), value) for key, value in defaults.items()}
+        if values["num_classes"] < 1 or values["nms_threshold"] < 0 or not 0 < values["eta"] <= 1:
+            raise p.fail("num_classes must be positive, nms_threshold not negative and eta in (0, 1]")
+        return values
+
+    @property
+    def labels(self) -> list[int]:
+        """The classes that are put out."""
+        return [label for label in range(self.num_classes) if label != self.background_label_id]
+
+    def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        loc, conf, prior = bottoms
+        if len(prior) != 3 or prior[1] != 2 or prior[2] % 4:
+            raise self.fail(f"the priors are {times(prior)}, expected 1 x 2 x a multiple of 4")
+        boxes = prior[2] // 4
+        own = 1 if self.share_location else self.num_classes
+        if count(loc[1:]) != boxes * own * 4 or count(conf[1:]) != boxes * self.num_classes or loc[0] != conf[0]:
+            raise self.fail(f"locations {times(loc)} and scores {times(conf)} do not fit {boxes} priors")
+        most = len(self.labels) * _least(boxes, self.top_k)
+        return ((1, 1, loc[0] * max(1, _least(most, self.keep_top_k)), 7),)
+
+    def to_onnx(self, g: Any, *x: str) -> Any:
+        if self.eta < 1 and self.nms_threshold > 0.5:
+            return g.custom(self, *x, reason="eta is below 1")
+        labels = g.ints(self.labels)
+        scores = g.Transpose(g.Reshape(x[1], g.ints([0, -1, self.num_classes])), perm=(0, 2, 1))
+        scores = g.Gather(scores, labels, axis=1)  # (N, labels, boxes)
+        boxes = self._decoded(g, x[0], x[2])  # (N, boxes, 4) or (N, labels, boxes, 4)
+        if not self.share_location:
+            boxes = g.Gather(boxes, labels, axis=1)
+        kept = self._kept(g, boxes, scores, g.shape(x[2]))
+        return self._rows(g, boxes, kept, steps.extent(g, x[0], 0))
+
+    def _decoded(self, g: Any, loc: str, priors: str) -> str:
+        """Boxes with corners, (N, boxes, 4), or (N, classes, boxes, 4) where each has its own."""
+        shared = g.Reshape(loc, g.ints([0, -1, 4])) if self.share_location else ""
+        loc = shared or g.Transpose(g.Reshape(loc, g.ints([0, -1, self.num_classes, 4])), perm=(0, 2, 1, 3))
+        both = g.Reshape(steps.part(g, priors, 0, 0, 1), g.ints([2, -1, 4]))
+        prior, variance = (g.Gather(both, g.const(np.int64(i)), axis=0) for i in range(2))
+        if not self.variance_encoded_in_target:
+            loc = g.Mul(variance, loc)
+        if self.code_type == "CORNER":
+            return str(g.Add(prior, loc))
+        low, high = (steps.part(g, prior, -1, i, i + 2) for i in (0, 2))
+        size = g.Sub(high, low)
+        if self.code_type == "CORNER_SIZE":
+            return str(g.Add(prior, g.Mul(loc, g.Concat(size, size, axis=-1))))
+        half = g.const(np.float32(0.5))
+        centre = g.Add(g.Mul(steps.part(g, loc, -1, 0, 2), size), g.Mul(g.Add(low, high), half))
+        reach = g.Mul(g.Mul(g.Exp(steps.part(g, loc, -1, 2, 4)), size), half)
+        return str(g.Concat(g.Sub(centre, reach), g.Add(centre, reach), axis=-1))
+
+    def _kept(self, g: Any, boxes: str, scores: str, priors: Any) -> str:
+        """(N, labels, boxes): the scores of boxes that stay, LOWEST for the others."""
+        if self.top_k >= 0:
+            scores = steps.keep_best(g, scores, 2, self.top_k)
+        if self.code_type != "CENTER_SIZE":  # a box turned inside out overlaps nothing
+            low, high = (steps.part(g, boxes, -1, i, i + 2) for i in (0, 2))
+            boxes = g.Concat(low, g.Max(low, high), axis=-1)
+        lowest = float(steps.LOWEST) if self.confidence_threshold is None else self.confidence_threshold
+        if self.share_location:
+            kept = steps.suppress(g, boxes, scores, self.nms_threshold, lowest)
+        else:
+            size = priors[2] // 4
+            boxes, scores = g.Reshape(boxes, g.ints([-1, size, 4])), g.Reshape(scores, g.ints([-1, 1, size]))
+            kept = steps.suppress(g, boxes, scores, self.nms_threshold, lowest)
+            kept = g.Reshape(kept, g.ints([-1, len(self.labels), size]))
+        if self.keep_top_k < 0:
+            return str(kept)
+        best = steps.keep_best(g, g.Flatten(kept, axis=1), 1, self.keep_top_k)
+        return str(g.Reshape(best, g.Shape(kept)))
+
+    def _rows(self, g: Any, boxes: str, kept: str, images: str) -> str:
+        limits = [limit for limit in (self.top_k, self.keep_top_k) if limit >= 0]
+        values, places = steps.best(g, kept, 2, min(limits, default=-1))
+        found = steps.found(g, values)
+        image, label = (steps.part(g, found, 1, i, i + 1) for i in range(2))
+        place = g.Unsqueeze(g.GatherND(places, found), g.ints([1]))
+        at = g.Concat(image, place, axis=1) if self.share_location else g.Concat(image, label, place, axis=1)
+        names = g.Gather(g.const(np.array(self.labels, np.float32)), label)
+        score = g.Unsqueeze(g.GatherND(values, found), g.ints([1]))
+        rows = g.Concat(g.Cast(image, to=1), names, score, g.GatherND(boxes, at), axis=1)
+        zero, one, minus = g.const(np.int64(0)), g.const(np.int64(1)), g.const(np.float32(-1))
+        number = g.Cast(g.Range(zero, g.Squeeze(images), one), to=1)
+        none = g.Concat(
+            g.Unsqueeze(number, g.ints([1])), g.Expand(minus, g.Concat(images, g.ints([6]), axis=0)), axis=1
+        )
+        count = steps.extent(g, rows, 0)
+        length = g.Where(g.Equal(count, g.ints([0])), images, count)
+        chosen = g.Slice(g.Concat(rows, none, axis=0), g.ints([0]), length, g.ints([0]))
+        return str(g.Reshape(chosen, g.ints([1, 1, -1, 7])))
+
+
+def _least(number: int, limit: int) -> int:
+    return number if limit < 0 else min(number, limit)

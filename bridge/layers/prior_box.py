@@ -1,0 +1,145 @@
+"""PriorBox: the boxes that SSD's predictions are relative to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bridge.layers.base import CaffeLayer, Params, layer_type
+from bridge.schema import Shape
+
+
+@layer_type("PriorBox")
+class PriorBox(CaffeLayer):
+    """Boxes of several sizes and shapes around the centre of each cell of bottom 0, relative to the image, bottom 1.
+
+    Per ``min_size``: a square of that side; with ``max_size`` one of side ``sqrt(min_size max_size)``; and one of
+    area ``min_size^2`` for each aspect ratio. As in SSD, sizes are cut down to whole pixels.
+    The top is (1, 2, 4 x boxes): xmin, ymin, xmax, ymax of each box, cell by cell, then their variances.
+
+    Attributes:
+        aspect_ratio: Width over height, without the 1 that is always there; with the inverses if ``flip`` is set.
+        clip: Cut the boxes at the image's border.
+        variance: One for all coordinates, or four.
+        img: (height, width) of the image; none to take it from bottom 1.
+        step: (height, width) of a cell in pixels; none to divide the image by the cells.
+        offset: Where the centre of a cell is, in cells.
+
+    Source: caffe.proto ``PriorBoxParameter``, prior_box_layer.cpp of SSD; Liu et al., SSD, 2016.
+    """
+
+    message = "prior_box_param"
+    bottom_count = (2, 2)
+    top_count = (1, 1)
+
+    min_size: tuple[float, ...] = ()
+    max_size: tuple[float, ...] = ()
+    aspect_ratio: tuple[float, ...] = ()
+    clip: bool = False
+    variance: tuple[float, ...] = (0.1,)
+    img: tuple[int, ...] = ()
+    step: tuple[float, ...] = ()
+    offset: float = 0.5
+
+    @classmethod
+    def read(cls, p: Params) -> dict[str, Any]:
+        values = super().read(p)
+        values["aspect_ratio"] = _ratios(values["aspect_ratio"], p.read("flip", bool, True))
+        values["img"] = _sides(p, "img_size", "img", int)
+        values["step"] = _sides(p, "step", "step", float)
+        small, large = values["min_size"], values["max_size"]
+        if not small or min(small) <= 0:
+            raise p.fail("parameter 'min_size' is missing or not positive")
+        if large and (len(large) != len(small) or any(b <= a for a, b in zip(small, large, strict=True))):
+            raise p.fail("parameter 'max_size' must have one value above each min_size")
+        if len(values["variance"]) not in (1, 4) or min(values["variance"]) <= 0:
+            raise p.fail(f"parameter 'variance' has {len(values['variance'])} values, expected 1 or 4 positive ones")
+        return values
+
+    def sides(self) -> np.ndarray:
+        """(boxes per cell, 2) float32: half of the width and of the height of each."""
+        sides: list[tuple[float, float]] = []
+        for index, small in enumerate(np.trunc(self.min_size)):
+            sides.append((small, small))
+            if self.max_size:
+                sides.append((np.sqrt(small * np.trunc(self.max_size[index])),) * 2)
+            roots = np.sqrt(np.float32(self.aspect_ratio))
+            sides += [(small * root, small / root) for root in roots]
+        return np.array(sides, np.float32).reshape(-1, 2) / 2
+
+    def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        if len(bottoms[0]) != 4 or len(bottoms[1]) != 4:
+            raise self.fail(f"the inputs have {len(bottoms[0])} and {len(bottoms[1])} axes, expected 4 and 4")
+        height, width = bottoms[0][2:]
+        return ((1, 2, height * width * len(self.sides()) * 4),)
+
+    def boxes(self, cells: Shape, image: Shape) -> np.ndarray:
+        """The top, (1, 2, 4 x boxes) float32, for ``cells`` and ``image`` given as (height, width)."""
+        image = self.img or image
+        step = np.float32(self.step or np.float32(image) / np.float32(cells))
+        rows, columns = ((np.arange(n, dtype=np.float32) + np.float32(self.offset)) * s for n, s in zip(cells, step, strict=True))
+        centres = np.stack(np.meshgrid(columns, rows), axis=-1)[:, :, None, :].astype(np.float64)
+        sides, size = self.sides(), np.array(image[::-1])
+        boxes = np.concatenate([(centres - sides) / size, (centres + sides) / size], axis=-1).astype(np.float32)
+        boxes = boxes.clip(0, 1) if self.clip else boxes
+        return np.stack([boxes, np.broadcast_to(np.float32(self.variance), boxes.shape)]).reshape(1, 2, -1)
+
+    def to_onnx(self, g: Any, *x: str) -> str:
+        cells, image = (g.shape(value) for value in x)
+        if all(shape.fixed(axis) for shape in (cells, image) for axis in (2, 3)):
+            return str(g.const(self.boxes(tuple(cells[2:]), tuple(image[2:])), f"{self.name}.boxes"))
+        return self._computed(g, *x)
+
+    def _computed(self, g: Any, cells: str, image: str) -> str:
+        """The same, for extents that are known when the model runs."""
+        flat = g.ints([1, 1, -1])
+        size = g.const(np.float32(self.img)) if self.img else g.Cast(_space(g, image), to=1)
+        count = _space(g, cells)
+        step = g.const(np.float32(self.step)) if self.step else g.Div(size, g.Cast(count, to=1))
+        sides = self.sides()
+        bounds = {}
+        for axis, shape in ((0, [-1, 1, 1]), (1, [1, -1, 1])):  # rows, columns
+            n, s, whole = (g.Slice(value, g.ints([axis]), g.ints([axis + 1])) for value in (count, step, size))
+            places = g.Cast(g.Range(g.const(np.int64(0)), g.Squeeze(n), g.const(np.int64(1))), to=1)
+            centre = g.Reshape(g.Mul(g.Add(places, g.const(np.float32(self.offset))), s), g.ints(shape))
+            half = g.const(sides[:, 1 - axis])
+            bounds[axis] = [g.Div(g.Sub(centre, half), whole), g.Div(g.Add(centre, half), whole)]
+        target = g.Concat(count, g.ints([len(sides), 1]), axis=0)
+        corners = [bounds[1][0], bounds[0][0], bounds[1][1], bounds[0][1]]
+        parts = [g.Expand(g.Unsqueeze(corner, g.ints([3])), target) for corner in corners]
+        boxes = g.Concat(*parts, axis=3)
+        if self.clip:
+            boxes = g.Clip(boxes, g.const(np.float32(0)), g.const(np.float32(1)))
+        variance = g.Expand(g.const(np.broadcast_to(np.float32(self.variance), (4,)).copy()), g.Shape(boxes))
+        return str(g.Concat(g.Reshape(boxes, flat), g.Reshape(variance, flat), axis=1))
+
+    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+        return F.as_variable(x[0].xp.asarray(self.boxes(x[0].shape[2:], x[1].shape[2:])))
+
+
+def _space(g: Any, x: str) -> str:
+    """(height, width) of a 4-D value, int64."""
+    return str(g.Slice(g.Shape(x), g.ints([2]), g.ints([4])))
+
+
+def _ratios(given: tuple[float, ...], flip: bool) -> tuple[float, ...]:
+    """The aspect ratios beside 1, in SSD's order: each once, followed by its inverse if it flips."""
+    ratios = [1.0]
+    for ratio in given:
+        if all(abs(ratio - known) >= 1e-6 for known in ratios):
+            ratios += [ratio, 1 / ratio] if flip else [ratio]
+    return tuple(ratios[1:])
+
+
+def _sides(p: Params, name: str, prefix: str, kind: type) -> tuple[Any, ...]:
+    """(height, width) from one field or two; none where neither is there."""
+    pair = (f"{prefix}_h", f"{prefix}_w")
+    if not any(side in p for side in (name, *pair)):
+        return ()
+    if name in p and any(side in p for side in pair):
+        raise p.fail(f"either {name} or {pair[0]} and {pair[1]}, not both")
+    sides = tuple(p.read(side, kind, p.read(name, kind, 0)) for side in pair)
+    if min(sides) <= 0:
+        raise p.fail(f"parameter '{name}' must be positive")
+    return sides

@@ -1,0 +1,330 @@
+"""What the layers of Caffe's forks compute, in plain NumPy, written down from the forks' own sources.
+
+Nothing here uses the package's layer classes: parameters are read from the definition, field
+by field, and values are computed as the source does, loop by loop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from bridge.message import Message
+
+Arrays = Sequence[np.ndarray]
+REFERENCES: dict[str, Callable[[Message, Arrays, Arrays], list[np.ndarray]]] = {}
+"""Layer type -> function of (definition, blobs, bottoms) to tops."""
+
+F = np.float32
+
+
+def reference(*types: str) -> Callable[[Any], Any]:
+    """Register the decorated function."""
+
+    def decorate(function: Any) -> Any:
+        for name in types:
+            REFERENCES[name] = function
+        return function
+
+    return decorate
+
+
+def c_round(x: float) -> int:
+    """C's ``round``: halves away from zero."""
+    return int(math.copysign(math.floor(abs(float(x)) + 0.5), x)) if abs(x) < 2**22 else int(x)
+
+
+# ---- SSD ---------------------------------------------------------------------------------------
+
+
+@reference("Permute")
+def permute(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray]:
+    """permute_layer.cpp: every value moved by its own index."""
+    (x,) = bottoms
+    order = [int(n) for n in definition.message("permute_param").all("order")]
+    order += [axis for axis in range(x.ndim) if axis not in order]
+    y = np.empty([x.shape[axis] for axis in order], F)
+    for index in np.ndindex(*y.shape):
+        source = [0] * x.ndim
+        for i, axis in enumerate(order):
+            source[axis] = index[i]
+        y[index] = x[tuple(source)]
+    return [y]
+
+
+@reference("Normalize", "L2Normalization", "L2Normalize", "L2Norm")
+def normalize(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray]:
+    """normalize_layer.cpp of SSD; without norm_param and blobs that of caffe-windows."""
+    (x,) = bottoms
+    y = np.empty_like(x)
+    p = definition.message("norm_param")
+    for n in range(len(x)):
+        if not blobs:
+            y[n] = x[n] * F(1 / math.sqrt(float((x[n].astype(float) ** 2).sum())))
+            continue
+        eps, scale = float(p.get("eps", 1e-10)), blobs[0].reshape(-1)
+        square = x[n].astype(float) ** 2
+        norm = np.sqrt((square.sum() if p.get("across_spatial", True) else square.sum(axis=0)) + eps)
+        for c in range(x.shape[1]):
+            y[n, c] = x[n, c] / norm * (scale[0] if p.get("channel_shared", True) else scale[c])
+    return [y]
+
+
+@reference("PriorBox")
+def prior_box(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray]:
+    """prior_box_layer.cpp of SSD: note the ints that min_size and max_size go through."""
+    p = definition.message("prior_box_param")
+    ratios = [1.0]
+    for ratio in map(float, p.all("aspect_ratio")):
+        if all(abs(ratio - known) >= 1e-6 for known in ratios):
+            ratios.append(ratio)
+            if p.get("flip", True):
+                ratios.append(1 / ratio)
+    (height, width), (image_height, image_width) = bottoms[0].shape[2:], bottoms[1].shape[2:]
+    if "img_size" in p:
+        image_height = image_width = p.get("img_size")
+    elif "img_h" in p:
+        image_height, image_width = p.get("img_h"), p.get("img_w")
+    step_h, step_w = F(image_height) / F(height), F(image_width) / F(width)
+    if "step" in p:
+        step_h = step_w = F(p.get("step"))
+    elif "step_h" in p:
+        step_h, step_w = F(p.get("step_h")), F(p.get("step_w"))
+    boxes = []
+    for h in range(height):
+        for w in range(width):
+            x = (F(w) + F(p.get("offset", 0.5))) * step_w
+            y = (F(h) + F(p.get("offset", 0.5))) * step_h
+            for s, size in enumerate(p.all("min_size")):
+                small = int(size)
+                sides = [(small, small)]
+                if p.all("max_size"):
+                    sides.append((math.sqrt(small * int(p.all("max_size")[s])),) * 2)
+                for ratio in ratios:
+                    if abs(ratio - 1) >= 1e-6:
+                        sides.append((small * math.sqrt(ratio), small / math.sqrt(ratio)))
+                for a, b in sides:
+                    boxes += [(x - a / 2) / image_width, (y - b / 2) / image_height]
+                    boxes += [(x + a / 2) / image_width, (y + b / 2) / image_height]
+    if p.get("clip", False):
+        boxes = [min(max(value, 0), 1) for value in boxes]
+    variances = [float(v) for v in p.all("variance")] or [0.1]
+    spread = variances * (len(boxes) // 4) if len(variances) == 4 else variances * len(boxes)
+    return [np.array([[boxes, spread]], F)]
+
+
+def jaccard(a: np.ndarray, b: np.ndarray) -> float:
+    """JaccardOverlap of bbox_util.cpp, in float32."""
+    if b[0] > a[2] or b[2] < a[0] or b[1] > a[3] or b[3] < a[1]:
+        return 0.0
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    inter = width * height
+    areas = [F(0) if box[2] < box[0] or box[3] < box[1] else (box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    return float(inter / (areas[0] + areas[1] - inter))
+
+
+def decode(kind: str, prior: np.ndarray, variance: np.ndarray, loc: np.ndarray) -> np.ndarray:
+    """DecodeBBox of bbox_util.cpp; variance is 1 where it is encoded in the target."""
+    v = variance * loc
+    if kind == "CORNER":
+        return prior + v
+    width, height = prior[2] - prior[0], prior[3] - prior[1]
+    if kind == "CORNER_SIZE":
+        return prior + v * np.array([width, height, width, height], F)
+    x, y = v[0] * width + (prior[0] + prior[2]) / F(2), v[1] * height + (prior[1] + prior[3]) / F(2)
+    w, h = np.exp(v[2]) * width, np.exp(v[3]) * height
+    return np.array([x - w / F(2), y - h / F(2), x + w / F(2), y + h / F(2)], F)
+
+
+def suppressed(boxes: np.ndarray, scores: np.ndarray, threshold: float, overlap: float, eta: float, top_k: int) -> list[int]:
+    """ApplyNMSFast of bbox_util.cpp."""
+    order = sorted((i for i, score in enumerate(scores) if score > threshold), key=lambda i: -scores[i])
+    kept: list[int] = []
+    for i in order[: top_k if top_k > -1 else None]:
+        if all(jaccard(boxes[i], boxes[k]) <= F(overlap) for k in kept):
+            kept.append(i)
+            if eta < 1 and overlap > 0.5:
+                overlap *= eta
+    return kept
+
+
+@reference("DetectionOutput")
+def detection_output(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray]:
+    """detection_output_layer.cpp of SSD."""
+    p = definition.message("detection_output_param")
+    nms = p.message("nms_param")
+    classes, shared = int(p.get("num_classes")), p.get("share_location", True)
+    background, keep = p.get("background_label_id", 0), p.get("keep_top_k", -1)
+    priors = bottoms[2].reshape(2, -1, 4)
+    images, count = len(bottoms[0]), priors.shape[1]
+    loc = bottoms[0].reshape(images, count, 1 if shared else classes, 4)
+    conf = bottoms[1].reshape(images, count, classes)
+    variance = np.ones_like(priors[1]) if p.get("variance_encoded_in_target", False) else priors[1]
+    rows = []
+    for n in range(images):
+        picked: dict[int, list[int]] = {}
+        boxes: dict[int, np.ndarray] = {}
+        for c in range(classes):
+            if c == background:
+                continue
+            own = loc[n, :, 0 if shared else c]
+            kind = p.text("code_type", "CORNER")
+            boxes[c] = np.array([decode(kind, priors[0, i], variance[i], own[i]) for i in range(count)], F)
+            threshold = float(p.get("confidence_threshold", -math.inf))
+            limits = float(nms.get("nms_threshold", 0.3)), float(nms.get("eta", 1)), int(nms.get("top_k", -1))
+            picked[c] = suppressed(boxes[c], conf[n, :, c], threshold, *limits)
+        pairs = [(c, i) for c, kept in picked.items() for i in kept]
+        if -1 < keep < len(pairs):
+            pairs = sorted(pairs, key=lambda pair: -conf[n, pair[1], pair[0]])[:keep]
+            pairs = [pair for c in sorted(picked) for pair in pairs if pair[0] == c]
+        rows += [[n, c, conf[n, i, c], *boxes[c][i]] for c, i in pairs]
+    return [np.array(rows or [[n] + [-1] * 6 for n in range(images)], F).reshape(1, 1, -1, 7)]
+
+
+# ---- PSPNet, SegNet, DeepLab -----------------------------------------------------------------------
+
+
+@reference("BN")
+def bn(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray]:
+    """bn_layer.cpp of PSPNet (new and old form) and of SegNet, at test time."""
+    (x,), p = bottoms, definition.message("bn_param")
+    y = np.empty_like(x)
+    old = any(name in p for name in ("scale_filler", "shift_filler", "var_eps", "decay", "moving_average"))
+    eps = p.get("var_eps", 1e-10) if old else p.get("eps", 1e-5)
+    stored = bool(p.get("moving_average", False)) if old else True
+    for c in range(x.shape[1]):
+        gamma, beta = (float(blob.reshape(-1)[c]) for blob in blobs[:2])
+        values = x[:, c].astype(float)
+        mean, variance = values.mean(), values.var()
+        if len(blobs) == 2 and p.text("bn_mode") == "INFERENCE":
+            y[:, c] = values * gamma + beta
+            continue
+        if len(blobs) == 2:
+            eps = 1e-9
+        elif stored:
+            mean, variance = (float(blob.reshape(-1)[c]) for blob in blobs[2:])
+        y[:, c] = (values - mean) / math.sqrt(variance + float(eps)) * gamma + beta
+    return [y]
+
+
+@reference("Upsample")
+def upsample(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray]:
+    """upsample_layer.cpp of SegNet, with a mask; of MobileNet-YOLO without."""
+    p, x = definition.message("upsample_param"), bottoms[0]
+    scale = p.get("scale", 2)
+    a, b = p.get("scale_h", scale), p.get("scale_w", scale)
+    height, width = x.shape[2] * a, x.shape[3] * b
+    if len(bottoms) == 1:
+        y = np.empty((*x.shape[:2], height, width), F)
+        for h in range(height):
+            for w in range(width):
+                y[:, :, h, w] = x[:, :, h // a, w // b]
+        return [y]
+    height, width = height - bool(p.get("pad_out_h", False)), width - bool(p.get("pad_out_w", False))
+    height, width = p.get("upsample_h", height), p.get("upsample_w", width)
+    y = np.zeros((*x.shape[:2], height * width), F)
+    for n, c, h, w in np.ndindex(*x.shape):
+        y[n, c, int(bottoms[1][n, c, h, w])] = x[n, c, h, w]
+    return [y.reshape(*x.shape[:2], height, width)]
+
+
+@reference("Interp")
+def interp(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray]:
+    """interp_layer.cpp and caffe_cpu_interp2 of DeepLab."""
+    p, (x,) = definition.message("interp_param"), bottoms
+    start, end = -p.get("pad_beg", 0), -p.get("pad_end", 0)
+    x = x[:, :, start : x.shape[2] - end, start : x.shape[3] - end]
+    (height, width), zoom, shrink = x.shape[2:], p.get("zoom_factor", 1), p.get("shrink_factor", 1)
+    by_shrink = ((height - 1) // shrink + 1, (width - 1) // shrink + 1)
+    if "shrink_factor" in p and "zoom_factor" not in p:
+        out = by_shrink
+    elif "zoom_factor" in p and "shrink_factor" not in p:
+        out = (height + (height - 1) * (zoom - 1), width + (width - 1) * (zoom - 1))
+    elif "height" in p and "width" in p:
+        out = (p.get("height"), p.get("width"))
+    else:
+        out = tuple(n + (n - 1) * (zoom - 1) for n in by_shrink)
+    y = np.empty((*x.shape[:2], *out), F)
+    ratio = [F(a - 1) / F(b - 1) if b > 1 else F(0) for a, b in zip((height, width), out, strict=True)]
+    for h2 in range(out[0]):
+        for w2 in range(out[1]):
+            h1r, w1r = ratio[0] * F(h2), ratio[1] * F(w2)
+            h1, w1 = int(h1r), int(w1r)
+            hp, wp = int(h1 < height - 1), int(w1 < width - 1)
+            hl, wl = h1r - F(h1), w1r - F(w1)
+            y[:, :, h2, w2] = (1 - hl) * ((1 - wl) * x[:, :, h1, w1] + wl * x[:, :, h1, w1 + wp]) + hl * (
+                (1 - wl) * x[:, :, h1 + hp, w1] + wl * x[:, :, h1 + hp, w1 + wp]
+            )
+    return [y]
+
+
+# ---- channels and pixels -----------------------------------------------------------------------------
+
+
+@reference("ShuffleChannel")
+def shuffle_channel(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray]:
+    """shuffle_channel_layer.cpp."""
+    (x,), rows = bottoms, int(definition.message("shuffle_channel_param").get("group", 1))
+    columns = x.shape[1] // rows
+    y = np.empty_like(x)
+    for i in range(rows):
+        for j in range(columns):
+            y[:, j * rows + i] = x[:, i * columns + j]
+    return [y]
+
+
+@reference("Axpy")
+def axpy(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray]:
+    """axpy_layer.cpp of SENet: bottom 0 times bottom 1 plus bottom 2."""
+    a, x, y = bottoms
+    out = y.copy()
+    for n, c in np.ndindex(*x.shape[:2]):
+        out[n, c] += a[n, c].item() * x[n, c]
+    return [out]
+
+
+@reference("PixelShuffle")
+def pixel_shuffle(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray]:
+    """The sub-pixel convolution's rearrangement (Shi et al., 2016)."""
+    (x,), r = bottoms, int(definition.message("pixelshuffle_param").get("upscale_factor", 1))
+    y = np.empty((len(x), x.shape[1] // r**2, x.shape[2] * r, x.shape[3] * r), F)
+    for c, h, w in np.ndindex(*y.shape[1:]):
+        y[:, c, h, w] = x[:, c * r * r + (h % r) * r + w % r, h // r, w // r]
+    return [y]
+
+
+@reference("Reorg")
+def reorg(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray]:
+    """reorg_cpu of reorg_layer.hpp: indices into the bare memory, taken from the bottom's own extents."""
+    (x,), p = bottoms, definition.message("reorg_param")
+    stride, reverse = int(p.get("stride")), bool(p.get("reverse", False))
+    count, channels, height, width = x.shape
+    inner = channels // stride**2
+    source, target = x.reshape(-1), np.empty(x.size, F)
+    for n, c, h, w in np.ndindex(*x.shape):
+        near = w + width * (h + height * (c + channels * n))
+        w2, h2 = w * stride + c // inner % stride, h * stride + c // inner // stride
+        far = w2 + width * stride * (h2 + height * stride * (c % inner + inner * n))
+        if reverse:
+            target[far] = source[near]
+        else:
+            target[near] = source[far]
+    if reverse:
+        return [target.reshape(count, inner, height * stride, width * stride)]
+    return [target.reshape(count, channels * stride**2, height // stride, width // stride)]
+
+
+@reference("CropCenter")
+def crop_center(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray]:
+    """crop_center_layer.cpp of lltcggie's Caffe."""
+    (x,) = bottoms
+    crops = [int(n) for n in definition.message("crop_center_param").all("crop_size")]
+    y = np.empty([n - 2 * crop for n, crop in zip(x.shape, crops, strict=True)], F)
+    for index in np.ndindex(*y.shape):
+        y[index] = x[tuple(i + crop for i, crop in zip(index, crops, strict=True))]
+    return [y]
