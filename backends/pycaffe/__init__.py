@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from backends.pycaffe.child import TIMEOUT, Answer, child, missing, versions
+from backends.pycaffe.child import TIMEOUT, Answer, missing, running, versions
 from bridge.errors import MissingFileError, UnsupportedLayerError, UsageError
 from bridge.message import Message
 from bridge.prototxt import format, parse
@@ -184,7 +184,7 @@ class Session:
         return self._child.ask({"op": op, "net": self._id, **fields}, arrays, self._timeout, self._where)
 
     def _load(self) -> None:
-        self._child = child(self._python, self._timeout)
+        self._child = running(self._python, self._timeout)
         self._id = next(_ids)
         arrays = [np.frombuffer(self._prototxt.encode("utf-8", "surrogateescape"), np.uint8)]
         path = ""

@@ -66,7 +66,7 @@ def missing(python: str | None = None, *, thorough: bool = False) -> MissingExtr
         if shutil.which(command[0]) is None:
             raise MissingExtraError(f"'{command[0]}' is not an executable", where="pycaffe", hint=HINT)
         if thorough:
-            child(python)
+            running(python)
     except MissingExtraError as error:
         return error
     return None
@@ -78,7 +78,7 @@ def versions(python: str | None = None, timeout: float = TIMEOUT) -> dict[str, s
     Raises:
         MissingExtraError: It cannot be started, or cannot import caffe.
     """
-    hello = child(python, timeout).hello
+    hello = running(python, timeout).hello
     return {key: str(hello.get(key, "")) for key in ("caffe", "numpy", "python")}
 
 
@@ -103,6 +103,7 @@ class Child:
                 stderr=self._errors,
             )
         except OSError as error:
+            self._errors.close()
             problem = f"'{self.command}' cannot be started: {error.strerror}"
             raise MissingExtraError(problem, where="pycaffe", hint=HINT) from None
         self._requests: IO[bytes] = self._process.stdin  # type: ignore[assignment]
@@ -174,21 +175,20 @@ class Child:
             clock.cancel()
 
     def _obituary(self, late: bool, timeout: float, error: Exception, where: str) -> BridgeError:
-        """The error that tells why the child gave no answer."""
+        """The error that tells why the child gave no answer; ends it if it still runs."""
         if isinstance(error, ValueError):
             self._process.kill()
         status = self._process.wait()
         self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - (1 << 16)))
         text = self._errors.read().decode("utf-8", "replace")
-        if late:
-            return BridgeError(
-                f"no answer from Caffe within {timeout:g} s", where=where, hint="give it a longer timeout"
-            )
-        if isinstance(error, ValueError):
-            return BridgeError(
-                f"'{self.command}' {error}", where=where, hint="its stdout must be a plain pipe, no terminal"
-            )
+        self.close()
         fatal = [match["text"] for match in _FATAL.finditer(text)]
+        if late:
+            hint = "give it a longer timeout"
+            return BridgeError(f"no answer from Caffe within {timeout:g} s", where=where, hint=hint)
+        if isinstance(error, ValueError):
+            hint = "its stdout must be a plain pipe, no terminal"
+            return BridgeError(f"'{self.command}' {error}", where=where, hint=hint)
         if fatal:
             return _abort(fatal[-1], [match["text"] for match in _PARSER.finditer(text)], where)
         last = (text.strip().splitlines() or [""])[-1]
@@ -252,7 +252,7 @@ def _array(stream: IO[bytes], dtype: str, shape: list[int]) -> np.ndarray:
 _children: dict[tuple[str, ...], Child] = {}
 
 
-def child(python: str | None = None, timeout: float = TIMEOUT) -> Child:
+def running(python: str | None = None, timeout: float = TIMEOUT) -> Child:
     """The child of that command; started once, and again if it died.
 
     Raises:
