@@ -225,9 +225,9 @@ def _lines(report: Report) -> Iterator[str]:
         yield from wrap("note", remark)
     for checked in report.checked:
         yield from _checked_lines(checked)
-    for weights in report.weights:
+    for group in _by_first(report.weights):
         yield ""
-        yield from _weights_lines(weights)
+        yield from _weights_lines(group)
     if report.inputs:
         yield ""
         for line in report.inputs:
@@ -247,16 +247,41 @@ def _checked_lines(checked: Checked) -> Iterator[str]:
         yield from wrap(f"  {finding.severity}", f"[{finding.check}] {finding}")
 
 
-def _weights_lines(result: WeightsResult) -> Iterator[str]:
-    yield from wrap("weights", f"{result.a} against {result.b}")
-    if result.why:
-        yield from wrap("  not compared", result.why)
+def _by_first(results: Sequence[WeightsResult]) -> list[list[WeightsResult]]:
+    """Comparisons of one side with several others, which fit in one table."""
+    groups: dict[tuple[str, tuple[str, ...]], list[WeightsResult]] = {}
+    for result in results:
+        rows = tuple(f"{blob.layer}/{blob.role}" for blob in result.blobs)
+        groups.setdefault((result.a, rows), []).append(result)
+    return list(groups.values())
+
+
+def _weights_lines(results: Sequence[WeightsResult]) -> Iterator[str]:
+    first = results[0]
+    yield from wrap("weights", f"{first.a} against {', '.join(result.b for result in results)}")
+    if not first.blobs:
+        yield from wrap("  not compared", first.why or "there are no blobs")
         return
+    verdicts = zip(*([blob.status for blob in result.blobs] for result in results), strict=True)
     yield from _grid(
-        ("layer", "blob", "shape", "type", "verdict"),
-        [(blob.layer, blob.role, times(blob.shape), blob.dtype, blob.status) for blob in result.blobs],
+        ("layer", "blob", "shape", "type", *(Path(result.b).name for result in results)),
+        [
+            (blob.layer, blob.role, times(blob.shape), blob.dtype, *verdict)
+            for blob, verdict in zip(first.blobs, verdicts, strict=True)
+        ],
     )
-    yield from _details([blob for blob in result.blobs if blob.status != SAME or blob.why])
+    yield from _details([blob for result in results for blob in result.blobs if blob.status == DIFFERENT])
+    for result in results:
+        yield from _reasons(result)
+
+
+def _reasons(result: WeightsResult) -> Iterator[str]:
+    """Why blobs were not compared, or not as they are stored, once for all of one reason."""
+    for why in dict.fromkeys(blob.why for blob in result.blobs if blob.why and blob.status != DIFFERENT):
+        alike = [blob for blob in result.blobs if blob.why == why and blob.status != DIFFERENT]
+        names = ", ".join(dict.fromkeys(blob.layer for blob in alike))
+        label = "  not compared" if alike[0].status == SKIPPED else "  compared"
+        yield from wrap(label, f"{_plural(len(alike), 'blob')} ({names}): {why}")
 
 
 def _outputs_lines(result: OutputsResult) -> Iterator[str]:
@@ -322,6 +347,7 @@ def wrap(label: str, text: str) -> Iterator[str]:
 
 def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """A table within WIDTH; the first two columns, which are names, give way."""
+    columns = [*columns[:2], *(_fit(column, min(len(column), 16)) for column in columns[2:])]
     rest = [max(len(row[i]) for row in (columns, *rows)) for i in range(2, len(columns))]
     names = [max(len(row[i]) for row in (columns, *rows)) for i in (0, 1)]
     room = max(WIDTH - 2 - sum(rest) - 2 * (len(columns) - 1), 16)

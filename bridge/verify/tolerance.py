@@ -12,9 +12,9 @@ with the magnitudes of its inputs and blobs.
 So each input is moved by ``STEP`` of itself, up or down at random, and the bound is how far
 the layer's own results then move, and a few roundings of the largest of them.
 
-**Several layers at once**, where values in between are not known: every layer's result is
-moved at random within its own bound on the way; the bound is twice the distance that the
-end moves.
+**Several layers at once**, where values in between are not known: on the way every value of
+every layer's result is moved up or down at random by a standard deviation, ``1/c`` of its
+own bound; three times the largest distance that the end then moves is the bound.
 
 Source: N. J. Higham and T. Mary, A new approach to probabilistic rounding error analysis,
 2019; J. H. Wilkinson, Rounding errors in algebraic processes, 1963 (backward error);
@@ -43,8 +43,10 @@ FLOOR = 16 * UNIT
 """Roundings of a layer that is no sum, relative to its largest result."""
 TINY = 2.0**-126
 """Smallest normal float32: below it engines may flush to zero."""
-SAMPLES = 2
+SAMPLES = 3
 """How often several layers are run with moved results."""
+SPREAD = 3
+"""What the largest movement is multiplied by: among many values it is some 4 standard deviations already."""
 
 
 class Bound(NamedTuple):
@@ -109,9 +111,11 @@ def bounds(runner: Runner, part: Segment, values: Mapping[Place, np.ndarray], se
     for _ in range(SAMPLES):
         for place, distance in _shaken(runner, part, values, clean, own, rng).items():
             moved[place] = max(moved.get(place, 0.0), distance)
-    why = f"2 x what rounding in the {len(part.layers)} layers from known values moves it"
+    why = f"{SPREAD} x what rounding in the {len(part.layers)} layers from known values moves it"
     return {
-        place: (Bound(2 * distance, why), clean[place]) for place, distance in moved.items() if place[0] == last
+        place: (Bound(SPREAD * distance + TINY, why), clean[place])
+        for place, distance in moved.items()
+        if place[0] == last
     }
 
 
@@ -161,13 +165,13 @@ def _shaken(
     own: Mapping[int, Mapping[Place, Bound]],
     rng: np.random.Generator,
 ) -> dict[Place, float]:
-    """How far each top moves when every layer's result is moved within its bound."""
+    """How far each top moves when every layer's result is moved by a part of its bound."""
     now = dict(values)
     found: dict[Place, float] = {}
     for index in part.layers:
         tops = runner.run(runner.alone(index), now)
         for place, array in tops.items():
-            shift = rng.uniform(-1, 1, array.shape) * own[index][place].values if place in own[index] else 0
+            shift = rng.choice([-1 / FACTOR, 1 / FACTOR], array.shape) * own[index][place].values
             now[place] = (array + shift).astype(np.float32)
             found[place] = _distance(clean[place], now[place])
     return found

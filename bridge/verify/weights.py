@@ -233,7 +233,7 @@ def compare_readers(files: Files, names: tuple[str, ...] | None) -> tuple[Loaded
         for name in fit:
             state = readers.status(name)
             if not state.works:
-                remarks.append(f"reader {name} was not used: {state.problem} ({state.hint})")
+                remarks.append(f"reader {name} was not used: {state.problem.removeprefix(f'{name}: ')}")
     for name in chosen[1:]:
         try:
             other = files.read(name)
