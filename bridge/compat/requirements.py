@@ -9,7 +9,7 @@ import operator
 import re
 from importlib import metadata
 
-_REQUIREMENT = re.compile(r"\s*([\w.-]+)\s*((?:(?:[<>!=~]=|[<>])[\w.\s]+,?)*)$")
+_REQUIREMENT = re.compile(r"\s*([\w.-]+)\s*((?:(?:[<>!=~]=|[<>])\s*[\w.]+\s*(?:,\s*|$))*)$")
 _CLAUSE = re.compile(r"([<>!=~]=|[<>])\s*([\w.]+)")
 _TESTS = {
     "<": operator.lt,

@@ -1,0 +1,478 @@
+"""Chainer on the packages that are installed here: every patch is needed, enough, and leaves others alone."""
+
+from __future__ import annotations
+
+import json
+import py_compile
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bridge import compat
+from bridge.compat import caffe_schema, requirements
+from bridge.compat.hook import Finder, PatchedLoader
+from bridge.compat.table import PATCHES, Patch
+from bridge.errors import MissingExtraError, UsageError
+from tests.conftest import ROOT, need
+
+# What fails without each patch: code that raises then, and does not with it.
+BROKEN = {
+    "environment-check": """
+sys.modules["pkg_resources"] = sys.modules["numpy.distutils"] = None  # as with today's setuptools and Python
+import chainer._environment_check
+chainer._environment_check.check()
+""",
+    "pkg-resources": """
+sys.modules["pkg_resources"] = None
+import chainer.testing.helper, chainer.testing.doctest_helper
+assert not chainer.testing.doctest_helper.skipif_requires_satisfied("numpy<1")
+""",
+    "numpy-sctypes": """
+import numpy, chainer
+x = chainer.Variable(numpy.arange(4, dtype="f"))
+chainer.functions.sum(chainer.functions.as_strided(x, (2, 2), (1, 1))).backward()
+assert x.grad.tolist() == [1, 2, 1, 0]
+""",
+    "numpy-float": """
+import numpy, chainer
+x = numpy.arange(4, dtype="f").reshape(1, 1, 2, 2)
+y = chainer.functions.resize_images(x, (3, 3)).array
+assert y[0, 0].tolist() == [[0, 0.5, 1], [1, 1.5, 2], [2, 2.5, 3]]
+z = chainer.functions.resize_images(x, (4, 2), mode="nearest", align_corners=False).array
+assert z[0, 0].tolist() == [[0, 1], [0, 1], [2, 3], [2, 3]]
+""",
+    "unsigned-padding": """
+import warnings
+import numpy, chainer
+warnings.simplefilter("error", DeprecationWarning)
+xs = [numpy.array([1, 2], "u1"), numpy.array([3], "u1")]
+y = chainer.functions.pad_sequence(xs, padding=-1).array
+assert y.dtype == "u1" and y.tolist() == [[1, 2], [3, 255]]
+y = chainer.functions.pad_sequence([x.astype("f2") for x in xs], padding=-1.5).array
+assert y.dtype == "f2" and y.tolist() == [[1, 2], [3, -1.5]]
+""",
+    "float16-soft-loss": """
+import numpy, chainer
+x, t = numpy.zeros((70000, 2), "f2"), numpy.full((70000, 2), 0.5, "f2")
+for kind, expected in (("cross-entropy", 0.6931), ("kl-divergence", 0.0)):
+    loss = chainer.functions.softmax_cross_entropy(x, t, soft_target_loss=kind)
+    assert loss.dtype == "f2" and abs(float(loss.array) - expected) < 1e-3, loss
+""",
+    "deconvolution-frozen-input": """
+import numpy, chainer
+x, w = numpy.ones((1, 1, 2, 2), "f"), chainer.Parameter(numpy.ones((1, 1, 2, 2), "f"))
+chainer.functions.sum(chainer.functions.deconvolution_2d(x, w)).backward()
+assert w.grad.tolist() == [[[[4, 4], [4, 4]]]]
+""",
+    "caffe-pb2": """
+import warnings, chainer
+from chainer.links.caffe import CaffeFunction
+from chainer.links.caffe.protobuf3 import caffe_pb2
+assert caffe_pb2.Phase.Name(caffe_pb2.TEST) == "TEST" and caffe_pb2.V1LayerParameter.CONVOLUTION == 4
+warnings.simplefilter("ignore")
+CaffeFunction("fixtures/fashion/fashion_alexnet.caffemodel")
+""",
+    "one-element-int": """
+import types, warnings
+import numpy, chainer
+warnings.simplefilter("error", DeprecationWarning)
+from importlib.util import find_spec
+package = sys.modules["chainermn"] = types.ModuleType("chainermn")  # its own __init__ needs mpi4py
+package.__path__ = find_spec("chainer").submodule_search_locations[0].join(("", "mn")),
+package = sys.modules["chainermn.iterators"] = types.ModuleType("chainermn.iterators")
+package.__path__ = sys.modules["chainermn"].__path__[0] + "/iterators",
+from chainermn.iterators.multi_node_iterator import _MultiNodeIteratorSlave
+class Communicator:
+    def bcast(self, value, root):
+        return numpy.full(1, 7, "f")
+assert _MultiNodeIteratorSlave(Communicator(), 0).dataset_size == 7
+""",
+    "onnx-mapping": """
+import warnings, numpy, chainer
+warnings.simplefilter("ignore")
+import chainer.links as L, chainer.functions as F
+class Net(chainer.Chain):
+    def __init__(self):
+        super().__init__()
+        with self.init_scope():
+            self.conv, self.norm = L.Convolution2D(3, 4, 3), L.BatchNormalization(4)
+    def forward(self, x):
+        y = F.relu(self.norm(self.conv(x)))
+        y = F.cast(F.clipped_relu(y[:, :2], 3.0), "float32")
+        return F.softmax(F.reshape(F.average_pooling_2d(y, 2), (1, -1)))
+import onnx_chainer
+with chainer.using_config("train", False):
+    model = onnx_chainer.export(Net(), numpy.zeros((1, 3, 6, 6), "f"), opset_version=11)
+assert {"Conv", "BatchNormalization", "Softmax"} <= {node.op_type for node in model.graph.node}
+import onnx_chainer.context as context
+assert list(context._tensor_from_array_for_constant(numpy.arange(3), "n").int64_data) == [0, 1, 2]
+""",
+}
+
+
+def run(code: str, *, without: str = "", cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    names = [without] if without else []
+    prologue = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom bridge import compat\ncompat.install(without={names})\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", prologue + code], cwd=cwd, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def passes(code: str, **options: Any) -> str:
+    done = run(code, **options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def _chainer() -> None:
+    need("chainer")
+
+
+installed = pytest.mark.usefixtures("_chainer")
+
+
+def needs_of(name: str) -> None:
+    """Skip where what the patch repairs is not installed, or not broken."""
+    need(*{patch.module.partition(".")[0] for patch in PATCHES if patch.name == name} - {"chainermn", "onnx_chainer"})
+    need("chainer", *(["onnx"] if name == "onnx-mapping" else []))
+
+
+# -- each patch ------------------------------------------------------------------------------
+
+
+def test_every_patch_has_a_test() -> None:
+    assert {patch.name for patch in PATCHES} == set(BROKEN)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_works_with_the_patch(name: str) -> None:
+    needs_of(name)
+    modules = [patch.module for patch in PATCHES if patch.name == name]
+    report = "\nprint({p.module: p.status for p in compat.patches()})"
+    statuses = passes(BROKEN[name] + report).splitlines()[-1]
+    status = "applied" if any(patch.needed() for patch in PATCHES if patch.name == name) else "not needed"
+    for module in modules:
+        assert f"'{module}': '{status}'" in statuses
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_fails_without_the_patch(name: str) -> None:
+    needs_of(name)
+    if not any(patch.needed() for patch in PATCHES if patch.name == name):
+        pytest.skip(f"the packages installed here do not need the patch '{name}'")
+    done = run(BROKEN[name], without=name)
+    assert done.returncode == 1, "it works without the patch, so that it should not say it is needed"
+    assert "Traceback" in done.stderr
+
+
+def test_names_its_module_its_reason_and_whether_it_is_needed() -> None:
+    assert len({patch.module for patch in PATCHES}) == len(PATCHES)
+    for patch in compat.patches():
+        assert patch.module.split(".")[0] in ("chainer", "chainermn", "onnx_chainer")
+        assert len(patch.reason) > 30
+        assert patch.needed() in (True, False)
+
+
+# -- the hook --------------------------------------------------------------------------------
+
+
+@cache
+def everything() -> dict[str, Any]:
+    """What a process sees that imports all of Chainer that is patched."""
+    code = """
+import json, os, warnings
+import numpy, onnx
+from google.protobuf import descriptor_pool
+before = {"numpy": set(dir(numpy)), "onnx": set(dir(onnx))}
+compat.install(); compat.install()
+import chainer, chainer.links.caffe, chainer.testing.doctest_helper, onnx_chainer
+finders = [f for f in sys.meta_path if type(f).__module__.startswith("bridge")]
+def known(name):
+    try: return bool(descriptor_pool.Default().FindFileByName(name))
+    except KeyError: return False
+print(json.dumps({
+    "numpy": sorted(n for n in set(dir(numpy)) - before["numpy"] if "numpy." + n not in sys.modules),
+    "onnx": sorted(n for n in set(dir(onnx)) - before["onnx"] if "onnx." + n not in sys.modules),
+    "made up": [m for m in ("pkg_resources", "numpy.distutils", "onnx.mapping")
+                if not getattr(sys.modules.get(m, chainer), "__file__", None)],
+    "caffe": known("caffe.proto"),
+    "finders": len(finders),
+    "file": sys.modules["chainer.functions.connection.deconvolution_2d"].__file__,
+    "statuses": sorted({p.status for p in compat.patches()}),
+}))
+"""
+    result: dict[str, Any] = json.loads(passes(code).splitlines()[-1])
+    return result
+
+
+@installed
+def test_puts_no_name_where_others_would_see_it() -> None:
+    need("onnx")
+    seen = everything()
+    assert seen["numpy"] == seen["onnx"] == seen["made up"] == []
+    assert not seen["caffe"]
+
+
+@installed
+def test_installing_twice_is_installing_once() -> None:
+    need("onnx")
+    assert everything()["finders"] == 1
+
+
+def test_compiled_code_is_neither_read_nor_written(tmp_path: Path) -> None:
+    source = tmp_path / "module.py"
+    source.write_text("x = 1\n")
+    patch = Patch("n", "module", "r", lambda: True, (("x = 1", "x = 2"),))
+    for compile_first in (False, True):
+        compiled = Path(str(py_compile.compile(str(source)))) if compile_first else None
+        before = compiled and compiled.read_bytes()
+        seen: dict[str, Any] = {}
+        exec(PatchedLoader("module", str(source), [patch]).get_code("module"), seen)
+        assert seen["x"] == 2
+        assert compiled is None or compiled.read_bytes() == before
+        assert len(list(tmp_path.rglob("*.pyc"))) == (compiled is not None)
+
+
+@installed
+def test_tracebacks_and_sources_are_those_of_the_file() -> None:
+    passes("""
+import inspect
+from chainer.functions.connection.deconvolution_2d import Deconvolution2DFunction
+assert inspect.getsource(Deconvolution2DFunction._set_cover_all).lstrip().startswith("def _set_cover_all")
+""")
+
+
+def test_importing_compat_is_light() -> None:
+    heavy = "print([m for m in ('chainer', 'numpy', 'onnx', 'google.protobuf') if m in sys.modules])"
+    assert passes(heavy).strip() == "[]"
+
+
+def test_a_module_imported_before_is_told() -> None:
+    code = f"""
+import sys, types, warnings
+sys.path.insert(0, {str(ROOT)!r})
+from bridge import compat
+name = "chainer.functions.connection.deconvolution_2d"
+sys.modules[name] = types.ModuleType(name)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    compat.install()
+print(caught[0].category.__name__, caught[0].message)
+print([p.status for p in compat.patches() if p.module == name])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    told, status = done.stdout.splitlines()
+    assert told.startswith("RuntimeWarning imported before bridge.compat.install() and therefore not patched: chainer.")
+    assert status == "['too late']"
+
+
+def test_another_chainer_whose_source_differs_is_left_alone() -> None:
+    patch = next(patch for patch in PATCHES if patch.name == "unsigned-padding")
+    twin = type(patch)(patch.name, patch.module, patch.reason, patch.needed, patch.edits)
+    source = "y = xp.empty(shape, xs[0].dtype)\n"  # one of the three places
+    assert twin.apply(source) == source
+    assert twin.status == "not found"
+
+
+def test_an_unknown_patch_is_refused() -> None:
+    with pytest.raises(UsageError, match="no patch 'numpy-flaot'"):
+        compat.install(without=["numpy-flaot"])
+
+
+def test_without_chainer_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "chainer", None)
+    with pytest.raises(MissingExtraError, match="Chainer is not installed") as caught:
+        compat.import_chainer()
+    assert caught.value.hint == 'pip install "weight-bridge[chainer]"'
+
+
+@installed
+def test_a_package_that_chainer_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("chainer", "six")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "six", None)
+    with pytest.raises(MissingExtraError, match=r"Chainer does not import: .*six"):
+        compat.import_chainer()
+
+
+# -- children --------------------------------------------------------------------------------
+
+PROGRAM = """
+import sys
+if __name__ == "__main__":  # a child imports this file under another name
+    sys.path.insert(0, {root!r})
+    from bridge import compat
+    if "alone" in sys.argv:
+        compat.follow = lambda without: None
+    compat.install()
+
+import multiprocessing
+import {module}
+
+
+def report(queue):
+    from bridge import compat
+    queue.put({{patch.module: patch.status for patch in compat.patches()}})
+
+
+def grandchild(queue):
+    child = multiprocessing.get_context(sys.argv[1]).Process(target=report, args=(queue,))
+    child.start()
+    child.join()
+
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    queue = context.Queue()
+    target = grandchild if "deep" in sys.argv else report
+    child = context.Process(target=target, args=(queue,))
+    child.start()
+    child.join()
+    print(queue.get(timeout=1)["{module}"], child.exitcode)
+"""
+
+
+def start(tmp_path: Path, method: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    import multiprocessing
+
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this system has no start method {method}")
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM.format(root=str(ROOT), module="chainer.functions.connection.deconvolution_2d"))
+    command = [sys.executable, str(script), method, *arguments]
+    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+
+
+@installed
+@pytest.mark.parametrize("depth", ["", "deep"])
+@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+def test_children_are_patched(tmp_path: Path, method: str, depth: str) -> None:
+    done = start(tmp_path, method, depth)
+    assert done.stdout == "applied 0\n", done.stderr
+
+
+@installed
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_children_would_not_be_patched_by_themselves(tmp_path: Path, method: str) -> None:
+    assert start(tmp_path, method, "alone").stdout != "applied 0\n"
+
+
+@installed
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_chainers_own_parallel_iterator_works(tmp_path: Path, method: str) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(f"""
+import sys
+if __name__ == "__main__":
+    sys.path.insert(0, {str(ROOT)!r})
+    from bridge import compat
+    compat.install()
+import multiprocessing
+import numpy
+import chainer
+
+class Squares(chainer.dataset.DatasetMixin):
+    def __len__(self):
+        return 8
+    def get_example(self, i):
+        return chainer.functions.resize_images(numpy.full((1, 1, 2, 2), i * i, "f"), (1, 1)).array.item()
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method({method!r})
+    iterator = chainer.iterators.MultiprocessIterator(Squares(), 8, n_processes=2, repeat=False, shuffle=False)
+    print(next(iterator))
+    iterator.finalize()
+""")
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout == "[0.0, 1.0, 4.0, 9.0, 16.0, 25.0, 36.0, 49.0]\n", done.stderr
+
+
+def test_what_a_user_had_a_forkserver_import_stays() -> None:
+    script = """
+import sys, multiprocessing
+multiprocessing.set_forkserver_preload(["json"])
+from bridge import compat
+compat.install()
+from multiprocessing.forkserver import _forkserver
+print(_forkserver._preload_modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "['bridge.compat.child', 'json']\n"
+
+
+# -- stand-ins -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("requirement", "met"),
+    [
+        ("numpy", True),
+        ("numpy>=1.24", True),
+        ("numpy >= 1.24, < 99", True),
+        ("numpy<1", False),
+        ("numpy!=0.1,>=1", True),
+        ("numpy~=1.0", np.__version__.startswith("1.")),
+        (f"numpy=={np.__version__}", True),
+        ("no-such-package", False),
+        ("numpy @ somewhere", False),
+    ],
+)
+def test_requirements_are_checked(requirement: str, met: bool) -> None:
+    if met:
+        requirements.WorkingSet().require(requirement)
+    else:
+        with pytest.raises(requirements.ResolutionError):
+            requirements.WorkingSet().require(requirement)
+
+
+def test_releases_compare_as_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requirements.metadata, "version", lambda name: "1.10.0rc1")
+    packages = requirements.WorkingSet()
+    packages.require("any>=1.9", "any==1.10", "any<=1.10.0", "any>1.9.9")
+    for requirement in ("any<1.9", "any!=1.10", "any>1.10", "any~=1.9.0"):
+        with pytest.raises(requirements.ResolutionError):
+            packages.require(requirement)
+
+
+def test_messages_are_made_from_a_serialized_descriptor() -> None:
+    from google.protobuf import descriptor_pb2
+
+    file = descriptor_pb2.FileDescriptorProto(name="a.proto", package="a")
+    message = file.message_type.add(name="M")
+    message.field.add(name="n", number=1, type=5, label=1)
+    enum = file.enum_type.add(name="E")
+    enum.value.add(name="ZERO", number=0)
+    names = caffe_schema.namespace(file.SerializeToString())
+    assert names["M"](n=3).SerializeToString() == b"\x08\x03"
+    assert names["ZERO"] == names["E"].Value("ZERO") == 0
+    assert names["DESCRIPTOR"].name == "a.proto"
+
+
+def test_tables_for_onnx_are_those_of_onnx() -> None:
+    need("onnx")
+    from onnx import TensorProto, helper
+
+    from bridge.compat import onnx_mapping
+
+    for dtype, number in onnx_mapping.NP_TYPE_TO_TENSOR_TYPE.items():
+        assert helper.np_dtype_to_tensor_dtype(dtype) == number
+    for number, field in onnx_mapping.STORAGE_TENSOR_TYPE_TO_FIELD.items():
+        assert helper.tensor_dtype_to_field(number) == field
+        assert number in TensorProto.DataType.values()
+
+
+def test_the_hook_passes_on_what_is_not_chainers() -> None:
+    assert Finder(PATCHES).find_spec("chainer.links", None) is None
+    assert Finder(PATCHES).find_spec("json", None) is None
