@@ -30,6 +30,19 @@ def weights_of(case: Path) -> Path:
     return next(case.glob("*.caffemodel"))
 
 
+def values(net: Net) -> list[np.ndarray]:
+    """Every array, read."""
+    return [array for layer in net for array in layer.blobs.values()]
+
+
+def recorded(case: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The inputs that Caffe was given, and the blobs that it computed."""
+    with np.load(case / "io.npz") as file:
+        arrays = {key: file[key] for key in file if ":" in key}
+    inputs = {key[3:]: value for key, value in arrays.items() if key.startswith("in:")}
+    return inputs, {key.split(":", 1)[1]: value for key, value in arrays.items() if not key.startswith("in:")}
+
+
 class ReaderContract:
     """Inherit, and name the reader.
 
@@ -130,8 +143,7 @@ class ReaderContract:
     def refused(self, path: Path, *kinds: type[BridgeError]) -> BridgeError:
         """The error for a file; one line that names it."""
         with pytest.raises(kinds or (FormatError, ModelError)) as caught:
-            for layer in self.load(path, FASHION / "deploy.prototxt"):
-                dict(layer.blobs)
+            values(self.load(path, FASHION / "deploy.prototxt"))
         assert str(path) in caught.value.args[0]
         assert "\n" not in caught.value.args[0]
         return caught.value

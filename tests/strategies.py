@@ -20,7 +20,7 @@ from bridge import prototxt
 from bridge.assemble import assemble
 from bridge.layers import build_layer
 from bridge.message import Message, Symbol
-from bridge.schema import Blob, Net, RawLayer, RawNet
+from bridge.schema import Blob, Blobs, Net, Opaque, RawLayer, RawNet
 from tests import encode
 
 CASES: dict[str, Any] = {}
@@ -230,10 +230,10 @@ def lrns(draw: Any, kind: str) -> LayerCase:
 @layer_case("BatchNorm")
 @st.composite
 def batch_norms(draw: Any, kind: str) -> LayerCase:
-    shape = draw(shapes(1, 5, 4))
+    shape = draw(shapes(2, 5, 4))
     factor = draw(st.sampled_from([0.0, 1.0, 999.98]))
     blobs = {"variance": positive, "scale_factor": lambda rng, shape: np.full(shape, factor)}
-    by_batch = len(shape) > 1 and shape[0] > 1 and draw(st.booleans())
+    by_batch = shape[0] > 1 and draw(st.booleans())
     flags = "use_global_stats: false" if by_batch else _flags(draw, "scale_bias")
     # without a large eps the error of a variance near 0 would be all that is seen
     eps = draw(st.sampled_from([1e-3, 0.1] if by_batch else [1e-7, 1e-5, 1e-3, 0.1]))
@@ -365,9 +365,7 @@ def eltwises(draw: Any, kind: str) -> LayerCase:
 def concats(draw: Any, kind: str) -> LayerCase:
     shape = draw(shapes(2, 4))
     axis = draw(st.integers(0, len(shape) - 1))
-    many = tuple(
-        (*shape[:axis], draw(st.integers(1, 4)), *shape[axis + 1 :]) for _ in range(draw(st.integers(1, 3)))
-    )
+    many = tuple((*shape[:axis], draw(st.integers(1, 4)), *shape[axis + 1 :]) for _ in range(draw(st.integers(1, 3))))
     spelling = draw(st.sampled_from([f"axis: {axis}", f"axis: {axis - len(shape)}", f"concat_dim: {axis}"]))
     return LayerCase(kind, f"concat_param {{ {spelling} }}", many, seed=draw(SEEDS))
 
@@ -735,7 +733,9 @@ def lstm_units(draw: Any, kind: str) -> LayerCase:
 def permutes(draw: Any, kind: str) -> LayerCase:
     shape = draw(shapes(2, 5))
     order = draw(st.permutations(range(len(shape))))[: draw(st.integers(0, len(shape)))]
-    return LayerCase(kind, "permute_param { " + " ".join(f"order: {n}" for n in order) + " }", (shape,), seed=draw(SEEDS))
+    return LayerCase(
+        kind, "permute_param { " + " ".join(f"order: {n}" for n in order) + " }", (shape,), seed=draw(SEEDS)
+    )
 
 
 @layer_case("Normalize")
@@ -890,3 +890,57 @@ def detection_outputs(draw: Any, kind: str) -> LayerCase:
     data = {1: lambda rng, shape: rng.random(shape).round(digits), 2: priors}
     shapes = ((images, boxes * (1 if shared else classes) * 4), (images, boxes * classes), (1, 2, boxes * 4))
     return LayerCase(kind, f"detection_output_param {{ {body} }}", shapes, data=data, seed=draw(SEEDS))
+
+
+def _regions(images: int, side: float) -> Callable[[Any, Any], Any]:
+    """Fills rows (image, x1, y1, x2, y2), some of them outside or turned inside out, many at halves."""
+
+    def fill(rng: Any, shape: Any) -> Any:
+        rows = rng.uniform(-0.3, 1.3, (shape[0], 5)) * side
+        rows = np.where(rng.random(rows.shape) < 0.5, rows.round() + 0.5, rows)
+        rows[:, 0] = rng.integers(0, images, shape[0])
+        return rows
+
+    return fill
+
+
+@layer_case("ROIPooling", "PSROIPooling")
+@st.composite
+def roi_poolings(draw: Any, kind: str) -> LayerCase:
+    n, c, h, w = draw(images(3, 9))
+    scale, regions = draw(st.sampled_from([1, 0.5, 0.0625])), draw(st.integers(1, 4))
+    rows = draw(st.sampled_from([(regions, 5), (regions, 5, 1, 1)]))
+    if kind == "ROIPooling":
+        body = f"roi_pooling_param {{ pooled_h: {draw(st.integers(1, 7))} pooled_w: {draw(st.integers(1, 7))} spatial_scale: {scale} }}"
+    else:
+        size = draw(st.integers(1, 3))
+        body = f"psroi_pooling_param {{ output_dim: {c} group_size: {size} spatial_scale: {scale} }}"
+        c *= size * size
+    return LayerCase(kind, body, ((n, c, h, w), rows), data={1: _regions(n, max(h, w) / scale)}, seed=draw(SEEDS))
+
+
+# -- nets to be written ----------------------------------------------------------------------
+
+
+@st.composite
+def arrays(draw: Any) -> np.ndarray:
+    """Any bits of a blob's types, in any shape: signs of zero, payloads of NaN, no values at all."""
+    dtype = np.dtype(draw(st.sampled_from(["f2", "f4", "f8"])))
+    shape = draw(st.lists(st.integers(0, 3), max_size=5))
+    size = dtype.itemsize * int(np.prod(shape))
+    return np.frombuffer(draw(st.binary(min_size=size, max_size=size)), dtype).reshape(shape)
+
+
+@st.composite
+def unknown_nets(draw: Any) -> Net:
+    """Layers of an unknown type, of any names, equal ones too, some with blobs of earlier ones."""
+    layers: list[Opaque] = []
+    pool: list[Blob] = []
+    for name in draw(st.lists(NAMES, max_size=4)):
+        own = [Blob.of(array) for array in draw(st.lists(arrays(), max_size=3))]
+        blobs = own + (draw(st.lists(st.sampled_from(pool), max_size=2, unique_by=id)) if pool else [])
+        pool += own
+        definition = Message("", name=name, type="Odd")
+        held = Blobs({f"blob{index}": blob for index, blob in enumerate(blobs)})
+        layers.append(Opaque(name=name, type="Odd", definition=definition, blobs=held))
+    return Net(draw(NAMES), tuple(layers))

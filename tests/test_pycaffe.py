@@ -28,7 +28,7 @@ from bridge.errors import (
     UsageError,
 )
 from tests.conftest import FASHION, FIXTURES, GOLDEN, ROOT, missing
-from tests.reader_contract import ReaderContract, weights_of
+from tests.reader_contract import ReaderContract, recorded, weights_of
 
 FAKE = ROOT / "tests" / "fake_caffe"
 WORKER = ROOT / "backends" / "pycaffe" / "worker.py"
@@ -54,24 +54,21 @@ class TestContract(ReaderContract):
 @pytest.mark.caffe
 @pytest.mark.parametrize("case", [FASHION, *GOLDEN], ids=lambda case: case.name)
 def test_recorded_blobs(case: Path) -> None:
-    recorded = dict(np.load(case / "io.npz"))
-    inputs = {key[3:]: recorded.pop(key) for key in list(recorded) if key.startswith("in:")}
-    recorded = {key.split(":", 1)[1]: value for key, value in recorded.items() if ":" in key}
+    inputs, outputs = recorded(case)
     try:
         session = pycaffe.Session((case / "deploy.prototxt").read_text(), weights_of(case))
     except UnsupportedLayerError as error:
         pytest.skip(f"this build of Caffe cannot: {error.args[0]}")
     with session:
-        found = session.forward(inputs, recorded)
-    for name, expected in recorded.items():
+        found = session.forward(inputs, outputs)
+    for name, expected in outputs.items():
         np.testing.assert_allclose(found[name], expected, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.caffe
 def test_in_place_blobs_are_seen_layer_by_layer() -> None:
     case = FIXTURES / "golden" / "net_inplace"
-    recorded = np.load(case / "io.npz")
-    inputs = {key[3:]: recorded[key] for key in recorded if key.startswith("in:")}
+    inputs, _ = recorded(case)
     with pycaffe.Session((case / "deploy.prototxt").read_text(), weights_of(case)) as session:
         layers = session.forward_by_layer(inputs)
         assert [name for name, _ in layers] == [name for name, _ in session.layers]
