@@ -51,6 +51,11 @@ class _Borrowed:
     def __init__(self, chain: NetChain, homes: Mapping[str, _Home]) -> None:
         self._chain, self._homes = chain, homes
 
+    @property
+    def xp(self) -> Any:
+        """The array module of the device that the chain is on."""
+        return self._chain.xp
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in self._homes:
             raise AttributeError(name)
@@ -134,12 +139,33 @@ class NetChain(chainer.Chain):
         for index in range(*slice(start, stop).indices(len(self._layers))):
             layer = self._layers[index]
             if getattr(layer, "input_shapes", None) is not None:
-                _require(layer, layer.tops, values, "fed")
-                yield index, tuple(values[top] for top in layer.tops)
+                yield index, tuple(values[top] for top in layer.tops if top in values)
                 continue
-            _require(layer, layer.bottoms, values, "computed")
+            _require(layer, values)
             made = layer.to_chainer(F, self._link(index), *(values[bottom] for bottom in layer.bottoms))
             yield index, made if isinstance(made, tuple) else (made,)
+
+    def loss(self, inputs: Mapping[str, Any]) -> Any:
+        """The net's loss: what every layer adds to it, by ``loss_weight``.
+
+        Args:
+            inputs: Arrays or variables by blob name.
+
+        Raises:
+            ModelError: No layer of the net has a loss weight.
+
+        Source: ``Net::ForwardFromTo``.
+        """
+        values = {name: chainer.as_variable(value) for name, value in inputs.items()}
+        parts = []
+        for index, tops in self.steps(values):
+            layer = self._layers[index]
+            values.update(zip(layer.tops, tops, strict=False))
+            weights = getattr(layer, "loss_weights", ())
+            parts += [F.sum(top) * weight for top, weight in zip(tops, weights, strict=False) if weight]
+        if not parts:
+            raise ModelError("the net has no loss", hint="take the prototxt that it was trained with")
+        return sum(parts[1:], start=parts[0])
 
     def _link(self, index: int) -> Any:
         """What the layer finds its arrays in: its child, unless some of them are another layer's."""
@@ -201,10 +227,10 @@ def _problem(layer: Layer) -> str:
     return "" if lowered else layer.reason()
 
 
-def _require(layer: Layer, names: tuple[str, ...], values: Mapping[str, Any], how: str) -> None:
-    for name in names:
+def _require(layer: Layer, values: Mapping[str, Any]) -> None:
+    for name in layer.bottoms:
         if name not in values:
-            raise UsageError(f"blob '{name}' was not {how}", where=layer.label)
+            raise UsageError(f"blob '{name}' was neither given nor computed", where=layer.label)
 
 
 def _bottom_shapes(net: Net) -> list[tuple[Shape, ...]] | None:

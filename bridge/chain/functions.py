@@ -25,6 +25,15 @@ _HOMES = {
     "fork_batch_norm": "bridge.chain.forks",
     "masked_unpooling": "bridge.chain.forks",
     "corner_aligned_resize": "bridge.chain.forks",
+    "roi_max_pooling": "bridge.chain.forks",
+    "position_sensitive_pooling": "bridge.chain.forks",
+    "softmax_loss": "bridge.chain.losses",
+    "infogain_loss": "bridge.chain.losses",
+    "sigmoid_cross_entropy_loss": "bridge.chain.losses",
+    "margins": "bridge.chain.losses",
+    "log_loss": "bridge.chain.losses",
+    "contrastive_loss": "bridge.chain.losses",
+    "caffe_accuracy": "bridge.chain.losses",
 }
 """Functions of rarer layers, imported when one asks for them."""
 

@@ -1,0 +1,24 @@
+"""EuclideanLoss: the loss of a regression."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bridge.layers.base import layer_type
+from bridge.layers.loss import Loss
+
+
+@layer_type("EuclideanLoss")
+class EuclideanLoss(Loss):
+    """``sum (a - b)^2 / 2N``.
+
+    Source: euclidean_loss_layer.cpp.
+    """
+
+    @property
+    def predictions(self) -> tuple[str, ...]:
+        return self.bottoms
+
+    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+        self.check_bottoms(*(value.shape for value in x))
+        return F.sum(F.square(x[0] - F.reshape(x[1], x[0].shape))) / (2 * x[0].shape[0])

@@ -1,0 +1,51 @@
+"""InfogainLoss: a classification's loss where some mistakes weigh more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bridge.errors import UnsupportedLayerError
+from bridge.layers.base import canonical_axis, layer_type
+from bridge.layers.loss import NormalizedLoss
+from bridge.schema import Shape, count, times
+
+
+@layer_type("InfogainLoss")
+class InfogainLoss(NormalizedLoss):
+    """The mean of ``-sum_k H[label, k] log softmax(x)[k]``, the softmax at least 1e-20.
+
+    Bottoms: x, labels, and H (classes x classes), unless H is to come from the file ``source``.
+    A second top has the softmax itself.
+
+    Attributes:
+        source: A binaryproto with H; only a third bottom can be run here.
+        axis: The axis of the classes.
+
+    Source: caffe.proto ``InfogainLossParameter``, infogain_loss_layer.cpp.
+    """
+
+    message = "infogain_loss_param"
+    bottom_count = (2, 3)
+    top_count = (0, 2)
+    inference_type = "Softmax"
+
+    source: str = ""
+    axis: int = 1
+
+    def check_bottoms(self, *bottoms: Shape) -> None:
+        axis = canonical_axis(self.axis, len(bottoms[0]), self)
+        self.check_labels(bottoms[0], bottoms[1], count(bottoms[0][:axis]) * count(bottoms[0][axis + 1 :]))
+        classes = bottoms[0][axis]
+        if len(bottoms) > 2 and count(bottoms[2]) != classes * classes:
+            raise self.fail(f"bottom 2 is {times(bottoms[2])}, expected {classes} x {classes}")
+
+    def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        return (*super().infer(*bottoms), bottoms[0])
+
+    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+        if len(x) < 3:
+            raise UnsupportedLayerError(
+                f"the matrix in '{self.source}' is not read", where=self.label, hint="feed it as a third bottom"
+            )
+        loss = F.infogain_loss(*x, self)
+        return (loss, F.softmax(x[0], axis=self.axis)) if len(self.tops) > 1 else loss

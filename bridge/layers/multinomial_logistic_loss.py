@@ -1,0 +1,23 @@
+"""MultinomialLogisticLoss: the loss of a classification, from probabilities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bridge.layers.base import layer_type
+from bridge.layers.loss import Loss
+from bridge.schema import Shape
+
+
+@layer_type("MultinomialLogisticLoss")
+class MultinomialLogisticLoss(Loss):
+    """The mean of ``-log p[label]``, p at least 1e-20.
+
+    Source: multinomial_logistic_loss_layer.cpp.
+    """
+
+    def check_bottoms(self, *bottoms: Shape) -> None:
+        self.check_labels(bottoms[0], bottoms[1], bottoms[0][0])
+
+    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+        return F.log_loss(x[0], x[1], self)

@@ -1,0 +1,38 @@
+"""SoftmaxWithLoss: the loss of a classification."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bridge.layers.base import canonical_axis, layer_type
+from bridge.layers.loss import NormalizedLoss
+from bridge.schema import Shape, count
+
+
+@layer_type("SoftmaxWithLoss")
+class SoftmaxWithLoss(NormalizedLoss):
+    """The mean of ``-log softmax(x)[label]``; a second top has the softmax itself.
+
+    Attributes:
+        axis: The axis of the classes.
+
+    Source: caffe.proto ``SoftmaxParameter``, ``LossParameter``, softmax_loss_layer.cpp.
+    """
+
+    message = "softmax_param"
+    ignored = frozenset({"engine"})
+    top_count = (0, 2)
+    inference_type = "Softmax"
+
+    axis: int = 1
+
+    def check_bottoms(self, *bottoms: Shape) -> None:
+        axis = canonical_axis(self.axis, len(bottoms[0]), self)
+        self.check_labels(bottoms[0], bottoms[1], count(bottoms[0][:axis]) * count(bottoms[0][axis + 1 :]))
+
+    def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        return (*super().infer(*bottoms), bottoms[0])
+
+    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+        loss = F.softmax_loss(x[0], x[1], self)
+        return (loss, F.softmax(x[0], axis=self.axis)) if len(self.tops) > 1 else loss
