@@ -188,6 +188,8 @@ def test_dialect_names_no_number_twice(fork: str) -> None:
         (137, "Upsample", "upsample_param"),
         (148, "Clip", "clip_param"),
         (148, "Reorg", "reorg_param"),
+        (149, "CropCenter", "crop_center_param"),
+        (149, "Upsample", "upsample_param"),
         (164, "ShuffleChannel", "shuffle_channel_param"),
         (203, "PriorBox", "prior_box_param"),
     ],
