@@ -23,28 +23,45 @@ def _list_checks(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 @click.command()
 @options.files
 @options.reading
-@click.option("--against", "against", multiple=True, metavar="FILE", type=click.Path(),
-              help="A second model; repeat it for a prototxt and weights.")
+@click.option(
+    "--against",
+    "against",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(),
+    help="A second model; repeat it for a prototxt and weights.",
+)
 @click.option("--recorded", type=click.Path(), metavar="IO.npz", help="Recorded inputs and outputs to compare with.")
 @click.option("--record", type=click.Path(), metavar="IO.npz", help="Write such a file from the first engine.")
 @click.option("--readers", metavar="A,B", help="Readers to compare, or none; all that work here by default.")
 @click.option("--engines", metavar="A,B", help="Engines to compare, or none; all that work here by default.")
-@click.option("--rtol", metavar="T[,BLOB:T]", help="Relative tolerance of outputs; by default it follows from the layer.")
+@click.option("--rtol", metavar="T[,BLOB:T]", help="Relative tolerance of outputs; else it follows from the layer.")
 @click.option("--atol", metavar="T[,BLOB:T]", help="Absolute tolerance of outputs.")
 @click.option("--seed", default=0, show_default=True, help="For random inputs.")
 @click.option("--isolate", is_flag=True, help="Judge each layer alone, on the other side's inputs.")
 @click.option("--range", "value_range", metavar="LO,HI", help="Range of random inputs.")
-@click.option("--input", "inputs", multiple=True, metavar="NAME=SHAPE|FILE",
-              help="An input's extents (1,3,224,224), or its values: .npy, .npz or an image.")
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="NAME=SHAPE|FILE",
+    help="An input's extents (1,3,224,224), or its values: .npy, .npz or an image.",
+)
 @click.option("--save-inputs", type=click.Path(), metavar="F.npz", help="Write the inputs that were used.")
-@click.option("--list-checks", is_flag=True, is_eager=True, expose_value=False, callback=_list_checks,
-              help="List the consistency checks and leave.")
+@click.option(
+    "--list-checks",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list_checks,
+    help="List the consistency checks and leave.",
+)
 @click.option("--check", "checks", multiple=True, metavar="NAME", help="Run only this check; may be repeated.")
 @click.option("--skip-check", "skip_checks", multiple=True, metavar="NAME", help="Leave this check out.")
 @click.option("--json", "json_file", metavar="F", help="Write the report as JSON; - is stdout.")
 @click.option("--html", "html_file", type=click.Path(), metavar="F", help="Write the report as one HTML page.")
 @click.pass_context
-def verify(ctx: click.Context, files: tuple[str, ...], json_file: str | None, html_file: str | None, **given: Any) -> None:
+def verify(ctx: click.Context, /, json_file: str | None, html_file: str | None, **given: Any) -> None:
     """Prove that readers, engines or files agree, layer by layer.
 
     Exit status: 0 it holds, 1 a difference was found, 2 nothing could be compared.
@@ -52,7 +69,7 @@ def verify(ctx: click.Context, files: tuple[str, ...], json_file: str | None, ht
     from bridge.verify import verify as run
 
     reading = options.reading_arguments(given)
-    report = run(*files, **_arguments(given), **reading, progress=_progress)
+    report = run(*given.pop("files"), **_arguments(given), **reading, progress=_progress)
     _progress("")
     if html_file:
         report.write_html(html_file)

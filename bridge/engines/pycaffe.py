@@ -64,8 +64,8 @@ def definition_of(net: Net, inputs: Arrays) -> str:
     message.set("layer")
     for name, array in inputs.items():
         if name not in declared:
-            shape = Message(dim=list(map(int, array.shape)))
-            message.add("layer", Message(name=f"input {name}", type="Input", top=name, input_param=Message(shape=shape)))
+            shape = Message(shape=Message(dim=list(map(int, array.shape))))
+            message.add("layer", Message(name=f"input {name}", type="Input", top=name, input_param=shape))
     for layer in layers:
         message.add("layer", layer)
     return prototxt.format(message)

@@ -17,10 +17,10 @@ import numpy as np
 
 from bridge.errors import BridgeError, UsageError
 from bridge.layers import REGISTRY
-from bridge.schema import Layer, Net, Opaque, Shape, times
+from bridge.schema import Layer, Opaque, Shape
 from bridge.verify.compare import same_bits
-from bridge.verify.values import Values, block_groups, look
 from bridge.verify.results import ERROR, NOTE, Checked, Finding
+from bridge.verify.values import Values, block_groups, look
 from bridge.verify.weights import Loaded
 
 _Found = Iterator[tuple[str, str, str, str]]
@@ -157,7 +157,8 @@ def _shapes(subject: Subject) -> _Found:
     for layer, _, problem in subject.flow:
         text = str(problem.args[0]) if problem is not None else ""
         if problem is not None and "does not fit the input" not in text and "do not divide into" not in text:
-            hint = "a grouped kernel stored in its dense form?" if layer.group > 1 and "weight" in text else problem.hint
+            dense = layer.group > 1 and "blob 'weight'" in text
+            hint = "a grouped kernel in its dense form?" if dense else problem.hint
             yield ERROR, layer.name, _plain(problem, layer), hint
 
 
@@ -278,14 +279,11 @@ def _wiring(subject: Subject) -> _Found:
     for layer in subject.net.layers:
         for bottom in layer.bottoms:
             if bottom not in written and bottom not in declared:
-                yield ERROR, layer.name, f"reads blob '{bottom}', which no layer before it writes", _did_you_mean(
-                    bottom, sorted(written)
-                )
+                message = f"reads blob '{bottom}', which no layer before it writes"
+                yield ERROR, layer.name, message, _did_you_mean(bottom, sorted(written))
         written.update(layer.tops)
 
 
 def _did_you_mean(name: str, names: Any) -> str:
     close = difflib.get_close_matches(name, names, 1, 0.5)
     return f"did you mean '{close[0]}'?" if close else ""
-
-

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,8 @@ CHUNK = 1 << 20
 """Bytes that are compared at once: they stay in the cache."""
 
 
-class BitDifference(NamedTuple):
+@dataclass(frozen=True)
+class BitDifference:
     """Where two arrays of one type differ in their bits.
 
     Attributes:
@@ -44,7 +46,8 @@ def bit_difference(a: np.ndarray, b: np.ndarray) -> BitDifference | None:
     """The first difference in bits, or ``None``.
 
     Args:
-        a, b: Arrays of one float type and one count; the index is told in the shape of ``a``.
+        a: An array of floats; the index is told in its shape.
+        b: One of the same type and count.
     """
     if same_bits(a, b):
         return None
@@ -64,7 +67,8 @@ def metrics(a: np.ndarray, b: np.ndarray, bound: np.ndarray | float) -> Metrics:
     infinity against anything else is an infinite difference.
 
     Args:
-        a, b: float32 arrays of one shape.
+        a: float32 array.
+        b: Another of the same shape.
         bound: The largest difference that passes, one number or one per value.
     """
     if a.size == 0 or same_bits(np.asarray(a, np.float32), np.asarray(b, np.float32)):
@@ -74,8 +78,8 @@ def metrics(a: np.ndarray, b: np.ndarray, bound: np.ndarray | float) -> Metrics:
     limits = np.broadcast_to(np.asarray(bound, np.float64), x.shape)
     with np.errstate(all="ignore"):
         relative = difference / np.fmax(np.abs(x), np.abs(y))
-        ratio = np.where(difference > 0, difference / limits, 0)
-    worst = int(np.nanargmax(np.where(np.isnan(ratio), np.inf, ratio)))
+        ratio = np.nan_to_num(np.where(difference > 0, difference / limits, 0), nan=np.inf)
+    worst = int(np.argmax(ratio))
     place = np.unravel_index(worst, x.shape)
     return Metrics(
         count=x.size,
@@ -89,6 +93,7 @@ def metrics(a: np.ndarray, b: np.ndarray, bound: np.ndarray | float) -> Metrics:
         a=float(x[place]),
         b=float(y[place]),
         bound=float(limits[place]),
+        ratio=float(ratio[place]),
     )
 
 
@@ -137,7 +142,8 @@ def _ordered(flat: np.ndarray) -> np.ndarray:
         bits = bits.astype(np.int64)
     lowest = -(1 << (8 * kind.itemsize - 1))
     # Negative floats sort backwards; -0.0 comes right below 0.0, so that it is not the same.
-    return np.where(bits < 0, lowest - bits - 1, bits)
+    ordered: np.ndarray = np.where(bits < 0, lowest - bits - 1, bits)
+    return ordered
 
 
 def _texts(pair: np.ndarray) -> tuple[str, str]:

@@ -55,7 +55,7 @@ def make_inputs(
 
 def _shape(net: Net, name: str, given: Any) -> Shape:
     if isinstance(given, np.ndarray):
-        return given.shape
+        return tuple(given.shape)
     shape = given if given is not None else net.inputs[name]
     if shape is None:
         hint = f"give it with --input {name}=1,3,224,224"

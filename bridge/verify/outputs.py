@@ -14,8 +14,8 @@ from bridge.schema import Net, times
 from bridge.verify.compare import metrics, same_bits
 from bridge.verify.inputs import Recorded, spread
 from bridge.verify.results import DIFFERENT, SAME, SKIPPED, Metrics, OutputsResult, TopResult
-from bridge.verify.segments import Place, Runner, is_input, segment
-from bridge.verify.tolerance import Judged, Tolerances, bounds
+from bridge.verify.segments import Place, Runner, Segment, is_input, segment, sources
+from bridge.verify.tolerance import FALLBACK, Judged, Tolerances, bounds
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -83,7 +83,8 @@ def records(net: Net, side: Side, inputs: Arrays) -> dict[str, np.ndarray]:
 
 
 def _places(net: Net, inputs: Arrays) -> dict[Place, np.ndarray]:
-    return {(-1, index): np.asarray(inputs[name], np.float32) for index, name in enumerate(net.inputs) if name in inputs}
+    found = {(-1, index): inputs[name] for index, name in enumerate(net.inputs) if name in inputs}
+    return {place: np.asarray(array, np.float32) for place, array in found.items()}
 
 
 class Comparison:
@@ -93,15 +94,19 @@ class Comparison:
     ``b`` had, so that what earlier layers carry in is told from what the layer does.
 
     Args:
-        runner: Runs pieces of the net in the engine of side ``a``.
-        a, b: The sides.
+        net: The net.
+        runner: Runs pieces of it in the engine of side ``a``; ``None`` where no engine can.
+        a: One side.
+        b: The other.
         given: Tolerances of the user; without them bounds follow from the layers.
         isolate: Judge each layer alone even where it is within its bound.
         seed: For the bounds.
     """
 
-    def __init__(self, runner: Runner, a: Side, b: Side, *, given: Tolerances, isolate: bool, seed: int) -> None:
-        self.runner, self.net = runner, runner.net
+    def __init__(
+        self, net: Net, runner: Runner | None, a: Side, b: Side, *, given: Tolerances, isolate: bool, seed: int
+    ) -> None:
+        self.net, self.runner, self.reads = net, runner, sources(net)
         self.a, self.b, self.given, self.isolate, self.seed = a, b, given, isolate, seed
         self._known: tuple[int, Judged | BridgeError] = (-1, {})
 
@@ -127,12 +132,14 @@ class Comparison:
             return replace(subject, status=DIFFERENT, why=why, inputs=self._inputs(index))
         if same_bits(x, y) and not self.isolate:
             return replace(subject, metrics=Metrics(count=x.size), bound="equal to the last bit")
-        result = self._judge(subject, place, x, y)
+        result = self._judge(replace(subject, since=self._since(index)), place, x, y)
         return replace(result, inputs=self._inputs(index)) if result.status == DIFFERENT else result
 
     def _judge(self, subject: TopResult, place: Place, x: np.ndarray, y: np.ndarray) -> TopResult:
         given = self.given.of(subject.top)
-        if given is not None and not self.isolate:
+        if given is None and self.runner is None:
+            given = FALLBACK
+        if given is not None and (not self.isolate or self.runner is None):
             found = metrics(x, y, given.bound(y).values)
             status = DIFFERENT if found.mismatches else SAME
             return replace(subject, status=status, metrics=found, bound=given.bound(y).why)
@@ -153,8 +160,8 @@ class Comparison:
 
     def _alone(self, index: int) -> Judged | BridgeError:
         """What side a's engine makes of side b's values before a layer, and the bounds; or why it cannot."""
-        if self._known[0] != index:
-            part = segment(index, self.runner.reads, lambda place: place in self.b.values)
+        if self._known[0] != index and self.runner is not None:
+            part = self._segment(index)
             values = {place: self.b.values[place] for place in part.inputs}
             try:
                 self._known = (index, bounds(self.runner, part, values, self.seed + index))
@@ -162,10 +169,17 @@ class Comparison:
                 self._known = (index, error)
         return self._known[1]
 
+    def _segment(self, index: int) -> Segment:
+        """The layers that lead from what side b shows to the layer's result."""
+        return segment(index, self.reads, lambda place: place in self.b.values)
+
+    def _since(self, index: int) -> tuple[str, ...]:
+        return tuple(self.net.layers[before].name for before in self._segment(index).layers[:-1])
+
     def _inputs(self, index: int) -> tuple[str, ...]:
         """Each bottom of a layer: extents, range, and whether the sides had the same."""
         told = []
-        for name, place in zip(self.net.layers[index].bottoms, self.runner.reads[index], strict=True):
+        for name, place in zip(self.net.layers[index].bottoms, self.reads[index], strict=True):
             x, y = self.a.values.get(place), self.b.values.get(place)
             if x is None:
                 told.append(f"{name}: not known")

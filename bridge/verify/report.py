@@ -73,10 +73,8 @@ class Report:
     @property
     def compared(self) -> int:
         """How many blobs and tops were compared."""
-        return sum(
-            result.count(SAME) + result.count(DIFFERENT)
-            for result in (*self.weights, *self.outputs)
-        )
+        results: tuple[WeightsResult | OutputsResult, ...] = (*self.weights, *self.outputs)
+        return sum(result.count(SAME) + result.count(DIFFERENT) for result in results)
 
     @property
     def errors(self) -> int:
@@ -88,7 +86,12 @@ class Report:
         """0 it holds; 1 a difference or an error was found; 2 nothing could be compared."""
         if self.differences or self.errors:
             return 1
-        return 2 if self.wanted and not self.compared else 0
+        return 2 if self.wanted and not self.compared and not self._empty else 0
+
+    @property
+    def _empty(self) -> bool:
+        """Whether engines ran a net that writes nothing, so that there is nothing to compare."""
+        return any(not result.why and not result.tops for result in self.outputs)
 
     @property
     def passed(self) -> bool:
@@ -152,7 +155,8 @@ def _weights_dict(result: WeightsResult) -> dict[str, Any]:
             "dtype": blob.dtype,
             "status": blob.status,
             "why": blob.why,
-            "first": None if blob.index is None else {"index": list(blob.index), "a": blob.values[0], "b": blob.values[1]},
+            "index": None if blob.index is None else list(blob.index),
+            "values": list(blob.values),
             "differing": blob.differing,
             "ulps": blob.ulps,
         }
@@ -171,6 +175,7 @@ def _outputs_dict(result: OutputsResult) -> dict[str, Any]:
             "status": top.status,
             "why": top.why,
             "bound": top.bound,
+            "since": list(top.since),
             "metrics": _metrics_dict(top.metrics),
             "alone": _metrics_dict(top.alone),
             "inputs": list(top.inputs),
@@ -290,14 +295,16 @@ def _outputs_lines(result: OutputsResult) -> Iterator[str]:
         yield from wrap("  not compared", result.why)
         return
     shown = [top for top in result.tops if top.status != SKIPPED]
-    yield from _grid(
-        ("layer", "top", "shape", "max abs", "bound", "max rel", "verdict"),
-        [(top.layer, top.top, times(top.shape), *_figures(top), _verdict(top)) for top in shown],
-    )
+    equal = all(top.status == SAME and top.metrics and not top.metrics.max_abs for top in shown)
+    if equal:
+        yield f"  {_plural(len(shown), 'top')} equal to the last bit"
+    else:
+        rows = [(top.layer, top.top, times(top.shape), *_figures(top), _verdict(top)) for top in shown]
+        yield from _grid(("layer", "top", "shape", "max abs", "max rel", "of bound", "verdict"), rows)
     yield from _details([top for top in shown if top.status == DIFFERENT])
     first = next((top for top in shown if top.status == DIFFERENT), None)
     if first is not None:
-        yield from wrap("  first difference", f"layer '{first.layer}' ({first.type}), top '{first.top}'")
+        yield from wrap("  first difference", f"{first.label}, top '{first.top}'")
         for line in first.inputs:
             yield from wrap("    its input", line)
         if first.bound:
@@ -308,19 +315,15 @@ def _outputs_lines(result: OutputsResult) -> Iterator[str]:
 
 
 def _verdict(top: TopResult) -> str:
-    if top.status == SAME and top.alone is not None:
-        return "same alone"
-    return top.status
+    return "same alone" if top.status == SAME and top.alone is not None else top.status
 
 
 def _figures(top: TopResult) -> tuple[str, str, str]:
-    """Largest error, the bound where it is nearest to being passed, and the largest relative error."""
-    found = top.metrics if top.alone is None or top.status == SAME else top.alone
-    if found is None:
+    """Largest absolute and relative difference, and how much of its bound the layer itself uses."""
+    found, judged = top.metrics, top.judged
+    if found is None or judged is None:
         return "", "", ""
-    if not found.max_abs:
-        return "0", "", "0"
-    return f"{found.max_abs:.2g}", f"{found.bound:.2g}", f"{found.max_rel:.2g}"
+    return f"{found.max_abs:.2g}", f"{found.max_rel:.2g}", f"{100 * judged.ratio:.3g} %"
 
 
 def _details(results: Sequence[BlobResult | TopResult]) -> Iterator[str]:
@@ -365,5 +368,3 @@ def _fit(cell: str, width: int) -> str:
         cut = (width - 1) // 2
         cell = f"{cell[: width - 1 - cut]}~{cell[len(cell) - cut :] if cut else ''}"
     return cell.ljust(width)
-
-

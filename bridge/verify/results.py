@@ -91,6 +91,7 @@ class Metrics:
         index: Where the difference is largest against the bound; ``None`` if nothing differs.
         a, b: The two values there.
         bound: The bound there.
+        ratio: The difference there, divided by the bound; above 1 it is a mismatch.
     """
 
     count: int = 0
@@ -104,6 +105,7 @@ class Metrics:
     a: float = 0.0
     b: float = 0.0
     bound: float = 0.0
+    ratio: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ class TopResult:
         metrics: The two sides after their own run of the whole net.
         alone: The layer alone on the other side's inputs; ``None`` if that was not needed.
         bound: The tolerance in words, with its reason.
+        since: The layers before it whose results cannot be seen, so that the verdict is on them too.
         inputs: Bottoms of the layer, each with shape and range, where it differs.
     """
 
@@ -130,7 +133,14 @@ class TopResult:
     metrics: Metrics | None = None
     alone: Metrics | None = None
     bound: str = ""
+    since: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """``layer 'conv2' (Convolution)``, for messages, with the layers that stand behind it."""
+        names = ", ".join(f"'{name}'" for name in self.since)
+        return f"layer '{self.layer}' ({self.type})" + (f", or one of {names} before it" if names else "")
 
     @property
     def judged(self) -> Metrics | None:
@@ -138,13 +148,14 @@ class TopResult:
         return self.alone or self.metrics
 
     def __str__(self) -> str:
-        subject = f"layer '{self.layer}' ({self.type}): top '{self.top}'"
+        subject = f"{self.label}: top '{self.top}'"
         found = self.judged
         if self.status == DIFFERENT and found is not None and found.index is not None:
             alone = " on equal inputs" if self.alone else ""
             return (
                 f"{subject} differs{alone} at {list(found.index)}: {found.a:.7g} against {found.b:.7g} "
-                f"({found.mismatches} of {found.count} values, at most {found.max_abs:.3g} apart; bound {found.bound:.2g})"
+                f"({found.mismatches} of {found.count} values, at most {found.max_abs:.3g} apart; "
+                f"bound {found.bound:.2g})"
             )
         verdict = {SAME: "agrees", DIFFERENT: "differs", SKIPPED: "was not compared"}[self.status]
         return f"{subject} {verdict}: {self.why}" if self.why else f"{subject} {verdict}"

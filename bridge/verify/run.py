@@ -55,8 +55,9 @@ def verify(
         recorded: ``.npz`` file of recorded inputs and outputs (``in:BLOB``, ``out:BLOB``,
             ``blob:BLOB``) to compare with.
         record: Write such a file from the first engine.
-        rtol, atol: Tolerances for outputs, as in :func:`numpy.allclose`: a number, or numbers
-            by blob name with ``""`` for the others. By default the bound follows from each layer.
+        rtol: Relative tolerance for outputs, as in :func:`numpy.allclose`: a number, or numbers by
+            blob name with ``""`` for the others. By default the bound follows from each layer.
+        atol: Absolute tolerance for outputs, likewise.
         seed: For random inputs.
         isolate: Judge each layer alone, on the other side's inputs.
         value_range: Bounds of random inputs.
@@ -157,7 +158,7 @@ class _Run:
         for loaded in [self.loaded, *([self.other] if self.other else [])]:
             self.checked.append(run_checks(loaded, only=only, skip=skip))
 
-    def feed(self, recorded: str | Path | None, inputs: Mapping[str, Any] | None, seed: int, span: Range | None) -> None:
+    def feed(self, recorded: str | Path | None, inputs: Any, seed: int, span: Range | None) -> None:
         """Find the inputs: recorded ones, or new ones."""
         if recorded is not None:
             if inputs or span:
@@ -184,6 +185,8 @@ class _Run:
         if not self.inputs and self.net.inputs:
             return
         sides = list(self._engine_sides(names, options))
+        runner = Runner(self.net, sides[0].name, options.get(sides[0].name, {})) if sides else None
+        sides += self._graph_sides()
         if not sides:
             return
         first, *others = sides
@@ -191,21 +194,18 @@ class _Run:
             write_recorded(record, records(self.net, first, self.inputs))
         if self.recorded is not None:
             others.append(recorded_side(self.recorded, self.net))
-        others += self._graph_sides()
-        others += self._other_sides(first.name, options)
-        runner = Runner(self.net, first.name, options.get(first.name, {}))
+        if runner is not None:
+            others += self._other_sides(first.name, options)
         for other in others:
             self.progress(f"comparing {first.name} with {other.name}")
-            self.outputs.append(Comparison(runner, first, other, **compare).run())
-        if not others and not any(result.why for result in self.outputs):
+            self.outputs.append(Comparison(self.net, runner, first, other, **compare).run())
+        if not self.outputs:
             self.remarks.append(
-                f"{first.name} is the only engine that works here, and nothing is recorded: outputs were not compared "
+                f"{first.name} is all that can run the net here, and nothing is recorded: outputs were not compared "
                 f"({_how_to_get_another(first.name)})"
             )
 
-    def _engine_sides(
-        self, names: tuple[str, ...] | None, options: Mapping[str, Mapping[str, Any]]
-    ) -> Iterator[Side]:
+    def _engine_sides(self, names: tuple[str, ...] | None, options: Mapping[str, Mapping[str, Any]]) -> Iterator[Side]:
         """What each engine computes; one that was not asked for by name may fail."""
         chosen = engine_table.available() if names is None else names
         if not chosen:

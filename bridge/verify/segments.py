@@ -138,5 +138,3 @@ class Runner:
     def alone(self, index: int) -> Segment:
         """The segment that is one layer."""
         return Segment((index,), tuple(dict.fromkeys(self.reads[index])))
-
-

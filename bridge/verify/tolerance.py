@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Union
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -59,7 +59,7 @@ class Bound(NamedTuple):
 Judged = dict[Place, tuple[Bound, np.ndarray]]
 """Per top its bound, and its values."""
 
-Tolerance = Union[float, Mapping[str, Union[float, None]], None]
+Tolerance: TypeAlias = "float | Mapping[str, float | None] | None"
 
 
 class Given(NamedTuple):
@@ -73,6 +73,10 @@ class Given(NamedTuple):
         with np.errstate(invalid="ignore"):
             values = self.atol + self.rtol * np.abs(np.asarray(expected, np.float64))
         return Bound(_finite(values), f"as given: {self.atol:g} + {self.rtol:g} x |value|")
+
+
+FALLBACK = Given(1e-4, 1e-5)
+"""Where no engine can run single layers, so that no bound can be found: what the project promises of an export."""
 
 
 class Tolerances:
@@ -203,7 +207,8 @@ def _largest(array: np.ndarray) -> float:
 
 
 def _finite(bound: np.ndarray | float) -> np.ndarray:
-    return np.nan_to_num(bound, nan=0, posinf=0)
+    finite: np.ndarray = np.nan_to_num(np.asarray(bound, np.float64), nan=0, posinf=0)
+    return finite
 
 
 # -- sums ------------------------------------------------------------------------------------
@@ -240,10 +245,12 @@ def _normalised(layer: Layer) -> Layer:
     """``|x| + |mean|`` over the deviation: the mean, which is subtracted, has its sign turned."""
     factor = layer.blobs["scale_factor"] if "scale_factor" in layer.blobs else np.ones(1, np.float32)
     sign = np.float32(-1 if np.all(factor >= 0) else 1)
-    changes = {"mean": lambda mean: np.abs(mean) * sign, "gamma": np.abs, "beta": np.abs}
-    blobs = {
-        role: _changed(blob, changes[role]) if role in changes else blob for role, blob in layer.blobs.entries()
+    changes: dict[str, Callable[[Any], Any]] = {
+        "mean": lambda mean: np.abs(mean) * sign,
+        "gamma": np.abs,
+        "beta": np.abs,
     }
+    blobs = {role: _changed(blob, changes[role]) if role in changes else blob for role, blob in layer.blobs.entries()}
     return dataclasses.replace(layer, blobs=Blobs(blobs))
 
 

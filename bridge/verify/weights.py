@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from bridge import prototxt, readers
 from bridge.assemble import assemble
 from bridge.errors import BridgeError, UsageError
+from bridge.layers import build_layer
 from bridge.message import Message
 from bridge.schema import Blob, Layer, Net, RawLayer, RawNet, times
 from bridge.verify.compare import bit_difference
@@ -67,7 +69,7 @@ class Files:
         path = self.definition or definition
         rest = dict(self.options)
         net_options = {name: rest.pop(name) for name in ("phase", "level", "stages") if name in rest}
-        raw = readers.read(self.weights, path, reader=reader, **rest)
+        raw = _with_merged(readers.read(self.weights, path, reader=reader, **rest))
         parsed = prototxt.parse_file(path) if path else None
         sources = [str(file) for file in (path, self.weights) if file]
         return Loaded(raw, assemble(raw, parsed, sources=sources, **net_options), parsed)
@@ -120,6 +122,20 @@ def _stored(layer: RawLayer, occurrence: int, net: Net) -> Iterator[tuple[Key, P
         yield (layer.name, occurrence, index), Part(layer.name, kind, role, shaped)
 
 
+def _with_merged(raw: RawNet) -> RawNet:
+    """An ONNX file lacks the blobs that the export worked into others: say so."""
+    if raw.reader != "onnx":
+        return raw
+    why = "the export merged its blobs with others; its result is compared in the graph"
+    layers = tuple(
+        dataclasses.replace(layer, uncovered=why)
+        if not layer.blobs and getattr(build_layer(layer.definition), "roles", lambda _: ())(0)
+        else layer
+        for layer in raw.layers
+    )
+    return dataclasses.replace(raw, layers=layers)
+
+
 def _typed(layer: RawLayer, net: Net) -> Layer | None:
     same = [other for other in net.layers if other.name == layer.name]
     return next((other for other in same if len(other.blobs) == len(layer.blobs)), None)
@@ -129,7 +145,8 @@ def compare_weights(a: dict[Key, Part], b: dict[Key, Part], names: tuple[str, st
     """Compare all blobs of two sides.
 
     Args:
-        a, b: From :func:`parts`.
+        a: One side, from :func:`parts`.
+        b: The other side.
         names: What to call the sides.
     """
     results = [_compare_key(key, a, b, names) for key in dict.fromkeys([*a, *b])]
@@ -152,9 +169,7 @@ def _compare_key(key: Key, a: dict[Key, Part], b: dict[Key, Part], names: tuple[
     return compare_blob(BlobResult(*subject), ours.blob, theirs.blob)
 
 
-def _gap(
-    key: Key, part: Part, gap: Part, name: str, a: dict[Key, Part], b: dict[Key, Part]
-) -> BlobResult | None:
+def _gap(key: Key, part: Part, gap: Part, name: str, a: dict[Key, Part], b: dict[Key, Part]) -> BlobResult | None:
     """The result for a layer that one side could not deliver; one per blob where the other side knows them."""
     others = any(other[:2] == key[:2] and other[2] >= 0 for side in (a, b) for other in side)
     if key[2] < 0 and others:
@@ -176,15 +191,13 @@ def _nearest(key: Key, a: dict[Key, Part], b: dict[Key, Part]) -> str:
 
 def compare_blob(subject: BlobResult, a: Blob, b: Blob) -> BlobResult:
     """Compare the values of two blobs; ``subject`` says which blob it is."""
-    from dataclasses import replace
-
     if a.size != b.size or _squeezed(a) != _squeezed(b):
-        return replace(subject, status=DIFFERENT, why=f"shape {times(a.shape)} against {times(b.shape)}")
+        return dataclasses.replace(subject, status=DIFFERENT, why=f"shape {times(a.shape)} against {times(b.shape)}")
     x, y, why = _common(a.numpy(), b.numpy())
     found = bit_difference(x, y)
     if found is None:
-        return replace(subject, why=why)
-    return replace(
+        return dataclasses.replace(subject, why=why)
+    return dataclasses.replace(
         subject,
         status=DIFFERENT,
         why=why,
