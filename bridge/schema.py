@@ -372,7 +372,8 @@ class Net:
         for layer in self.layers:
             shapes = getattr(layer, "input_shapes", None)
             if shapes is not None:
-                found.update(zip(layer.tops, shapes, strict=False))
+                missing = (None,) * (len(layer.tops) - len(shapes))
+                found.update(zip(layer.tops, (*shapes, *missing), strict=False))
             for bottom in layer.bottoms:
                 if bottom not in written:
                     found.setdefault(bottom, None)

@@ -716,6 +716,38 @@ def recurrents(draw: Any, kind: str) -> LayerCase:
     return LayerCase(kind, body, bottoms, tops=1 + states, data=cont, seed=draw(SEEDS))
 
 
+@layer_case("ContinuationIndicator")
+@st.composite
+def indicators(draw: Any, kind: str) -> LayerCase:
+    steps, samples = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    return LayerCase(kind, f"continuation_indicator_param {{ time_step: {steps} batch_size: {samples} }}", ())
+
+
+@layer_case("Reverse")
+@st.composite
+def reverses(draw: Any, kind: str) -> LayerCase:
+    shape = draw(shapes())
+    body = f"reverse_param {{ axis: {draw(st.integers(0, len(shape) - 1))} }}"
+    return LayerCase(kind, body, (shape,), seed=draw(SEEDS))
+
+
+@layer_case("DummyData")
+@st.composite
+def dummies(draw: Any, kind: str) -> LayerCase:
+    """Constants only; random fillers are another value in every pass."""
+    tops = draw(st.integers(1, 3))
+    many = [draw(shapes(4, 4)) for _ in range(draw(st.sampled_from([1, tops])))]
+    if draw(st.booleans()):
+        dims = [" ".join(f"dim: {n}" for n in shape) for shape in many]
+        body = " ".join(f"shape {{ {dim} }}" for dim in dims)
+    else:
+        sides = zip(("num", "channels", "height", "width"), zip(*many, strict=True), strict=True)
+        body = " ".join(f"{side}: {n}" for side, extents in sides for n in extents)
+    fillers = [f"value: {draw(st.sampled_from([0, 1, -0.25]))}" for _ in range(draw(st.sampled_from([0, 1, tops])))]
+    body += " ".join(f" data_filler {{ type: 'constant' {filler} }}" for filler in fillers)
+    return LayerCase(kind, f"dummy_data_param {{ {body} }}", (), tops=tops)
+
+
 @layer_case("LSTMUnit")
 @st.composite
 def lstm_units(draw: Any, kind: str) -> LayerCase:
@@ -944,3 +976,35 @@ def unknown_nets(draw: Any) -> Net:
         held = Blobs({f"blob{index}": blob for index, blob in enumerate(blobs)})
         layers.append(Opaque(name=name, type="Odd", definition=definition, blobs=held))
     return Net(draw(NAMES), tuple(layers))
+
+
+@layer_case("Proposal", "rpn.proposal_layer.ProposalLayer")
+@st.composite
+def proposals(draw: Any, kind: str) -> LayerCase:
+    python = kind != "Proposal"
+    images, h, w = 1 if python else draw(st.integers(1, 2)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    scales = draw(st.lists(st.sampled_from([1, 2, 4, 8]), min_size=1, max_size=2))
+    if python:
+        anchors = 3 * len(scales)
+        text = f"'feat_stride': {draw(st.sampled_from([8, 16]))}, 'scales': {scales}"
+        body = f'python_param {{ module: "rpn.proposal_layer" layer: "ProposalLayer" param_str: "{text}" }}'
+    else:
+        ratios = draw(st.lists(st.sampled_from([0.5, 0.667, 1, 2]), min_size=1, max_size=2))
+        anchors = len(ratios) * len(scales)
+        lists = " ".join([f"ratio: {r}" for r in ratios] + [f"scale: {s}" for s in scales])
+        numbers = {
+            "feat_stride": draw(st.sampled_from([8, 16])),
+            "min_size": draw(st.sampled_from([4, 16])),
+            "pre_nms_topn": draw(st.sampled_from([5, 6000])),
+            "post_nms_topn": draw(st.sampled_from([3, 300])),
+            "nms_thresh": draw(st.sampled_from([0.3, 0.7])),
+        }
+        body = f"proposal_param {{ {lists} {' '.join(f'{name}: {value}' for name, value in numbers.items())} }}"
+    data = {
+        0: lambda rng, shape: rng.random(shape) * 0.9 + 0.05,
+        1: lambda rng, shape: rng.standard_normal(shape) * 0.3,
+        2: lambda rng, shape: [h * 16 + 3, w * 16 - 2, 1.5, 1.25][: shape[-1]],
+    }
+    info = (1, 3 if python else draw(st.integers(3, 4)))
+    bottoms = ((images, 2 * anchors, h, w), (images, 4 * anchors, h, w), info)
+    return LayerCase("Python" if python else kind, body, bottoms, draw(st.integers(1, 2)), data, seed=draw(SEEDS))

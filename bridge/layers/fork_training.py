@@ -1,0 +1,23 @@
+"""Training layers of forks: known by name, so that a net converts without them."""
+
+from __future__ import annotations
+
+from bridge.layers.base import MANY, layer_type
+from bridge.layers.loss import Loss
+
+
+@layer_type(
+    "MultiBoxLoss", "SmoothL1Loss", "SmoothL1LossOHEM", "SoftmaxWithLossOHEM", "L1Loss", "LpqLoss", "RegionLoss",
+    "CenterLoss", "TripletLoss", "FocalLoss", "CtcLoss", "WeightedSigmoidCrossEntropyLoss",
+)  # fmt: skip
+class ForkLoss(Loss):
+    """A loss of a fork. It is dropped from a net for inference; it cannot be trained with here.
+
+    Source: the layers of these names in SSD, Faster R-CNN, R-FCN, FlowNet, YOLO for Caffe, OpenPose and others.
+    """
+
+    bottom_count = (1, MANY)
+    top_count = (0, MANY)
+
+    def roles(self, stored: int) -> tuple[str, ...]:
+        return tuple(f"blob{index}" for index in range(stored))
