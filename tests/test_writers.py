@@ -265,6 +265,17 @@ def test_failure_at_the_last_step(target: Path, monkeypatch: pytest.MonkeyPatch)
     untouched(target)
 
 
+def test_a_failed_sync_is_a_failed_write(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", broken)
+    with pytest.raises(OutputError, match="Input/output error"), writers.atomic(target) as stream:
+        stream.write(b"new")
+        time.sleep(0.2)
+    untouched(target)
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_full_disk(suffix: str, tmp_path: Path) -> None:
     needs(suffix)

@@ -7,6 +7,7 @@ import mmap
 import os
 import secrets
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -60,6 +61,8 @@ class _Draft:
         except BaseException:
             os.close(self.folder)
             raise
+        self.syncer = _Syncer(self.stream.fileno())
+        self.syncer.start()
 
     def _open(self) -> int:
         nameless = getattr(os, "O_TMPFILE", None)
@@ -72,6 +75,7 @@ class _Draft:
     def publish(self) -> None:
         """Make it durable, and then the target."""
         self.stream.flush()
+        self.syncer.finish()
         os.fsync(self.stream.fileno())
         if not self.named:
             # With a folder's descriptor Python calls linkat, which follows /proc's link to the nameless file.
@@ -84,11 +88,41 @@ class _Draft:
 
     def close(self) -> None:
         """Leave nothing behind but the target."""
+        self.syncer.stop()
         with contextlib.suppress(OSError):  # what could not be flushed is not wanted any more
             self.stream.close()
         os.close(self.folder)
         if self.named:
             self.name.unlink(missing_ok=True)
+
+
+class _Syncer(threading.Thread):
+    """Syncs a file while it is being written, so that little is left to do at the end."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(daemon=True)
+        self.descriptor = descriptor
+        self.done = threading.Event()
+        self.error: OSError | None = None
+
+    def run(self) -> None:
+        sync = getattr(os, "fdatasync", os.fsync)
+        try:
+            while not self.done.wait(0.02):
+                sync(self.descriptor)
+        except OSError as error:
+            self.error = error
+
+    def stop(self) -> None:
+        """Wait until it does not use the file any more."""
+        self.done.set()
+        self.join()
+
+    def finish(self) -> None:
+        """Stop; raise what it met, for the system tells of a failed write only once."""
+        self.stop()
+        if self.error is not None:
+            raise self.error
 
 
 def pieces(blob: Blob, dtype: Any = None) -> Iterator[memoryview]:
