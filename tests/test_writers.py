@@ -270,8 +270,7 @@ def test_a_failed_sync_is_a_failed_write(target: Path, monkeypatch: pytest.Monke
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(os, "fdatasync", broken)
-    with pytest.raises(OutputError, match="Input/output error"), writers.atomic(target) as stream:
-        stream.write(b"new")
+    with pytest.raises(OutputError, match="Input/output error"), writers.atomic(target):
         time.sleep(0.2)
     untouched(target)
 
