@@ -8,6 +8,7 @@ of Chainer's own ``caffe_pb2``, whose caffe.proto is of 2017.
 
 from __future__ import annotations
 
+import importlib
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -86,8 +87,7 @@ def read(path: str | Path, *, prototxt: str | Path | None = None) -> RawNet:
     Source: chainer/links/caffe/caffe_function.py.
     """
     compat.import_chainer()
-    from chainer.links.caffe import caffe_function
-
+    caffe_function = importlib.import_module("chainer.links.caffe.caffe_function")
     where = str(path)
     rest, definitions, stored = _survey(_parse(path, caffe_function), caffe_function, where)
     for definition, layer in zip(definitions, stored, strict=True):
@@ -222,9 +222,8 @@ def _odd_kernel(shape: Shape, ksize: Any, group: int) -> str:
 
 def _function(where: str, definitions: Sequence[Message], caffe_function: Any) -> Any:
     """The CaffeFunction of a file."""
-    import chainer
-
-    with warnings.catch_warnings(), np.errstate(all="ignore"), chainer.using_config("dtype", np.float32):
+    float32 = caffe_function.configuration.using_config("dtype", np.float32)
+    with warnings.catch_warnings(), np.errstate(all="ignore"), float32:
         warnings.simplefilter("ignore")  # that it skips a layer is told by `uncovered` and the notes
         try:
             return caffe_function.CaffeFunction(where)
