@@ -485,7 +485,10 @@ def messages(depth: int = 3) -> Any:
     symbols = words.filter(lambda word: word.lower() not in _DISTINCT).map(Symbol)
     scalars = st.booleans() | st.integers(-(2**63), 2**64 - 1) | FLOATS | NAMES | symbols
     values = scalars if depth == 0 else scalars | messages(depth - 1)
-    return st.dictionaries(words, st.lists(values, min_size=1, max_size=3), max_size=4).map(_message)
+    named = st.dictionaries(words, st.lists(values, min_size=1, max_size=3), max_size=4)
+    numbers = st.integers(1, 1 << 29).map(str)
+    numbered = st.dictionaries(numbers, st.lists(st.integers(0, 2**63) | st.binary(max_size=9), min_size=1), max_size=2)
+    return st.builds(lambda names, numbers: _message({**names, **numbers}), named, numbered)
 
 
 def _message(fields: dict[str, list[Any]]) -> Message:

@@ -62,6 +62,7 @@ def test_zoo_parses() -> None:
         (r'a: "\xe4\xb8\xad" b: "\344\270\255"', Message(a="中", b="中")),
         ("a: 'it\"s' # comment } {\n b: 2", Message(a='it"s', b=2)),
         ("\ufeffa: 1", Message(a=1)),
+        ('152: 1 999 { 3: "\\303\\251" }', Message(**{"152": 1, "999": Message(**{"3": "é".encode()})})),
         ("", Message()),
     ],
 )

@@ -18,6 +18,7 @@ from bridge.message import Message, Symbol
 from bridge.proto import caffe_pb2, dialects, param_field, schema
 from bridge.proto.encode import encode
 from tests import strategies
+from tests.conftest import ROOT
 from tests.encode import chunk, number, tag, varint
 
 
@@ -166,6 +167,17 @@ def test_encode_writes_unknown_numbers_back() -> None:
     data = number(99, 5) + chunk(98, b"\x00\xff") + tag(97, 5) + np.float32(0.1).tobytes()
     message = decode(span(data, "InputParameter"))
     assert encode(message, {}, lambda path: pytest.fail(path)) == data
+
+
+def test_generated_schema_is_what_the_proto_file_says() -> None:
+    lines = (ROOT / "bridge" / "proto" / "caffe.proto").read_text().splitlines()
+    stated = [line.split("[")[0].split()[-3::2] for line in lines if line.split()[:1] in (["optional"], ["repeated"])]
+    generated: list[list[str]] = []
+    pending = list(caffe_pb2.DESCRIPTOR.message_types_by_name.values())
+    for message in pending:
+        pending.extend(message.nested_types)
+        generated.extend([field.name, str(field.number)] for field in message.fields)
+    assert sorted([name, number.rstrip(";")] for name, number in stated) == sorted(generated)
 
 
 @pytest.mark.parametrize("fork", dialects())
