@@ -328,3 +328,102 @@ def crop_center(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.
     for index in np.ndindex(*y.shape):
         y[index] = x[tuple(i + crop for i, crop in zip(index, crops, strict=True))]
     return [y]
+
+
+# ---- regions -------------------------------------------------------------------------------------------
+
+
+@reference("ROIPooling")
+def roi_pooling(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray]:
+    """roi_pooling_layer.cpp of Fast R-CNN."""
+    p, x, rois = definition.message("roi_pooling_param"), bottoms[0], bottoms[1].reshape(-1, 5)
+    rows, columns, scale = int(p.get("pooled_h")), int(p.get("pooled_w")), F(p.get("spatial_scale", 1))
+    height, width = x.shape[2:]
+    y = np.zeros((len(rois), x.shape[1], rows, columns), F)
+    for n, roi in enumerate(rois):
+        x1, y1, x2, y2 = (c_round(value * scale) for value in roi[1:])
+        bin_h, bin_w = F(max(y2 - y1 + 1, 1)) / F(rows), F(max(x2 - x1 + 1, 1)) / F(columns)
+        for i in range(rows):
+            for j in range(columns):
+                h, w = math.floor(F(i) * bin_h) + y1, math.floor(F(j) * bin_w) + x1
+                h_end, w_end = math.ceil(F(i + 1) * bin_h) + y1, math.ceil(F(j + 1) * bin_w) + x1
+                h, h_end = (min(max(value, 0), height) for value in (h, h_end))
+                w, w_end = (min(max(value, 0), width) for value in (w, w_end))
+                if h < h_end and w < w_end:
+                    y[n, :, i, j] = x[int(roi[0]), :, h:h_end, w:w_end].max(axis=(1, 2))
+    return [y]
+
+
+@reference("PSROIPooling")
+def psroi_pooling(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray]:
+    """psroi_pooling_layer.cu of R-FCN."""
+    p, x, rois = definition.message("psroi_pooling_param"), bottoms[0], bottoms[1].reshape(-1, 5)
+    scale, size, channels = F(p.get("spatial_scale")), int(p.get("group_size")), int(p.get("output_dim"))
+    height, width = x.shape[2:]
+    y = np.zeros((len(rois), channels, size, size), F)
+    for n, c, i, j in np.ndindex(*y.shape):
+        x1, y1, x2, y2 = (F(c_round(value)) for value in rois[n, 1:])
+        x1, y1, x2, y2 = x1 * scale, y1 * scale, (x2 + F(1)) * scale, (y2 + F(1)) * scale
+        bin_w, bin_h = max(x2 - x1, F(0.1)) / F(size), max(y2 - y1, F(0.1)) / F(size)
+        h, w = math.floor(F(i) * bin_h + y1), math.floor(F(j) * bin_w + x1)
+        h_end, w_end = math.ceil(F(i + 1) * bin_h + y1), math.ceil(F(j + 1) * bin_w + x1)
+        h, h_end = (min(max(value, 0), height) for value in (h, h_end))
+        w, w_end = (min(max(value, 0), width) for value in (w, w_end))
+        if h < h_end and w < w_end:
+            y[n, c, i, j] = x[int(rois[n, 0]), (c * size + i) * size + j, h:h_end, w:w_end].astype(float).mean()
+    return [y]
+
+
+@reference("Proposal", "rpn.proposal_layer.ProposalLayer")
+def proposal(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray]:
+    """proposal_layer.py of py-faster-rcnn with its defaults, and proposal_layer.cpp of PVANet."""
+    python, p = definition.text("type") == "Python", definition.message("proposal_param")
+    stride, base, low = int(p.get("feat_stride", 16)), int(p.get("base_size", 16)), int(p.get("min_size", 16))
+    ratios, scales = [float(v) for v in p.all("ratio")], [float(v) for v in p.all("scale")]
+    if python:
+        text = definition.message("python_param").text("param_str")
+        stride, ratios, scales = int(text.split("feat_stride': ")[1].split(",")[0]), [0.5, 1, 2], [8, 16, 32]
+        if "scales" in text:
+            scales = [float(v) for v in text.split("[")[1].split("]")[0].split(",")]
+    anchors = []
+    for ratio in ratios:
+        width = math.sqrt(base * base / ratio)
+        width = round(width) if python else math.floor(width + 0.5)
+        height = round(width * ratio) if python else math.floor(width * ratio + 0.5)
+        for scale in scales:
+            a, b = 0.5 * (width * scale - 1), 0.5 * (height * scale - 1)
+            centre = 0.5 * (base - 1)
+            anchors.append([centre - a, centre - b, centre + a, centre + b])
+    scores, shifts, info = bottoms[0], bottoms[1], bottoms[2].reshape(-1)
+    least = (low * info[2], low * (info[2] if python or len(info) < 4 else info[3]))
+    rows, out = [], []
+    for n in range(len(scores)):
+        boxes = []
+        for h, w, k in np.ndindex(*scores.shape[2:], len(anchors)):
+            x1, y1, x2, y2 = np.array(anchors[k]) + np.array([w, h, w, h]) * stride
+            dx, dy, dw, dh = (float(v) for v in shifts[n, 4 * k : 4 * k + 4, h, w])
+            wide, tall = x2 - x1 + 1, y2 - y1 + 1
+            x, y = dx * wide + x1 + 0.5 * wide, dy * tall + y1 + 0.5 * tall
+            wide, tall = math.exp(dw) * wide, math.exp(dh) * tall
+            box = [x - wide / 2, y - tall / 2, x + wide / 2, y + tall / 2]
+            box = [max(0.0, min(v, float(info[1 - i % 2]) - 1)) for i, v in enumerate(box)]
+            fits = box[2] - box[0] + 1 >= least[1] and box[3] - box[1] + 1 >= least[0]
+            if fits or not python:
+                boxes.append((float(scores[n, len(anchors) + k, h, w]) * fits, box))
+        boxes = sorted(boxes, key=lambda pair: -pair[0])[: p.get("pre_nms_topn", 6000)]
+        kept: list[tuple[float, list[float]]] = []
+        for score, box in boxes:
+            if all(_overlap(box, other) <= p.get("nms_thresh", 0.7) for _, other in kept):
+                kept.append((score, box))
+        kept = kept[: p.get("post_nms_topn", 300)]
+        rows += [[n, *box] for _, box in kept]
+        out += [[score] if python else score for score, _ in kept]
+    tops = [np.array(rows, F).reshape(-1, 5), np.array(out, F).reshape((-1, 1) if python else -1)]
+    return tops[: len(definition.all("top"))]
+
+
+def _overlap(a: list[float], b: list[float]) -> float:
+    wide = max(0.0, min(a[2], b[2]) - max(a[0], b[0]) + 1)
+    tall = max(0.0, min(a[3], b[3]) - max(a[1], b[1]) + 1)
+    areas = sum((box[2] - box[0] + 1) * (box[3] - box[1] + 1) for box in (a, b))
+    return wide * tall / (areas - wide * tall)

@@ -25,11 +25,11 @@ ENGINES = [
 ]
 
 
-def check(case: LayerCase, engine: str, **options: int) -> None:
+def check(name: str, case: LayerCase, engine: str, **options: int) -> None:
     net, inputs = case.net(), case.inputs()
     layer = net.layers[-1]
     blobs = [blob.numpy() for _, blob in layer.blobs.entries()]
-    expected = REFERENCES[case.type](layer.definition, blobs, [inputs[name] for name in layer.bottoms])
+    expected = REFERENCES[name](layer.definition, blobs, [inputs[bottom] for bottom in layer.bottoms])
     tops = engines.make(engine, net, **options).tops(inputs)[-1]
     for mine, theirs in zip(tops, expected, strict=True):
         assert mine is not None
@@ -42,7 +42,7 @@ def check(case: LayerCase, engine: str, **options: int) -> None:
 @given(data=st.data())
 def test_engine_computes_what_the_forks_source_says(name: str, engine: str, data: st.DataObject) -> None:
     need(engine)
-    check(data.draw(CASES[name]), engine)
+    check(name, data.draw(CASES[name]), engine)
 
 
 OPEN = [

@@ -5,13 +5,17 @@ All of it works on NumPy and CuPy arrays alike, and is differentiable.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from bridge.chain.functions import chainer
 from bridge.schema import Shape
 
 if TYPE_CHECKING:
     from bridge.layers.bn import BN
+    from bridge.layers.psroi_pooling import PSROIPooling
 
 F = chainer.functions
 
@@ -98,3 +102,83 @@ def _interpolated(x: Any, axis: int, size: int) -> Any:
     weight = (at - before).astype(x.dtype).reshape(-1, *[1] * (x.ndim - axis - 1))
     leading = (slice(None),) * axis
     return x[(*leading, before)] * (1 - weight) + x[(*leading, after)] * weight
+
+
+def _rounded(xp: Any, x: Any) -> Any:
+    """C's ``round``: halves go away from zero."""
+    whole = xp.floor(xp.absolute(x))
+    return xp.sign(x) * (whole + (xp.absolute(x) - whole >= 0.5))
+
+
+def roi_max_pooling(x: Any, rois: Any, pooled: Shape, scale: float) -> Any:
+    """The maximum in each cell of a grid over each region; 0 where a cell is empty.
+
+    Args:
+        x: Variable (N, C, H, W).
+        rois: Variable (R, 5): image, x1, y1, x2, y2.
+        pooled: (height, width) of the grid.
+        scale: From the regions' coordinates to those of ``x``.
+
+    Source: roi_pooling_layer.cpp of Fast R-CNN.
+    """
+    xp = chainer.backend.get_array_module(x)
+    corners = _rounded(xp, rois.array[:, 1:] * xp.float32(scale))
+    whole = xp.concatenate([rois.array[:, :1], corners], axis=1)
+    if xp is not np:
+        return F.roi_pooling_2d(x, whole, *pooled, 1.0)
+    place, full = _maxima(x.array, whole.astype(np.int64), pooled)
+    return F.get_item(F.reshape(x, (-1,)), place) * full
+
+
+def _maxima(x: np.ndarray, rois: np.ndarray, pooled: Shape) -> tuple[np.ndarray, np.ndarray]:
+    """Where in the flat array each maximum is, (R, C, pooled...) int64, and 1 where there is one, else 0."""
+    channels, height, width = x.shape[1:]
+    place = np.zeros((len(rois), channels, *pooled), np.int64)
+    full = np.zeros(place.shape, x.dtype)
+    for n, (image, left, top, right, bottom) in enumerate(rois):
+        base = (image * channels + np.arange(channels)) * height * width
+        rows, columns = _cells(top, bottom, pooled[0], height), _cells(left, right, pooled[1], width)
+        for (i, (h, h_end)), (j, (w, w_end)) in itertools.product(enumerate(rows), enumerate(columns)):
+            if h < h_end and w < w_end:
+                best = x[image, :, h:h_end, w:w_end].reshape(channels, -1).argmax(axis=1)
+                place[n, :, i, j] = base + (h + best // (w_end - w)) * width + w + best % (w_end - w)
+                full[n, :, i, j] = 1
+    return place, full
+
+
+def _cells(first: int, last: int, cells: int, extent: int) -> list[tuple[int, int]]:
+    """First place of each cell along one axis and the one after its last, in Caffe's single precision."""
+    size = np.float32(max(last - first + 1, 1)) / np.float32(cells)
+    edges = [(np.floor(np.float32(i) * size), np.ceil(np.float32(i + 1) * size)) for i in range(cells)]
+    return [(min(max(int(a) + first, 0), extent), min(max(int(b) + first, 0), extent)) for a, b in edges]
+
+
+def position_sensitive_pooling(x: Any, rois: Any, layer: PSROIPooling) -> Any:
+    """The mean in each cell of a grid over each region, each cell of a channel of its own.
+
+    Args:
+        x: Variable (N, output_dim x group_size^2, H, W).
+        rois: Variable (R, 5): image, x1, y1, x2, y2.
+        layer: The layer's parameters.
+
+    Source: psroi_pooling_layer.cu of R-FCN.
+    """
+    xp = chainer.backend.get_array_module(x)
+    size, (height, width) = layer.group_size, x.shape[2:]
+    corners = _rounded(xp, rois.array[:, 1:])
+    start, end = corners[:, :2] * xp.float32(layer.spatial_scale), (corners[:, 2:] + 1) * xp.float32(layer.spatial_scale)
+    cell = (xp.maximum(end - start, xp.float32(0.1)) / xp.float32(size))[:, :, None]
+    places, start = xp.arange(size, dtype=xp.float32), start[:, :, None]
+    limit = xp.array([width, height])[:, None]
+    low = xp.minimum(xp.maximum(xp.floor(places * cell + start), 0), limit).astype(xp.int64)
+    high = xp.minimum(xp.maximum(xp.ceil((places + 1) * cell + start), 0), limit).astype(xp.int64)
+    left, right = (bound[:, 0][:, None, None, :] for bound in (low, high))
+    top, bottom = (bound[:, 1][:, None, :, None] for bound in (low, high))
+    # sums over rectangles from the corner, in double precision, so that their differences are exact enough
+    sums = F.cumsum(F.cumsum(F.cast(x, "float64"), axis=2), axis=3)
+    sums = F.pad(sums, [(0, 0), (0, 0), (1, 0), (1, 0)], "constant", constant_values=0)
+    image, channel = rois.array[:, 0].astype(xp.int64)[:, None, None, None], xp.asarray(layer.channels())[None]
+    total = sums[image, channel, bottom, right] - sums[image, channel, top, right]
+    total += sums[image, channel, top, left] - sums[image, channel, bottom, left]
+    area = xp.maximum(bottom - top, 0) * xp.maximum(right - left, 0)
+    return F.cast(total * (area > 0) / xp.maximum(area, 1), x.dtype)

@@ -20,6 +20,7 @@ from bridge.cli import options
 @click.option("--dynamic-batch/--static", default=True, show_default=True, help="Leave the batch size open.")
 @click.option("--external-data", is_flag=False, flag_value="file", default=None, metavar="[file|source]",
               help="Weights in a file beside the model, or where they lie in the caffemodel.")
+@click.option("--allow-custom", is_flag=True, help="Write what standard ONNX cannot say as nodes of org.weightbridge.")
 @click.option("--check/--no-check", default=True, show_default=True, help="Run the model and compare with a second engine.")
 @click.option("--seed", default=0, show_default=True, help="For the inputs of the check.")
 def export(files: tuple[str, ...], output: str, inputs: tuple[str, ...], opset: int | None, **given: Any) -> None:
@@ -33,6 +34,7 @@ def export(files: tuple[str, ...], output: str, inputs: tuple[str, ...], opset: 
         **({} if opset is None else {"opset": opset}),
         inputs=options.input_shapes(inputs),
         dynamic_batch=given["dynamic_batch"],
+        allow_custom=given["allow_custom"],
         check=given["check"],
         seed=given["seed"],
     )

@@ -31,7 +31,7 @@ else:  # the decorator only tells type checkers what it does
 
 
 REGISTRY: dict[str, type[CaffeLayer]] = {}
-"""Every known layer type by Caffe's type string."""
+"""Every known layer type by Caffe's type string; Python layers by ``module.Class``."""
 
 _Class = TypeVar("_Class", bound="type[CaffeLayer]")
 _FILLERS = frozenset({"engine", "weight_filler", "bias_filler", "filler"})
@@ -87,6 +87,10 @@ class CaffeLayer(Layer):
 
     def reason(self) -> str:
         return "this layer type has no such lowering"
+
+    def attributes(self) -> dict[str, Any]:
+        """The type's own parameters by name."""
+        return {name: getattr(self, name) for name, _, _ in _own_fields(type(self))}
 
     def batch_axis(self, bottom: int) -> int:
         """The axis of a bottom that counts samples: the one to leave open in an export."""
@@ -190,9 +194,10 @@ def build_layer(definition: Message, blobs: Sequence[Blob] = (), uncovered: str 
         "params": tuple(_param_spec(param) for param in definition.messages("param")),
         "uncovered": uncovered,
     }
-    cls = REGISTRY.get(common["type"])
+    name = registered_name(definition)
+    cls = REGISTRY.get(name) or _offered(name)
     if cls is None:
-        problem = f"unknown layer type '{common['type']}'"
+        problem = f"unknown layer type '{name}'"
     else:
         try:
             layer = cls(**common, **cls.read(Params(_parameters(cls, definition), cls, common["name"], definition)))
@@ -202,6 +207,35 @@ def build_layer(definition: Message, blobs: Sequence[Blob] = (), uncovered: str 
             problem = str(error.args[0]).removeprefix(f"layer '{common['name']}' ({common['type']}): ")
     numbered = {f"blob{index}": blob for index, blob in enumerate(blobs)}
     return Opaque(**common, blobs=Blobs(numbered), problem=problem)
+
+
+def _offered(name: str) -> type[CaffeLayer] | None:
+    """A layer type that an installed package offers: its entry point of that name in ``weight_bridge.layers``.
+
+    Raises:
+        UsageError: The package fails to load.
+    """
+    point = _entry_points().get(name)
+    if point is None:
+        return None
+    try:
+        point.load()
+    except Exception as error:  # whatever the package's code raises
+        raise UsageError(f"{type(error).__name__}: {error}", where=f"layer type '{name}' from {point.value}") from error
+    return REGISTRY.get(name)
+
+
+@functools.cache
+def _entry_points() -> dict[str, Any]:
+    from importlib.metadata import entry_points
+
+    return {point.name: point for point in entry_points(group="weight_bridge.layers")}
+
+
+def registered_name(definition: Message) -> str:
+    """What a layer's type is registered as: Caffe's type string, or a Python layer's ``module.Class``."""
+    python = definition.message("python_param")
+    return f"{python.text('module')}.{python.text('layer')}" if definition.text("type") == "Python" else definition.text("type")
 
 
 def _parameters(cls: type[CaffeLayer], definition: Message) -> Message:
@@ -372,5 +406,5 @@ def same_shapes(layer: CaffeLayer, bottoms: Iterable[Shape]) -> Shape:
 
 __all__ = [
     "MANY", "REGISTRY", "CaffeLayer", "NeuronLayer", "Params", "Symbol", "build_layer", "canonical_axis",
-    "field_pair", "layer_type", "same_shapes", "spread", "squeeze",
+    "field_pair", "layer_type", "registered_name", "same_shapes", "spread", "squeeze",
 ]

@@ -56,3 +56,11 @@ def suppress(g: Any, boxes: str, scores: str, overlap: float, lowest: float) -> 
 def found(g: Any, scores: str) -> str:
     """(K, rank) int64: the places of scores above LOWEST, in order."""
     return str(g.Transpose(g.NonZero(g.Greater(scores, g.const(LOWEST)))))
+
+
+def round_half_away(g: Any, x: str) -> str:
+    """C's ``round``: halves go away from zero, where ONNX ``Round`` takes them to the even number."""
+    size = g.Abs(x)
+    whole = g.Floor(size)
+    up = g.Cast(g.GreaterOrEqual(g.Sub(size, whole), g.const(np.float32(0.5))), to=1)
+    return str(g.Mul(g.Sign(x), g.Add(whole, up)))

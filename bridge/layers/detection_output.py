@@ -8,7 +8,6 @@ import numpy as np
 
 from bridge.layers import boxes as steps
 from bridge.layers.base import CaffeLayer, Params, layer_type
-from bridge.message import Message
 from bridge.schema import Shape, count, times
 
 
@@ -37,6 +36,7 @@ class DetectionOutput(CaffeLayer):
     """
 
     message = "detection_output_param"
+    enum_start = 1
     bottom_count = (3, 3)
     top_count = (1, 1)
     data_dependent = (2,)
@@ -54,13 +54,7 @@ class DetectionOutput(CaffeLayer):
 
     @classmethod
     def read(cls, p: Params) -> dict[str, Any]:
-        number = p.message.get("code_type")
-        if isinstance(number, int):  # this enum counts from 1
-            p.message = p.message.copy()
-            p.message.set("code_type", number - 1)
-        nms = Params(p.read("nms_param", Message, Message()), cls, "")
-        nms.where = p.where
-        defaults = {"nms_threshold": 0.3, "top_k": -1, "eta": 1.0}
+        nms, defaults = p.inner("nms_param"), {"nms_threshold": 0.3, "top_k": -1, "eta": 1.0}
         values = super().read(p) | {key: nms.read(key, type(value), value) for key, value in defaults.items()}
         if values["num_classes"] < 1 or values["nms_threshold"] < 0 or not 0 < values["eta"] <= 1:
             raise p.fail("num_classes must be positive, nms_threshold not negative and eta in (0, 1]")

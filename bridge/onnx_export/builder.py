@@ -8,8 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from bridge.errors import UnsupportedLayerError
 from bridge.onnx_export.dims import Dims
 from bridge.schema import Blob, Layer, Shape
+
+
+CUSTOM_DOMAIN = "org.weightbridge"
+"""The domain of nodes that stand for what standard ONNX cannot say."""
 
 
 @dataclass
@@ -51,6 +56,8 @@ class GraphBuilder:
 
     Attributes:
         opset: The version of the default operator set.
+        allow_custom: Whether nodes of CUSTOM_DOMAIN may stand for what standard ONNX cannot say.
+        notes: Remarks for the user, one line each.
         nodes: In order.
         initializers: By name.
     """
@@ -58,8 +65,9 @@ class GraphBuilder:
     FLOAT, INT64 = 1, 7
     """ONNX's numbers of element types, for ``Cast``."""
 
-    def __init__(self, opset: int) -> None:
-        self.opset = opset
+    def __init__(self, opset: int, *, allow_custom: bool = False) -> None:
+        self.opset, self.allow_custom = opset, allow_custom
+        self.notes: list[str] = []
         self.nodes: list[Node] = []
         self.initializers: dict[str, Initializer] = {}
         self.domains: set[str] = set()
@@ -106,6 +114,30 @@ class GraphBuilder:
         self.nodes.append(Node(op_type, list(inputs), list(names), clean, domain, owner))
         self.domains.add(domain)
         return names
+
+    def custom(self, layer: Layer, *inputs: str, reason: str) -> list[str]:
+        """A node of CUSTOM_DOMAIN: a layer's type, its bottoms, then its blobs, and its parameters as attributes.
+
+        Args:
+            layer: The layer.
+            inputs: Values of its bottoms.
+            reason: Why standard ONNX cannot say it.
+
+        Returns:
+            The value name of each top.
+
+        Raises:
+            UnsupportedLayerError: Such nodes are not allowed.
+        """
+        if not self.allow_custom:
+            raise UnsupportedLayerError(
+                f"{reason}, which standard ONNX cannot say (--allow-custom makes it a node of {CUSTOM_DOMAIN})",
+                where=layer.label,
+            )
+        self.notes.append(f"{layer.label}: {reason}; it is a node of {CUSTOM_DOMAIN}, which a runtime must be taught")
+        blobs = [self.blob(layer, role) for role in layer.blobs]
+        given = {name: value for name, value in layer.attributes().items() if value not in ((), "")}
+        return self.op(layer.type, *inputs, *blobs, outputs=len(layer.tops), domain=CUSTOM_DOMAIN, **given)
 
     def shape(self, value: str) -> Dims:
         """The shape of a bottom of the current layer; reading an open extent fixes it."""

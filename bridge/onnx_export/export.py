@@ -10,6 +10,7 @@ import onnx
 import bridge
 from bridge import prototxt
 from bridge.errors import UsageError
+from bridge.onnx_export.builder import CUSTOM_DOMAIN
 from bridge.onnx_export.dims import Extent
 from bridge.onnx_export.graph import Graph, lower
 from bridge.onnx_export.model import DEFAULT_OPSET, MIN_OPSET, blob_index, newest_opset, to_model
@@ -23,6 +24,7 @@ def to_onnx_model(
     inputs: Mapping[str, Sequence[Extent]] | None = None,
     dynamic_batch: bool = True,
     every_top: bool = False,
+    allow_custom: bool = False,
 ) -> tuple[onnx.ModelProto, Graph]:
     """The net as an ONNX model in memory, and the graph that it was made from.
 
@@ -30,7 +32,14 @@ def to_onnx_model(
     """
     if not MIN_OPSET <= opset <= newest_opset():
         raise UsageError(f"opset {opset} is outside {MIN_OPSET} to {newest_opset()}")
-    graph = lower(net, opset=opset, inputs=inputs, dynamic_batch=dynamic_batch, every_top=every_top)
+    graph = lower(
+        net,
+        opset=opset,
+        inputs=inputs,
+        dynamic_batch=dynamic_batch,
+        every_top=every_top,
+        allow_custom=allow_custom,
+    )
     metadata = {
         "bridge.version": bridge.__version__,
         "bridge.prototxt": prototxt.format(net.to_message()),
@@ -47,6 +56,7 @@ def export_onnx(
     opset: int = DEFAULT_OPSET,
     inputs: Mapping[str, Sequence[Extent]] | None = None,
     dynamic_batch: bool = True,
+    allow_custom: bool = False,
     check: bool = True,
     seed: int = 0,
 ) -> Graph:
@@ -59,6 +69,7 @@ def export_onnx(
         inputs: Extents of input blobs, where they are not to be the file's; a name in
             place of a number leaves that extent open.
         dynamic_batch: Leave the first extent of every input open where the net allows it.
+        allow_custom: Let what standard ONNX cannot say become nodes of the domain ``org.weightbridge``.
         check: Run the model in ONNX Runtime against the Chainer engine, where both are installed.
         seed: For the inputs of that run.
 
@@ -73,10 +84,14 @@ def export_onnx(
     """
     from bridge.writers import atomic
 
-    model, graph = to_onnx_model(net, opset=opset, inputs=inputs, dynamic_batch=dynamic_batch)
+    model, graph = to_onnx_model(
+        net, opset=opset, inputs=inputs, dynamic_batch=dynamic_batch, allow_custom=allow_custom
+    )
     onnx.checker.check_model(model, full_check=True)
     data = model.SerializeToString()
-    if check:
+    if check and CUSTOM_DOMAIN in graph.builder.domains:
+        graph.notes.append(f"not run: no runtime here knows the nodes of {CUSTOM_DOMAIN}")
+    elif check:
         from bridge.onnx_export.check import check_run
 
         graph.notes += check_run(data, net, graph, seed)

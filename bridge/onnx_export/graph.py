@@ -39,6 +39,7 @@ def lower(
     inputs: Mapping[str, Sequence[Extent]] | None = None,
     dynamic_batch: bool = True,
     every_top: bool = False,
+    allow_custom: bool = False,
 ) -> Graph:
     """Lower a net to ONNX nodes.
 
@@ -48,19 +49,21 @@ def lower(
         inputs: Extents of input blobs; a name instead of a number leaves that extent open.
         dynamic_batch: Leave the first extent of every input open where the net allows it.
         every_top: Make every value that a layer writes an output, as well as the net's own.
+        allow_custom: Let what standard ONNX cannot say become nodes of a domain of ours.
 
     Raises:
         UnsupportedLayerError: Layers that cannot be expressed; names all of them.
         ModelError: The net does not fit together.
         UsageError: ``inputs`` names a blob that is no input, or an extent cannot be open.
     """
-    _refuse(net)
+    _refuse(net, allow_custom)
     shapes, sizes, asked = _open_extents(net, inputs or {}, dynamic_batch)
     notes: list[str] = []
     while True:
         try:
             dims = probe(net, shapes, sizes)
-            return _Lowering(net, opset, shapes, sizes, dims, every_top).run(notes)
+            builder = GraphBuilder(opset, allow_custom=allow_custom)
+            return _Lowering(net, builder, shapes, sizes, dims, every_top).run(notes)
         except NeedsStaticError as error:
             for symbol in sorted(error.symbols):
                 if symbol not in sizes:
@@ -81,19 +84,23 @@ def lower(
                 del sizes[symbol]
 
 
-def _refuse(net: Net) -> None:
+def _refuse(net: Net, allow_custom: bool) -> None:
     """One error for all layers that cannot be lowered at all."""
-    broken = [f"{layer.label}: {reason}" for layer in net.layers if (reason := _problem(layer))]
+    broken = [f"{layer.label}: {reason}" for layer in net.layers if (reason := _problem(layer, allow_custom))]
     if broken:
         more = "" if len(broken) == 1 else f"{len(broken)} layers cannot be exported: "
         raise UnsupportedLayerError(more + "; ".join(broken), where=net.where)
 
 
-def _problem(layer: Layer) -> str:
+def _problem(layer: Layer, allow_custom: bool) -> str:
     if layer.uncovered:
         return layer.uncovered
-    lowered = type(layer).to_onnx is not Layer.to_onnx or hasattr(layer, "input_shapes")
-    return "" if lowered else layer.reason()
+    lowered = _lowers(layer) or hasattr(layer, "input_shapes")
+    return "" if lowered or allow_custom and type(layer).infer is not Layer.infer else layer.reason()
+
+
+def _lowers(layer: Layer) -> bool:
+    return type(layer).to_onnx is not Layer.to_onnx
 
 
 def _open_extents(
@@ -140,14 +147,14 @@ class _Lowering:
     def __init__(
         self,
         net: Net,
-        opset: int,
+        builder: GraphBuilder,
         shapes: dict[str, list[Extent]],
         sizes: dict[str, int],
         dims: list[tuple[Dims, ...]],
         every_top: bool,
     ) -> None:
         self.net, self.shapes, self.sizes, self.dims, self.every_top = net, shapes, sizes, dims, every_top
-        self.g = GraphBuilder(opset)
+        self.g = builder
         blobs = {name for layer in net.layers for name in (*layer.bottoms, *layer.tops)}
         for name in sorted(blobs):
             self.g.unique(name)  # reserved: a blob's name is its tensor's
@@ -176,7 +183,8 @@ class _Lowering:
         if getattr(layer, "input_shapes", None) is not None:
             return tuple(self.values[top] for top in layer.tops)
         self.g.begin(index, layer)
-        made = layer.to_onnx(self.g, *(self.values[bottom] for bottom in layer.bottoms))
+        bottoms = [self.values[bottom] for bottom in layer.bottoms]
+        made = layer.to_onnx(self.g, *bottoms) if _lowers(layer) else self.g.custom(layer, *bottoms, reason=layer.reason())
         values = (made,) if isinstance(made, str) else tuple(made)
         for top, value, dims in zip(layer.tops, values, self.dims[index], strict=False):
             self.values[top] = value
@@ -201,7 +209,7 @@ class _Lowering:
                 rename.get(value, value): dims.labels(rename.get(value, value))
                 for value, dims in self.g.shapes.items()
             },
-            notes=notes,
+            notes=[*notes, *self.g.notes],
         )
 
     def _own_value(self, name: str, value: str, outputs: dict[str, str]) -> str:

@@ -1,0 +1,154 @@
+"""Proposal: the regions that Faster R-CNN looks at, from the Python layer or from its C++ twin."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from bridge.layers import boxes as steps
+from bridge.layers.base import CaffeLayer, Params, layer_type
+from bridge.schema import Shape, times
+
+_PYTHON = "rpn.proposal_layer.ProposalLayer"
+_ENTRY = re.compile(r"""['"]?(\w+)['"]?\s*:\s*(?:!!python/tuple\s*)?(\[[^\]]*\]|\([^)]*\)|[-+\w.]+)""")
+_NAMES = {"scales": "scale", "anchor_scales": "scale", "ratios": "ratio", "anchor_ratios": "ratio", "min_size": "min_size",
+          "pre_nms_topN": "pre_nms_topn", "post_nms_topN": "post_nms_topn", "nms_thresh": "nms_thresh",
+          "feat_stride": "feat_stride", "base_size": "base_size"}  # fmt: skip
+
+
+@layer_type("Proposal", _PYTHON)
+class Proposal(CaffeLayer):
+    """Rows (image, x1, y1, x2, y2) of the best regions, best first, and as a second top their scores.
+
+    Bottoms: scores (N, 2 x anchors, H, W), the second half of which counts, shifts (N, 4 x anchors, H, W),
+    and the image's (height, width, scale). Anchors of each ``ratio`` and ``scale`` at every cell are
+    shifted, cut at the border, sorted out below ``min_size`` times scale, of the ``pre_nms_topn`` best the
+    overlapping ones dropped, and the ``post_nms_topn`` best kept. What is too small is dropped by the
+    Python layer (python_param, with numbers in ``param_str``), and by the C++ layer given the score 0.
+
+    Source: caffe.proto ``ProposalParameter``, proposal_layer.py of py-faster-rcnn, proposal_layer.cpp of PVANet;
+    ONNX ``NonMaxSuppression``, ``TopK``; Ren et al., Faster R-CNN, 2015.
+    """
+
+    message = "proposal_param"
+    bottom_count = (3, 3)
+    top_count = (1, 2)
+    data_dependent = (0,)
+
+    feat_stride: int = 16
+    base_size: int = 16
+    min_size: int = 16
+    ratio: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
+    pre_nms_topn: int = 6000
+    post_nms_topn: int = 300
+    nms_thresh: float = 0.7
+
+    @classmethod
+    def read(cls, p: Params) -> dict[str, Any]:
+        python = p.other("python_param")
+        if "param_str" in python:
+            p.message = python.message.copy()
+            _parse(p, python.read("param_str", str, ""))
+        values = super().read(p)
+        if "layer" in python:
+            values["ratio"], values["scale"] = values["ratio"] or (0.5, 1.0, 2.0), values["scale"] or (8.0, 16.0, 32.0)
+        if not values["ratio"] or not values["scale"] or min(*values["ratio"], *values["scale"]) <= 0:
+            raise p.fail("needs a ratio and a scale at least, all positive")
+        return values
+
+    @property
+    def python(self) -> bool:
+        """Whether this is the Python layer."""
+        return self.type == "Python"
+
+    def anchors(self) -> np.ndarray:
+        """(anchors, 4) float32: x1, y1, x2, y2 at the first cell."""
+        rounded = np.round if self.python else lambda x: np.floor(x + 0.5)
+        ratio = np.repeat(np.array(self.ratio), len(self.scale))
+        width = rounded(np.sqrt(self.base_size**2 / ratio))
+        size = np.stack([width, rounded(width * ratio)], axis=1) * np.tile(self.scale, len(self.ratio))[:, None]
+        centre = 0.5 * (self.base_size - 1)
+        return np.concatenate([centre - 0.5 * (size - 1), centre + 0.5 * (size - 1)], axis=1).astype(np.float32)
+
+    def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        scores, shifts, _ = bottoms
+        count = len(self.anchors())
+        if len(scores) != 4 or shifts != (scores[0], 4 * count, *scores[2:]) or scores[1] != 2 * count:
+            raise self.fail(f"scores {times(scores)} and shifts {times(shifts)} do not fit {count} anchors")
+        if self.python and scores[0] != 1:
+            raise self.fail(f"{scores[0]} images, expected 1")
+        limits = [n for n in (self.pre_nms_topn, self.post_nms_topn) if n > 0]
+        rows = scores[0] * min(count * scores[2] * scores[3], *limits)
+        return ((rows, 5), (rows, 1) if self.python else (rows,))[: len(self.tops)]
+
+    def to_onnx(self, g: Any, *x: str) -> list[str]:
+        count = len(self.anchors())
+        boxes, large = self._boxes(g, x[1], g.Reshape(x[2], g.ints([-1])), g.shape(x[2])[-1])
+        scores = g.Transpose(steps.part(g, x[0], 1, count, 2 * count), perm=(0, 2, 3, 1))
+        scores = g.Reshape(scores, g.ints([0, 1, -1]))
+        scores = g.Where(large, scores, g.const(steps.LOWEST if self.python else np.float32(0)))
+        if self.pre_nms_topn > 0:
+            scores = steps.keep_best(g, scores, 2, self.pre_nms_topn)
+        one = g.const(np.float32([0, 0, 1, 1]))  # corners belong to the box
+        kept = steps.suppress(g, g.Add(boxes, one), scores, self.nms_thresh, float(steps.LOWEST))
+        values, places = steps.best(g, kept, 2, self.post_nms_topn if self.post_nms_topn > 0 else -1)
+        found = steps.found(g, values)
+        image = steps.part(g, found, 1, 0, 1)
+        place = g.Unsqueeze(g.GatherND(places, found), g.ints([1]))
+        rois = g.Concat(g.Cast(image, to=1), g.GatherND(boxes, g.Concat(image, place, axis=1)), axis=1)
+        score = g.GatherND(values, found)
+        return [rois, g.Unsqueeze(score, g.ints([1])) if self.python else score][: len(self.tops)]
+
+    def _boxes(self, g: Any, shifts: str, info: str, numbers: int) -> tuple[str, str]:
+        """Boxes (N, cells x anchors, 4), and whether they are large enough, (N, 1, cells x anchors)."""
+        anchors, one, half = self.anchors(), g.const(np.float32(1)), g.const(np.float32(0.5))
+        size = g.const(anchors[:, 2:] - anchors[:, :2] + 1)
+        moved = g.Reshape(g.Transpose(shifts, perm=(0, 2, 3, 1)), g.ints([0, -1, len(anchors), 4]))
+        centre = g.Add(g.Mul(steps.part(g, moved, -1, 0, 2), size), self._centres(g, shifts, anchors))
+        reach = g.Mul(g.Mul(g.Exp(steps.part(g, moved, -1, 2, 4)), size), half)
+        last = g.Sub(g.Gather(info, g.ints([1, 0])), one)
+        low, high = (
+            g.Max(g.Min(corner, last), g.const(np.float32(0))) for corner in (g.Sub(centre, reach), g.Add(centre, reach))
+        )
+        factor = g.Gather(info, g.ints([3, 2] if numbers > 3 and not self.python else [2, 2]))
+        least = g.Mul(factor, g.const(np.float32(self.min_size)))
+        fits = g.Cast(g.GreaterOrEqual(g.Add(g.Sub(high, low), one), least), to=1)
+        both = g.Cast(g.Reshape(g.reduce("Min", fits, [3]), g.ints([0, 1, -1])), to=9)
+        return g.Reshape(g.Concat(low, high, axis=3), g.ints([0, -1, 4])), both
+
+    def _centres(self, g: Any, shifts: str, anchors: np.ndarray) -> str:
+        """(cells, anchors, 2) for x and y."""
+        first, shape = anchors[:, :2] + (anchors[:, 2:] - anchors[:, :2] + 1) / 2, g.shape(shifts)
+        stride = np.float32(self.feat_stride)
+        if shape.fixed(2) and shape.fixed(3):
+            rows, columns = np.divmod(np.arange(shape[2] * shape[3]), shape[3])
+            return str(g.const(np.stack([columns, rows], axis=1)[:, None].astype(np.float32) * stride + first))
+        places = [g.Range(g.const(np.int64(0)), g.Squeeze(steps.extent(g, shifts, axis)), g.const(np.int64(1))) for axis in (2, 3)]
+        space = g.Slice(g.Shape(shifts), g.ints([2]), g.ints([4]))
+        rows, columns = (
+            g.Unsqueeze(g.Expand(g.Reshape(place, g.ints(side)), space), g.ints([2]))
+            for place, side in zip(places, ([-1, 1], [1, -1]), strict=True)
+        )
+        cells = g.Cast(g.Reshape(g.Concat(columns, rows, axis=2), g.ints([-1, 1, 2])), to=1)
+        return str(g.Add(g.Mul(cells, g.const(stride)), g.const(first)))
+
+
+def _parse(p: Params, text: str) -> None:
+    """Put the numbers of a ``param_str``, YAML or JSON of one level, into the parameters.
+
+    Raises:
+        ModelError: It has something else.
+    """
+    for name, value in _ENTRY.findall(text):
+        numbers = re.split(r"[\s,]+", value.strip("[]() "))
+        if name not in _NAMES:
+            raise p.fail(f"param_str has '{name}', expected one of {', '.join(_NAMES)}")
+        try:
+            p.message.set(_NAMES[name], *(float(n) if re.search("[.e]", n) else int(n) for n in numbers if n))
+        except ValueError:
+            raise p.fail(f"param_str has {name} {value}, expected numbers") from None
+    if _ENTRY.sub("", text).strip("{}, \n\t\r"):
+        raise p.fail(f"param_str {text!r} is not a list of names and numbers")

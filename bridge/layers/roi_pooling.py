@@ -1,0 +1,55 @@
+"""ROIPooling: the maximum in each cell of a grid laid over each region, as Fast R-CNN has it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bridge.errors import UnsupportedLayerError
+from bridge.layers.base import CaffeLayer, Params, layer_type
+from bridge.schema import Shape, count, times
+
+_NEW_OPSET = 22
+"""From here on MaxRoiPool has bfloat16, and ONNX Runtime (1.32) no kernel for it."""
+
+
+@layer_type("ROIPooling")
+class ROIPooling(CaffeLayer):
+    """Bottom 1 has rows (image, x1, y1, x2, y2), which ``spatial_scale`` takes to bottom 0; the top is (rows, C, pooled_h, pooled_w).
+
+    Corners are rounded to whole cells and belong to the region; cells of the grid overlap where
+    they share a cell of the image, and those that have none are 0.
+
+    Source: caffe.proto ``ROIPoolingParameter``, roi_pooling_layer.cpp of Fast R-CNN; ONNX ``MaxRoiPool``.
+    """
+
+    message = "roi_pooling_param"
+    bottom_count = (2, 2)
+    top_count = (1, 1)
+
+    pooled_h: int = 0
+    pooled_w: int = 0
+    spatial_scale: float = 1.0
+
+    @classmethod
+    def read(cls, p: Params) -> dict[str, Any]:
+        values = super().read(p)
+        if min(values["pooled_h"], values["pooled_w"]) < 1:
+            raise p.fail("pooled_h and pooled_w must be 1 or more")
+        return values
+
+    def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        x, rois = bottoms
+        if len(x) != 4 or count(rois[1:]) != 5:
+            raise self.fail(f"the inputs are {times(x)} and {times(rois)}, expected 4 axes and rows of 5")
+        return ((rois[0], x[1], self.pooled_h, self.pooled_w),)
+
+    def to_onnx(self, g: Any, *x: str) -> str:
+        if g.opset >= _NEW_OPSET:
+            raise UnsupportedLayerError(
+                f"no runtime has the MaxRoiPool of opset {g.opset}", where=self.label, hint=f"export it with --opset {_NEW_OPSET - 1}"
+            )
+        rois = x[1] if len(g.shape(x[1])) == 2 else g.Reshape(x[1], g.ints([-1, 5]))
+        return str(g.MaxRoiPool(x[0], rois, pooled_shape=(self.pooled_h, self.pooled_w), spatial_scale=self.spatial_scale))
+
+    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+        return F.roi_max_pooling(x[0], F.reshape(x[1], (-1, 5)), (self.pooled_h, self.pooled_w), self.spatial_scale)

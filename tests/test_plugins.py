@@ -1,0 +1,170 @@
+"""A user's own layer types: the example in the documentation, and what goes wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bridge import engines, prototxt
+from bridge.assemble import assemble
+from bridge.errors import MissingFileError, UnsupportedLayerError, UsageError
+from bridge.layers import base
+from bridge.layers.base import REGISTRY
+from bridge.plugins import load_plugin
+from bridge.schema import Blob, Net, Opaque, RawLayer, RawNet
+from tests.conftest import ROOT, need
+
+NET = """
+layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 6 dim: 3 dim: 4 } } }
+layer { name: "norm" type: "GroupNorm" bottom: "x" top: "y" group_norm_param { group_num: 3 eps: 0.01 } }
+"""
+
+
+@pytest.fixture(autouse=True)
+def registry() -> Iterator[None]:
+    known = dict(REGISTRY)
+    yield
+    REGISTRY.clear()
+    REGISTRY.update(known)
+
+
+def example() -> str:
+    page = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    return str(block)
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "my_layers.py"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def net() -> Net:
+    rng = np.random.default_rng(0)
+    blobs = tuple(Blob.of(rng.standard_normal(6).astype(np.float32)) for _ in range(2))
+    definition = prototxt.parse(NET)
+    return assemble(RawNet("n", (RawLayer("norm", "GroupNorm", definition.messages("layer")[1], blobs),)), definition)
+
+
+def test_the_example_of_the_docs_is_short_and_computes_in_both_engines(tmp_path: Path) -> None:
+    need("onnxruntime", "chainer")
+    assert example().count("\n") < 40
+    assert isinstance(net().layers[1], Opaque)
+    assert load_plugin(written(tmp_path, example())) == ["GroupNorm"]
+    made = net()
+    x = np.random.default_rng(1).standard_normal((2, 6, 3, 4)).astype(np.float32)
+    groups = x.reshape(2, 3, -1)
+    expected = (groups - groups.mean(-1, keepdims=True)) / np.sqrt(groups.var(-1, keepdims=True) + 0.01)
+    gamma, beta = (made["norm"].blobs[role].reshape(-1, 1, 1) for role in ("gamma", "beta"))
+    expected = expected.reshape(x.shape) * gamma + beta
+    for engine in ("onnxruntime", "chainer"):
+        np.testing.assert_allclose(engines.make(engine, made).outputs({"x": x})["y"], expected, 1e-4, 1e-5)
+
+
+def test_a_file_is_run_once(tmp_path: Path) -> None:
+    path = written(tmp_path, example())
+    assert load_plugin(path) == ["GroupNorm"]
+    assert load_plugin(path) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\ny = undefined\n", "line 2: NameError: name 'undefined' is not defined"),
+        ("def f(:\n", "line 1: SyntaxError: "),
+        ("import a_module_that_is_not_there\n", "line 1: ModuleNotFoundError: "),
+        ("x = 1\n", "registers no layer type"),
+        (example().replace('"GroupNorm"', '"ReLU"'), "layer type 'ReLU' is defined twice"),
+    ],
+)
+def test_a_file_that_fails_says_where_and_leaves_nothing(tmp_path: Path, text: str, message: str) -> None:
+    known = dict(REGISTRY)
+    path = written(tmp_path, text)
+    with pytest.raises(UsageError, match=re.escape(message)) as error:
+        load_plugin(path)
+    assert str(error.value).startswith(f"plugin {path}: ")
+    assert known == REGISTRY
+
+
+def test_types_that_a_failing_file_registered_are_gone(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="ZeroDivisionError"):
+        load_plugin(written(tmp_path, example() + "\n1 / 0\n"))
+    assert "GroupNorm" not in REGISTRY
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match="no such file"):
+        load_plugin(tmp_path / "absent.py")
+
+
+class Point:
+    """Stands for an installed package's entry point."""
+
+    name, value = "GroupNorm", "my_package.layers:GroupNorm"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def load(self) -> None:
+        exec(self.path.read_text(encoding="utf-8"), {"__name__": "builtins"})
+
+
+def test_a_package_offers_a_type_by_an_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    point = Point(written(tmp_path, example()))
+    monkeypatch.setattr(base, "_entry_points", lambda: {point.name: point})
+    assert not isinstance(net().layers[1], Opaque)
+
+
+def test_a_package_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    point = Point(written(tmp_path, "1 / 0"))
+    monkeypatch.setattr(base, "_entry_points", lambda: {point.name: point})
+    with pytest.raises(UsageError, match="layer type 'GroupNorm' from my_package.layers:GroupNorm: ZeroDivisionError"):
+        net()
+
+
+def test_what_onnx_cannot_say_is_a_custom_node_only_when_allowed(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    from bridge.onnx_export import export_onnx
+
+    lowering = re.search(r"    def to_onnx.*?\n\n", example(), re.DOTALL)
+    assert lowering
+    load_plugin(written(tmp_path, example().replace(lowering[0], "")))
+    target = tmp_path / "model.onnx"
+    with pytest.raises(UnsupportedLayerError, match=r"layer 'norm' \(GroupNorm\)"):
+        export_onnx(net(), target)
+    assert not target.exists()
+    graph = export_onnx(net(), target, allow_custom=True)
+    assert any("org.weightbridge" in note for note in graph.notes)
+    model = onnx.load(target)
+    (node,) = model.graph.node
+    assert (node.domain, node.op_type, len(node.input)) == ("org.weightbridge", "GroupNorm", 3)
+    assert {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute} == {
+        "group_num": 3,
+        "eps": pytest.approx(0.01),
+    }
+    assert {(o.domain, o.version) for o in model.opset_import} >= {("org.weightbridge", 1)}
+
+
+def test_all_layers_that_onnx_cannot_say_are_listed_at_once(tmp_path: Path) -> None:
+    from bridge.onnx_export import export_onnx
+
+    inputs = [("loc", (1, 8)), ("conf", (1, 4)), ("prior", (1, 2, 8))]
+    lines = [
+        f'layer {{ name: "{name}" type: "Input" top: "{name}" input_param {{ shape {{ '
+        + " ".join(f"dim: {n}" for n in shape)
+        + " } } }"
+        for name, shape in inputs
+    ]
+    for name in ("first", "second"):
+        wiring = " ".join(f'bottom: "{bottom}"' for bottom, _ in inputs)
+        body = "detection_output_param { num_classes: 2 nms_param { nms_threshold: 0.7 eta: 0.9 } }"
+        lines.append(f'layer {{ name: "{name}" type: "DetectionOutput" {wiring} top: "{name}" {body} }}')
+    made = assemble(None, prototxt.parse("\n".join(lines)))
+    with pytest.raises(UnsupportedLayerError, match="layer 'first'.*layer 'second'.*--allow-custom"):
+        export_onnx(made, tmp_path / "model.onnx")
+    assert len(export_onnx(made, tmp_path / "model.onnx", allow_custom=True).builder.nodes) == 2
