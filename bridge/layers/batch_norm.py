@@ -60,9 +60,13 @@ class BatchNorm(NeuronLayer):
     def roles(self, stored: int) -> tuple[str, ...]:
         return ("mean", "variance", "scale_factor", *(("gamma", "beta") if self.scale_bias else ()))
 
+    def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        if len(bottoms[0]) < 2:
+            raise self.fail(f"the input has {len(bottoms[0])} axes, expected at least 2")
+        return (bottoms[0],)
+
     def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:
-        channels = bottoms[0][1] if len(bottoms[0]) > 1 else 1
-        return {role: (1,) if role == "scale_factor" else (channels,) for role in self.roles(0)}
+        return {role: (1,) if role == "scale_factor" else (bottoms[0][1],) for role in self.roles(0)}
 
     @property
     def by_batch(self) -> bool:
@@ -77,28 +81,19 @@ class BatchNorm(NeuronLayer):
         return mean.astype(np.float32) * inverse, variance.astype(np.float32) * inverse
 
     def to_onnx(self, g: Any, *x: str) -> str:
-        if len(g.shape(x[0])) > 1:
-            return self._by_batch(g, x[0]) if self.by_batch else self._by_stored(g, x[0])
-        y = g.Reshape(x[0], g.ints([-1, 1]))  # one axis is the batch's, of a single channel
-        return str(g.Reshape(self._by_batch(g, y, 2) if self.by_batch else self._by_stored(g, y), g.ints([-1])))
-
-    def _by_stored(self, g: Any, x: str) -> str:
+        if self.by_batch:
+            axes = [0, *range(2, len(g.shape(x[0])))]
+            centred = g.Sub(x[0], g.reduce("Mean", x[0], axes))
+            variance = g.reduce("Mean", g.Mul(centred, centred), axes)
+            return str(g.Div(centred, g.Sqrt(g.Add(variance, g.const(np.float32(self.eps))))))
         mean, variance = self.statistics_values()
         gamma = g.blob(self, "gamma") if self.scale_bias else g.const(np.ones_like(mean), f"{self.name}.gamma")
         beta = g.blob(self, "beta") if self.scale_bias else g.const(np.zeros_like(mean), f"{self.name}.beta")
         statistics = g.const(mean, f"{self.name}.mean"), g.const(variance, f"{self.name}.variance")
-        return str(g.BatchNormalization(x, gamma, beta, *statistics, epsilon=self.eps))
-
-    def _by_batch(self, g: Any, x: str, rank: int = 0) -> str:
-        axes = [0, *range(2, rank or len(g.shape(x)))]
-        centred = g.Sub(x, g.reduce("Mean", x, axes))
-        variance = g.reduce("Mean", g.Mul(centred, centred), axes)
-        return str(g.Div(centred, g.Sqrt(g.Add(variance, g.const(np.float32(self.eps))))))
+        return str(g.BatchNormalization(x[0], gamma, beta, *statistics, epsilon=self.eps))
 
     def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
-        if x[0].ndim > 1:
-            return F.caffe_batch_norm(x[0], link, self)
-        return F.reshape(F.caffe_batch_norm(F.reshape(x[0], (-1, 1)), link, self), x[0].shape)
+        return F.caffe_batch_norm(x[0], link, self)
 
 
 def read_zero_scale_factors(net: Net, meaning: str) -> Net:

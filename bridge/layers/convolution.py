@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import add
 from typing import Any, ClassVar
 
 from bridge.layers.base import MANY, CaffeLayer, Params, canonical_axis, field_pair, layer_type, same_shapes, spread
@@ -78,7 +79,13 @@ class Convolution(CaffeLayer):
     @staticmethod
     def out_extent(n: int, k: int, s: int, p: int, d: int) -> int:
         """Extent of the top along one spatial axis, from the bottom's, kernel, stride, pad and dilation."""
-        return (n + 2 * p - (d * (k - 1) + 1)) // s + 1
+        steps = n + 2 * p - (d * (k - 1) + 1)
+        return (steps // s if steps > 0 else -(-steps // s)) + 1  # rounded towards zero, as C++ does
+
+    @staticmethod
+    def shortfall(n: int, k: int, s: int, p: int, d: int) -> int:
+        """How far the first window reaches beyond the trailing pad; Caffe finds zeros there."""
+        return max(0, d * (k - 1) + 1 - n - 2 * p)
 
     def _split(self, bottom: Shape) -> tuple[int, Shape]:
         """Channels and spatial extents of a bottom."""
@@ -105,10 +112,12 @@ class Convolution(CaffeLayer):
         axis = canonical_axis(self.axis, len(shape), self)
         space = len(shape) - axis - 1
         kernel, stride, pad, dilation = self.window(space)
+        fixed = [shape[i] if shape.fixed(i) else MANY for i in range(axis + 1, len(shape))]
+        trailing = tuple(map(add, pad, map(self.shortfall, fixed, *self.window(space))))
         weight = g.blob(self, "weight", None if space else (*self.blobs.blob("weight").shape, 1))
         blobs = [weight, g.blob(self, "bias")] if self.bias_term else [weight]
         attributes = {
-            "kernel_shape": kernel or (1,), "strides": stride or (1,), "pads": pad * 2 or (0, 0),
+            "kernel_shape": kernel or (1,), "strides": stride or (1,), "pads": pad + trailing or (0, 0),
             "dilations": dilation or (1,), "group": self.group,
         }  # fmt: skip
         node = getattr(g, self.onnx_operator)
@@ -138,6 +147,9 @@ class Convolution(CaffeLayer):
         space = link.W.ndim - 2
         _, stride, pad, dilation = self.window(space) if space else ((1,), (1,), (0,), (1,))
         weight = link.W if space else F.reshape(link.W, (*link.W.shape, 1))
+        shortfall = tuple(map(self.shortfall, x.shape[2:], *self.window(space)))
+        if any(shortfall):
+            x = F.pad(x, [(0, 0), (0, 0), *((0, n) for n in shortfall)], "constant", constant_values=0)
         function = getattr(F, self.chainer_function)
         return function(x, weight, link.b if self.bias_term else None, stride, pad, dilation, self.group)
 

@@ -30,3 +30,7 @@ class Deconvolution(Convolution):
     @staticmethod
     def out_extent(n: int, k: int, s: int, p: int, d: int) -> int:
         return s * (n - 1) + d * (k - 1) + 1 - 2 * p
+
+    @staticmethod
+    def shortfall(n: int, k: int, s: int, p: int, d: int) -> int:
+        return 0

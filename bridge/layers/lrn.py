@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bridge.errors import UnsupportedLayerError
 from bridge.layers.base import NeuronLayer, Params, layer_type
 from bridge.schema import Shape
 
@@ -44,6 +45,8 @@ class LRN(NeuronLayer):
 
     def to_onnx(self, g: Any, *x: str) -> str:
         if self.norm_region == "ACROSS_CHANNELS":
+            if min(self.alpha, self.beta) <= 0:
+                raise UnsupportedLayerError("ONNX's LRN wants alpha and beta greater than 0", where=self.label)
             return str(g.LRN(x[0], alpha=self.alpha, beta=self.beta, bias=self.k, size=self.local_size))
         n, pad = self.local_size, (self.local_size - 1) // 2
         mean = g.AveragePool(g.Mul(x[0], x[0]), kernel_shape=(n, n), pads=(pad,) * 4, count_include_pad=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,8 @@ from bridge.schema import Shape
 @layer_type("MVN")
 class MVN(NeuronLayer):
     """``(x - mean) / (deviation + eps)`` per channel of a sample, or per sample.
+
+    The top has four axes; those that the bottom lacks have extent 1.
 
     Attributes:
         normalize_variance: Whether to divide at all.
@@ -30,24 +31,28 @@ class MVN(NeuronLayer):
     eps: float = 1e-9
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
-        if not 1 <= len(bottoms[0]) <= 4:
-            raise self.fail(f"the input has {len(bottoms[0])} axes, expected 1 to 4")
-        return (bottoms[0],)
+        if len(bottoms[0]) > 4:
+            raise self.fail(f"the input has {len(bottoms[0])} axes, expected at most 4")
+        return ((*bottoms[0], *[1] * (4 - len(bottoms[0]))),)
 
-    def _axes(self, rank: int) -> tuple[int, ...]:
-        return tuple(range(1 if self.across_channels else 2, rank))
+    @property
+    def _axes(self) -> tuple[int, ...]:
+        return (1, 2, 3) if self.across_channels else (2, 3)
 
     def to_onnx(self, g: Any, *x: str) -> str:
-        axes = self._axes(len(g.shape(x[0])))
-        mean: Callable[[str], str] = (lambda v: str(g.reduce("Mean", v, axes))) if axes else str
-        centred = str(g.Sub(x[0], mean(x[0])))
+        rank = len(g.shape(x[0]))
+        y = x[0] if rank == 4 else g.Reshape(x[0], g.ints([0] * rank + [1] * (4 - rank)))
+        y = g.Sub(y, g.reduce("Mean", y, self._axes))
         if not self.normalize_variance:
-            return centred
-        deviation = g.Sqrt(mean(g.Mul(centred, centred)))
-        return str(g.Div(centred, g.Add(deviation, g.const(np.float32(self.eps)))))
+            return str(y)
+        deviation = g.Sqrt(g.reduce("Mean", g.Mul(y, y), self._axes))
+        return str(g.Div(y, g.Add(deviation, g.const(np.float32(self.eps)))))
 
     def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
-        axes = self._axes(x[0].ndim)
-        mean = (lambda v: F.broadcast_to(F.mean(v, axis=axes, keepdims=True), v.shape)) if axes else F.identity
-        centred = x[0] - mean(x[0])
-        return centred / (F.sqrt(mean(centred**2)) + self.eps) if self.normalize_variance else centred
+        y = F.reshape(x[0], self.infer(x[0].shape)[0])
+        y = y - F.broadcast_to(F.mean(y, axis=self._axes, keepdims=True), y.shape)
+        if not self.normalize_variance:
+            return y
+        variance = F.mean(y**2, axis=self._axes, keepdims=True)
+        deviation = F.sqrt(F.relu(variance) + 1e-30)  # whose gradient at 0 is 0, and not infinite
+        return y / F.broadcast_to(deviation + self.eps, y.shape)

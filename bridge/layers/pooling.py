@@ -54,7 +54,10 @@ class Pooling(CaffeLayer):
         values = super().read(p)
         for name, default in (("kernel", 0), ("stride", 1), ("pad", 0)):
             key = "kernel_size" if name == "kernel" else name
-            pair = field_pair(p, [key], (f"{name}_h", f"{name}_w")) or (default,)
+            sides = (f"{name}_h", f"{name}_w")
+            if (sides[0] in p) != (sides[1] in p):
+                raise p.fail(f"has one of '{sides[0]}' and '{sides[1]}', expected both")
+            pair = field_pair(p, [key], sides) or (default,)
             values[key] = pair * 2 if len(pair) == 1 else pair
         _check(p, values)
         return values

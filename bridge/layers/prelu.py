@@ -46,4 +46,5 @@ class PReLU(NeuronLayer):
         return str(g.PRelu(x[0], g.blob(self, "slope", [*own, *[1] * (len(g.shape(x[0])) - 2)])))
 
     def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
-        return F.prelu(x[0], link.W)
+        slope = F.reshape(link.W, [*link.W.shape, *[1] * (x[0].ndim - 2)])
+        return F.where(x[0].array > 0, x[0], x[0] * F.broadcast_to(slope, x[0].shape))

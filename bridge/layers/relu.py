@@ -23,4 +23,6 @@ class ReLU(NeuronLayer):
         return str(g.LeakyRelu(x[0], alpha=self.negative_slope) if self.negative_slope else g.Relu(x[0]))
 
     def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
-        return F.leaky_relu(x[0], self.negative_slope) if self.negative_slope else F.relu(x[0])
+        if not self.negative_slope:
+            return F.relu(x[0])
+        return F.where(x[0].array > 0, x[0], x[0] * self.negative_slope)  # at 0 Caffe's gradient is the slope
