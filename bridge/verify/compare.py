@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from bridge.schema import Shape
-from bridge.verify.results import Metrics
+from bridge.verify.results import RATIOS, ULPS, Metrics
 
 CHUNK = 1 << 20
 """Bytes that are compared at once: they stay in the cache."""
@@ -23,12 +24,14 @@ class BitDifference:
         values: The two values there, as text.
         count: How many values differ.
         ulps: Distance of the two values; ``None`` if one is NaN.
+        spread: How many values are equal, and how many are apart by each of ULPS.
     """
 
     index: Shape
     values: tuple[str, str]
     count: int
     ulps: int | None
+    spread: tuple[int, ...]
 
 
 def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
@@ -57,7 +60,8 @@ def bit_difference(a: np.ndarray, b: np.ndarray) -> BitDifference | None:
     pair = np.asarray([a.reshape(-1)[first], b.reshape(-1)[first]])
     ulps = None if np.isnan(pair).any() else abs(int(x[first]) - int(y[first]))
     index = tuple(int(i) for i in np.unravel_index(first, a.shape))
-    return BitDifference(index, _texts(pair), len(places), ulps)
+    distances = np.abs(x[places].astype(np.float64) - y[places])
+    return BitDifference(index, _texts(pair), len(places), ulps, _spread(distances, ULPS, x.size))
 
 
 def metrics(a: np.ndarray, b: np.ndarray, bound: np.ndarray | float) -> Metrics:
@@ -94,7 +98,14 @@ def metrics(a: np.ndarray, b: np.ndarray, bound: np.ndarray | float) -> Metrics:
         b=float(y[place]),
         bound=float(limits[place]),
         ratio=float(ratio[place]),
+        spread=_spread(ratio[ratio > 0], RATIOS, ratio.size),
     )
+
+
+def _spread(distances: np.ndarray, classes: Sequence[float], total: int) -> tuple[int, ...]:
+    """How many of ``total`` values are equal, and how many of the others' distances lie in each class."""
+    counts = np.bincount(np.searchsorted(classes, distances.reshape(-1)), minlength=len(classes))
+    return (total - distances.size, *map(int, counts))
 
 
 def _difference(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bridge.schema import times
+from bridge.schema import Net, times
 from bridge.verify.results import (
     DIFFERENT,
     ERROR,
@@ -42,7 +42,8 @@ class Report:
         inputs: What the engines were fed, one line per input.
         remarks: What else there is to say, such as what could not be used.
         versions: Name -> version of what took part.
-        pictures: What only the HTML page shows; see :mod:`bridge.verify.html`.
+        wanted: Whether a comparison was asked for, so that having made none is no success.
+        net: The net whose weights the HTML page pictures.
     """
 
     files: tuple[str, ...]
@@ -54,8 +55,7 @@ class Report:
     remarks: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     wanted: bool = True
-    """Whether a comparison was asked for, so that having made none is a failure."""
-    pictures: Any = field(default=None, repr=False, compare=False)
+    net: Net | None = field(default=None, repr=False, compare=False)
 
     @property
     def differences(self) -> list[BlobResult | TopResult]:
@@ -159,6 +159,7 @@ def _weights_dict(result: WeightsResult) -> dict[str, Any]:
             "values": list(blob.values),
             "differing": blob.differing,
             "ulps": blob.ulps,
+            "spread": list(blob.spread),
         }
         for blob in result.blobs
     ]
@@ -189,7 +190,7 @@ def _metrics_dict(metrics: Metrics | None) -> dict[str, Any] | None:
     if metrics is None:
         return None
     found = {name: _number(value) if isinstance(value, float) else value for name, value in vars(metrics).items()}
-    return {**found, "index": None if metrics.index is None else list(metrics.index)}
+    return {**found, "index": None if metrics.index is None else list(metrics.index), "spread": list(metrics.spread)}
 
 
 def _number(value: float) -> float | str:

@@ -11,6 +11,12 @@ from bridge.schema import Shape
 SAME, DIFFERENT, SKIPPED = "same", "different", "not compared"
 """The verdicts on a blob or a top."""
 
+RATIOS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, float("inf"))
+"""Upper ends of the classes by which differences are counted, as parts of the bound."""
+
+ULPS = (1, 16, 256, 4096, 65536, 2**20, float("inf"))
+"""Upper ends of the classes by which values of different weights are counted."""
+
 ERROR, NOTE = "error", "note"
 """The severities of a finding; a note never fails a verification."""
 
@@ -29,6 +35,7 @@ class BlobResult:
         values: The two values there, as text.
         differing: How many values differ.
         ulps: Distance of the two values in units in the last place; ``None`` if one is NaN.
+        spread: How many values are equal, and how many are apart by each of ULPS.
     """
 
     layer: str
@@ -42,6 +49,7 @@ class BlobResult:
     values: tuple[str, str] = ("", "")
     differing: int = 0
     ulps: int | None = None
+    spread: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         subject = f"layer '{self.layer}' ({self.type}): blob '{self.role}'"
@@ -92,6 +100,7 @@ class Metrics:
         a, b: The two values there.
         bound: The bound there.
         ratio: The difference there, divided by the bound; above 1 it is a mismatch.
+        spread: How many values are equal, and how many differ by each of RATIOS of the bound.
     """
 
     count: int = 0
@@ -106,6 +115,7 @@ class Metrics:
     b: float = 0.0
     bound: float = 0.0
     ratio: float = 0.0
+    spread: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,7 @@ def verify(
         remarks=tuple(dict.fromkeys(run.remarks)),
         versions=versions(),
         wanted=not explicit,
+        net=run.net,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import gcd
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -71,7 +71,7 @@ def block_groups(weight: np.ndarray) -> int:
     """
     if weight.ndim < 3 or not weight.size or weight[0, -1].any() or weight[-1, 0].any():
         return 1  # the corners lie outside the blocks of any grouping
-    used: np.ndarray = weight.reshape(*weight.shape[:2], count(weight.shape[2:])).any(axis=2)
+    used: Any = weight.reshape(*weight.shape[:2], count(weight.shape[2:])).any(axis=2)
     common = gcd(*used.shape)
     return next((n for n in range(common, 1, -1) if common % n == 0 and _is_block_diagonal(used, n)), 1)
 

@@ -205,6 +205,7 @@ def compare_blob(subject: BlobResult, a: Blob, b: Blob) -> BlobResult:
         values=found.values,
         differing=found.count,
         ulps=found.ulps,
+        spread=found.spread,
     )
 
 
