@@ -182,10 +182,8 @@ def _gap(key: Key, part: Part, gap: Part, name: str, a: dict[Key, Part], b: dict
 def _nearest(key: Key, a: dict[Key, Part], b: dict[Key, Part]) -> str:
     import difflib
 
-    names = {other[0] for other in (b if key in a else a)}
-    if key[0] in names:
-        return ""
-    close = difflib.get_close_matches(key[0], names, 1, 0.6)
+    own, other = ({k[0] for k in side} for side in ((a, b) if key in a else (b, a)))
+    close = difflib.get_close_matches(key[0], sorted(other - own), 1, 0.6) if key[0] not in other else []
     return f"; did you mean layer '{close[0]}'?" if close else ""
 
 
