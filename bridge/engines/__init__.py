@@ -25,6 +25,7 @@ Tops = tuple["np.ndarray | None", ...]
 class Engine(Protocol):
     """The contract of an engine, made as ``Engine(net, **options)``.
 
+    It runs what :func:`bridge.inference.inference_net` makes of the net; inputs that only training needs may be given.
     Arrays are float32; inputs and outputs go by blob names.
     """
 
@@ -39,13 +40,18 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the table: a name, the packages it needs, and how to get them."""
+    """One line of the table: a name, the packages it needs, and how to get them.
+
+    ``asked`` marks an engine that is known to differ from Caffe, and so runs only when it is
+    asked for by name.
+    """
 
     name: str
     summary: str
     needs: tuple[str, ...]
     hint: str
     probed: bool = False
+    asked: bool = False
 
     @property
     def module(self) -> str:
@@ -53,12 +59,15 @@ class Entry:
         return f"bridge.engines.{self.name}"
 
 
+_OPENCV = "pip install 'opencv-python-headless<5'"
 ENGINES: dict[str, Entry] = {
     entry.name: entry
     for entry in (
         Entry("onnxruntime", "ONNX Runtime, on the exported model", ("onnxruntime",), "pip install onnxruntime"),
         Entry("chainer", "Chainer, on the built chain", ("chainer",), "pip install 'weight-bridge[chainer]'"),
         Entry("pycaffe", "the real Caffe, in another interpreter", (), "set BRIDGE_PYCAFFE_PYTHON", probed=True),
+        Entry("opencv", "OpenCV 4, on the Caffe files", ("cv2",), _OPENCV, asked=True),
+        Entry("opencv_onnx", "OpenCV, on the exported model", ("cv2",), _OPENCV, asked=True),
     )
 }
 """Name -> engine, the first ones preferred."""
@@ -81,8 +90,8 @@ def missing(name: str) -> MissingExtraError | None:
 
 
 def available() -> list[str]:
-    """Names of the engines that work here."""
-    return [name for name in ENGINES if missing(name) is None]
+    """Names of the engines that work here and need not be asked for."""
+    return [name for name, entry in ENGINES.items() if not entry.asked and missing(name) is None]
 
 
 def find(name: str) -> Entry:

@@ -9,6 +9,7 @@ import numpy as np
 from bridge.chain.build import NetChain, build_chain
 from bridge.chain.functions import chainer
 from bridge.engines import Arrays, Tops
+from bridge.inference import inference_net
 from bridge.schema import Net
 
 
@@ -16,7 +17,7 @@ class Engine:
     """See :class:`bridge.engines.Engine`."""
 
     def __init__(self, net: Net) -> None:
-        self._chain: NetChain = build_chain(net)
+        self._chain: NetChain = build_chain(inference_net(net))
 
     def outputs(self, inputs: Arrays) -> dict[str, np.ndarray]:
         with _test_mode():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from bridge.engines import Arrays, Tops
+from bridge.inference import inference_net
 from bridge.onnx_export import to_onnx_model
 from bridge.schema import Net
 
@@ -13,8 +16,8 @@ class Engine:
     """See :class:`bridge.engines.Engine`."""
 
     def __init__(self, net: Net, *, opset: int | None = None, threads: int = 0) -> None:
-        self._net, self._threads = net, threads
-        self._opset = {} if opset is None else {"opset": opset}
+        self._net, self._threads = inference_net(net), threads
+        self._opset: dict[str, Any] = {} if opset is None else {"opset": opset}
 
     def outputs(self, inputs: Arrays) -> dict[str, np.ndarray]:
         values, _ = self._run(inputs, every_top=False)
@@ -28,7 +31,7 @@ class Engine:
     def _run(self, inputs: Arrays, every_top: bool) -> tuple[dict[str, np.ndarray], list[tuple[str, ...]]]:
         import onnxruntime as ort
 
-        shapes = {name: list(array.shape) for name, array in inputs.items()}
+        shapes = {name: list(inputs[name].shape) for name in self._net.inputs if name in inputs}
         model, graph = to_onnx_model(
             self._net, inputs=shapes, dynamic_batch=False, every_top=every_top, **self._opset
         )

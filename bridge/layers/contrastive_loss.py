@@ -25,13 +25,10 @@ class ContrastiveLoss(Loss):
 
     message = "contrastive_loss_param"
     bottom_count = (3, 3)
+    predictions = 2
 
     margin: float = 1.0
     legacy_version: bool = False
-
-    @property
-    def predictions(self) -> tuple[str, ...]:
-        return self.bottoms[:2]
 
     def check_bottoms(self, *bottoms: Shape) -> None:
         super().check_bottoms(*bottoms)

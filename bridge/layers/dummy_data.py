@@ -26,7 +26,6 @@ class DummyData(CaffeLayer):
     """
 
     message = "dummy_data_param"
-    training_only = True
     bottom_count = (0, 0)
     top_count = (1, MANY)
 

@@ -7,13 +7,13 @@ from bridge.layers.loss import Loss
 
 
 @layer_type(
-    "MultiBoxLoss", "SmoothL1Loss", "SmoothL1LossOHEM", "SoftmaxWithLossOHEM", "L1Loss", "LpqLoss", "RegionLoss",
+    "SmoothL1Loss", "SmoothL1LossOHEM", "SoftmaxWithLossOHEM", "L1Loss", "LpqLoss", "RegionLoss",
     "CenterLoss", "TripletLoss", "FocalLoss", "CtcLoss", "WeightedSigmoidCrossEntropyLoss",
 )  # fmt: skip
 class ForkLoss(Loss):
     """A loss of a fork. It is dropped from a net for inference; it cannot be trained with here.
 
-    Source: the layers of these names in SSD, Faster R-CNN, R-FCN, FlowNet, YOLO for Caffe, OpenPose and others.
+    Source: the layers of these names in Faster R-CNN, R-FCN, FlowNet, YOLO for Caffe, OpenPose and others.
     """
 
     bottom_count = (1, MANY)
@@ -21,3 +21,13 @@ class ForkLoss(Loss):
 
     def roles(self, stored: int) -> tuple[str, ...]:
         return tuple(f"blob{index}" for index in range(stored))
+
+
+@layer_type("MultiBoxLoss")
+class MultiBoxLoss(ForkLoss):
+    """SSD's loss: of places, of classes, and the priors that both are relative to; then the right boxes.
+
+    Source: multibox_loss_layer.cpp of SSD.
+    """
+
+    predictions = 3

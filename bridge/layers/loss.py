@@ -27,10 +27,8 @@ class Loss(CaffeLayer):
     inference_type: ClassVar[str] = ""
     """The layer type that computes from the prediction what inference wants, if there is one."""
 
-    @property
-    def predictions(self) -> tuple[str, ...]:
-        """The bottoms that the net computes, not those that say what is right."""
-        return self.bottoms[:1]
+    predictions: ClassVar[int] = 1
+    """How many of the bottoms, the first ones, the net computes; the others say what is right."""
 
     def reason(self) -> str:
         return "a loss has no part in inference"

@@ -10,6 +10,7 @@ import onnx
 import bridge
 from bridge import prototxt
 from bridge.errors import UsageError
+from bridge.inference import inference_net
 from bridge.onnx_export.builder import CUSTOM_DOMAIN
 from bridge.onnx_export.dims import Extent
 from bridge.onnx_export.graph import Graph, lower
@@ -28,8 +29,12 @@ def to_onnx_model(
 ) -> tuple[onnx.ModelProto, Graph]:
     """The net as an ONNX model in memory, and the graph that it was made from.
 
+    Data layers, losses and what else serves training only are left out, see
+    :func:`bridge.inference.inference_net`.
+
     Args and Raises: as :func:`bridge.onnx_export.graph.lower`.
     """
+    net, notes = _for_inference(net, inputs)
     if not MIN_OPSET <= opset <= newest_opset():
         raise UsageError(f"opset {opset} is outside {MIN_OPSET} to {newest_opset()}")
     graph = lower(
@@ -40,6 +45,7 @@ def to_onnx_model(
         every_top=every_top,
         allow_custom=allow_custom,
     )
+    graph.notes[:0] = notes
     metadata = {
         "bridge.version": bridge.__version__,
         "bridge.prototxt": prototxt.format(net.to_message()),
@@ -84,9 +90,11 @@ def export_onnx(
     """
     from bridge.writers import atomic
 
+    net, notes = _for_inference(net, inputs)
     model, graph = to_onnx_model(
         net, opset=opset, inputs=inputs, dynamic_batch=dynamic_batch, allow_custom=allow_custom
     )
+    graph.notes[:0] = notes
     onnx.checker.check_model(model, full_check=True)
     data = model.SerializeToString()
     if check and CUSTOM_DOMAIN in graph.builder.domains:
@@ -98,3 +106,9 @@ def export_onnx(
     with atomic(path) as file:
         file.write(data)
     return graph
+
+
+def _for_inference(net: Net, inputs: Mapping[str, Sequence[Extent]] | None) -> tuple[Net, list[str]]:
+    """The net without what serves training only, and the notes on what was done."""
+    made = inference_net(net, inputs)
+    return made, list(made.notes[len(net.notes) :])

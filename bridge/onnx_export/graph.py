@@ -11,6 +11,9 @@ from bridge.onnx_export.dims import Dims, Extent, NeedsStaticError, input_dims, 
 from bridge.onnx_export.fuse import drop_unused, fuse_affine
 from bridge.schema import Layer, Net
 
+_LIKELY = 224
+"""The height and width to try where an image's are open and no file tells them."""
+
 
 @dataclass
 class Graph:
@@ -126,7 +129,7 @@ def _open_extents(
         for axis, extent in enumerate(shape):
             if isinstance(extent, str):
                 asked.add(extent)
-                fallback = own[axis] if own and axis < len(own) else 1
+                fallback = own[axis] if own and axis < len(own) else _LIKELY if axis > 1 else 1
                 sizes.setdefault(extent, fallback)
         if name not in given and dynamic_batch and shape:
             shape[0] = _batch_symbol(int(shape[0]), name, sizes)
