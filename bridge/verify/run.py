@@ -10,6 +10,7 @@ import numpy as np
 
 from bridge import engines as engine_table
 from bridge.errors import BridgeError, UsageError
+from bridge.inference import inference_net
 from bridge.schema import Net
 from bridge.verify.checks import run_checks
 from bridge.verify.inputs import Range, Recorded, describe, make_inputs, parse_range, write_recorded
@@ -110,7 +111,7 @@ def verify(
         remarks=tuple(dict.fromkeys(run.remarks)),
         versions=versions(),
         wanted=not explicit,
-        net=run.net,
+        net=run.loaded.net,
     )
 
 
@@ -128,14 +129,11 @@ class _Run:
         self.outputs: list[OutputsResult] = []
         self.remarks: list[str] = []
 
-    @property
-    def net(self) -> Net:
-        return self.loaded.net
-
     def read(self, names: tuple[str, ...] | None) -> None:
         """Read the model with every reader, and compare what they deliver."""
         self.progress(f"reading {self.files.weights}")
         self.loaded, self.weights, remarks = compare_readers(self.files, names)
+        self.net = self.loaded.net
         self.remarks += remarks
 
     def compare_with(self, other: Files) -> None:
@@ -160,7 +158,10 @@ class _Run:
             self.checked.append(run_checks(loaded, only=only, skip=skip))
 
     def feed(self, recorded: str | Path | None, inputs: Any, seed: int, span: Range | None) -> None:
-        """Find the inputs: recorded ones, or new ones."""
+        """Find the net to run, and its inputs: recorded ones, or new ones."""
+        shapes = {name: value for name, value in (inputs or {}).items() if isinstance(value, (tuple, list))}
+        self.net = inference_net(self.loaded.net, shapes)
+        self.remarks += self.net.notes[len(self.loaded.net.notes) :]
         if recorded is not None:
             if inputs or span:
                 raise UsageError("inputs are recorded; they take no extents and no range", where=str(recorded))
@@ -240,7 +241,7 @@ class _Run:
         """The second model in the same engine, unless it is the same net with the same weights."""
         if self.against is None or self.other is None or self.against.kind == "onnx":
             return
-        net = self.other.net
+        net = inference_net(self.other.net, {name: array.shape for name, array in self.inputs.items()})
         alike = [layer.definition for layer in net] == [layer.definition for layer in self.net]
         if alike and not any(blob.status == DIFFERENT for blob in self.weights[-1].blobs):
             return

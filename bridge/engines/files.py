@@ -1,0 +1,40 @@
+"""A net as the files that engines with a Caffe importer of their own read."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+from bridge import prototxt
+from bridge.engines import Arrays
+from bridge.message import Message
+from bridge.schema import Net
+
+
+def definition_of(net: Net, inputs: Arrays) -> str:
+    """The net as a prototxt, with an ``Input`` layer for each input that none declares."""
+    message = net.to_message()
+    declared = {top for layer in net.layers if hasattr(layer, "input_shapes") for top in layer.tops}
+    layers = message.all("layer")
+    message.set("layer")
+    for name in net.inputs:
+        if name in inputs and name not in declared:
+            shape = Message(shape=Message(dim=list(map(int, inputs[name].shape))))
+            message.add("layer", Message(name=f"input {name}", type="Input", top=name, input_param=shape))
+    for layer in layers:
+        message.add("layer", layer)
+    return prototxt.format(message)
+
+
+def weights_of(net: Net) -> bytes:
+    """The blobs as a caffemodel; of each layer only name and type stand beside them."""
+    from bridge.writers import caffemodel
+
+    layers = tuple(
+        dataclasses.replace(layer, definition=Message(name=layer.name, type=layer.type))
+        for layer in net.layers
+        if layer.blobs
+    )
+    stream = io.BytesIO()
+    caffemodel.write(net.replace(layers=layers, definition=Message()), stream)
+    return stream.getvalue()

@@ -1,0 +1,92 @@
+"""The engine OpenCV: its own importer of Caffe files, which is in OpenCV 4 only.
+
+It is known to differ from Caffe (LRN's k, InnerProduct's transpose, Axpy, dilated
+Deconvolution), so it runs when it is asked for by name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bridge.engines import Arrays, Tops
+from bridge.engines.files import definition_of, weights_of
+from bridge.errors import MissingExtraError, UnsupportedLayerError
+from bridge.inference import inference_net
+from bridge.schema import Net, Shape, count
+
+HINT = "pip install 'opencv-python-headless<5'"
+
+
+class Engine:
+    """See :class:`bridge.engines.Engine`."""
+
+    def __init__(self, net: Net) -> None:
+        self._net = inference_net(net)
+
+    def outputs(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        last: dict[str, np.ndarray] = {}
+        for layer, arrays in zip(self._net.layers, self.tops(inputs), strict=True):
+            last.update({top: array for top, array in zip(layer.tops, arrays, strict=True) if array is not None})
+        return {name: last[name] for name in self._net.outputs if name in last}
+
+    def tops(self, inputs: Arrays) -> list[Tops]:
+        cv2 = import_opencv()
+        shapes = self._net.infer({name: array.shape for name, array in inputs.items()})
+        files = (definition_of(self._net, inputs).encode(), weights_of(self._net))
+        try:
+            loaded = cv2.dnn.readNetFromCaffe(*(np.frombuffer(data, np.uint8) for data in files))
+            feed(loaded, inputs)
+            known = set(loaded.getLayerNames())
+            names = [layer.name for layer in self._net.layers if layer.name in known]
+            found = dict(zip(names, loaded.forwardAndRetrieve(names), strict=True)) if names else {}
+        except cv2.error as error:
+            raise refusal(error, self._net) from None
+        return [
+            tuple(map(inputs.get, layer.tops))
+            if hasattr(layer, "input_shapes")
+            else _tops(found.get(layer.name), wanted)
+            for layer, wanted in zip(self._net.layers, shapes, strict=True)
+        ]
+
+
+def import_opencv() -> Any:
+    """OpenCV, of a version with an importer of Caffe files.
+
+    Raises:
+        MissingExtraError: It is not installed, or newer.
+    """
+    try:
+        import cv2
+    except ImportError:
+        raise MissingExtraError("OpenCV is not installed", hint=HINT) from None
+    if not hasattr(cv2.dnn, "readNetFromCaffe"):
+        raise MissingExtraError(f"OpenCV {cv2.__version__} has no importer of Caffe files", hint=HINT)
+    return cv2
+
+
+def feed(loaded: Any, inputs: Arrays) -> None:
+    """Hand the inputs to a net of OpenCV's, and have it compute every layer apart, and as it is defined."""
+    loaded.enableFusion(False)
+    if hasattr(loaded, "enableWinograd"):  # its error is not bounded by the terms of the sum
+        loaded.enableWinograd(False)
+    for name, array in inputs.items():
+        loaded.setInput(np.ascontiguousarray(array, np.float32), name)
+
+
+def refusal(error: Exception, net: Net) -> UnsupportedLayerError:
+    """The error for what OpenCV raised."""
+    text = " ".join(str(getattr(error, "err", "") or error).split())
+    return UnsupportedLayerError(f"OpenCV refuses the net: {text[:300]}", where=net.where)
+
+
+def shaped(array: np.ndarray, shape: Shape) -> np.ndarray:
+    """An array in the shape that Caffe gives it: OpenCV's have at least two axes."""
+    return array.reshape(shape) if array.size == count(shape) else array
+
+
+def _tops(found: Any, shapes: tuple[Shape, ...]) -> Tops:
+    if found is None or len(found) != len(shapes):
+        return (None,) * len(shapes)
+    return tuple(shaped(np.array(array), shape) for array, shape in zip(found, shapes, strict=True))
