@@ -21,7 +21,9 @@ from bridge.cli import options
 @click.option("--external-data", is_flag=False, flag_value="file", default=None, metavar="[file|source]",
               help="Weights in a file beside the model, or where they lie in the caffemodel.")
 @click.option("--allow-custom", is_flag=True, help="Write what standard ONNX cannot say as nodes of org.weightbridge.")
-@click.option("--check/--no-check", default=True, show_default=True, help="Run the model and compare with a second engine.")
+@click.option(
+    "--check/--no-check", default=True, show_default=True, help="Run the model and compare with a second engine."
+)
 @click.option("--seed", default=0, show_default=True, help="For the inputs of the check.")
 def export(files: tuple[str, ...], output: str, inputs: tuple[str, ...], opset: int | None, **given: Any) -> None:
     """Write a net as ONNX, checked by default."""

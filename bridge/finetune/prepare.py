@@ -8,9 +8,11 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
 from bridge.errors import ModelError, UsageError
+from bridge.inference import channels_of, training_net
 from bridge.layers import build_layer
-from bridge.message import Message
-from bridge.schema import Layer, Net, nearest
+from bridge.layers.data_source import DataSource, Transform
+from bridge.message import Message, Value
+from bridge.schema import Layer, Net, Shape, nearest
 
 LABEL = "label"
 
@@ -77,7 +79,7 @@ def with_loss(net: Net) -> Net:
         ModelError: There is no single place for a loss.
     """
     if any(is_loss(layer) for layer in net.layers):
-        return net
+        return with_named_losses(net)
     tails = [layer for layer in net.layers if layer.type == "Softmax" and layer.tops[0] in net.outputs]
     if len(tails) > 1 or (not tails and len(net.outputs) != 1):
         raise ModelError(
@@ -87,21 +89,51 @@ def with_loss(net: Net) -> Net:
         )
     scores = tails[0].bottoms[0] if tails else net.outputs[0]
     definition = Message(name="loss", type="SoftmaxWithLoss", bottom=[scores, LABEL], top="loss")
-    label = Message(name=LABEL, type="Input", top=LABEL)
+    batch = next((shape[0] for shape in net.inputs.values() if shape), 1)
     kept = [layer for layer in net.layers if layer not in tails]
-    return net.replace(layers=(build_layer(label), *kept, build_layer(definition)))
+    return net.replace(layers=(_input(LABEL, {LABEL: (batch,)}), *kept, build_layer(definition)))
+
+
+def _input(name: str, tops: Mapping[str, Shape]) -> Layer:
+    shapes: list[Value] = [Message(dim=list(shape)) for shape in tops.values()]
+    return build_layer(Message(name=name, type="Input", top=list(tops), input_param=Message(shape=shapes)))
+
+
+def transform_of(net: Net) -> Transform:
+    """What the net's data layer does to images; nothing where it has none."""
+    return next((layer.transform for layer in net.layers if isinstance(layer, DataSource)), Transform())
+
+
+def with_inputs(net: Net, size: tuple[int, int] | None) -> Net:
+    """The net with inputs in place of its data layers.
+
+    Args:
+        net: A net for training.
+        size: (height, width) of its images, where its data layer does not tell.
+    """
+    made = training_net(net)
+    for layer in net.layers:
+        if isinstance(layer, DataSource) and made.inputs.get(layer.tops[0]) is None and size:
+            channels = channels_of(net, layer.tops[0])
+            made = training_net(net, {layer.tops[0]: (1, channels or 3, *size), **dict.fromkeys(layer.tops[1:], (1,))})
+    return made
+
+
+def with_named_losses(net: Net) -> Net:
+    """A loss without a top gets one of its own name, as Caffe gives it."""
+    layers = []
+    for layer in net.layers:
+        if is_loss(layer) and not layer.tops:
+            definition = layer.definition.copy()
+            definition.set("top", layer.name)
+            layer = build_layer(definition)
+        layers.append(layer)
+    return net.replace(layers=tuple(layers))
 
 
 def is_loss(layer: Layer) -> bool:
-    """Whether the layer's first top is a loss by its type. Source: ``LayerParameter.loss_weight``."""
-    return layer.type.endswith("Loss")
-
-
-def loss_weights(layer: Layer) -> tuple[float, ...]:
-    """The weight of each top in the objective."""
-    given = [float(w) for w in layer.definition.all("loss_weight") if isinstance(w, (int, float))]
-    default = [1.0 if is_loss(layer) and index == 0 else 0.0 for index in range(len(layer.tops))]
-    return tuple(given + default[len(given) :])
+    """Whether the layer's first top is a loss by its type."""
+    return bool(getattr(layer, "default_loss_weight", 0.0))
 
 
 def scores_and_label(net: Net) -> tuple[str, str]:
@@ -156,6 +188,6 @@ def multipliers(net: Net, given: Mapping[str, float]) -> dict[tuple[str, int], t
 
 
 __all__ = [
-    "LABEL", "Head", "has_parameters", "is_loss", "loss_weights", "matching",
-    "multipliers", "scores_and_label", "with_heads", "with_loss", "with_new_layers",
+    "LABEL", "Head", "has_parameters", "is_loss", "matching",
+    "multipliers", "scores_and_label", "transform_of", "with_heads", "with_inputs", "with_loss", "with_new_layers",
 ]  # fmt: skip

@@ -133,7 +133,7 @@ def _adam(xp: Any, r: Recipe, g: Any, h: _History, rate: np.float32, t: int) -> 
     h[1] *= b2
     h[1] += (1 - b2) * g * g
     correction = np.float32(np.sqrt(1 - float(b2) ** t) / (1 - float(b1) ** t))
-    return rate * correction * h[0] / (xp.sqrt(h[1]) + np.float32(r.delta))
+    return h[0] / (xp.sqrt(h[1]) + np.float32(r.delta)) * (rate * correction)
 
 
 _STEPS: dict[str, Callable[..., Any]] = {

@@ -23,6 +23,7 @@ from bridge.finetune.preprocess import Preprocess
 from bridge.finetune.recipe import SOLVERS, Recipe
 from bridge.finetune.rules import CaffeOptimizer
 from bridge.finetune.trunk import Cache, Cut, Trunk, digest, find_cut
+from bridge.layers.data_source import Transform
 from bridge.schema import Net
 
 
@@ -77,10 +78,10 @@ def begin(
     config: Config, on_step: Callable[[dict[str, Any]], None], on_note: Callable[[str], None]
 ) -> Run:
     """Everything up to the first step."""
-    net, notes = training_net(config)
+    net, transform, notes = training_net(config)
     data_blob = _data_blob(net)
     scores, label = prepare.scores_and_label(net)
-    preprocess, loading = preprocessing(config, net, data_blob)
+    preprocess, loading = preprocessing(config, net, data_blob, transform)
     train, validation = _data(config, loading)
     _check_classes(net, scores, train)
     open_folder(config)
@@ -89,7 +90,7 @@ def begin(
     losses = {
         top: weight
         for layer in net.layers
-        for top, weight in zip(layer.tops, prepare.loss_weights(layer), strict=False)
+        for top, weight in zip(layer.tops, layer.loss_weights, strict=False)
         if weight
     }
     objective = Objective(data_blob, label, scores, losses, config.recipe.label_smoothing)
@@ -119,20 +120,19 @@ def begin(
     return Run(config, net, chain, loop, train, validation, preprocess, run_notes)
 
 
-def training_net(config: Config) -> tuple[Net, list[str]]:
-    """The net to train, and remarks: new heads, new layers, a loss."""
-    from bridge.inference import training_inputs
-
+def training_net(config: Config) -> tuple[Net, Transform, list[str]]:
+    """The net to train, with new heads, new layers and a loss; its data layer's transformation; and remarks."""
     net = bridge.load(*config.files, **{"phase": "TRAIN", **config.reading})
     net = prepare.with_heads(net, map(prepare.Head.parse, config.heads))
     net, new = prepare.with_new_layers(net)
-    net = prepare.with_loss(training_inputs(net))
+    transform = prepare.transform_of(net)
+    net = prepare.with_loss(prepare.with_inputs(net, config.crop or config.resize))
     heads = [prepare.Head.parse(text) for text in config.heads]
     fresh = [*new, *(head.name or head.layer for head in heads)]
     notes = list(net.notes)
     if fresh:
         notes.append(f"new parameters, from their fillers: {', '.join(fresh)}")
-    return net, notes
+    return net, transform, notes
 
 
 def _data_blob(net: Net) -> str:
@@ -145,26 +145,38 @@ def _data_blob(net: Net) -> str:
     return others[0]
 
 
-def preprocessing(config: Config, net: Net, data_blob: str) -> tuple[Preprocess, Loading]:
+def preprocessing(config: Config, net: Net, data_blob: str, transform: Transform) -> tuple[Preprocess, Loading]:
     """How images become inputs: by the flags, and where they are silent by the prototxt's data layer."""
     shape = net.inputs[data_blob] or ()
     if len(shape) != 4:
         raise ModelError(f"input '{data_blob}' has {len(shape)} axes, expected 4", where=net.where)
     _, channels, height, width = shape
-    own = net.transform
-    crop = config.crop or own.get("crop")
+    side = transform.crop_size
+    crop = config.crop or ((side, side) if side else None)
     resize = config.resize or (height, width)
     if crop is None and resize != (height, width):
         crop = (height, width)
-    mean = _mean(config.mean, channels) if config.mean else own.get("mean", np.zeros(0, np.float32))
     preprocess = Preprocess(
-        scale=config.scale if config.scale is not None else own.get("scale", 1.0),
-        mean=mean,
-        crop=crop,
-        mirror=config.mirror if config.mirror is not None else own.get("mirror", False),
+        scale=config.scale if config.scale is not None else transform.scale,
+        mean=_mean(config.mean, channels) if config.mean else _own_mean(config, net, transform),
+        crop=crop if crop != resize else None,
+        mirror=config.mirror if config.mirror is not None else transform.mirror,
         swap=config.swap,
     )
     return preprocess, Loading((channels, height, width), resize, config.workers, config.max_bad)
+
+
+def _own_mean(config: Config, net: Net, transform: Transform) -> np.ndarray:
+    """The mean that the prototxt's data layer takes off; a file of it must lie beside the prototxt, or below."""
+    if not transform.mean_file:
+        return np.asarray(transform.mean_value, np.float32)
+    folder = Path(net.sources[0]).resolve().parent
+    path = (folder / transform.mean_file).resolve()
+    if not path.is_relative_to(folder) or not path.exists():
+        raise UsageError(
+            f"its mean_file '{transform.mean_file}' is not below {folder}", where=net.where, hint="give it with --mean FILE"
+        )
+    return _mean(str(path), 0)
 
 
 def _mean(text: str, channels: int) -> np.ndarray:

@@ -48,9 +48,9 @@ def load(path: Path, chain: Any, optimizer: Any) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             state: dict[str, Any] = json.loads(archive["__state__"].tobytes())
-            reader = chainer.serializers.NpzDeserializer(archive)
-            reader["chain"].load(chain)
-            reader["optimizer"].load(optimizer)
+            chainer.serializers.NpzDeserializer(archive)["chain"].load(chain)
+            # not strict: a parameter that was never updated has no history to load
+            chainer.serializers.NpzDeserializer(archive, strict=False)["optimizer"].load(optimizer)
     except (ValueError, KeyError, OSError, EOFError) as error:
         raise FormatError(
             f"is no snapshot of this run: {error}", where=str(path), hint="start over without --resume in another folder"
