@@ -141,7 +141,9 @@ def decode(kind: str, prior: np.ndarray, variance: np.ndarray, loc: np.ndarray) 
     return np.array([x - w / F(2), y - h / F(2), x + w / F(2), y + h / F(2)], F)
 
 
-def suppressed(boxes: np.ndarray, scores: np.ndarray, threshold: float, overlap: float, eta: float, top_k: int) -> list[int]:
+def suppressed(
+    boxes: np.ndarray, scores: np.ndarray, threshold: float, overlap: float, eta: float, top_k: int
+) -> list[int]:
     """ApplyNMSFast of bbox_util.cpp."""
     order = sorted((i for i, score in enumerate(scores) if score > threshold), key=lambda i: -scores[i])
     kept: list[int] = []
@@ -427,3 +429,125 @@ def _overlap(a: list[float], b: list[float]) -> float:
     tall = max(0.0, min(a[3], b[3]) - max(a[1], b[1]) + 1)
     areas = sum((box[2] - box[0] + 1) * (box[3] - box[1] + 1) for box in (a, b))
     return wide * tall / (areas - wide * tall)
+
+
+# ---- value by value ----------------------------------------------------------------------------------------
+
+
+def _each(bottom: np.ndarray, function: Callable[[float], float]) -> list[np.ndarray]:
+    values = [function(float(x)) for x in bottom.ravel()]
+    return [np.array(values, F).reshape(bottom.shape)]
+
+
+@reference("Clip")
+def clip(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray]:
+    """clip_layer.cpp of BVLC Caffe's master."""
+    p = definition.message("clip_param")
+    low, high = p.get("min"), p.get("max")
+    return _each(bottoms[0], lambda x: max(low, min(x, high)))
+
+
+@reference("ReLU6")
+def relu6(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray]:
+    """relu6_layer.cpp."""
+    return _each(bottoms[0], lambda x: min(max(x, 0), 6))
+
+
+@reference("HardSigmoid")
+def hard_sigmoid(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray]:
+    """hardsigmoid_layer.cpp, hard_sigmoid_layer.cpp."""
+    p = definition.message("hardsigmoid_param" if "hardsigmoid_param" in definition else "hard_sigmoid_param")
+    alpha, beta = p.get("alpha", 0.2), p.get("beta", 0.5)
+    return _each(bottoms[0], lambda x: max(0, min(1, alpha * x + beta)))
+
+
+@reference("HardSwish")
+def hard_swish(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray]:
+    """hard_swish_layer.cpp."""
+    return _each(bottoms[0], lambda x: x * min(max(x + 3, 0), 6) / 6)
+
+
+@reference("Mish")
+def mish(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray]:
+    """mish_layer.cpp."""
+    return _each(bottoms[0], lambda x: x - 2 * x / ((math.exp(x) + 1) ** 2 + 1))
+
+
+# ---- what the Caffe at hand leaves out ---------------------------------------------------------------------
+
+
+@reference("BatchNorm")
+def batch_norm(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray]:
+    """batch_norm_layer.cpp of BVLC Caffe (three blobs) and NVCaffe (five), at test time."""
+    p = definition.message("batch_norm_param")
+    x = bottoms[0].reshape(*bottoms[0].shape[:2], -1).astype(np.float64)
+    eps, affine = p.get("eps", 1e-5), len(blobs) == 5
+    top = np.empty(x.shape, F)
+    for c in range(x.shape[1]):
+        values = [x[n, c, i] for n in range(x.shape[0]) for i in range(x.shape[2])]
+        if affine:
+            mean, variance = blobs[0][c], blobs[1][c]
+        elif p.get("use_global_stats", True):
+            factor = 0 if blobs[2][0] == 0 else 1 / blobs[2][0]
+            mean, variance = blobs[0][c] * factor, blobs[1][c] * factor
+        else:
+            mean = sum(values) / len(values)
+            variance = sum((value - mean) ** 2 for value in values) / len(values)
+        y = (x[:, c] - mean) / math.sqrt(variance + (max(eps, 1e-5) if affine else eps))
+        top[:, c] = y * blobs[3][c] + blobs[4][c] if affine else y
+    return [top.reshape(bottoms[0].shape)]
+
+
+@reference("Pooling")
+def pooling(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray]:
+    """pooling_layer.cpp; STOCHASTIC, which it lacks, from pooling_layer.cu."""
+    p, x = definition.message("pooling_param"), bottoms[0]
+    (height, width), kind = x.shape[2:], p.get("pool", "MAX")
+    kernel = [p.get(f"kernel_{side}", p.get("kernel_size", 0)) for side in "hw"]
+    stride = [p.get(f"stride_{side}", p.get("stride", 1)) for side in "hw"]
+    pad = [p.get(f"pad_{side}", p.get("pad", 0)) for side in "hw"]
+    if p.get("global_pooling", False):
+        kernel = [height, width]
+    rounding = math.floor if p.get("round_mode", "CEIL") == "FLOOR" else math.ceil
+    out = [rounding((n + 2 * q - k) / s) + 1 for n, k, s, q in zip((height, width), kernel, stride, pad, strict=True)]
+    if any(pad):
+        out = [o - ((o - 1) * s >= n + q) for o, n, s, q in zip(out, (height, width), stride, pad, strict=True)]
+    top, mask = (np.full((*x.shape[:2], *out), value, F) for value in (-3.402823466e38, -1))
+    for n, c, ph, pw in np.ndindex(*top.shape):
+        start = ph * stride[0] - pad[0], pw * stride[1] - pad[1]
+        end = min(start[0] + kernel[0], height + pad[0]), min(start[1] + kernel[1], width + pad[1])
+        area = (end[0] - start[0]) * (end[1] - start[1])
+        places = [(h, w) for h in range(max(start[0], 0), min(end[0], height))
+                  for w in range(max(start[1], 0), min(end[1], width))]  # fmt: skip
+        values = [float(x[n, c, h, w]) for h, w in places]
+        if kind == "MAX":
+            for (h, w), value in zip(places, values, strict=True):
+                if value > top[n, c, ph, pw]:
+                    top[n, c, ph, pw], mask[n, c, ph, pw] = value, h * width + w
+        elif kind == "AVE":
+            top[n, c, ph, pw] = sum(values) / area if area else math.nan
+        else:
+            total = sum(values)
+            top[n, c, ph, pw] = sum(value**2 for value in values) / total if total > 0 else 0
+    return [top, mask][: len(definition.all("top"))]
+
+
+@reference("ConvolutionDepthwise", "DepthwiseConvolution")
+def depthwise_convolution(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray]:
+    """depthwise_conv_layer.cu: each output channel from one channel of the input."""
+    p, (x,), weight = definition.message("convolution_param"), bottoms, blobs[0]
+
+    def pair(field: str, side: str, default: int) -> tuple[int, int]:
+        given = [int(n) for n in p.all(field)] or [default]
+        return int(p.get(f"{side}_h", given[0])), int(p.get(f"{side}_w", given[-1]))
+
+    kernel, stride, pad = pair("kernel_size", "kernel", 0), pair("stride", "stride", 1), pair("pad", "pad", 0)
+    out = [int((n + 2 * b - k) / s) + 1 for n, k, s, b in zip(x.shape[2:], kernel, stride, pad, strict=True)]
+    padded = np.pad(x, [(0, 0), (0, 0), *((b, b + k) for b, k in zip(pad, kernel, strict=True))])
+    y = np.empty((len(x), len(weight), *out), F)
+    for n, c, h, w in np.ndindex(*y.shape):
+        at = (slice(h * stride[0], h * stride[0] + kernel[0]), slice(w * stride[1], w * stride[1] + kernel[1]))
+        y[n, c, h, w] = (padded[(n, c * x.shape[1] // len(weight), *at)] * weight[c, 0]).sum()
+        if p.get("bias_term", True):
+            y[n, c, h, w] += blobs[1].reshape(-1)[c]
+    return [y]

@@ -7,10 +7,8 @@ from typing import Any, Literal
 import numpy as np
 
 from bridge.layers.base import CaffeLayer, Params, field_pair, layer_type
-from bridge.schema import Shape
-
-LOWEST = np.float32(-3.4028235e38)
-"""The maximum of no values at all: ``-FLT_MAX``."""
+from bridge.layers.pooled_axis import LOWEST, PooledAxis, divisor_correction, trailing_pad
+from bridge.schema import Shape, count
 
 
 @layer_type("Pooling")
@@ -53,8 +51,7 @@ class Pooling(CaffeLayer):
     def read(cls, p: Params) -> dict[str, Any]:
         values = super().read(p)
         for name, default in (("kernel", 0), ("stride", 1), ("pad", 0)):
-            key = "kernel_size" if name == "kernel" else name
-            sides = (f"{name}_h", f"{name}_w")
+            key, sides = "kernel_size" if name == "kernel" else name, (f"{name}_h", f"{name}_w")
             if (sides[0] in p) != (sides[1] in p):
                 raise p.fail(f"has one of '{sides[0]}' and '{sides[1]}', expected both")
             pair = field_pair(p, [key], sides) or (default,)
@@ -66,69 +63,27 @@ class Pooling(CaffeLayer):
         """Kernel, stride and pad, each (height, width), for an image of extents ``space``."""
         return (space, (1, 1), (0, 0)) if self.global_pooling else (self.kernel_size, self.stride, self.pad)
 
-    def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
-        if len(bottoms[0]) != 4:
-            raise self.fail(f"the input has {len(bottoms[0])} axes, expected 4")
-        if len(self.tops) > 1 and self.pool != "MAX":
-            raise self.fail(f"has {len(self.tops)} tops, expected 1 with {self.pool}")
-        return ((*bottoms[0][:2], *self.windows(bottoms[0][2:])),) * max(1, len(self.tops))
-
-    def windows(self, space: Shape) -> Shape:
-        """How many windows there are along each axis."""
-        clip = any(self.pad) and not self.global_pooling
-        return tuple(
-            self._count(n, k, s, p) - (clip and (self._count(n, k, s, p) - 1) * s >= n + p)
-            for n, k, s, p in zip(space, *self.window(space), strict=True)
-        )
-
-    def _count(self, n: int, k: int, s: int, p: int) -> int:
-        steps = n + 2 * p - k
-        count = (-(-steps // s) if self.round_mode == "CEIL" else steps // s) + 1
-        if count < 1:
-            raise self.fail(f"kernel {k} does not fit the input {n}, padded by {p}")
-        return count
-
-    def starting_inside(self, space: Shape) -> Shape:
-        """How many windows along each axis start before the end of the image; the others are empty."""
-        return tuple(
-            min(count, -(-(n + p) // s))
-            for count, n, s, p in zip(self.windows(space), space, *self.window(space)[1:], strict=True)
-        )
-
-    def trailing_pad(self, space: Shape | None) -> Shape:
-        """Padding behind the image with which rounding down gives the windows that start inside.
-
-        Rounding up is padding by ``stride - 1`` more, and dropping windows that start in the
-        trailing padding is padding by less than a kernel: so the extents do not matter while
-        no stride is larger than its kernel.
-
-        Args:
-            space: The image's extents; needed where a stride is larger.
-        """
-        if space is None:
-            extra = 1 if self.round_mode == "CEIL" else 0
-            return tuple(
-                min(p + extra * (s - 1), k - 1) for k, s, p in zip(self.kernel_size, self.stride, self.pad, strict=True)
-            )
-        return tuple(
-            max(0, (count - 1) * s + k - n - p)
-            for count, n, k, s, p in zip(self.starting_inside(space), space, *self.window(space), strict=True)
-        )
+    def axes(self, space: Shape) -> tuple[PooledAxis, PooledAxis]:
+        """The windows along height and width, for an image of extents ``space``."""
+        ceil, clip = self.round_mode == "CEIL", any(self.pad)
+        rows, columns = (PooledAxis(*axis, ceil, clip) for axis in zip(space, *self.window(space), strict=True))
+        return rows, columns
 
     @property
     def sparse(self) -> bool:
         """Whether a stride is larger than its kernel, so that windows can be empty."""
         return not self.global_pooling and any(s > k for k, s in zip(self.kernel_size, self.stride, strict=True))
 
-    def divisor_correction(self, space: Shape) -> np.ndarray:
-        """Kernel area over the area that AVE divides by, (rows, columns) float32; NaN over none."""
-        rows, columns = (
-            np.minimum(np.arange(count) * s + k, n + 2 * p) - np.arange(count) * s
-            for count, n, k, s, p in zip(self.windows(space), space, *self.window(space), strict=True)
-        )
-        area = np.outer(rows, columns).astype(np.float64)
-        kernel = self.window(space)[0]
-        return np.asarray(kernel[0] * kernel[1] / np.where(area == 0, np.nan, area), np.float32)
+    def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
+        if len(bottoms[0]) != 4:
+            raise self.fail(f"the input has {len(bottoms[0])} axes, expected 4")
+        if len(self.tops) > 1 and self.pool != "MAX":
+            raise self.fail(f"has {len(self.tops)} tops, expected 1 with {self.pool}")
+        axes = self.axes(bottoms[0][2:])
+        for axis in axes:
+            if axis.count < 1:
+                raise self.fail(f"kernel {axis.kernel} does not fit the input {axis.extent}, padded by {axis.pad}")
+        return ((*bottoms[0][:2], *(axis.count for axis in axes)),) * max(1, len(self.tops))
 
     def to_onnx(self, g: Any, *x: str) -> Any:
         lowering = {"MAX": self._max, "AVE": self._average, "STOCHASTIC": self._stochastic}
@@ -137,15 +92,16 @@ class Pooling(CaffeLayer):
     def _attributes(self, g: Any, x: str) -> dict[str, Any]:
         if self.global_pooling:
             return {"kernel_shape": tuple(g.shape(x)[2:])}
-        trailing = self.trailing_pad(tuple(g.shape(x)[2:]) if self.sparse else None)
+        if self.sparse:
+            trailing = tuple(axis.trailing for axis in self.axes(g.shape(x)[2:]))
+        else:
+            window = zip(self.kernel_size, self.stride, self.pad, strict=True)
+            trailing = tuple(trailing_pad(*axis, self.round_mode == "CEIL") for axis in window)
         return {"kernel_shape": self.kernel_size, "strides": self.stride, "pads": self.pad + trailing}
 
     def _append_empty(self, g: Any, x: str, y: str, value: float) -> str:
         """The empty windows behind those that start inside the image."""
-        if not self.sparse:
-            return y
-        space = tuple(g.shape(x)[2:])
-        empty = [a - b for a, b in zip(self.windows(space), self.starting_inside(space), strict=True)]
+        empty = [axis.empty for axis in self.axes(g.shape(x)[2:])] if self.sparse else []
         return str(g.Pad(y, g.ints([0] * 6 + empty), g.const(np.float32(value)))) if any(empty) else y
 
     def _max(self, g: Any, x: str) -> Any:
@@ -154,9 +110,12 @@ class Pooling(CaffeLayer):
                 return g.GlobalMaxPool(x)
             return self._append_empty(g, x, g.MaxPool(x, **self._attributes(g, x)), LOWEST)
         y, place = g.op("MaxPool", x, outputs=2, **self._attributes(g, x))
-        height, width = g.shape(x)[2:]
-        plane = g.Cast(g.Mod(place, g.const(np.int64(height * width))), to=g.FLOAT)
-        return self._append_empty(g, x, y, LOWEST), self._append_empty(g, x, plane, -1)
+        if _open(g.shape(x)):
+            plane = g.reduce("Prod", g.extents(x, 2, 4), [0], keepdims=False)
+        else:
+            plane = g.const(np.int64(count(g.shape(x)[2:])))
+        mask = g.Cast(g.Mod(place, plane), to=g.FLOAT)  # ONNX counts places through the whole batch
+        return self._append_empty(g, x, y, LOWEST), self._append_empty(g, x, mask, -1)
 
     def _average(self, g: Any, x: str) -> str:
         if self.global_pooling:
@@ -168,9 +127,19 @@ class Pooling(CaffeLayer):
         y = g.AveragePool(x, **attributes, count_include_pad=1)
         if leading == trailing and not self.sparse:
             return str(y)
-        correction = self.divisor_correction(tuple(g.shape(x)[2:]))
+        if not self.sparse and _open(g.shape(x)):
+            return str(g.Div(y, self._part_inside(g, x, trailing)))
+        correction = divisor_correction(*self.axes(g.shape(x)[2:]))
         y = self._append_empty(g, x, y, 0)
         return str(y if np.all(correction == 1) else g.Mul(y, g.const(correction)))
+
+    def _part_inside(self, g: Any, x: str, trailing: Shape) -> str:
+        """How much of each window lies in the image padded on both sides, measured when it runs."""
+        padded = g.Add(g.extents(x, 2, 4), g.ints([2 * p for p in self.pad]))
+        ones = g.Expand(g.const(np.ones((1, 1, 1, 1), np.float32)), g.Concat(g.ints([1, 1]), padded, axis=0))
+        pads = (0, 0, *(t - p for t, p in zip(trailing, self.pad, strict=True)))
+        attributes = {"kernel_shape": self.kernel_size, "strides": self.stride, "pads": pads}
+        return str(g.AveragePool(ones, **attributes, count_include_pad=1))
 
     def _stochastic(self, g: Any, x: str) -> str:
         """The sum of squares over the sum; 0 where that is not positive."""
@@ -186,6 +155,11 @@ class Pooling(CaffeLayer):
 
     def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
         return F.caffe_pooling(x[0], self)
+
+
+def _open(shape: Any) -> bool:
+    """Whether an exported graph leaves the image's height or width open."""
+    return not (shape.fixed(2) and shape.fixed(3))
 
 
 def _check(p: Params, values: dict[str, Any]) -> None:
