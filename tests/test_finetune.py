@@ -181,7 +181,7 @@ def test_a_run_that_was_killed_ends_in_the_same_bits(tmp_path: Path) -> None:
     small_npz(tmp_path / "data.npz", 320)
     base = [
         sys.executable, "-m", "bridge", "finetune", *MODEL, "--data", str(tmp_path / "data.npz"), "--head", "fc8=4",
-        "--freeze", "conv[12]", "--epochs", "4", "--scale", "0.00390625", "--snapshot-every", "2",
+        "--freeze", "conv[12]", "--epochs", "40", "--scale", "0.00390625", "--snapshot-every", "3",
     ]  # fmt: skip
     whole, killed = str(tmp_path / "whole"), str(tmp_path / "killed")
     subprocess.run([*base, "-o", whole, "-q"], check=True, cwd=ROOT, capture_output=True)
@@ -190,7 +190,7 @@ def test_a_run_that_was_killed_ends_in_the_same_bits(tmp_path: Path) -> None:
     for _ in range(40):
         process = subprocess.Popen([*base, "-o", killed, "-q", "--resume"], cwd=ROOT, stderr=subprocess.PIPE)
         if kills < 10:
-            deadline = time.monotonic() + rng.uniform(0.5, 4)
+            deadline = time.monotonic() + rng.uniform(0.8, 2.5)
             while time.monotonic() < deadline and process.poll() is None:
                 time.sleep(0.05)
         if kills < 10 and process.poll() is None:
@@ -201,7 +201,7 @@ def test_a_run_that_was_killed_ends_in_the_same_bits(tmp_path: Path) -> None:
         _, errors = process.communicate()
         assert process.returncode == 0, errors
         break
-    assert kills
+    assert kills >= 5
     mine, theirs = parameters(Path(whole)), parameters(Path(killed))
     assert mine.keys() == theirs.keys()
     assert all(mine[name].tobytes() == theirs[name].tobytes() for name in mine)

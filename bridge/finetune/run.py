@@ -25,6 +25,7 @@ from bridge.finetune.rules import CaffeOptimizer
 from bridge.finetune.trunk import Cache, Cut, Trunk, digest, find_cut
 from bridge.layers.data_source import Transform
 from bridge.schema import Net
+from bridge.writers import atomic
 
 
 @dataclass
@@ -313,6 +314,15 @@ def _trained(net: Net, chain: NetChain, frozen: tuple[str, ...]) -> list[str]:
     return moving
 
 
+_ENGINE = "trunk_engine.txt"
+
+
+def _trunk_engine(config: Config) -> str:
+    """The engine asked for, or the one that this run chose when it began: another would change its bits."""
+    chosen = config.folder / _ENGINE
+    return chosen.read_text() if config.trunk_engine == "auto" and chosen.exists() else config.trunk_engine
+
+
 def _sources(
     config: Config,
     net: Net,
@@ -328,8 +338,10 @@ def _sources(
     if cut is None:
         return [Source(images, objective) for images in splits]
     sample = splits[0].get(np.arange(1), 0)[:8]
-    trunk = Trunk(net, chain, cut, objective.data, config.trunk_engine, sample)
+    trunk = Trunk(net, chain, cut, objective.data, _trunk_engine(config), sample)
     on_note(trunk.note or f"trunk of {cut.index} layers in {trunk.engine}")
+    with atomic(config.folder / _ENGINE) as file:
+        file.write(trunk.engine.encode())
     made = []
     for images, source_data in zip(splits, data, strict=False):
         draws = config.augment_cache if images.augmented else 1

