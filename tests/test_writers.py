@@ -275,15 +275,16 @@ def test_a_failed_sync_is_a_failed_write(target: Path, monkeypatch: pytest.Monke
     untouched(target)
 
 
+@pytest.mark.parametrize("room", [100, 3_000, 50_000, 140_000])
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_full_disk(suffix: str, tmp_path: Path) -> None:
+def test_full_disk(suffix: str, room: int, tmp_path: Path) -> None:
     needs(suffix)
     net = bridge.load(MODEL, DEPLOY)
     path = tmp_path / "folder" / f"net{suffix}"
     path.parent.mkdir()
     path.write_bytes(b"old")
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
     try:
         with pytest.raises(OutputError, match="cannot be written: File too large"):
             bridge.save(net, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import IO, Any
 
 from bridge.errors import MissingExtraError, UnsupportedLayerError
@@ -29,15 +30,53 @@ def write(net: Net, stream: IO[bytes]) -> None:
         import h5py
     except ImportError:
         raise MissingExtraError("h5py is not installed", hint="pip install 'weight-bridge[hdf5]'") from None
-    with h5py.File(stream, "w") as file:
-        data = file.create_group("data")
-        owned: set[int] = set()
-        for layer in net.layers:
-            group = _group(data, layer)
-            for index, (_, blob) in enumerate(layer.blobs.entries()):
-                if id(blob.origin) not in owned:
-                    owned.add(id(blob.origin))
-                    _store(group, layer, str(index), blob.numpy())
+    shield = _Shield(getattr(stream, "raw", stream))  # a buffer would fail where only positions are asked for
+    try:
+        with h5py.File(shield, "w") as file:
+            _store_net(file.create_group("data"), net)
+    finally:
+        if shield.error is not None:
+            raise shield.error
+
+
+class _Shield:
+    """A stream that keeps the error of a failed write until HDF5, which would stumble over it, is done."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        self.error: BaseException | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data).cast("B")
+        size = rest.nbytes
+        while rest and self.error is None:
+            rest = rest[self._try(self.stream.write, rest) :]
+        return size
+
+    def truncate(self, size: int) -> int:
+        if self.error is None:
+            self._try(self.stream.truncate, size)
+        return size
+
+    def _try(self, call: Callable[[Any], int], argument: Any) -> int:
+        try:
+            return call(argument)
+        except (OSError, KeyboardInterrupt) as error:
+            self.error = error
+            return 0
+
+
+def _store_net(data: Any, net: Net) -> None:
+    owned: set[int] = set()
+    for layer in net.layers:
+        group = _group(data, layer)
+        for index, (_, blob) in enumerate(layer.blobs.entries()):
+            if id(blob.origin) not in owned:
+                owned.add(id(blob.origin))
+                _store(group, layer, str(index), blob.numpy())
 
 
 def _group(data: Any, layer: Layer) -> Any:
