@@ -946,7 +946,8 @@ def roi_poolings(draw: Any, kind: str) -> LayerCase:
     scale, regions = draw(st.sampled_from([1, 0.5, 0.0625])), draw(st.integers(1, 4))
     rows = draw(st.sampled_from([(regions, 5), (regions, 5, 1, 1)]))
     if kind == "ROIPooling":
-        body = f"roi_pooling_param {{ pooled_h: {draw(st.integers(1, 7))} pooled_w: {draw(st.integers(1, 7))} spatial_scale: {scale} }}"
+        grid = f"pooled_h: {draw(st.integers(1, 7))} pooled_w: {draw(st.integers(1, 7))}"
+        body = f"roi_pooling_param {{ {grid} spatial_scale: {scale} }}"
     else:
         size = draw(st.integers(1, 3))
         body = f"psroi_pooling_param {{ output_dim: {c} group_size: {size} spatial_scale: {scale} }}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from bridge.layers import REGISTRY
 from bridge.schema import Layer
 from tests.conftest import need
 from tests.references import REFERENCES
-from tests.strategies import CASES, LayerCase
+from tests.strategies import CASES, LayerCase, positive
 
 RTOL, ATOL = 1e-4, 1e-5
 ENGINES = [
@@ -45,12 +46,13 @@ def test_engine_computes_what_the_forks_source_says(name: str, engine: str, data
     check(name, data.draw(CASES[name]), engine)
 
 
+PRIORS = ((1, 3, 4, 5), (1, 3, 33, 41))
 OPEN = [
     LayerCase("Permute", "permute_param { order: 0 order: 2 order: 3 order: 1 }", ((1, 3, 4, 5),)),
     LayerCase("Normalize", "norm_param { across_spatial: false channel_shared: false }", ((1, 3, 4, 5),)),
     LayerCase("Normalize", "norm_param { }", ((1, 3, 4, 5),)),
     LayerCase("L2Normalization", "", ((1, 3, 4, 5),)),
-    LayerCase("BN", "", ((1, 3, 4, 5),), blobs={"variance": lambda rng, shape: rng.uniform(0.5, 2, shape)}),
+    LayerCase("BN", "", ((1, 3, 4, 5),), blobs={"variance": positive}),
     LayerCase("BN", "bn_param { bn_mode: LEARN }", ((1, 3, 4, 5),)),
     LayerCase("Upsample", "upsample_param { scale: 2 }", ((1, 3, 4, 5),)),
     LayerCase("Interp", "interp_param { zoom_factor: 3 shrink_factor: 2 pad_end: -1 }", ((1, 3, 4, 5),)),
@@ -59,20 +61,22 @@ OPEN = [
     LayerCase("Axpy", "", ((1, 3), (1, 3, 4, 5), (1, 3, 4, 5))),
     LayerCase("PixelShuffle", "pixelshuffle_param { upscale_factor: 2 }", ((1, 8, 4, 5),)),
     LayerCase("Reorg", "reorg_param { stride: 2 reverse: true }", ((1, 8, 4, 5),)),
-    LayerCase("CropCenter", "crop_center_param { crop_size: 0 crop_size: 0 crop_size: 1 crop_size: 1 }", ((1, 3, 4, 5),)),
-    LayerCase("PriorBox", "prior_box_param { min_size: 9 max_size: 20 aspect_ratio: 2 clip: true }", ((1, 3, 4, 5), (1, 3, 33, 41))),
-    LayerCase("PriorBox", "prior_box_param { min_size: 9 step: 8 img_size: 40 variance: 0.2 }", ((1, 3, 4, 5), (1, 3, 33, 41))),
+    LayerCase("CropCenter", "crop_center_param { crop_size: [0, 0, 1, 1] }", ((1, 3, 4, 5),)),
+    LayerCase("PriorBox", "prior_box_param { min_size: 9 max_size: 20 aspect_ratio: 2 clip: true }", PRIORS),
+    LayerCase("PriorBox", "prior_box_param { min_size: 9 step: 8 img_size: 40 variance: 0.2 }", PRIORS),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", OPEN, ids=lambda case: case.type)
 def test_exported_model_serves_other_batches_and_image_sizes(case: LayerCase) -> None:
     need("onnxruntime")
-    larger = dataclasses.replace(
-        case, shapes=tuple((3, *shape[1:2], *(n + 2 for n in shape[2:])) for shape in case.shapes)
-    )
-    names = {f"in{i}": ["n", *shape[1:2], *([f"h{i and len(case.shapes) == 2}", f"w{i and len(case.shapes) == 2}"] if shape[2:] else [])] for i, shape in enumerate(case.shapes)}
-    run_open(case, larger, names)
+    larger = [(3, *shape[1:2], *(n + 2 for n in shape[2:])) for shape in case.shapes]
+    apart = case.type == "PriorBox"
+    extents: dict[str, list[int | str]] = {
+        f"in{i}": ["n", *shape[1:2], *[f"{side}{i * apart}" for side in "hw"][: len(shape) - 2]]
+        for i, shape in enumerate(case.shapes)
+    }
+    run_open(case, dataclasses.replace(case, shapes=tuple(larger)), extents)
 
 
 def run_open(case: LayerCase, other: LayerCase, extents: dict[str, list[int | str]]) -> None:
@@ -90,7 +94,68 @@ def run_open(case: LayerCase, other: LayerCase, extents: dict[str, list[int | st
     fed = {value.name: inputs[value.name] for value in session.get_inputs()}
     got = session.run(None, fed)
     layer = net.layers[-1]
-    expected = REFERENCES[case.type](layer.definition, [blob.numpy() for _, blob in layer.blobs.entries()], list(inputs.values()))
+    blobs = [blob.numpy() for _, blob in layer.blobs.entries()]
+    expected = REFERENCES[case.type](layer.definition, blobs, list(inputs.values()))
     for mine, theirs in zip(got, expected, strict=True):
         assert mine.shape == theirs.shape
         np.testing.assert_allclose(mine, theirs, RTOL, ATOL)
+
+
+ROIS = {1: lambda rng, shape: np.array([[0, 1, 2, 6, 5], [1, 0, 0, 3.2, 7.7], [1, 5, 5, 5, 5]])}
+SMOOTH = [
+    *OPEN,
+    LayerCase(
+        "BN", "bn_param { var_eps: 0.01 moving_average: true }", ((2, 3, 4, 5),), blobs={"variance": positive}
+    ),
+    LayerCase("BN", "bn_param { bn_mode: INFERENCE }", ((2, 3, 4, 5),)),
+    LayerCase("Interp", "interp_param { shrink_factor: 2 }", ((2, 3, 5, 6),)),
+    LayerCase("Reorg", "reorg_param { stride: 2 }", ((2, 4, 4, 6),)),
+    LayerCase(
+        "Upsample",
+        "upsample_param { scale: 2 }",
+        ((2, 2, 2, 2),) * 2,
+        data={1: lambda rng, shape: np.stack([rng.permutation(16)[:4] for _ in range(4)]).reshape(shape)},
+    ),
+    LayerCase("ROIPooling", "roi_pooling_param { pooled_h: 3 pooled_w: 2 }", ((2, 3, 8, 8), (3, 5)), data=ROIS),
+    LayerCase(
+        "PSROIPooling",
+        "psroi_pooling_param { output_dim: 2 group_size: 2 spatial_scale: 1 }",
+        ((2, 8, 8, 8), (3, 5)),
+        data=ROIS,
+    ),
+]
+
+
+@pytest.mark.parametrize("case", [case for case in SMOOTH if case.type != "PriorBox"], ids=lambda case: case.type)
+def test_gradient_is_the_slope(case: LayerCase) -> None:
+    need("chainer")
+    from types import SimpleNamespace
+
+    from bridge.chain import functions as F
+    from bridge.chain.build import array_name
+
+    layer, inputs = case.net().layers[-1], case.inputs()
+    rng = np.random.default_rng(1)
+    x = [inputs[bottom].astype(np.float64) for bottom in layer.bottoms]
+    blobs = {array_name(layer, role): blob.numpy().astype(np.float64) for role, blob in layer.blobs.entries()}
+    learned = [name for name in blobs if name not in layer.statistics]  # type: ignore[attr-defined]
+    steps = [rng.standard_normal(a.shape) * (index not in case.data) for index, a in enumerate(x)]
+    steps += [rng.standard_normal(blobs[name].shape) for name in learned]
+
+    def value(scale: float) -> tuple[Any, list[Any]]:
+        starts = [*x, *(blobs[name] for name in learned)]
+        points = [F.chainer.Variable(np.asarray(a + scale * d)) for a, d in zip(starts, steps, strict=True)]
+        link = SimpleNamespace(**{**blobs, **dict(zip(learned, points[len(x) :], strict=True))})
+        with F.chainer.using_config("train", False):
+            y = layer.to_chainer(F, link, *points[: len(x)])
+        return F.sum(y * weight), points
+
+    with F.chainer.using_config("train", False):
+        weight = rng.standard_normal(case.net().infer()[-1][0])
+        loss, points = value(0)
+        loss.backward()
+        grads = [np.zeros(1) if point.grad is None else point.grad for point in points]
+        slope = sum(float((grad * d).sum()) for grad, d in zip(grads, steps, strict=True))
+        numeric = float(value(1e-5)[0].array - value(-1e-5)[0].array) / 2e-5
+    assert slope == pytest.approx(numeric, rel=1e-4, abs=1e-6)
+    assert numeric != 0

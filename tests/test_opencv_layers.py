@@ -1,4 +1,4 @@
-"""OpenCV's own fixtures of single layers, which the real Caffe computed: ``X.npy`` is what ``X.prototxt`` makes of the input."""
+"""OpenCV's fixtures of single layers: ``X.npy`` is what the real Caffe makes of the input by ``X.prototxt``."""
 
 from __future__ import annotations
 

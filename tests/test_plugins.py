@@ -123,7 +123,7 @@ def test_a_package_offers_a_type_by_an_entry_point(tmp_path: Path, monkeypatch: 
 def test_a_package_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     point = Point(written(tmp_path, "1 / 0"))
     monkeypatch.setattr(base, "_entry_points", lambda: {point.name: point})
-    with pytest.raises(UsageError, match="layer type 'GroupNorm' from my_package.layers:GroupNorm: ZeroDivisionError"):
+    with pytest.raises(UsageError, match=r"'GroupNorm' from my_package\.layers:GroupNorm: ZeroDivisionError"):
         net()
 
 
@@ -165,6 +165,6 @@ def test_all_layers_that_onnx_cannot_say_are_listed_at_once(tmp_path: Path) -> N
         body = "detection_output_param { num_classes: 2 nms_param { nms_threshold: 0.7 eta: 0.9 } }"
         lines.append(f'layer {{ name: "{name}" type: "DetectionOutput" {wiring} top: "{name}" {body} }}')
     made = assemble(None, prototxt.parse("\n".join(lines)))
-    with pytest.raises(UnsupportedLayerError, match="layer 'first'.*layer 'second'.*--allow-custom"):
+    with pytest.raises(UnsupportedLayerError, match=r"layer 'first'.*layer 'second'.*--allow-custom"):
         export_onnx(made, tmp_path / "model.onnx")
     assert len(export_onnx(made, tmp_path / "model.onnx", allow_custom=True).builder.nodes) == 2

@@ -166,7 +166,8 @@ def position_sensitive_pooling(x: Any, rois: Any, layer: PSROIPooling) -> Any:
     xp = chainer.backend.get_array_module(x)
     size, (height, width) = layer.group_size, x.shape[2:]
     corners = _rounded(xp, rois.array[:, 1:])
-    start, end = corners[:, :2] * xp.float32(layer.spatial_scale), (corners[:, 2:] + 1) * xp.float32(layer.spatial_scale)
+    scale = xp.float32(layer.spatial_scale)
+    start, end = corners[:, :2] * scale, (corners[:, 2:] + 1) * scale
     cell = (xp.maximum(end - start, xp.float32(0.1)) / xp.float32(size))[:, :, None]
     places, start = xp.arange(size, dtype=xp.float32), start[:, :, None]
     limit = xp.array([width, height])[:, None]

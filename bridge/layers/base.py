@@ -164,10 +164,8 @@ def layer_type(*types: str) -> Callable[[_Class], _Class]:
         made = dataclasses.dataclass(frozen=True, eq=False, kw_only=True)(cls)
         for name in types:
             if name in REGISTRY:
-                raise UsageError(
-                    f"layer type '{name}' is defined twice: "
-                    f"{REGISTRY[name].__module__}.{REGISTRY[name].__qualname__} and {made.__module__}.{made.__qualname__}"
-                )
+                homes = " and ".join(f"{home.__module__}.{home.__qualname__}" for home in (REGISTRY[name], made))
+                raise UsageError(f"layer type '{name}' is defined twice: {homes}")
             REGISTRY[name] = made
         return made  # type: ignore[return-value]
 
@@ -234,8 +232,10 @@ def _entry_points() -> dict[str, Any]:
 
 def registered_name(definition: Message) -> str:
     """What a layer's type is registered as: Caffe's type string, or a Python layer's ``module.Class``."""
+    if definition.text("type") != "Python":
+        return definition.text("type")
     python = definition.message("python_param")
-    return f"{python.text('module')}.{python.text('layer')}" if definition.text("type") == "Python" else definition.text("type")
+    return f"{python.text('module')}.{python.text('layer')}"
 
 
 def _parameters(cls: type[CaffeLayer], definition: Message) -> Message:
@@ -315,7 +315,7 @@ class Params:
 
 
 @functools.cache
-def _own_fields(cls: type[CaffeLayer]) -> tuple[tuple[str, Any, Any], ...]:
+def _own_fields(cls: Any) -> tuple[tuple[str, Any, Any], ...]:
     """Name, type and default of the fields that a layer type adds to :class:`Layer`."""
     hints = typing.get_type_hints(cls)
     common = {field.name for field in dataclasses.fields(Layer)}

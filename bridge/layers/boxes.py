@@ -21,6 +21,11 @@ def extent(g: Any, x: str, axis: int) -> str:
     return part(g, g.Shape(x), 0, axis, axis + 1)
 
 
+def counted(g: Any, count: str) -> str:
+    """0, 1, ... up to a number that is known when the model runs, int64."""
+    return str(g.Range(g.const(np.int64(0)), g.Squeeze(count), g.const(np.int64(1))))
+
+
 def keep_best(g: Any, scores: str, axis: int, limit: int) -> str:
     """The scores, all but the ``limit`` best along ``axis`` replaced by LOWEST."""
     values, places = best(g, scores, axis, limit)

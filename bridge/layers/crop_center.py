@@ -30,7 +30,7 @@ class CropCenter(CaffeLayer):
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if len(self.crop_size) != len(bottoms[0]):
-            raise self.fail(f"crop_size has {len(self.crop_size)} values, expected one for each of {len(bottoms[0])} axes")
+            raise self.fail(f"crop_size has {len(self.crop_size)} values, expected {len(bottoms[0])}, one per axis")
         if any(2 * crop + 1 > n for crop, n in zip(self.crop_size, bottoms[0], strict=True)):
             raise self.fail(f"crop_size {times(self.crop_size)} leaves nothing of the input {times(bottoms[0])}")
         return (tuple(n - 2 * crop for crop, n in zip(self.crop_size, bottoms[0], strict=True)),)

@@ -137,11 +137,9 @@ class DetectionOutput(CaffeLayer):
         names = g.Gather(g.const(np.array(self.labels, np.float32)), label)
         score = g.Unsqueeze(g.GatherND(values, found), g.ints([1]))
         rows = g.Concat(g.Cast(image, to=1), names, score, g.GatherND(boxes, at), axis=1)
-        zero, one, minus = g.const(np.int64(0)), g.const(np.int64(1)), g.const(np.float32(-1))
-        number = g.Cast(g.Range(zero, g.Squeeze(images), one), to=1)
-        none = g.Concat(
-            g.Unsqueeze(number, g.ints([1])), g.Expand(minus, g.Concat(images, g.ints([6]), axis=0)), axis=1
-        )
+        number = g.Unsqueeze(g.Cast(steps.counted(g, images), to=1), g.ints([1]))
+        minus = g.Expand(g.const(np.float32(-1)), g.Concat(images, g.ints([6]), axis=0))
+        none = g.Concat(number, minus, axis=1)
         count = steps.extent(g, rows, 0)
         length = g.Where(g.Equal(count, g.ints([0])), images, count)
         chosen = g.Slice(g.Concat(rows, none, axis=0), g.ints([0]), length, g.ints([0]))

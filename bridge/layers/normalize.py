@@ -50,7 +50,7 @@ class Normalize(CaffeLayer):
 
     def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:
         shape = () if self.channel_shared else tuple(bottoms[0][1:2])
-        return {role: shape for role in self.roles(len(self.blobs))}
+        return dict.fromkeys(self.roles(len(self.blobs)), shape)
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if len(bottoms[0]) < 2:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from bridge.layers import boxes as steps
 from bridge.layers.base import CaffeLayer, Params, layer_type
 from bridge.schema import Shape
 
@@ -57,6 +58,10 @@ class PriorBox(CaffeLayer):
             raise p.fail(f"parameter 'variance' has {len(values['variance'])} values, expected 1 or 4 positive ones")
         return values
 
+    @property
+    def _offset(self) -> np.float32:
+        return np.float32(self.offset)
+
     def sides(self) -> np.ndarray:
         """(boxes per cell, 2) float32: half of the width and of the height of each."""
         sides: list[tuple[float, float]] = []
@@ -64,7 +69,7 @@ class PriorBox(CaffeLayer):
             sides.append((small, small))
             if self.max_size:
                 sides.append((np.sqrt(small * np.trunc(self.max_size[index])),) * 2)
-            roots = np.sqrt(np.float32(self.aspect_ratio))
+            roots = np.sqrt(_single(self.aspect_ratio))
             sides += [(small * root, small / root) for root in roots]
         return np.array(sides, np.float32).reshape(-1, 2) / 2
 
@@ -77,13 +82,13 @@ class PriorBox(CaffeLayer):
     def boxes(self, cells: Shape, image: Shape) -> np.ndarray:
         """The top, (1, 2, 4 x boxes) float32, for ``cells`` and ``image`` given as (height, width)."""
         image = self.img or image
-        step = np.float32(self.step or np.float32(image) / np.float32(cells))
-        rows, columns = ((np.arange(n, dtype=np.float32) + np.float32(self.offset)) * s for n, s in zip(cells, step, strict=True))
+        step = _single(self.step) if self.step else _single(image) / _single(cells)
+        rows, columns = ((np.arange(n, dtype=np.float32) + self._offset) * s for n, s in zip(cells, step, strict=True))
         centres = np.stack(np.meshgrid(columns, rows), axis=-1)[:, :, None, :].astype(np.float64)
         sides, size = self.sides(), np.array(image[::-1])
         boxes = np.concatenate([(centres - sides) / size, (centres + sides) / size], axis=-1).astype(np.float32)
         boxes = boxes.clip(0, 1) if self.clip else boxes
-        return np.stack([boxes, np.broadcast_to(np.float32(self.variance), boxes.shape)]).reshape(1, 2, -1)
+        return np.stack([boxes, np.broadcast_to(_single(self.variance), boxes.shape)]).reshape(1, 2, -1)
 
     def to_onnx(self, g: Any, *x: str) -> str:
         cells, image = (g.shape(value) for value in x)
@@ -94,15 +99,15 @@ class PriorBox(CaffeLayer):
     def _computed(self, g: Any, cells: str, image: str) -> str:
         """The same, for extents that are known when the model runs."""
         flat = g.ints([1, 1, -1])
-        size = g.const(np.float32(self.img)) if self.img else g.Cast(_space(g, image), to=1)
+        size = g.const(_single(self.img)) if self.img else g.Cast(_space(g, image), to=1)
         count = _space(g, cells)
-        step = g.const(np.float32(self.step)) if self.step else g.Div(size, g.Cast(count, to=1))
+        step = g.const(_single(self.step)) if self.step else g.Div(size, g.Cast(count, to=1))
         sides = self.sides()
         bounds = {}
         for axis, shape in ((0, [-1, 1, 1]), (1, [1, -1, 1])):  # rows, columns
             n, s, whole = (g.Slice(value, g.ints([axis]), g.ints([axis + 1])) for value in (count, step, size))
-            places = g.Cast(g.Range(g.const(np.int64(0)), g.Squeeze(n), g.const(np.int64(1))), to=1)
-            centre = g.Reshape(g.Mul(g.Add(places, g.const(np.float32(self.offset))), s), g.ints(shape))
+            places = g.Cast(steps.counted(g, n), to=1)
+            centre = g.Reshape(g.Mul(g.Add(places, g.const(self._offset)), s), g.ints(shape))
             half = g.const(sides[:, 1 - axis])
             bounds[axis] = [g.Div(g.Sub(centre, half), whole), g.Div(g.Add(centre, half), whole)]
         target = g.Concat(count, g.ints([len(sides), 1]), axis=0)
@@ -111,11 +116,15 @@ class PriorBox(CaffeLayer):
         boxes = g.Concat(*parts, axis=3)
         if self.clip:
             boxes = g.Clip(boxes, g.const(np.float32(0)), g.const(np.float32(1)))
-        variance = g.Expand(g.const(np.broadcast_to(np.float32(self.variance), (4,)).copy()), g.Shape(boxes))
+        variance = g.Expand(g.const(np.broadcast_to(_single(self.variance), (4,)).copy()), g.Shape(boxes))
         return str(g.Concat(g.Reshape(boxes, flat), g.Reshape(variance, flat), axis=1))
 
     def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
         return F.as_variable(x[0].xp.asarray(self.boxes(x[0].shape[2:], x[1].shape[2:])))
+
+
+def _single(values: tuple[float, ...]) -> np.ndarray:
+    return np.array(values, np.float32)
 
 
 def _space(g: Any, x: str) -> str:

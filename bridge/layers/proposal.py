@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
 
 from bridge.layers import boxes as steps
 from bridge.layers.base import CaffeLayer, Params, layer_type
+from bridge.layers.param_str import read_param_str
 from bridge.schema import Shape, times
 
 _PYTHON = "rpn.proposal_layer.ProposalLayer"
-_ENTRY = re.compile(r"""['"]?(\w+)['"]?\s*:\s*(?:!!python/tuple\s*)?(\[[^\]]*\]|\([^)]*\)|[-+\w.]+)""")
-_NAMES = {"scales": "scale", "anchor_scales": "scale", "ratios": "ratio", "anchor_ratios": "ratio", "min_size": "min_size",
-          "pre_nms_topN": "pre_nms_topn", "post_nms_topN": "post_nms_topn", "nms_thresh": "nms_thresh",
-          "feat_stride": "feat_stride", "base_size": "base_size"}  # fmt: skip
+_NAMES = {
+    "feat_stride": "feat_stride", "base_size": "base_size", "min_size": "min_size", "nms_thresh": "nms_thresh",
+    "pre_nms_topN": "pre_nms_topn", "post_nms_topN": "post_nms_topn",
+    "scales": "scale", "ratios": "ratio", "anchor_scales": "scale", "anchor_ratios": "ratio",
+}  # fmt: skip
+"""Names in the Python layer's ``param_str``."""
 
 
 @layer_type("Proposal", _PYTHON)
@@ -49,9 +51,8 @@ class Proposal(CaffeLayer):
     @classmethod
     def read(cls, p: Params) -> dict[str, Any]:
         python = p.other("python_param")
-        if "param_str" in python:
-            p.message = python.message.copy()
-            _parse(p, python.read("param_str", str, ""))
+        if "layer" in python:
+            read_param_str(p, _NAMES)
         values = super().read(p)
         if "layer" in python:
             values["ratio"], values["scale"] = values["ratio"] or (0.5, 1.0, 2.0), values["scale"] or (8.0, 16.0, 32.0)
@@ -66,12 +67,14 @@ class Proposal(CaffeLayer):
 
     def anchors(self) -> np.ndarray:
         """(anchors, 4) float32: x1, y1, x2, y2 at the first cell."""
-        rounded = np.round if self.python else lambda x: np.floor(x + 0.5)
         ratio = np.repeat(np.array(self.ratio), len(self.scale))
-        width = rounded(np.sqrt(self.base_size**2 / ratio))
-        size = np.stack([width, rounded(width * ratio)], axis=1) * np.tile(self.scale, len(self.ratio))[:, None]
+        width = self._rounded(np.sqrt(self.base_size**2 / ratio))
+        size = np.stack([width, self._rounded(width * ratio)], axis=1) * np.tile(self.scale, len(self.ratio))[:, None]
         centre = 0.5 * (self.base_size - 1)
         return np.concatenate([centre - 0.5 * (size - 1), centre + 0.5 * (size - 1)], axis=1).astype(np.float32)
+
+    def _rounded(self, x: np.ndarray) -> np.ndarray:
+        return np.round(x) if self.python else np.floor(x + 0.5)
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         scores, shifts, _ = bottoms
@@ -92,7 +95,7 @@ class Proposal(CaffeLayer):
         scores = g.Where(large, scores, g.const(steps.LOWEST if self.python else np.float32(0)))
         if self.pre_nms_topn > 0:
             scores = steps.keep_best(g, scores, 2, self.pre_nms_topn)
-        one = g.const(np.float32([0, 0, 1, 1]))  # corners belong to the box
+        one = g.const(np.array([0, 0, 1, 1], np.float32))  # corners belong to the box
         kept = steps.suppress(g, g.Add(boxes, one), scores, self.nms_thresh, float(steps.LOWEST))
         values, places = steps.best(g, kept, 2, self.post_nms_topn if self.post_nms_topn > 0 else -1)
         found = steps.found(g, values)
@@ -110,9 +113,8 @@ class Proposal(CaffeLayer):
         centre = g.Add(g.Mul(steps.part(g, moved, -1, 0, 2), size), self._centres(g, shifts, anchors))
         reach = g.Mul(g.Mul(g.Exp(steps.part(g, moved, -1, 2, 4)), size), half)
         last = g.Sub(g.Gather(info, g.ints([1, 0])), one)
-        low, high = (
-            g.Max(g.Min(corner, last), g.const(np.float32(0))) for corner in (g.Sub(centre, reach), g.Add(centre, reach))
-        )
+        corners = (g.Sub(centre, reach), g.Add(centre, reach))
+        low, high = (g.Max(g.Min(corner, last), g.const(np.float32(0))) for corner in corners)
         factor = g.Gather(info, g.ints([3, 2] if numbers > 3 and not self.python else [2, 2]))
         least = g.Mul(factor, g.const(np.float32(self.min_size)))
         fits = g.Cast(g.GreaterOrEqual(g.Add(g.Sub(high, low), one), least), to=1)
@@ -126,7 +128,7 @@ class Proposal(CaffeLayer):
         if shape.fixed(2) and shape.fixed(3):
             rows, columns = np.divmod(np.arange(shape[2] * shape[3]), shape[3])
             return str(g.const(np.stack([columns, rows], axis=1)[:, None].astype(np.float32) * stride + first))
-        places = [g.Range(g.const(np.int64(0)), g.Squeeze(steps.extent(g, shifts, axis)), g.const(np.int64(1))) for axis in (2, 3)]
+        places = [steps.counted(g, steps.extent(g, shifts, axis)) for axis in (2, 3)]
         space = g.Slice(g.Shape(shifts), g.ints([2]), g.ints([4]))
         rows, columns = (
             g.Unsqueeze(g.Expand(g.Reshape(place, g.ints(side)), space), g.ints([2]))
@@ -134,21 +136,3 @@ class Proposal(CaffeLayer):
         )
         cells = g.Cast(g.Reshape(g.Concat(columns, rows, axis=2), g.ints([-1, 1, 2])), to=1)
         return str(g.Add(g.Mul(cells, g.const(stride)), g.const(first)))
-
-
-def _parse(p: Params, text: str) -> None:
-    """Put the numbers of a ``param_str``, YAML or JSON of one level, into the parameters.
-
-    Raises:
-        ModelError: It has something else.
-    """
-    for name, value in _ENTRY.findall(text):
-        numbers = re.split(r"[\s,]+", value.strip("[]() "))
-        if name not in _NAMES:
-            raise p.fail(f"param_str has '{name}', expected one of {', '.join(_NAMES)}")
-        try:
-            p.message.set(_NAMES[name], *(float(n) if re.search("[.e]", n) else int(n) for n in numbers if n))
-        except ValueError:
-            raise p.fail(f"param_str has {name} {value}, expected numbers") from None
-    if _ENTRY.sub("", text).strip("{}, \n\t\r"):
-        raise p.fail(f"param_str {text!r} is not a list of names and numbers")

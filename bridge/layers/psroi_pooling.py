@@ -1,4 +1,4 @@
-"""PSROIPooling: the mean in each cell of a grid laid over each region, a group of channels per cell, as R-FCN has it."""
+"""PSROIPooling: the mean in each cell of a grid over each region, each cell in channels of its own, as in R-FCN."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Reorg(CaffeLayer):
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         s = self.stride
-        if len(bottoms[0]) != 4 or bottoms[0][1] % s**2 or not self.reverse and any(n % s for n in bottoms[0][2:]):
+        if len(bottoms[0]) != 4 or bottoms[0][1] % s**2 or (not self.reverse and any(n % s for n in bottoms[0][2:])):
             raise self.fail(f"the input is {times(bottoms[0])}, which stride {s} does not divide")
         n, c, h, w = bottoms[0]
         return ((n, c // s**2, h * s, w * s) if self.reverse else (n, c * s**2, h // s, w // s),)

@@ -14,10 +14,10 @@ _NEW_OPSET = 22
 
 @layer_type("ROIPooling")
 class ROIPooling(CaffeLayer):
-    """Bottom 1 has rows (image, x1, y1, x2, y2), which ``spatial_scale`` takes to bottom 0; the top is (rows, C, pooled_h, pooled_w).
+    """The top is (rows, C, pooled_h, pooled_w), for rows (image, x1, y1, x2, y2) in bottom 1.
 
-    Corners are rounded to whole cells and belong to the region; cells of the grid overlap where
-    they share a cell of the image, and those that have none are 0.
+    ``spatial_scale`` takes the corners to bottom 0, where they are rounded to whole pixels that belong
+    to the region. Cells overlap where they share a pixel, and those that have none are 0.
 
     Source: caffe.proto ``ROIPoolingParameter``, roi_pooling_layer.cpp of Fast R-CNN; ONNX ``MaxRoiPool``.
     """
@@ -46,10 +46,11 @@ class ROIPooling(CaffeLayer):
     def to_onnx(self, g: Any, *x: str) -> str:
         if g.opset >= _NEW_OPSET:
             raise UnsupportedLayerError(
-                f"no runtime has the MaxRoiPool of opset {g.opset}", where=self.label, hint=f"export it with --opset {_NEW_OPSET - 1}"
+                f"ONNX Runtime has no MaxRoiPool of opset {g.opset}, only up to {_NEW_OPSET - 1}", where=self.label
             )
         rois = x[1] if len(g.shape(x[1])) == 2 else g.Reshape(x[1], g.ints([-1, 5]))
-        return str(g.MaxRoiPool(x[0], rois, pooled_shape=(self.pooled_h, self.pooled_w), spatial_scale=self.spatial_scale))
+        grid = (self.pooled_h, self.pooled_w)
+        return str(g.MaxRoiPool(x[0], rois, pooled_shape=grid, spatial_scale=self.spatial_scale))
 
     def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
         return F.roi_max_pooling(x[0], F.reshape(x[1], (-1, 5)), (self.pooled_h, self.pooled_w), self.spatial_scale)

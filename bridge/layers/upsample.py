@@ -67,9 +67,8 @@ class Upsample(CaffeLayer):
     def to_onnx(self, g: Any, *x: str) -> str:
         if len(x) == 1:
             scales = g.const(np.array([1, 1, *self.scale], np.float32))
-            return str(
-                g.Resize(x[0], "", scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")
-            )
+            how = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+            return str(g.Resize(x[0], "", scales, mode="nearest", **how))
         height, width = self.size or self.space(tuple(g.shape(x[0])[2:]))
         flat = [g.Reshape(value, g.ints([0, 0, -1])) for value in x]
         leading = g.Slice(g.Shape(x[0]), g.ints([0]), g.ints([2]))

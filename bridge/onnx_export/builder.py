@@ -12,7 +12,6 @@ from bridge.errors import UnsupportedLayerError
 from bridge.onnx_export.dims import Dims
 from bridge.schema import Blob, Layer, Shape
 
-
 CUSTOM_DOMAIN = "org.weightbridge"
 """The domain of nodes that stand for what standard ONNX cannot say."""
 
@@ -78,8 +77,8 @@ class GraphBuilder:
         self._blobs: dict[tuple[int, Shape], str] = {}
         self._constants: dict[tuple[str, Shape, bytes], str] = {}
 
-    def begin(self, index: int, layer: Layer) -> None:
-        """From now on nodes belong to ``layer``, the net's layer ``index``."""
+    def begin(self, index: int, layer: Layer | None) -> None:
+        """From now on nodes belong to ``layer``, the net's layer ``index``, or to no layer."""
         self._layer, self._index = layer, index
 
     def unique(self, name: str) -> str:
@@ -136,7 +135,8 @@ class GraphBuilder:
             )
         self.notes.append(f"{layer.label}: {reason}; it is a node of {CUSTOM_DOMAIN}, which a runtime must be taught")
         blobs = [self.blob(layer, role) for role in layer.blobs]
-        given = {name: value for name, value in layer.attributes().items() if value not in ((), "")}
+        own: dict[str, Any] = getattr(layer, "attributes", dict)()
+        given = {name: value for name, value in own.items() if value not in ((), "")}
         return self.op(layer.type, *inputs, *blobs, outputs=len(layer.tops), domain=CUSTOM_DOMAIN, **given)
 
     def shape(self, value: str) -> Dims:

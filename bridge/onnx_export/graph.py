@@ -9,6 +9,7 @@ from bridge.errors import ModelError, UnsupportedLayerError, UsageError
 from bridge.onnx_export.builder import GraphBuilder
 from bridge.onnx_export.dims import Dims, Extent, NeedsStaticError, input_dims, probe
 from bridge.onnx_export.fuse import drop_unused, fuse_affine
+from bridge.layers.base import CaffeLayer
 from bridge.schema import Layer, Net
 
 _LIKELY = 224
@@ -25,6 +26,7 @@ class Graph:
         tops: For each layer of the net, the names of its tops' values ("" where none is left).
         values: Extents of the values in between.
         notes: Remarks for the user, one line each.
+        blobs: The blob that an output stands for, where it could not have the blob's name.
     """
 
     builder: GraphBuilder
@@ -33,6 +35,7 @@ class Graph:
     tops: list[tuple[str, ...]]
     values: dict[str, list[Extent]]
     notes: list[str] = field(default_factory=list)
+    blobs: dict[str, str] = field(default_factory=dict)
 
 
 def lower(
@@ -98,8 +101,10 @@ def _refuse(net: Net, allow_custom: bool) -> None:
 def _problem(layer: Layer, allow_custom: bool) -> str:
     if layer.uncovered:
         return layer.uncovered
+    if isinstance(layer, CaffeLayer) and not layer.blobs and layer.roles(0):
+        return "it has no weights; a prototxt alone cannot be exported"
     lowered = _lowers(layer) or hasattr(layer, "input_shapes")
-    return "" if lowered or allow_custom and type(layer).infer is not Layer.infer else layer.reason()
+    return "" if lowered or (allow_custom and type(layer).infer is not Layer.infer) else layer.reason()
 
 
 def _lowers(layer: Layer) -> bool:
@@ -131,10 +136,17 @@ def _open_extents(
                 asked.add(extent)
                 fallback = own[axis] if own and axis < len(own) else _LIKELY if axis > 1 else 1
                 sizes.setdefault(extent, fallback)
-        if name not in given and dynamic_batch and shape:
-            shape[0] = _batch_symbol(int(shape[0]), name, sizes)
+        axis = _batch_axis(net, name)
+        if name not in given and dynamic_batch and axis < len(shape):
+            shape[axis] = _batch_symbol(int(shape[axis]), name, sizes)
         shapes[name] = shape
     return shapes, sizes, asked
+
+
+def _batch_axis(net: Net, name: str) -> int:
+    """The axis of an input that counts samples, as the first layer that reads it has it."""
+    readers = (layer for layer in net.layers if name in layer.bottoms and isinstance(layer, CaffeLayer))
+    return next((layer.batch_axis(layer.bottoms.index(name)) for layer in readers), 0)
 
 
 def _batch_symbol(size: int, name: str, sizes: dict[str, int]) -> str:
@@ -187,7 +199,10 @@ class _Lowering:
             return tuple(self.values[top] for top in layer.tops)
         self.g.begin(index, layer)
         bottoms = [self.values[bottom] for bottom in layer.bottoms]
-        made = layer.to_onnx(self.g, *bottoms) if _lowers(layer) else self.g.custom(layer, *bottoms, reason=layer.reason())
+        if _lowers(layer):
+            made = layer.to_onnx(self.g, *bottoms)
+        else:
+            made = self.g.custom(layer, *bottoms, reason=layer.reason())
         values = (made,) if isinstance(made, str) else tuple(made)
         for top, value, dims in zip(layer.tops, values, self.dims[index], strict=False):
             self.values[top] = value
@@ -197,6 +212,8 @@ class _Lowering:
     def _finish(self, notes: list[str]) -> Graph:
         outputs = {name: self.values[name] for name in self.net.outputs if name in self.values}
         outputs = {name: self._own_value(name, value, outputs) for name, value in outputs.items()}
+        self.renamed = {name: self._other_name(name) for name, value in outputs.items() if name in self.shapes and value != name}
+        outputs = {self.renamed.get(name, name): value for name, value in outputs.items()}
         keep = set(outputs.values())
         if self.every_top:
             keep |= {value for values in self.tops for value in values}
@@ -213,13 +230,21 @@ class _Lowering:
                 for value, dims in self.g.shapes.items()
             },
             notes=[*notes, *self.g.notes],
+            blobs={other: name for name, other in self.renamed.items()},
         )
 
+    def _other_name(self, name: str) -> str:
+        """A name for an output that a layer wrote over the input of its name: no graph can have both."""
+        other = self.g.unique(f"{name}_out")
+        self.g.notes.append(f"output '{name}' is called '{other}', as the input has that name")
+        return other
+
     def _own_value(self, name: str, value: str, outputs: dict[str, str]) -> str:
-        """An output needs a value of its own: not an input's, and not another output's."""
+        """An output needs a value of its own: not another input's, and not another output's."""
         first = next(other for other, taken in outputs.items() if taken == value)
-        if value not in self.shapes and value not in self.g.initializers and first == name:
+        if value == name or (value not in self.shapes and value not in self.g.initializers and first == name):
             return value
+        self.g.begin(len(self.net.layers), None)
         (twin,) = self.g.op("Identity", value)
         self.g.shapes[twin] = self.g.shapes[value]
         return twin
