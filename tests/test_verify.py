@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import bridge
-from bridge import prototxt
+from bridge import engines, prototxt
 from bridge.assemble import assemble
+from bridge.errors import FormatError, MissingFileError, UsageError
 from bridge.layers import build_layer
 from bridge.schema import Blob, Net, RawLayer, RawNet
 from bridge.verify.report import Report
@@ -223,3 +224,294 @@ def test_finds_every_single_bit_changed_of_any_weight(tmp_path: Path) -> None:
         assert (found.layer, found.role) == (layer, role)
         assert found.index == tuple(int(i) for i in np.unravel_index(value, blob.shape))
         assert found.differing == 1
+
+
+# -- weights -----------------------------------------------------------------------------------
+
+
+def changed(tmp_path: Path, byte: int, bit: int = 0) -> Path:
+    data = bytearray(WEIGHTS.read_bytes())
+    data[byte] ^= 1 << bit
+    file = tmp_path / "changed.caffemodel"
+    file.write_bytes(data)
+    return file
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors", "caffemodel", "caffemodel.h5", "chainer.npz", "onnx"])
+def test_every_file_that_the_tool_writes_is_comparable(tmp_path: Path, suffix: str) -> None:
+    need(*{"caffemodel.h5": ["h5py"], "chainer.npz": ["chainer"]}.get(suffix, []))
+    net, file = bridge.load(DEPLOY, WEIGHTS), tmp_path / f"net.{suffix}"
+    if suffix == "onnx":
+        bridge.export_onnx(net, file, check=False)
+    else:
+        bridge.save(net, file)
+    report = bridge.verify(DEPLOY, WEIGHTS, against=file, engines=(), readers=())
+    assert report.passed, str(report)
+    assert report.weights[0].count("same") == 10
+    back = bridge.verify(DEPLOY, file, against=WEIGHTS, engines=(), readers=())
+    assert back.weights[0].count("same") == 10
+
+
+def test_is_symmetric(tmp_path: Path) -> None:
+    other = changed(tmp_path, 50000)
+    there = bridge.verify(DEPLOY, WEIGHTS, against=other, engines=(), readers=()).differences
+    back = bridge.verify(DEPLOY, other, against=WEIGHTS, engines=(), readers=()).differences
+    assert [(d.layer, d.role, d.index, d.values, d.differing, d.ulps) for d in there] == [
+        (d.layer, d.role, d.index, d.values[::-1], d.differing, d.ulps) for d in back
+    ]
+    assert len(there) == 1
+
+
+def save_one(path: Path, weight: np.ndarray) -> Path:
+    """A caffemodel of one inner product with that weight."""
+    definition = prototxt.parse(
+        'layer { name: "fc" type: "InnerProduct" bottom: "x" top: "y" '
+        f"inner_product_param {{ num_output: {len(weight)} bias_term: false }} }}"
+    )
+    raw = RawLayer("fc", "InnerProduct", definition.messages("layer")[0], (Blob.of(weight),))
+    bridge.save(assemble(RawNet("one", (raw,), source="one"), definition), path)
+    return path
+
+
+def one_difference(tmp_path: Path, a: np.ndarray, b: np.ndarray) -> Any:
+    files = save_one(tmp_path / "a.caffemodel", a), save_one(tmp_path / "b.caffemodel", b)
+    report = bridge.verify(files[0], against=files[1], engines=(), readers=(), checks=())
+    return report.weights[0].blobs[0]
+
+
+def test_minus_zero_is_not_zero(tmp_path: Path) -> None:
+    found = one_difference(tmp_path, np.float32([[1, 0.0]]), np.float32([[1, -0.0]]))
+    assert str(found) == (
+        "layer 'fc' (InnerProduct): blob 'weight' differs at [0, 1]: 0.0 against -0.0 (1 of 2 values, 1 ulp)"
+    )
+
+
+def test_a_nan_is_its_payload(tmp_path: Path) -> None:
+    payloads = [np.array([[bits, 0]], np.uint32).view(np.float32) for bits in (0x7FC00001, 0x7FC00002)]
+    found = one_difference(tmp_path, *payloads)
+    assert "[0, 0]: nan (0x7fc00001) against nan (0x7fc00002) (1 of 2 values)" in str(found)
+    assert one_difference(tmp_path, payloads[0], payloads[0]).status == "same"
+
+
+def test_says_how_types_that_differ_were_compared(tmp_path: Path) -> None:
+    third = np.array([[1 / 3]])
+    found = one_difference(tmp_path, third, third.astype(np.float32))
+    assert found.status == "same"
+    assert found.why == "float64 against float32, compared as float32"
+    assert one_difference(tmp_path, third, np.float32([[0.3]])).status == "different"
+
+
+def test_a_blob_of_another_shape_is_different(tmp_path: Path) -> None:
+    found = one_difference(tmp_path, np.ones((2, 3), np.float32), np.ones((3, 2), np.float32))
+    assert found.status == "different"
+    assert found.why == "shape 2 x 3 against 3 x 2"
+
+
+def test_a_layer_that_is_missing_is_different(tmp_path: Path) -> None:
+    net = bridge.load(DEPLOY, WEIGHTS)
+    bridge.save(net.replace(layers=tuple(layer for layer in net if layer.name != "fc6")), tmp_path / "less.npz")
+    report = bridge.verify(WEIGHTS, against=tmp_path / "less.npz", engines=(), readers=(), checks=())
+    assert [(d.layer, d.role) for d in report.differences] == [("fc6", "weight"), ("fc6", "bias")]
+    assert "only in" in str(report.differences[0])
+
+
+def test_a_layer_that_a_reader_does_not_cover_is_told(tmp_path: Path) -> None:
+    need("chainer")
+    text = 'layer { name: "p" type: "PReLU" bottom: "x" top: "y" }'
+    definition = prototxt.parse(text)
+    raw = RawLayer("p", "PReLU", definition.messages("layer")[0], (Blob.of(np.ones(3, np.float32)),))
+    bridge.save(assemble(RawNet("p", (raw,), source="p"), definition), tmp_path / "p.caffemodel")
+    report = bridge.verify(tmp_path / "p.caffemodel", readers=["protobuf", "caffefunction"], engines=())
+    (blob,) = report.weights[0].blobs
+    assert blob.status == "not compared"
+    assert "CaffeFunction" in blob.why
+    assert report.status == 2
+
+
+def test_a_truncated_file_is_no_difference(tmp_path: Path) -> None:
+    (tmp_path / "cut.caffemodel").write_bytes(WEIGHTS.read_bytes()[:100_000])
+    with pytest.raises(FormatError, match="past the end of file"):
+        bridge.verify(DEPLOY, WEIGHTS, against=tmp_path / "cut.caffemodel", engines=())
+
+
+# -- outputs -----------------------------------------------------------------------------------
+
+
+def test_a_recorded_run_agrees_with_itself_and_another_net_does_not(model: Path, tmp_path: Path) -> None:
+    files, file = (model / "deploy.prototxt", model / "weights.caffemodel"), tmp_path / "io.npz"
+    bridge.verify(*files, engines=["onnxruntime"], record=file, seed=3)
+    with np.load(file) as arrays:
+        assert {"in:data", "out:prob", "blob:conv2", "top:conv2:conv2", "top:bn2:conv2"} <= set(arrays)
+    report = bridge.verify(*files, engines=["onnxruntime"], readers=(), recorded=file)
+    assert report.passed
+    assert report.outputs[0].count("same") == 13
+
+    other = filled(NET)
+    layers = [
+        layer if layer.name != "bn2" else build_layer(with_eps(layer.definition), [b for _, b in layer.blobs.entries()])
+        for layer in other.layers
+    ]
+    bridge.save(other.replace(layers=tuple(layers)), tmp_path / "other.caffemodel")
+    report = bridge.verify(tmp_path / "other.caffemodel", engines=["onnxruntime"], readers=(), recorded=file)
+    assert report.first_difference is not None
+    assert report.first_difference.layer == "bn2"
+    assert report.first_difference.inputs[0].startswith("conv2: 2 x 8 x 9 x 9, ")
+
+
+def with_eps(definition: Any) -> Any:
+    changed_definition = definition.copy()
+    changed_definition.set("batch_norm_param", prototxt.parse("eps: 0.001"))
+    return changed_definition
+
+
+def test_only_the_layer_at_fault_fails_not_those_behind_it(model: Path, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    planted = onnx.load(model / "net.onnx")
+    FAULTS["k of LRN ignored"][1](planted)
+    onnx.save(planted, tmp_path / "planted.onnx")
+    report = against(model, tmp_path / "planted.onnx")
+    assert [top.layer for top in report.outputs[-1].tops if top.status == "different"] == ["norm1"]
+    behind = next(top for top in report.outputs[-1].tops if top.layer == "conv2")
+    assert behind.metrics is not None
+    assert behind.alone is not None
+    assert behind.metrics.mismatches > 0
+    assert behind.alone.mismatches == 0
+
+
+def test_a_graph_that_cannot_run_to_its_end_is_compared_as_far_as_it_runs(model: Path, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    planted = onnx.load(model / "net.onnx")
+    FAULTS["dilation ignored"][1](planted)
+    onnx.save(planted, tmp_path / "planted.onnx")
+    report = against(model, tmp_path / "planted.onnx")
+    assert any("cannot be run" in remark for remark in report.remarks)
+    assert "shape 2 x 8 x 9 x 9 against 2 x 8 x 11 x 11" in str(report.first_difference)
+
+
+def test_tolerances_of_the_user_override_the_bounds(model: Path, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    planted = onnx.load(model / "net.onnx")
+    FAULTS["another eps of BatchNorm"][1](planted)
+    onnx.save(planted, tmp_path / "planted.onnx")
+    files = {"against": tmp_path / "planted.onnx", "engines": ["onnxruntime"], "readers": ()}
+    deploy, weights = model / "deploy.prototxt", model / "weights.caffemodel"
+    loose = bridge.verify(deploy, weights, **files, rtol=1.0, atol=1.0)
+    assert loose.passed
+    assert {top.bound for top in loose.outputs[0].tops if top.layer == "scale2"} == {"as given: 1 + 1 x |value|"}
+    single = bridge.verify(deploy, weights, **files, rtol={"": 1.0, "sum": 0.0}, atol={"": 1.0, "sum": 1e-9})
+    assert [top.top for top in single.outputs[0].tops if top.status == "different"] == ["sum"]
+
+
+def test_isolation_judges_every_layer_alone(model: Path) -> None:
+    need("chainer")
+    report = bridge.verify(
+        model / "deploy.prototxt", model / "weights.caffemodel", engines=["onnxruntime", "chainer"], isolate=True
+    )
+    assert report.passed, str(report)
+    assert all(top.alone is not None for top in report.outputs[0].tops)
+
+
+def test_an_engine_that_was_asked_for_must_work(model: Path) -> None:
+    with pytest.raises(UsageError, match="no engine 'caffe2'"):
+        bridge.verify(model / "deploy.prototxt", model / "weights.caffemodel", engines=["caffe2"])
+
+
+def test_recorded_inputs_must_be_those_of_the_net(tmp_path: Path) -> None:
+    np.savez(tmp_path / "io.npz", **{"in:other": np.zeros(1), "out:prob": np.zeros(1)})
+    with pytest.raises(UsageError, match="records no input 'data'"):
+        bridge.verify(DEPLOY, WEIGHTS, recorded=tmp_path / "io.npz")
+    np.savez(tmp_path / "io.npz", other=np.zeros(1))
+    with pytest.raises(FormatError, match="has no key"):
+        bridge.verify(DEPLOY, WEIGHTS, recorded=tmp_path / "io.npz")
+    (tmp_path / "io.npz").write_bytes(b"PK\x03\x04 no archive")
+    with pytest.raises(FormatError, match="is no NumPy archive"):
+        bridge.verify(DEPLOY, WEIGHTS, recorded=tmp_path / "io.npz")
+    with pytest.raises(MissingFileError):
+        bridge.verify(DEPLOY, WEIGHTS, recorded=tmp_path / "none.npz")
+
+
+def test_weights_alone_are_no_error_but_outputs_then_are_not_compared(tmp_path: Path) -> None:
+    net = bridge.load(DEPLOY, WEIGHTS)
+    bridge.save(net.replace(layers=net.layers[1:]), tmp_path / "bare.caffemodel")
+    report = bridge.verify(tmp_path / "bare.caffemodel", against=WEIGHTS)
+    assert report.passed
+    assert not report.outputs
+    assert any("the shape of input 'data' is not known" in remark for remark in report.remarks)
+    shaped = bridge.verify(tmp_path / "bare.caffemodel", inputs={"data": (2, 1, 28, 28)}, against=WEIGHTS)
+    assert shaped.inputs[0].startswith("data 2 x 1 x 28 x 28")
+
+
+@pytest.mark.parametrize(
+    ("body", "fits"),
+    [
+        (
+            'type: "Embed" bottom: "x" embed_param { input_dim: 7 num_output: 2 }',
+            lambda x: set(x.flat) <= set(range(7)),
+        ),
+        ('type: "LSTM" bottom: "d" bottom: "x"', lambda x: set(x.flat) <= {0, 1} and not x[0].any()),
+        ('type: "BatchReindex" bottom: "d" bottom: "x"', lambda x: set(x.flat) <= {0, 1, 2, 3}),
+        ('type: "ReLU" bottom: "x"', lambda x: x.min() < 0 < x.max()),
+    ],
+)
+def test_random_inputs_fit_their_use(body: str, fits: Callable[[np.ndarray], bool]) -> None:
+    from bridge.verify.inputs import make_inputs
+
+    text = "".join(
+        f'layer {{ name: "{name}" type: "Input" top: "{name}" input_param {{ shape {{ dim: 4 dim: 9 }} }} }}'
+        for name in "dx"
+    )
+    net = assemble(None, prototxt.parse(f'{text} layer {{ name: "l" top: "y" {body} }}'))
+    first, again, other = (make_inputs(net, seed=seed)["x"] for seed in (0, 0, 1))
+    assert fits(first)
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+def test_inputs_come_from_files(tmp_path: Path) -> None:
+    need("PIL")
+    from PIL import Image
+
+    from bridge.verify.inputs import make_inputs
+
+    net = bridge.load(DEPLOY, WEIGHTS)
+    np.save(tmp_path / "x.npy", np.full((1, 1, 28, 28), 7.0))
+    assert (make_inputs(net, given={"data": tmp_path / "x.npy"})["data"] == 7).all()
+    np.savez(tmp_path / "x.npz", **{"in:data": np.full((1, 1, 28, 28), 8.0)})
+    assert (make_inputs(net, given={"data": tmp_path / "x.npz"})["data"] == 8).all()
+    Image.new("L", (56, 56), 9).save(tmp_path / "x.png")
+    image = make_inputs(net, given={"data": tmp_path / "x.png"})["data"]
+    assert image.shape == (10, 1, 28, 28)
+    assert (image == 9).all()
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    with pytest.raises(FormatError, match="is no image"):
+        make_inputs(net, given={"data": tmp_path / "bad.png"})
+
+
+def test_the_package_can_be_called_whichever_was_imported_first() -> None:
+    code = "import bridge.verify, bridge; print(bridge.verify('a', 'b', 'c'))"
+    import subprocess
+    import sys
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "UsageError: expected [PROTOTXT] WEIGHTS, found 3 files" in done.stderr
+
+
+@pytest.mark.caffe
+def test_the_real_caffe_is_one_of_the_engines(model: Path) -> None:
+    need("onnxruntime")
+    report = bridge.verify(model / "deploy.prototxt", model / "weights.caffemodel", engines=["onnxruntime", "pycaffe"])
+    assert report.passed, str(report)
+    assert report.outputs[0].count("same") == 13
+    reverse = bridge.verify(
+        model / "deploy.prototxt", model / "weights.caffemodel", engines=["pycaffe", "onnxruntime"], isolate=True
+    )
+    assert reverse.passed, str(reverse)
+
+
+@pytest.mark.parametrize("engine", ["opencv", "opencv_onnx"])
+def test_opencv_runtimes_are_engines_that_must_be_asked_for(engine: str) -> None:
+    need("onnxruntime", "cv2")
+    report = bridge.verify(DEPLOY, WEIGHTS, engines=["onnxruntime", engine])
+    assert report.passed, str(report)
+    assert report.outputs[0].count("same") == 15
+    assert engine not in engines.available()

@@ -56,10 +56,10 @@ def read_array(path: Path, name: str, shape: Shape | None) -> np.ndarray:
 
 def _numpy(path: Path, name: str) -> Any:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
+        with open(path, "rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return loaded
             key = next((key for key in (f"in:{name}", name) if key in loaded), None)
             if key is None:
                 raise FormatError(f"has no array '{name}' (arrays: {', '.join(loaded)})", where=str(path))

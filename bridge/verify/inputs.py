@@ -183,7 +183,7 @@ class Recorded:
 
 def _arrays(path: str | Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise FormatError("is a single array, expected an archive (.npz)", where=str(path))
             return {key: archive[key] for key in archive.files}
