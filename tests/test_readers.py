@@ -340,7 +340,7 @@ class TestOnnx(ReaderContract):
         with pytest.raises(FormatError, match="past the end of file"):
             readers.read(path)
         (tmp_path / "data.bin").unlink()
-        with pytest.raises(MissingFileError, match="data.bin"):
+        with pytest.raises(MissingFileError, match=r"data\.bin"):
             readers.read(path)
 
 
