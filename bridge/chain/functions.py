@@ -6,7 +6,7 @@ All of it works on NumPy and CuPy arrays alike, and is differentiable.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from bridge.compat import import_chainer
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 
 _HOMES = {
+    "convolution": "bridge.chain.convolution",
+    "deconvolution": "bridge.chain.convolution",
     "largest": "bridge.chain.ranking",
     "caffe_pooling": "bridge.chain.pooling",
     "fork_batch_norm": "bridge.chain.forks",
@@ -58,24 +60,6 @@ def folded(x: Any, axis: int, function: Callable[[Any], Any]) -> Any:
     space = x.shape[axis + 1 :]
     y = function(_chainer_functions.reshape(x, (-1, x.shape[axis], *(space or (1,)))))
     return _chainer_functions.reshape(y, (*x.shape[:axis], y.shape[1], *y.shape[2:][: len(space)]))
-
-
-def convolution(
-    x: Any, W: Any, b: Any, stride: Sequence[int], pad: Sequence[int], dilation: Sequence[int], groups: int
-) -> Any:
-    """N-dimensional grouped, dilated convolution of (N, C, spatial axes...)."""
-    options = {"dilate": tuple(dilation), "groups": groups}
-    function = _chainer_functions.convolution_2d if x.ndim == 4 else _chainer_functions.convolution_nd
-    return function(x, W, b, tuple(stride), tuple(pad), **options)
-
-
-def deconvolution(
-    x: Any, W: Any, b: Any, stride: Sequence[int], pad: Sequence[int], dilation: Sequence[int], groups: int
-) -> Any:
-    """N-dimensional grouped, dilated transposed convolution of (N, C, spatial axes...)."""
-    options = {"dilate": tuple(dilation), "groups": groups}
-    function = _chainer_functions.deconvolution_2d if x.ndim == 4 else _chainer_functions.deconvolution_nd
-    return function(x, W, b, tuple(stride), tuple(pad), **options)
 
 
 def caffe_batch_norm(x: Any, link: Any, layer: BatchNorm) -> Any:

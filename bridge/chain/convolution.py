@@ -1,0 +1,193 @@
+"""Convolution and its transpose: on the CPU a matrix product per image and group, elsewhere Chainer's own.
+
+Chainer's convolution on the CPU multiplies all images at once and then moves the channels
+in front of the positions; with groups it moves the columns as well. A product per image
+needs neither, its columns are made a few images at a time and so stay in the cache, and an
+image's result does not depend on the rest of its batch. Second derivatives are Chainer's.
+
+Source: base_conv_layer.cpp, im2col.cpp.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from bridge.chain.functions import chainer
+from bridge.schema import Shape, count
+
+F = chainer.functions
+_forward = F.connection.convolution_2d
+_transposed = F.connection.deconvolution_2d
+_COLUMNS = 1 << 20
+"""Bytes of columns that are made at a time, unless one image has more."""
+
+
+def convolution(
+    x: Any, W: Any, b: Any, stride: Sequence[int], pad: Sequence[int], dilation: Sequence[int], groups: int
+) -> Any:
+    """N-dimensional grouped, dilated convolution of (N, C, spatial axes...)."""
+    options = {"stride": tuple(stride), "pad": tuple(pad), "dilate": tuple(dilation), "groups": groups}
+    if x.ndim != 4:
+        return F.convolution_nd(x, W, b, **options)
+    return Convolution(**options).apply((x, W) if b is None else (x, W, b))[0]
+
+
+def deconvolution(
+    x: Any, W: Any, b: Any, stride: Sequence[int], pad: Sequence[int], dilation: Sequence[int], groups: int
+) -> Any:
+    """N-dimensional grouped, dilated transposed convolution of (N, C, spatial axes...)."""
+    options = {"stride": tuple(stride), "pad": tuple(pad), "dilate": tuple(dilation), "groups": groups}
+    if x.ndim != 4:
+        return F.deconvolution_nd(x, W, b, **options)
+    return Deconvolution(**options).apply((x, W) if b is None else (x, W, b))[0]
+
+
+class Convolution(_forward.Convolution2DFunction):
+    """Chainer's convolution with another way to compute it on the CPU."""
+
+    def forward_cpu(self, inputs: tuple[Any, ...]) -> tuple[Any]:
+        """The convolution of ``x`` (N, C, H, W) with ``W`` (O, C / groups, kh, kw), and ``b`` (O) added."""
+        self.retain_inputs((0, 1))
+        x, W, *bias = inputs
+        windows = _Windows(self, W.shape, self._get_out_size(x.shape, W.shape))
+        y = np.empty((len(x), *windows.products), x.dtype)
+        kernel = W.reshape(windows.kernels)
+        for images in windows.chunks(x):
+            np.matmul(kernel, windows.columns(x[images]), out=y[images])
+        y = y.reshape(len(x), W.shape[0], *windows.out)
+        if bias:
+            y += bias[0].reshape(-1, 1, 1)
+        return (y,)
+
+    def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> list[Any]:
+        """The gradients of those inputs that are asked for."""
+        x, W = self.get_retained_inputs()
+        (gy,) = grad_outputs
+        made = []
+        if 0 in indexes:
+            options = {"pad": (self.ph, self.pw), "outsize": x.shape[2:], "dilate": (self.dy, self.dx)}
+            made += Deconvolution((self.sy, self.sx), groups=self.groups, **options).apply((gy, W))
+        if 1 in indexes:
+            made += WeightGradient(self, W.shape, W.dtype, W.layout).apply((x, gy))
+        if 2 in indexes:
+            made.append(F.sum(gy, axis=(0, 2, 3)))
+        return made
+
+
+class WeightGradient(_forward.Convolution2DGradW):
+    """The gradient of a convolution's weight."""
+
+    def forward_cpu(self, inputs: tuple[Any, ...]) -> tuple[Any]:
+        """The weight's gradient, from ``x`` (N, C, H, W) and the result's gradient (N, O, rows, columns)."""
+        self.retain_inputs((0, 1))
+        x, gy = inputs
+        windows = _Windows(self, self.W_shape, gy.shape[2:])
+        products = np.ascontiguousarray(gy).reshape(len(x), *windows.products)
+        total = np.zeros(windows.kernels, self.W_dtype)
+        for images in windows.chunks(x):
+            for columns, product in zip(windows.columns(x[images]), products[images], strict=True):
+                total += np.matmul(product, columns.swapaxes(1, 2))
+        return (total.reshape(self.W_shape),)
+
+
+class Deconvolution(_transposed.Deconvolution2DFunction):
+    """Chainer's transposed convolution with another way to compute it on the CPU."""
+
+    def forward_cpu(self, inputs: tuple[Any, ...]) -> tuple[Any]:
+        """``x`` (N, C, H, W) spread by ``W`` (C, O / groups, kh, kw), and ``b`` (O) added."""
+        self.retain_inputs((0, 1))
+        x, W, *bias = inputs
+        self._calc_out_size(x.shape, W.shape)
+        windows = _Windows(self, W.shape, x.shape[2:])
+        y = np.zeros((len(x), W.shape[1] * self.groups, *windows.padded((self.outh, self.outw))), x.dtype)
+        kernel = W.reshape(windows.kernels).swapaxes(1, 2)
+        products = np.ascontiguousarray(x).reshape(len(x), *windows.products)
+        for images in windows.chunks(y):
+            windows.add_columns(np.matmul(kernel, products[images]), y[images])
+        y = y[:, :, self.ph : self.ph + self.outh, self.pw : self.pw + self.outw]
+        if bias:
+            y = y + bias[0].reshape(-1, 1, 1)
+        return (y,)
+
+    def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> list[Any]:
+        """The gradients of those inputs that are asked for."""
+        x, W = self.get_retained_inputs()
+        (gy,) = grad_outputs
+        self._set_cover_all(x.shape, W.shape)
+        made = []
+        if 0 in indexes:
+            options = {"pad": (self.ph, self.pw), "cover_all": self.cover_all, "dilate": (self.dy, self.dx)}
+            made += Convolution((self.sy, self.sx), groups=self.groups, **options).apply((gy, W))
+        if 1 in indexes:
+            made += WeightGradient(self, W.shape, W.dtype, W.layout).apply((gy, x))
+        if 2 in indexes:
+            made.append(F.sum(gy, axis=(0, 2, 3)))
+        return made
+
+
+class _Windows:
+    """The windows of a convolution as matrices: which values of an image meet the kernel where.
+
+    Args:
+        function: Has stride, pad, dilation and groups, as Chainer's functions name them.
+        weight: Shape of the weight, of which the first axis is that of the windows' side.
+        out: How many windows there are, (rows, columns).
+
+    Attributes:
+        kernels: Shape of the weight as one matrix per group.
+        products: Shape of the kernels' products with an image's columns.
+    """
+
+    def __init__(self, function: Any, weight: Shape, out: Shape) -> None:
+        groups, self.kernel, self.out = function.groups, weight[2:], tuple(out)
+        self.stride, self.pad = (function.sy, function.sx), (function.ph, function.pw)
+        self.dilation = (function.dy, function.dx)
+        self.kernels = (groups, weight[0] // groups, count(weight[1:]))
+        self.products = (groups, weight[0] // groups, count(out))
+
+    def chunks(self, images: Any) -> Iterator[slice]:
+        """The batch in parts whose columns fit the cache."""
+        size = self.kernels[0] * self.kernels[2] * self.products[2] * images.dtype.itemsize
+        step = max(1, _COLUMNS // max(1, size))
+        for start in range(0, len(images), step):
+            yield slice(start, start + step)
+
+    def columns(self, x: Any) -> Any:
+        """The values under each window, (n, groups, values, windows); a view where windows are single pixels."""
+        step_h, step_w = x.strides[2:]
+        if any(self.pad) or self._reach(x.shape[2:]) != x.shape[2:]:
+            x = self._bordered(x)
+            step_h, step_w = x.strides[2:]
+        steps = (step_h * self.dilation[0], step_w * self.dilation[1], step_h * self.stride[0], step_w * self.stride[1])
+        view = np.lib.stride_tricks.as_strided(
+            x, (*x.shape[:2], *self.kernel, *self.out), (*x.strides[:2], *steps), writeable=False
+        )
+        return np.ascontiguousarray(view).reshape(len(x), self.kernels[0], self.kernels[2], self.products[2])
+
+    def _reach(self, space: Shape) -> Shape:
+        """The extents that windows need, at least those there are."""
+        need = ((o - 1) * s + (k - 1) * d + 1 for o, s, k, d in zip(self.out, self.stride, self.kernel, self.dilation, strict=True))
+        return tuple(map(max, need, space))
+
+    def padded(self, space: Shape) -> Shape:
+        """The extents of an image with its borders, as far as windows reach."""
+        return self._reach(tuple(n + 2 * p for n, p in zip(space, self.pad, strict=True)))
+
+    def _bordered(self, x: Any) -> Any:
+        made = np.zeros((*x.shape[:2], *self.padded(x.shape[2:])), x.dtype)
+        made[:, :, self.pad[0] : self.pad[0] + x.shape[2], self.pad[1] : self.pad[1] + x.shape[3]] = x
+        return made
+
+    def add_columns(self, columns: Any, image: Any) -> None:
+        """Add the values under each window (n, groups, values, windows) to an image with borders."""
+        columns = columns.reshape(len(image), image.shape[1], *self.kernel, *self.out)
+        for place in itertools.product(*map(range, self.kernel)):
+            rows, cols = (
+                slice(k * d, k * d + (o - 1) * s + 1, s)
+                for k, d, o, s in zip(place, self.dilation, self.out, self.stride, strict=True)
+            )
+            image[:, :, rows, cols] += columns[(slice(None), slice(None), *place)]
