@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-
 LOWEST = -3.4028234663852886e38
 """The maximum of an empty window: ``-FLT_MAX``."""
 

@@ -26,6 +26,7 @@ def fuse_affine(g: GraphBuilder, keep: set[str]) -> None:
             continue
         if uses[norm.outputs[0]] == 1 and _absorb(g, norm, node):
             producers[node.outputs[0]] = norm
+            g.shapes.setdefault(node.outputs[0], g.shapes[norm.outputs[0]])  # the next one asks for it
             norm.outputs = node.outputs
             dropped.add(id(node))
     g.nodes[:] = [node for node in g.nodes if id(node) not in dropped]
@@ -35,7 +36,9 @@ def _absorb(g: GraphBuilder, norm: Node, node: Node) -> bool:
     """Let ``norm`` do what ``node`` does to its result, if that is per channel."""
     constant = g.initializers.get(node.inputs[1])
     channels = count(g.initializers[norm.inputs[1]].shape)
-    if constant is None or count(constant.shape) != channels or constant.shape[0] != channels:
+    # an operand with the channels' extent may stand for another axis: its axes tell, counted from the last
+    axes = len(g.shapes[norm.outputs[0]]) if norm.outputs[0] in g.shapes else 0
+    if constant is None or constant.shape != (channels, *[1] * (axes - 2)):
         return False
     slot, neutral = (1, 1.0) if node.op_type == "Mul" else (2, 0.0)
     gamma, beta = (g.initializers[name].numpy() for name in norm.inputs[1:3])
