@@ -33,9 +33,11 @@ def from_chain(chain: NetChain, net: Net) -> Net:
     for index, layer in enumerate(net.layers):
         blobs = {}
         for role in chain.roles(index):
-            array = chain.array(index, role)
-            stored = layer.blobs.blob(role) if role in layer.blobs else None
-            blobs[role] = made.setdefault(id(array), _blob(array, stored))
+            home = chain.home(index, role)
+            array = chain.holder(home)
+            if id(array) not in made:
+                made[id(array)] = _blob(array, layer.blobs.blob(role) if role in layer.blobs else None)
+            blobs[role] = made[id(array)].reshaped(home.shape)  # layers may share it under several shapes
         layers.append(dataclasses.replace(layer, blobs=Blobs(blobs)))
     return net.replace(layers=tuple(layers))
 

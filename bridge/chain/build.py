@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,13 @@ from bridge.chain.names import escape
 from bridge.errors import ModelError, UnsupportedLayerError, UsageError
 from bridge.schema import Blob, Blobs, Layer, Net, Shape
 
-_Home = tuple[str, str]  # name of a child, name of its array
+
+class _Home(NamedTuple):
+    """Where an array is: the name of a child, the name of its array, and the shape that is wanted."""
+
+    child: str
+    array: str
+    shape: Shape
 
 
 class LayerLink(chainer.Link):
@@ -59,8 +65,7 @@ class _Borrowed:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in self._homes:
             raise AttributeError(name)
-        child, array = self._homes[name]
-        return getattr(self._chain[child], array)
+        return self._chain.at(self._homes[name])
 
 
 class NetChain(chainer.Chain):
@@ -94,8 +99,10 @@ class NetChain(chainer.Chain):
             copies = {role: np.array(blob.numpy(), dtype=np.float32) for role, blob in own.items()}
             self.add_link(child, LayerLink(layer, copies))
         for role, blob in own.items():
-            known[id(blob.origin)] = (child, array_name(layer, role))
-        return {array_name(layer, role): known[id(blob.origin)] for role, blob in arrays.items()}
+            known[id(blob.origin)] = _Home(child, array_name(layer, role), blob.shape)
+        return {
+            array_name(layer, role): known[id(blob.origin)]._replace(shape=blob.shape) for role, blob in arrays.items()
+        }
 
     def child(self, layer: str) -> Any:
         """The child of a layer, by the layer's name.
@@ -170,8 +177,8 @@ class NetChain(chainer.Chain):
     def _link(self, index: int) -> Any:
         """What the layer finds its arrays in: its child, unless some of them are another layer's."""
         homes = self._homes[index]
-        children = {child for child, _ in homes.values()}
-        own = all(name == array for name, (_, array) in homes.items())
+        children = {home.child for home in homes.values()}
+        own = all(name == home.array and home.shape == self.holder(home).shape for name, home in homes.items())
         if len(children) == 1 and own:
             return self[next(iter(children))]
         return _Borrowed(self, homes)
@@ -192,8 +199,20 @@ class NetChain(chainer.Chain):
 
     def array(self, index: int, role: str) -> Any:
         """The array (parameter or statistic) of a layer's role, wherever it lives."""
-        child, name = self._homes[index][array_name(self._layers[index], role)]
-        return getattr(self[child], name)
+        return self.at(self.home(index, role))
+
+    def home(self, index: int, role: str) -> _Home:
+        """Where the array of a layer's role is."""
+        return self._homes[index][array_name(self._layers[index], role)]
+
+    def holder(self, home: _Home) -> Any:
+        """The array at that home, as it is kept there."""
+        return getattr(self[home.child], home.array)
+
+    def at(self, home: _Home) -> Any:
+        """The array at that home, in the shape that the layer which asks has for it."""
+        array = self.holder(home)
+        return array if array.shape == home.shape else F.reshape(array, home.shape)
 
 
 def build_chain(net: Net, *, seed: int | None = None) -> NetChain:

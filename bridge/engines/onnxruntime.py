@@ -9,6 +9,7 @@ import numpy as np
 from bridge.engines import Arrays, Tops
 from bridge.inference import inference_net
 from bridge.onnx_export import to_onnx_model
+from bridge.onnx_export.graph import Graph
 from bridge.schema import Net
 
 
@@ -20,15 +21,15 @@ class Engine:
         self._opset: dict[str, Any] = {} if opset is None else {"opset": opset}
 
     def outputs(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        values, _ = self._run(inputs, every_top=False)
-        return values
+        values, graph = self._run(inputs, every_top=False)
+        return {graph.blobs.get(name, name): array for name, array in values.items()}
 
     def tops(self, inputs: Arrays) -> list[Tops]:
-        values, tops = self._run(inputs, every_top=True)
+        values, graph = self._run(inputs, every_top=True)
         known = {**values, **inputs}
-        return [tuple(known.get(name) for name in names) for names in tops]
+        return [tuple(known.get(name) for name in names) for names in graph.tops]
 
-    def _run(self, inputs: Arrays, every_top: bool) -> tuple[dict[str, np.ndarray], list[tuple[str, ...]]]:
+    def _run(self, inputs: Arrays, every_top: bool) -> tuple[dict[str, np.ndarray], Graph]:
         import onnxruntime as ort
 
         shapes = {name: list(inputs[name].shape) for name in self._net.inputs if name in inputs}
@@ -36,11 +37,11 @@ class Engine:
             self._net, inputs=shapes, dynamic_batch=False, every_top=every_top, **self._opset
         )
         if not model.graph.output:  # all of the net's blobs are silenced
-            return {}, graph.tops
+            return {}, graph
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.log_severity_level = 3
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
         fed = {value.name: np.asarray(inputs[value.name], np.float32) for value in session.get_inputs()}
-        return dict(zip(names, session.run(names, fed), strict=True)), graph.tops
+        return dict(zip(names, session.run(names, fed), strict=True)), graph

@@ -39,7 +39,7 @@ def check_run(data: bytes, net: Net, graph: Graph, seed: int) -> list[str]:
     except UnsupportedLayerError as error:
         return [f"run, but not compared with Chainer: {error.args[0]}"]
     for name, values in outputs.items():
-        if not close(values, expected[name]):
+        if not close(values, expected[graph.blobs.get(name, name)]):
             raise DifferenceError(
                 f"output '{name}' of the exported model differs from Chainer's; {_first_layer(net, inputs)}",
                 where=net.where,

@@ -212,8 +212,9 @@ class _Lowering:
     def _finish(self, notes: list[str]) -> Graph:
         outputs = {name: self.values[name] for name in self.net.outputs if name in self.values}
         outputs = {name: self._own_value(name, value, outputs) for name, value in outputs.items()}
-        self.renamed = {name: self._other_name(name) for name, value in outputs.items() if name in self.shapes and value != name}
-        outputs = {self.renamed.get(name, name): value for name, value in outputs.items()}
+        hidden = [name for name, value in outputs.items() if name in self.shapes and value != name]
+        renamed = {name: self._other_name(name) for name in hidden}
+        outputs = {renamed.get(name, name): value for name, value in outputs.items()}
         keep = set(outputs.values())
         if self.every_top:
             keep |= {value for values in self.tops for value in values}
@@ -230,7 +231,7 @@ class _Lowering:
                 for value, dims in self.g.shapes.items()
             },
             notes=[*notes, *self.g.notes],
-            blobs={other: name for name, other in self.renamed.items()},
+            blobs={other: name for name, other in renamed.items()},
         )
 
     def _other_name(self, name: str) -> str:
