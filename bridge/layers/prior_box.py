@@ -46,6 +46,8 @@ class PriorBox(CaffeLayer):
     @classmethod
     def read(cls, p: Params) -> dict[str, Any]:
         values = super().read(p)
+        if not all(ratio > 0 for ratio in values["aspect_ratio"]):
+            raise p.fail("parameter 'aspect_ratio' has a value that is not positive")
         values["aspect_ratio"] = _ratios(values["aspect_ratio"], p.read("flip", bool, True))
         values["img"] = _sides(p, "img_size", "img", int)
         values["step"] = _sides(p, "step", "step", float)
