@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import shutil
 from collections.abc import Callable
 from datetime import timedelta
@@ -68,10 +69,10 @@ def _lacks_gpu() -> str | None:
 
 
 def _lacks_caffe() -> str | None:
-    python = os.environ.get("BRIDGE_PYCAFFE_PYTHON")
-    if not python:
+    command = os.environ.get("BRIDGE_PYCAFFE_PYTHON")
+    if not command:
         return "BRIDGE_PYCAFFE_PYTHON names no interpreter with the real Caffe (tox run -e caffe makes one)"
-    return None if shutil.which(python) else f"BRIDGE_PYCAFFE_PYTHON={python} is not an executable"
+    return None if shutil.which(shlex.split(command)[0]) else f"BRIDGE_PYCAFFE_PYTHON={command} is not an executable"
 
 
 def chromium() -> str | None:
