@@ -9,7 +9,6 @@ from the Python 3.9 on PATH, in BRIDGE_PYTHON39, or under pyenv. Without one, th
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -56,7 +55,7 @@ def main(folder: str, *command: str) -> int:
         return 0
     print(f"real Caffe in {python}", flush=True)
     required = os.environ.get("BRIDGE_REQUIRE", "") + ",caffe"
-    env = os.environ | {"BRIDGE_PYCAFFE_PYTHON": shlex.quote(str(python)), "BRIDGE_REQUIRE": required}
+    env = os.environ | {"BRIDGE_PYCAFFE_PYTHON": str(python), "BRIDGE_REQUIRE": required}
     return subprocess.run(command, env=env, check=False).returncode
 
 

@@ -72,7 +72,8 @@ def _lacks_caffe() -> str | None:
     command = os.environ.get("BRIDGE_PYCAFFE_PYTHON")
     if not command:
         return "BRIDGE_PYCAFFE_PYTHON names no interpreter with the real Caffe (tox run -e caffe makes one)"
-    return None if shutil.which(shlex.split(command)[0]) else f"BRIDGE_PYCAFFE_PYTHON={command} is not an executable"
+    found = shutil.which(command) or shutil.which(shlex.split(command)[0])
+    return None if found else f"BRIDGE_PYCAFFE_PYTHON={command} is not an executable"
 
 
 def chromium() -> str | None:
