@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import random
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from backends.protobuf import read, read_mean
 from backends.stored import Stored
 from backends.wire import Source, Span
+from benchmarks import fuzz
 from bridge.errors import FormatError, MissingFileError, UsageError
 from bridge.message import Message
 from bridge.proto import schema
@@ -267,9 +269,13 @@ def test_golden_definition_is_what_its_prototxt_says(case: Path) -> None:
     _, expected = upgrade_net(parse_file(case / "deploy.prototxt"))
     stored = {layer.name: layer for layer in raw.layers}
     trained = [layer for layer in expected if not layer.messages("include")]
+    splits = [layer.definition for layer in raw.layers if layer.name.endswith("_split")]  # Caffe put them in
+    whole = {top: split.get("bottom") for split in splits for top in split.all("top")}
     assert trained
     for layer in trained:
-        assert plain(stored[layer.text("name")].definition) == plain(layer)
+        definition = plain(stored[layer.text("name")].definition)
+        definition.set("bottom", *(whole.get(bottom, bottom) for bottom in definition.all("bottom")))
+        assert definition == plain(layer)
     assert raw.notes == ()
 
 
@@ -466,6 +472,25 @@ def test_every_change_of_every_byte(scratch: Path, name: str) -> None:
 def test_malformed_wire_data(scratch: Path, data: bytes) -> None:
     scratch.write_bytes(data)
     outcome(scratch)
+
+
+def test_fuzz(scratch: Path) -> None:
+    rng, models = random.Random(0), fuzz.seeds()
+    for run in range(500):
+        data = fuzz.damaged(rng, models)
+        scratch.write_bytes(data)
+        assert fuzz.attempt(scratch, len(data), look=run % 50 == 0) in ("Net", "FormatError")
+
+
+def test_fuzz_tells_what_it_finds(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(path: Path) -> None:
+        raise ZeroDivisionError("oh")
+
+    scratch.write_bytes(b"")
+    monkeypatch.setattr(fuzz.bridge, "load", broken)
+    assert fuzz.attempt(scratch, 0, look=False) == "ZeroDivisionError (oh)"
+    monkeypatch.setattr(fuzz.bridge, "load", lambda path: bytearray(40 << 20)[:0])
+    assert fuzz.attempt(scratch, 0, look=True) == "memory (Net)"
 
 
 @pytest.mark.parametrize(
