@@ -32,7 +32,8 @@ def make(text: str, *, seed: int = 0, phase: str = "TEST") -> Net:
 def random_inputs(net: Net, seed: int = 1) -> dict[str, np.ndarray]:
     """Standard normal float32 for each input."""
     rng = np.random.default_rng(seed)
-    return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in net.inputs.items() if shape is not None}
+    shapes = {name: shape for name, shape in net.inputs.items() if shape is not None}
+    return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
 
 
 class Session:

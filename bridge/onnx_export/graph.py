@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bridge.errors import ModelError, UnsupportedLayerError, UsageError
+from bridge.layers.base import CaffeLayer
 from bridge.onnx_export.builder import GraphBuilder
 from bridge.onnx_export.dims import Dims, Extent, NeedsStaticError, input_dims, probe
 from bridge.onnx_export.fuse import drop_unused, fuse_affine
-from bridge.layers.base import CaffeLayer
+from bridge.onnx_export.preprocess import Preprocess
 from bridge.schema import Layer, Net
 
 _LIKELY = 224
@@ -27,6 +28,7 @@ class Graph:
         values: Extents of the values in between.
         notes: Remarks for the user, one line each.
         blobs: The blob that an output stands for, where it could not have the blob's name.
+        half: Whether it computes in float16.
     """
 
     builder: GraphBuilder
@@ -36,6 +38,7 @@ class Graph:
     values: dict[str, list[Extent]]
     notes: list[str] = field(default_factory=list)
     blobs: dict[str, str] = field(default_factory=dict)
+    half: bool = False
 
 
 def lower(
@@ -46,6 +49,7 @@ def lower(
     dynamic_batch: bool = True,
     every_top: bool = False,
     allow_custom: bool = False,
+    preprocess: Preprocess | None = None,
 ) -> Graph:
     """Lower a net to ONNX nodes.
 
@@ -56,6 +60,7 @@ def lower(
         dynamic_batch: Leave the first extent of every input open where the net allows it.
         every_top: Make every value that a layer writes an output, as well as the net's own.
         allow_custom: Let what standard ONNX cannot say become nodes of a domain of ours.
+        preprocess: What to do to the image input first.
 
     Raises:
         UnsupportedLayerError: Layers that cannot be expressed; names all of them.
@@ -69,7 +74,7 @@ def lower(
         try:
             dims = probe(net, shapes, sizes)
             builder = GraphBuilder(opset, allow_custom=allow_custom)
-            return _Lowering(net, builder, shapes, sizes, dims, every_top).run(notes)
+            return _Lowering(net, builder, shapes, sizes, dims, every_top).run(notes, preprocess)
         except NeedsStaticError as error:
             for symbol in sorted(error.symbols):
                 if symbol not in sizes:
@@ -176,10 +181,14 @@ class _Lowering:
         self.values: dict[str, str] = {}
         self.tops: list[tuple[str, ...]] = []
 
-    def run(self, notes: list[str]) -> Graph:
+    def run(self, notes: list[str], preprocess: Preprocess | None) -> Graph:
         for name, shape in self.shapes.items():
             self.values[name] = name
             self.g.shapes[name] = input_dims(shape, self.sizes)
+        if preprocess:
+            image = preprocess.input_of(self.net)
+            self.values[image] = preprocess.emit(self.g, image)
+            self.g.shapes[self.values[image]] = self.g.shapes[image]
         missing: list[str] = []
         for index, layer in enumerate(self.net.layers):
             try:
