@@ -170,7 +170,10 @@ class _Windows:
 
     def _reach(self, space: Shape) -> Shape:
         """The extents that windows need, at least those there are."""
-        need = ((o - 1) * s + (k - 1) * d + 1 for o, s, k, d in zip(self.out, self.stride, self.kernel, self.dilation, strict=True))
+        need = (
+            (o - 1) * s + (k - 1) * d + 1
+            for o, s, k, d in zip(self.out, self.stride, self.kernel, self.dilation, strict=True)
+        )
         return tuple(map(max, need, space))
 
     def padded(self, space: Shape) -> Shape:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "convolution": "bridge.chain.convolution",
     "deconvolution": "bridge.chain.convolution",
+    "local_response_normalization": "bridge.chain.lrn",
     "largest": "bridge.chain.ranking",
     "caffe_pooling": "bridge.chain.pooling",
     "fork_batch_norm": "bridge.chain.forks",
@@ -37,13 +38,14 @@ _HOMES = {
     "contrastive_loss": "bridge.chain.losses",
     "caffe_accuracy": "bridge.chain.losses",
 }
-"""Functions of rarer layers, imported when one asks for them."""
+"""Our own functions, imported when a layer asks for them; all others are Chainer's."""
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    return getattr(_chainer_functions, name)
+    if name not in _HOMES:
+        return getattr(_chainer_functions, name)
+    found = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+    return found
 
 
 def folded(x: Any, axis: int, function: Callable[[Any], Any]) -> Any:

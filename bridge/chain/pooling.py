@@ -1,11 +1,17 @@
-"""Pooling with Caffe's windows, of Chainer's variables. Source: pooling_layer.cpp, pooling_layer.cu."""
+"""Pooling with Caffe's windows, of Chainer's variables: with Chainer's functions on a GPU, with ours on the CPU.
+
+Source: pooling_layer.cpp, pooling_layer.cu.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from bridge.chain import windows
 from bridge.chain.functions import chainer
-from bridge.layers.pooled_axis import LOWEST, divisor_correction
+from bridge.layers.pooled_axis import LOWEST
 
 if TYPE_CHECKING:
     from bridge.layers.pooling import Pooling
@@ -15,19 +21,43 @@ F = chainer.functions
 
 def caffe_pooling(x: Any, layer: Pooling) -> Any:
     """The layer's tops for a variable (N, C, H, W)."""
-    if layer.pool == "MAX":
-        return _max(x, layer)
-    y = _mean(x, layer)
-    if layer.pool == "STOCHASTIC":
-        positive = y.array > 0
-        ratio = _mean(x**2, layer) / F.where(positive, y, y.xp.ones_like(y.array))
-        return _with_empty(F.where(positive, ratio, y.xp.zeros_like(y.array)), x, layer, 0)
-    correction = divisor_correction(*layer.axes(x.shape[2:]))
-    y = _with_empty(y, x, layer, 0)
-    return y if (correction == 1).all() else y * y.xp.broadcast_to(y.xp.asarray(correction, dtype=y.dtype), y.shape)
+    return {"MAX": _max, "AVE": _average, "STOCHASTIC": _stochastic}[layer.pool](x, layer)
 
 
 def _max(x: Any, layer: Pooling) -> Any:
+    if x.xp is not np:
+        return max_by_chainer(x, layer)
+    axes = layer.axes(x.shape[2:])
+    (y,) = windows.MaxPooling(axes).apply((x,))
+    if len(layer.tops) < 2:
+        return y
+    return y, chainer.as_variable(windows.first_places(x.array, y.array, axes).astype(x.dtype))
+
+
+def _average(x: Any, layer: Pooling) -> Any:
+    rows, columns = layer.axes(x.shape[2:])
+    area = np.outer(rows.lengths, columns.lengths).astype(x.dtype)
+    each = 1 / np.where(area == 0, area.dtype.type(np.nan), area)
+    return _sums(x, layer) * x.xp.asarray(each)
+
+
+def _stochastic(x: Any, layer: Pooling) -> Any:
+    """The average weighted by the values themselves; 0 where their sum is not positive."""
+    total = _sums(x, layer)
+    positive = total.array > 0
+    ratio = _sums(x**2, layer) / F.where(positive, total, x.xp.ones_like(total.array))
+    return F.where(positive, ratio, x.xp.zeros_like(ratio.array))
+
+
+def _sums(x: Any, layer: Pooling) -> Any:
+    """The sum over each window; 0 where it is empty."""
+    if x.xp is not np:
+        return sums_by_chainer(x, layer)
+    return windows.WindowSum(layer.axes(x.shape[2:])).apply((x,))[0]
+
+
+def max_by_chainer(x: Any, layer: Pooling) -> Any:
+    """The tops of MAX by Chainer's own function."""
     space = x.shape[2:]
     rows, columns = (axis.inside for axis in layer.axes(space))
     options = {"cover_all": layer.round_mode == "CEIL", "return_indices": len(layer.tops) > 1}
@@ -48,15 +78,16 @@ def _plane_index(xp: Any, place: Any, layer: Pooling, space: Any) -> Any:
     return row * space[1] + column
 
 
-def _mean(x: Any, layer: Pooling) -> Any:
-    """The sum over each window that starts inside the image, over the kernel's area."""
+def sums_by_chainer(x: Any, layer: Pooling) -> Any:
+    """The sum over each window by Chainer's average."""
     space = x.shape[2:]
     kernel, stride, pad = layer.window(space)
     trailing = tuple(axis.trailing for axis in layer.axes(space))
-    if trailing == tuple(pad):
-        return F.average_pooling_2d(x, kernel, stride, pad)
-    borders = [(0, 0), (0, 0), *zip(pad, trailing, strict=True)]
-    return F.average_pooling_2d(F.pad(x, borders, "constant", constant_values=0), kernel, stride)
+    if trailing != tuple(pad):
+        x = F.pad(x, [(0, 0), (0, 0), *zip(pad, trailing, strict=True)], "constant", constant_values=0)
+        pad = (0, 0)
+    y = F.average_pooling_2d(x, kernel, stride, pad) * (kernel[0] * kernel[1])
+    return _with_empty(y, x, layer, 0)
 
 
 def _with_empty(y: Any, x: Any, layer: Pooling, value: float) -> Any:

@@ -1,0 +1,137 @@
+"""Maxima and sums over windows on the CPU, one place of the kernel after the other.
+
+Chainer copies every window before it reduces it; taking the places of the kernel in turn,
+for all windows at once, copies nothing, needs no padding, and does rows and columns apart.
+Windows are Caffe's, as :class:`~bridge.layers.pooled_axis.PooledAxis` lays them out.
+
+Source: pooling_layer.cpp.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from bridge.chain.functions import chainer
+from bridge.layers.pooled_axis import LOWEST, PooledAxis
+
+F = chainer.functions
+Axes = tuple[PooledAxis, PooledAxis]
+_ALL = slice(None)
+
+
+def _places(axis: PooledAxis) -> list[tuple[slice, slice]]:
+    """For each place of the kernel: the windows that have it inside the input, and the values that they find."""
+    found = []
+    for place in range(axis.kernel):
+        first = max(0, -(-(axis.pad - place) // axis.stride))
+        stop = min(axis.count, -(-(axis.extent + axis.pad - place) // axis.stride))
+        start = first * axis.stride + place - axis.pad
+        if first < stop:
+            found.append((slice(first, stop), slice(start, start + (stop - first - 1) * axis.stride + 1, axis.stride)))
+    return found
+
+
+def _both(axes: Axes) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+    """As :func:`_places`, for windows of two axes in the order of the kernel's rows."""
+    for (rows, from_rows), (columns, from_columns) in itertools.product(*map(_places, axes)):
+        yield (_ALL, _ALL, rows, columns), (_ALL, _ALL, from_rows, from_columns)
+
+
+def _reduced(x: np.ndarray, axes: Axes, ufunc: np.ufunc, start: float) -> np.ndarray:
+    """Each window's values put together."""
+    rows, columns = axes
+    lines = np.full((*x.shape[:2], rows.count, x.shape[3]), start, x.dtype)
+    for windows, values in _places(rows):
+        ufunc(lines[:, :, windows], x[:, :, values], out=lines[:, :, windows])
+    made = np.full((*lines.shape[:3], columns.count), start, x.dtype)
+    for windows, values in _places(columns):
+        ufunc(made[..., windows], lines[..., values], out=made[..., windows])
+    return made
+
+
+def first_places(x: np.ndarray, y: np.ndarray, axes: Axes) -> np.ndarray:
+    """Where in the plane (H, W) each window first has the value in ``y``, int64 of its shape; -1 where it has not."""
+    plane = np.broadcast_to(np.arange(x.shape[2] * x.shape[3]).reshape(x.shape[2:]), x.shape)
+    made = np.full(y.shape, -1)
+    for windows, values in reversed(list(_both(axes))):
+        np.copyto(made[windows], plane[values], where=x[values] == y[windows])
+    return made
+
+
+class MaxPooling(chainer.FunctionNode):
+    """The maximum of each window; ``-FLT_MAX`` where it is empty.
+
+    The gradient goes to the first of equal maxima, as in Caffe.
+    """
+
+    def __init__(self, axes: Axes) -> None:
+        self.axes = axes
+
+    def forward_cpu(self, inputs: tuple[np.ndarray]) -> tuple[np.ndarray]:
+        """The maxima (N, C, rows, columns) of (N, C, H, W)."""
+        self.retain_inputs((0,))
+        self.retain_outputs((0,))
+        return (_reduced(inputs[0], self.axes, np.maximum, LOWEST),)
+
+    def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> Any:
+        """The gradient of the input."""
+        (x,), (y,) = self.get_retained_inputs(), self.get_retained_outputs()
+        return _MaxGradient(self.axes, x.array, y.array).apply(grad_outputs)
+
+
+class _MaxGradient(chainer.FunctionNode):
+    def __init__(self, axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
+        self.axes, self.x, self.y = axes, x, y
+
+    def forward_cpu(self, inputs: tuple[np.ndarray]) -> tuple[np.ndarray]:
+        gx = np.zeros(self.x.shape, inputs[0].dtype)
+        free = np.ones(self.y.shape, bool)
+        for windows, values in _both(self.axes):
+            chosen = (self.x[values] == self.y[windows]) & free[windows]
+            free[windows] ^= chosen
+            gx[values] += inputs[0][windows] * chosen
+        return (gx,)
+
+    def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> tuple[Any]:
+        place = first_places(self.x, self.y, self.axes)
+        planes = place.shape[0] * place.shape[1]
+        flat = F.reshape(grad_outputs[0], (planes, -1))
+        taken = flat[np.arange(planes)[:, None], place.reshape(planes, -1)]
+        return (F.reshape(taken, place.shape) * (place >= 0).astype(taken.dtype),)
+
+
+class WindowSum(chainer.FunctionNode):
+    """The sum over each window; 0 where it is empty."""
+
+    def __init__(self, axes: Axes) -> None:
+        self.axes = axes
+
+    def forward_cpu(self, inputs: tuple[np.ndarray]) -> tuple[np.ndarray]:
+        """The sums (N, C, rows, columns) of (N, C, H, W)."""
+        return (_reduced(inputs[0], self.axes, np.add, 0),)
+
+    def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> Any:
+        """The gradient of the input."""
+        return _WindowSumGradient(self.axes).apply(grad_outputs)
+
+
+class _WindowSumGradient(chainer.FunctionNode):
+    def __init__(self, axes: Axes) -> None:
+        self.axes = axes
+
+    def forward_cpu(self, inputs: tuple[np.ndarray]) -> tuple[np.ndarray]:
+        (gy,), (rows, columns) = inputs, self.axes
+        lines = np.zeros((*gy.shape[:3], columns.extent), gy.dtype)
+        for windows, values in _places(columns):
+            lines[..., values] += gy[..., windows]
+        gx = np.zeros((*gy.shape[:2], rows.extent, columns.extent), gy.dtype)
+        for windows, values in _places(rows):
+            gx[:, :, values] += lines[:, :, windows]
+        return (gx,)
+
+    def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> Any:
+        return WindowSum(self.axes).apply(grad_outputs)
