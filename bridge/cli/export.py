@@ -18,8 +18,17 @@ from bridge.cli import options
     "--input", "inputs", multiple=True, metavar="NAME=1,3,224,224", help="An input's extents; a name leaves one open."
 )
 @click.option("--dynamic-batch/--static", default=True, show_default=True, help="Leave the batch size open.")
-@click.option("--external-data", is_flag=False, flag_value="file", default=None, metavar="[file|source]",
-              help="Weights in a file beside the model, or where they lie in the caffemodel.")
+@click.option(
+    "--external-data",
+    is_flag=False,
+    flag_value="file",
+    type=click.Choice(["file", "source"]),
+    help="Weights in a file beside the model; or, =source, left where they lie in the caffemodel.",
+)
+@click.option("--fp16", "half", is_flag=True, help="Compute in float16; inputs and outputs stay float32.")
+@click.option("--mean", default=None, help="Take this mean off first: b,g,r or one number, or a .binaryproto.")
+@click.option("--scale", default=1.0, help="Multiply by this after the mean.")
+@click.option("--bgr", is_flag=True, help="Feed RGB; the model turns it to Caffe's BGR first.")
 @click.option("--allow-custom", is_flag=True, help="Write what standard ONNX cannot say as nodes of org.weightbridge.")
 @click.option(
     "--check/--no-check", default=True, show_default=True, help="Run the model and compare with a second engine."
@@ -28,6 +37,7 @@ from bridge.cli import options
 def export(files: tuple[str, ...], output: str, inputs: tuple[str, ...], opset: int | None, **given: Any) -> None:
     """Write a net as ONNX, checked by default."""
     from bridge.onnx_export import export_onnx
+    from bridge.onnx_export.preprocess import Preprocess
 
     net = options.load(files, given)
     graph = export_onnx(
@@ -37,10 +47,13 @@ def export(files: tuple[str, ...], output: str, inputs: tuple[str, ...], opset: 
         inputs=options.input_shapes(inputs),
         dynamic_batch=given["dynamic_batch"],
         allow_custom=given["allow_custom"],
+        preprocess=Preprocess(options.mean(given["mean"]), given["scale"], given["bgr"]),
+        half=given["half"],
+        external_data=given["external_data"],
         check=given["check"],
         seed=given["seed"],
     )
     for remark in (*net.notes, *graph.notes):
         options.note(remark)
-    size = sum(init.values.nbytes for init in graph.builder.initializers.values())
+    size = sum(init.nbytes for init in graph.builder.initializers.values())
     click.echo(f"{output}: {len(graph.builder.nodes)} nodes, {size:,} bytes of weights, opset {graph.builder.opset}")

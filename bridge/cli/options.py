@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+import numpy as np
 
 from bridge.errors import UsageError
 from bridge.schema import Net
@@ -81,6 +82,23 @@ def parse_shape(text: str) -> tuple[str, list[int | str]]:
 def input_shapes(texts: tuple[str, ...]) -> dict[str, list[int | str]]:
     """The extents of input blobs from repeated ``--input`` options."""
     return dict(parse_shape(text) for text in texts)
+
+
+def mean(text: str | None) -> np.ndarray:
+    """A mean from ``104,117,123``, from one number, or from a .binaryproto.
+
+    Returns:
+        float32 (values,), or (C, H, W) from a file; empty for none.
+    """
+    if text is None:
+        return np.zeros(0, np.float32)
+    try:
+        return np.array([float(part) for part in text.split(",")], np.float32)
+    except ValueError:
+        from bridge.readers import read_mean
+
+        image = np.asarray(read_mean(text).numpy(), np.float32)
+        return image.reshape(image.shape[-3:])
 
 
 def note(message: str) -> None:

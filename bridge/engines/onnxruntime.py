@@ -8,7 +8,7 @@ import numpy as np
 
 from bridge.engines import Arrays, Tops
 from bridge.inference import inference_net
-from bridge.onnx_export import to_onnx_model
+from bridge.onnx_export import to_onnx_file
 from bridge.onnx_export.graph import Graph
 from bridge.schema import Net
 
@@ -33,15 +33,15 @@ class Engine:
         import onnxruntime as ort
 
         shapes = {name: list(inputs[name].shape) for name in self._net.inputs if name in inputs}
-        model, graph = to_onnx_model(
+        file, graph = to_onnx_file(
             self._net, inputs=shapes, dynamic_batch=False, every_top=every_top, **self._opset
         )
-        if not model.graph.output:  # all of the net's blobs are silenced
+        if not graph.outputs:  # all of the net's blobs are silenced
             return {}, graph
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.log_severity_level = 3
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(file.tobytes(), options, providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
         fed = {value.name: np.asarray(inputs[value.name], np.float32) for value in session.get_inputs()}
         return dict(zip(names, session.run(names, fed), strict=True)), graph

@@ -36,11 +36,18 @@ class Initializer:
     values: Blob
     roles: list[tuple[int, str]] = field(default_factory=list)
     """(index of the layer, role) of each blob that it stands for, unchanged but for its shape."""
+    float_type: np.dtype = field(default=np.dtype(np.float32))
+    """What floating-point values are written as; Caffe computes in float32."""
 
     @property
     def dtype(self) -> np.dtype:
-        """What is written: floating-point constants as float32, which Caffe computes in."""
-        return np.dtype(np.float32) if self.values.dtype.kind == "f" else self.values.dtype
+        """The type that is written."""
+        return self.float_type if self.values.dtype.kind == "f" else self.values.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are written."""
+        return self.values.size * self.dtype.itemsize
 
     def numpy(self) -> np.ndarray:
         """The values in the shape and dtype that are written."""

@@ -7,13 +7,17 @@ import numpy as np
 from bridge import engines
 from bridge.errors import DifferenceError, UnsupportedLayerError
 from bridge.onnx_export.graph import Graph
+from bridge.onnx_export.preprocess import Preprocess
 from bridge.schema import Net
 
 RTOL, ATOL = 1e-3, 1e-4
 """Two float32 engines that sum in different orders stay well within this; a wrong lowering does not."""
 
+_HALF = (5e-2, 1e-2)
+"""The same for a model in float16, whose values have 11 bits."""
 
-def check_run(data: bytes, net: Net, graph: Graph, seed: int) -> list[str]:
+
+def check_run(data: bytes, net: Net, graph: Graph, seed: int, preprocess: Preprocess | None = None) -> list[str]:
     """Run the model on seeded inputs, in ONNX Runtime and, as its layers, in Chainer.
 
     Args:
@@ -21,6 +25,7 @@ def check_run(data: bytes, net: Net, graph: Graph, seed: int) -> list[str]:
         net: What it was made from.
         graph: How it was made.
         seed: For the inputs, float32 from the standard normal distribution.
+        preprocess: What the model does to its image input first.
 
     Returns:
         Remarks: why something was not checked.
@@ -34,12 +39,15 @@ def check_run(data: bytes, net: Net, graph: Graph, seed: int) -> list[str]:
     outputs = _run(data, inputs)
     if problem := engines.missing("chainer"):
         return [f"run, but not compared with a second engine: {problem.args[0]}"]
+    if preprocess:
+        image = preprocess.input_of(net)
+        inputs[image] = preprocess.apply(inputs[image])
     try:
         expected = engines.make("chainer", net).outputs(inputs)
     except UnsupportedLayerError as error:
         return [f"run, but not compared with Chainer: {error.args[0]}"]
     for name, values in outputs.items():
-        if not close(values, expected[graph.blobs.get(name, name)]):
+        if not close(values, expected[graph.blobs.get(name, name)], _HALF if graph.half else (RTOL, ATOL)):
             raise DifferenceError(
                 f"output '{name}' of the exported model differs from Chainer's; {_first_layer(net, inputs)}",
                 where=net.where,
@@ -54,12 +62,12 @@ def seeded_inputs(graph: Graph, seed: int) -> dict[str, np.ndarray]:
     return {name: rng.standard_normal(graph.builder.shapes[name].extents).astype(np.float32) for name in graph.inputs}
 
 
-def close(a: np.ndarray, b: np.ndarray) -> bool:
+def close(a: np.ndarray, b: np.ndarray, bounds: tuple[float, float] = (RTOL, ATOL)) -> bool:
     """Whether two outputs agree; the absolute part grows with the values' own size."""
     if a.shape != b.shape:
         return False
     finite = np.abs(b[np.isfinite(b)])
-    return bool(np.allclose(a, b, RTOL, ATOL * max(1.0, float(finite.max(initial=0))), equal_nan=True))
+    return bool(np.allclose(a, b, bounds[0], bounds[1] * max(1.0, float(finite.max(initial=0))), equal_nan=True))
 
 
 def _run(data: bytes, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

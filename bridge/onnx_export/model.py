@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 
 from bridge.onnx_export.builder import Initializer, Node
 from bridge.onnx_export.dims import Extent
+from bridge.onnx_export.file import SMALL, OnnxFile
 from bridge.onnx_export.graph import Graph
 
 MIN_OPSET = 13
@@ -23,9 +24,10 @@ def newest_opset() -> int:
     return int(onnx.defs.onnx_opset_version())
 
 
-def to_model(graph: Graph, *, name: str, metadata: dict[str, str], producer_version: str) -> onnx.ModelProto:
-    """Make the ``ModelProto``; its IR version is the lowest that the opset allows."""
+def to_file(graph: Graph, *, name: str, metadata: dict[str, str], producer_version: str) -> OnnxFile:
+    """Make the model; its IR version is the lowest that the opset allows."""
     g = graph.builder
+    large = {key: init for key, init in g.initializers.items() if init.nbytes > SMALL}
     opsets = [helper.make_opsetid("", g.opset)]
     opsets += [helper.make_opsetid(domain, 1) for domain in sorted(g.domains - {""})]
     proto = helper.make_graph(
@@ -33,14 +35,14 @@ def to_model(graph: Graph, *, name: str, metadata: dict[str, str], producer_vers
         name or "net",
         [_value_info(value, shape) for value, shape in graph.inputs.items()],
         [_value_info(value, shape) for value, shape in graph.outputs.items()],
-        initializer=[_tensor(key, value) for key, value in g.initializers.items()],
+        initializer=[_tensor(key, value) for key, value in g.initializers.items() if key not in large],
         value_info=_between(graph),
     )
     model = helper.make_model(proto, opset_imports=opsets, producer_name="weight-bridge")
     model.producer_version = producer_version
     model.ir_version = helper.find_min_ir_version_for(opsets[:1])
     helper.set_model_props(model, metadata)
-    return model
+    return OnnxFile(model, large)
 
 
 def blob_index(graph: Graph, names: Sequence[str]) -> str:
@@ -61,7 +63,7 @@ def blob_index(graph: Graph, names: Sequence[str]) -> str:
 def _between(graph: Graph) -> list[onnx.ValueInfoProto]:
     made = {name for node in graph.builder.nodes for name in node.outputs}
     return [
-        _value_info(name, shape)
+        _value_info(name, shape, TensorProto.FLOAT16 if graph.half else TensorProto.FLOAT)
         for name, shape in graph.values.items()
         if name in made and name not in graph.outputs
     ]
@@ -77,8 +79,8 @@ def _plain(attributes: dict[str, object]) -> dict[str, object]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in attributes.items()}
 
 
-def _value_info(name: str, shape: Sequence[Extent]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
+def _value_info(name: str, shape: Sequence[Extent], kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, list(shape))
 
 
 def _tensor(name: str, init: Initializer) -> onnx.TensorProto:
