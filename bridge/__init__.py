@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bridge.chain import build_chain, from_chain, freeze, thaw, transplant
+    from bridge.chain import build_chain, freeze, from_chain, thaw, transplant
     from bridge.loading import load
     from bridge.onnx_export import export_onnx
     from bridge.schema import Blob, Layer, Net

@@ -7,11 +7,13 @@ share a parameter (``Net::AppendParam``: by parameter name).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from bridge.errors import ModelError
-from bridge.layers import REGISTRY, build_layer
+from bridge.layers import CaffeLayer, build_layer
+from bridge.layers.batch_norm import read_zero_scale_factors
 from bridge.message import Message
 from bridge.schema import Blob, Layer, Net, RawLayer, RawNet, nearest
 from bridge.upgrade import upgrade_net
@@ -24,6 +26,7 @@ def assemble(
     phase: str = "TEST",
     level: int = 0,
     stages: Sequence[str] = (),
+    zero_scale_factor: str = "bvlc",
     sources: Sequence[str] = (),
 ) -> Net:
     """Build a net.
@@ -32,7 +35,10 @@ def assemble(
         raw: The stored layers; none for a definition alone.
         prototxt: The net's definition as parsed; without it the one in ``raw`` is used.
         phase: ``TEST`` or ``TRAIN``, for the prototxt's ``include`` and ``exclude`` rules.
-        level, stages: The rest of Caffe's ``NetState``.
+        level: The level of Caffe's ``NetState``.
+        stages: Its stages.
+        zero_scale_factor: ``bvlc`` or ``nvcaffe``: how to read a BatchNorm whose scale factor is 0
+            beside other statistics, see :func:`bridge.layers.batch_norm.read_zero_scale_factors`.
         sources: The files, for messages.
 
     Returns:
@@ -40,6 +46,7 @@ def assemble(
 
     Raises:
         ModelError: The rules of a layer contradict each other.
+        UsageError: ``zero_scale_factor`` is neither of the two.
     """
     stored = raw.layers if raw else ()
     notes = list(raw.notes) if raw else []
@@ -67,7 +74,7 @@ def assemble(
     )
     if prototxt is not None:
         notes += _unused(stored, net)
-    return net.replace(notes=tuple(notes))
+    return read_zero_scale_factors(net.replace(notes=tuple(notes)), zero_scale_factor)
 
 
 def _stored_for(definition: Message, stored: Sequence[RawLayer]) -> tuple[tuple[Blob, ...], str]:
@@ -104,13 +111,10 @@ def _with_shared(definition: Message, blobs: Sequence[Blob], shared: dict[str, l
 
 def _complete(layer: Layer, raw: RawNet | None) -> Layer:
     """Say so where a layer needs blobs and the weights have none for it."""
-    if raw is None or layer.blobs or layer.uncovered or layer.type not in REGISTRY:
+    if raw is None or layer.blobs or layer.uncovered:
         return layer
-    roles = layer.roles(0) if hasattr(layer, "roles") else ()
-    if not roles:
+    if not isinstance(layer, CaffeLayer) or not layer.roles(0):
         return layer
-    import dataclasses
-
     return dataclasses.replace(layer, uncovered=f"{raw.source or 'the weights file'} has no blobs for it")
 
 
@@ -148,10 +152,10 @@ def _included(definition: Message, phase: str, level: int, stages: frozenset[str
 
 def _meets(rule: Message, phase: str, level: int, stages: frozenset[str]) -> bool:
     """Source: ``Net::StateMeetsRule``."""
-    wanted = rule.get("phase", phase)
+    wanted = {"0": "TRAIN", "1": "TEST"}.get(found := rule.text("phase", phase), found)
     low, high = _int(rule.get("min_level")), _int(rule.get("max_level"))
     return (
-        {0: "TRAIN", 1: "TEST"}.get(wanted, wanted) == phase  # type: ignore[call-overload]
+        wanted == phase
         and (low is None or level >= low)
         and (high is None or level <= high)
         and stages.issuperset(map(str, rule.all("stage")))

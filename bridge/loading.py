@@ -9,7 +9,6 @@ from typing import Any
 from bridge import prototxt as text_format
 from bridge import readers
 from bridge.assemble import assemble
-from bridge.layers.batch_norm import read_zero_scale_factors
 from bridge.schema import Net
 
 
@@ -28,7 +27,8 @@ def load(
         files: A prototxt, a file of weights, or both in any order; told apart by content.
         reader: Which reader takes the weights; ``auto`` is the first that can.
         phase: ``TEST`` or ``TRAIN``: which layers of the prototxt to take.
-        level, stages: The rest of Caffe's ``NetState``.
+        level: The level of Caffe's ``NetState``.
+        stages: Its stages.
         zero_scale_factor: ``bvlc`` or ``nvcaffe``: how to read a BatchNorm whose scale factor is 0
             beside other statistics, see :func:`bridge.layers.batch_norm.read_zero_scale_factors`.
         options: For the reader, such as ``dialect`` or ``python``.
@@ -42,5 +42,5 @@ def load(
     raw = readers.read(weights, definition, reader=reader, **options) if weights else None
     parsed = text_format.parse_file(definition) if definition else None
     sources = [str(file) for file in (definition, weights) if file]
-    net = assemble(raw, parsed, phase=phase, level=level, stages=stages, sources=sources)
-    return read_zero_scale_factors(net, zero_scale_factor)
+    net_options: dict[str, Any] = {"phase": phase, "level": level, "stages": stages, "zero_scale_factor": zero_scale_factor}
+    return assemble(raw, parsed, sources=sources, **net_options)

@@ -17,7 +17,7 @@ class Symbol(str):
     __slots__ = ()
 
 
-Scalar = Union[bool, int, float, str, bytes, Symbol]
+Scalar = bool | int | float | str | bytes | Symbol
 Value = Union[Scalar, "Message"]
 
 

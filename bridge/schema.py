@@ -277,8 +277,11 @@ class Layer:
         self.check_blobs(*bottoms)
         for name, shape in zip(self.tops, tops, strict=False):
             if any(extent < 0 for extent in shape):
-                raise ModelError(f"top '{name}' would be {times(shape)} for inputs "
-                                 + ", ".join(times(bottom) for bottom in bottoms), where=self.label)
+                raise ModelError(
+                    f"top '{name}' would be {times(shape)} for inputs "
+                    + ", ".join(times(bottom) for bottom in bottoms),
+                    where=self.label,
+                )
         return tops
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
@@ -309,6 +312,7 @@ class Opaque(Layer):
     problem: str = "unknown layer type"
 
     def reason(self) -> str:
+        """The problem."""
         return self.problem
 
 
@@ -402,7 +406,8 @@ class Net:
         for layer in self.layers:
             own = getattr(layer, "input_shapes", None)
             if own is not None and shapes.keys() & set(layer.tops):
-                new = tuple(shapes.get(top, shape) for top, shape in itertools.zip_longest(layer.tops, own, fillvalue=()))
+                pairs = itertools.zip_longest(layer.tops, own, fillvalue=())
+                new = tuple(shapes.get(top, shape) for top, shape in pairs)
                 definition = layer.definition.copy()
                 dims = [Message(shape=[Message(dim=list(shape)) for shape in new])]
                 definition.set("input_param", *dims)

@@ -28,7 +28,7 @@ def doctor(as_json: bool) -> None:
     click.echo(f"weight-bridge {__version__}, Python {data['python']}, {data['platform']}")
     options.table("packages", ["package", "version"], [[k, v or "not installed"] for k, v in data["packages"].items()])
     for title in ("readers", "engines", "devices"):
-        rows = [[item["name"], item["summary"], "works" if not item["problem"] else item["problem"], item["hint"]] for item in data[title]]
+        rows = [[item["name"], item["summary"], item["problem"] or "works", item["hint"]] for item in data[title]]
         options.table(title, ["name", "what", "state", "how to get it"], rows)
     rows = [[p["name"], p["module"], p["state"], p["reason"]] for p in data["patches"]]
     options.table("patches to Chainer, made as its modules are imported", ["patch", "module", "state", "reason"], rows)
@@ -63,8 +63,8 @@ def _engine(name: str) -> dict[str, str]:
     from bridge import engines
 
     problem = engines.missing(name)
-    text = str(problem.args[0]) if problem else ""
-    return {"name": name, "summary": engines.find(name).summary, "problem": text, "hint": problem.hint if problem else ""}
+    found = (str(problem.args[0]), problem.hint) if problem else ("", "")
+    return {"name": name, "summary": engines.find(name).summary, "problem": found[0], "hint": found[1]}
 
 
 def _cpu() -> dict[str, str]:
@@ -84,7 +84,7 @@ def _cuda() -> dict[str, str]:
 def _patches() -> list[dict[str, str]]:
     from bridge import compat
 
+    states = {True: "needed here", False: "not needed here"}
     return [
-        {"name": p.name, "module": p.module, "reason": p.reason, "state": "needed here" if p.needed() else "not needed here"}
-        for p in compat.patches()
+        {"name": p.name, "module": p.module, "reason": p.reason, "state": states[p.needed()]} for p in compat.patches()
     ]

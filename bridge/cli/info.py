@@ -81,7 +81,8 @@ def _show(net: Net) -> None:
             group = str(layer["group"]) if layer["group"] > 1 and index == 0 else ""
             head = [layer["name"], layer["type"], group] if index == 0 else ["", "", ""]
             rows.append([*head, *([blob["role"], times(blob["shape"]), blob["dtype"]] if blob else [""] * 3)])
-    options.table(f"{net.name or 'net'}: {', '.join(net.sources)}", ["layer", "type", "group", "blob", "shape", "dtype"], rows)
+    columns = ["layer", "type", "group", "blob", "shape", "dtype"]
+    options.table(f"{net.name or 'net'}: {', '.join(net.sources)}", columns, rows)
     for name, shape in data["inputs"].items():
         click.echo(f"input   {name}  {times(shape) if shape is not None else 'of unknown shape'}")
     for name in data["outputs"]:
@@ -103,7 +104,8 @@ def _mean(path: str, as_json: bool) -> None:
     values = blob.numpy()
     channels = values.reshape(-1, *values.shape[-2:]).mean(axis=(1, 2)).tolist() if values.ndim >= 2 else []
     if as_json:
-        options.write_json({"kind": "mean", "shape": list(blob.shape), "dtype": str(blob.dtype), "channels": channels}, "-")
+        described = {"kind": "mean", "shape": list(blob.shape), "dtype": str(blob.dtype), "channels": channels}
+        options.write_json(described, "-")
         return
     click.echo(f"{path}: a mean image, {times(blob.shape)}, {blob.dtype}")
     click.echo("mean per channel: " + ", ".join(f"{value:.4f}" for value in channels))

@@ -30,10 +30,19 @@ def reading(function: _Command) -> _Command:
                 help="Which layers of the prototxt to take.",
             ),
             click.option("--stage", "stages", multiple=True, help="A stage of Caffe's NetState; may be repeated."),
-            click.option("--dialect", default=None, help="Whose numbers the parameter fields of a caffemodel have."),
-            click.option("--pycaffe-python", default=None, help="An interpreter with the real Caffe (or BRIDGE_PYCAFFE_PYTHON)."),
             click.option(
-                "--plugin", "plugins", multiple=True, type=click.Path(), help="A Python file with layer types of your own."
+                "--zero-scale-factor",
+                type=click.Choice(["bvlc", "nvcaffe"]),
+                default="bvlc",
+                show_default=True,
+                help="Whose reading of a BatchNorm with scale factor 0 and real statistics.",
+            ),
+            click.option("--dialect", default=None, help="Whose numbers the parameter fields of a caffemodel have."),
+            click.option(
+                "--pycaffe-python", default=None, help="Interpreter with the real Caffe (BRIDGE_PYCAFFE_PYTHON)."
+            ),
+            click.option(
+                "--plugin", "plugins", multiple=True, type=click.Path(), help="A Python file with your own layer types."
             ),
         )
     ):
@@ -41,7 +50,7 @@ def reading(function: _Command) -> _Command:
     return function
 
 
-READING = ("reader", "phase", "stages", "dialect", "pycaffe_python", "plugins")
+READING = ("reader", "phase", "stages", "zero_scale_factor", "dialect", "pycaffe_python", "plugins")
 
 
 def load(files: tuple[str, ...], options: dict[str, Any]) -> Net:

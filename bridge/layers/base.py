@@ -253,9 +253,7 @@ class Params:
         definition: The whole ``LayerParameter``, for what lies outside the type's own message.
     """
 
-    def __init__(
-        self, message: Message, owner: type[CaffeLayer], name: str, definition: Message | None = None
-    ) -> None:
+    def __init__(self, message: Message, owner: type[CaffeLayer], name: str, definition: Message | None = None) -> None:
         self.message = message
         self.where = f"layer '{name}' ({owner.__name__})"
         self._owner, self._name, self._definition = owner, name, definition or Message()
@@ -314,16 +312,17 @@ class Params:
         raise self.fail(f"parameter '{name}' is {value}, expected one of {', '.join(options)}")
 
 
-@functools.cache
-def _own_fields(cls: Any) -> tuple[tuple[str, Any, Any], ...]:
-    """Name, type and default of the fields that a layer type adds to :class:`Layer`."""
-    hints = typing.get_type_hints(cls)
-    common = {field.name for field in dataclasses.fields(Layer)}
-    return tuple(
-        (field.name, hints[field.name], field.default)
-        for field in dataclasses.fields(cls)
-        if field.name not in common
-    )
+_OWN_FIELDS: dict[Any, tuple[tuple[str, Any, Any], ...]] = {}
+
+
+def _own_fields(cls: type[CaffeLayer]) -> tuple[tuple[str, Any, Any], ...]:
+    """Name, type and default of the fields that a layer type adds to :class:`Layer`; worked out once."""
+    if cls not in _OWN_FIELDS:
+        hints = typing.get_type_hints(cls)
+        common = {field.name for field in dataclasses.fields(Layer)}
+        own = (field for field in dataclasses.fields(cls) if field.name not in common)
+        _OWN_FIELDS[cls] = tuple((field.name, hints[field.name], field.default) for field in own)
+    return _OWN_FIELDS[cls]
 
 
 def _param_spec(param: Message) -> ParamSpec:
@@ -405,6 +404,18 @@ def same_shapes(layer: CaffeLayer, bottoms: Iterable[Shape]) -> Shape:
 
 
 __all__ = [
-    "MANY", "REGISTRY", "CaffeLayer", "NeuronLayer", "Params", "Symbol", "build_layer", "canonical_axis",
-    "field_pair", "layer_type", "registered_name", "same_shapes", "spread", "squeeze",
+    "MANY",
+    "REGISTRY",
+    "CaffeLayer",
+    "NeuronLayer",
+    "Params",
+    "Symbol",
+    "build_layer",
+    "canonical_axis",
+    "field_pair",
+    "layer_type",
+    "registered_name",
+    "same_shapes",
+    "spread",
+    "squeeze",
 ]
