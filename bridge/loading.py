@@ -42,5 +42,6 @@ def load(
     raw = readers.read(weights, definition, reader=reader, **options) if weights else None
     parsed = text_format.parse_file(definition) if definition else None
     sources = [str(file) for file in (definition, weights) if file]
-    net_options: dict[str, Any] = {"phase": phase, "level": level, "stages": stages, "zero_scale_factor": zero_scale_factor}
-    return assemble(raw, parsed, sources=sources, **net_options)
+    return assemble(
+        raw, parsed, phase=phase, level=level, stages=stages, zero_scale_factor=zero_scale_factor, sources=sources
+    )

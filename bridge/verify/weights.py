@@ -68,7 +68,8 @@ class Files:
         """
         path = self.definition or definition
         rest = dict(self.options)
-        net_options = {name: rest.pop(name) for name in ("phase", "level", "stages") if name in rest}
+        names = ("phase", "level", "stages", "zero_scale_factor")
+        net_options = {name: rest.pop(name) for name in names if name in rest}
         raw = _with_merged(readers.read(self.weights, path, reader=reader, **rest))
         parsed = prototxt.parse_file(path) if path else None
         sources = [str(file) for file in (path, self.weights) if file]
