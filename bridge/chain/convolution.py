@@ -20,8 +20,8 @@ from bridge.chain.functions import chainer
 from bridge.schema import Shape, count
 
 F = chainer.functions
-_forward = F.connection.convolution_2d
-_transposed = F.connection.deconvolution_2d
+_forward: Any = F.connection.convolution_2d
+_transposed: Any = F.connection.deconvolution_2d
 _COLUMNS = 1 << 20
 """Bytes of columns that are made at a time, unless one image has more."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.compat import import_chainer
 
-chainer = import_chainer()
+chainer: Any = import_chainer()
 _chainer_functions = chainer.functions
 as_variable = chainer.as_variable
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from bridge.chain.functions import chainer
 
-_chainers = chainer.functions.normalization.local_response_normalization
+_chainers: Any = chainer.functions.normalization.local_response_normalization
 
 
 def local_response_normalization(x: Any, n: int, k: float, alpha: float, beta: float) -> Any:
