@@ -107,7 +107,7 @@ class Convolution(CaffeLayer):
 
     onnx_operator: ClassVar[str] = "Conv"
 
-    def to_onnx(self, g: Any, *x: str) -> list[str]:
+    def to_onnx(self, g: Any, *x: str) -> str | list[str]:
         shape = g.shape(x[0])
         axis = canonical_axis(self.axis, len(shape), self)
         space = len(shape) - axis - 1
