@@ -63,9 +63,11 @@ def main(args: list[str] | None = None) -> NoReturn:
         status = _say("interrupted", 130)
     except KeyboardInterrupt:
         status = _say("interrupted", 130)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "bridge"
+        status = _say(f"{error.format_message()}\n  hint: {command} --help tells what there is", 2)
     except click.ClickException as error:
-        error.show()
-        status = 2
+        status = _say(error.format_message(), 2)
     except BridgeError as error:
         status = _say(str(error), 1 if isinstance(error, DifferenceError) else 2)
     except BrokenPipeError:
