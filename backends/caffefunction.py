@@ -200,7 +200,7 @@ def _shape(blob: Any) -> Shape:
 
 def _unreadable(index: int, blob: Any, shape: Shape) -> str:
     """What keeps CaffeFunction from a blob, which would fill in, cut off or fail at whatever is there."""
-    if len(blob.double_data) and not len(blob.data):
+    if len(blob.double_data):  # it overrules `data`, which may be there as well
         return f"blob {index} is stored as double_data, which CaffeFunction does not read"
     if len(blob.data) != count(shape):
         return f"blob {index} has {len(blob.data)} values in its field 'data', expected {count(shape)} = {times(shape)}"

@@ -133,10 +133,12 @@ def test_is_silent_on_a_sound_net(check: str) -> None:
     from tests.test_verify import NET
 
     net = filled(NET)
-    raw = RawNet(
-        "net", tuple(RawLayer(l.name, l.type, l.definition, tuple(b for _, b in l.blobs.entries())) for l in net)
+    layers = (
+        RawLayer(layer.name, layer.type, layer.definition, tuple(blob for _, blob in layer.blobs.entries()))
+        for layer in net
     )
-    assert run_checks(Loaded(raw, net, net.to_message()), only=[check]).findings == ()
+    sound = Loaded(RawNet("net", tuple(layers)), net, net.to_message())
+    assert run_checks(sound, only=[check]).findings == ()
 
 
 def test_a_note_fails_no_verification_and_a_check_can_be_silenced() -> None:
@@ -166,6 +168,15 @@ def test_looks_at_every_value_of_every_type(dtype: Any) -> None:
     found = look(values)
     assert (found.nonfinite, found.denormal, found.dead) == (2, 1, 1)
     assert found.first_nonfinite == 1_400_005
+
+
+def test_signalling_nans_are_nothing_to_stumble_over() -> None:
+    odd = np.array([0x7F800001], np.uint32).view(np.float32)
+    text = INPUT + CONV.replace("kernel_size: 3", "kernel_size: 1 bias_term: false") % ""
+    net = loaded(text, c=[np.broadcast_to(odd, (4, 4, 1, 1))])
+    assert [finding.check for finding in run_checks(net).findings] == ["finite"]
+    statistics = loaded(BN, b=[np.broadcast_to(odd, 4), np.broadcast_to(odd, 4), odd])
+    assert {finding.check for finding in run_checks(statistics).findings} == {"finite"}
 
 
 @pytest.mark.parametrize("group", [1, 2, 3, 6])

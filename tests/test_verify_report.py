@@ -52,9 +52,8 @@ def command(*args: str) -> subprocess.CompletedProcess[str]:
 
 def test_exit_status_0_and_a_last_line_with_counts() -> None:
     need("onnxruntime", "chainer")
-    done = command(
-        *FILES, "--recorded", RECORDED, "--readers", "protobuf,caffefunction", "--engines", "onnxruntime,chainer"
-    )
+    both = ("--readers", "protobuf,caffefunction", "--engines", "onnxruntime,chainer")
+    done = command(*FILES, "--recorded", RECORDED, *both)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(
         r"PASSED: 10 blobs the same, 25 tops agree, 5 tops not compared, \d+ checks held", done.stdout.splitlines()[-1]

@@ -6,6 +6,7 @@ Deconvolution), so it runs when it is asked for by name.
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ def import_opencv() -> Any:
         MissingExtraError: It is not installed, or newer.
     """
     try:
-        import cv2
+        cv2: Any = importlib.import_module("cv2")
     except ImportError:
         raise MissingExtraError("OpenCV is not installed", hint=HINT) from None
     if not hasattr(cv2.dnn, "readNetFromCaffe"):

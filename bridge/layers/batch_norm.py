@@ -131,9 +131,9 @@ def read_zero_scale_factors(net: Net, meaning: str) -> Net:
 
 
 def _doubtful(layer: BatchNorm) -> bool:
-    if "scale_factor" not in layer.blobs or layer.scale_bias or np.any(layer.blobs["scale_factor"]):
+    if "scale_factor" not in layer.blobs or layer.scale_bias or np.count_nonzero(layer.blobs["scale_factor"]):
         return False
-    return bool(np.any(layer.blobs["mean"]) or np.any(layer.blobs["variance"]))
+    return bool(np.count_nonzero(layer.blobs["mean"]) or np.count_nonzero(layer.blobs["variance"]))
 
 
 def _with_factor_one(layer: Layer) -> Layer:

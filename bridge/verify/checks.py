@@ -116,11 +116,12 @@ def run_checks(loaded: Loaded, *, skip: Collection[str] = (), only: Collection[s
         raise UsageError(f"no check '{unknown[0]}'", hint=f"checks: {', '.join(CHECKS)}")
     chosen = [entry for name, entry in CHECKS.items() if name not in skip and (only is None or name in only)]
     subject = Subject(loaded)
-    findings = [
-        Finding(entry.name, severity, layer, message, hint)
-        for entry in chosen
-        for severity, layer, message, hint in entry.function(subject)
-    ]
+    with np.errstate(all="ignore"):  # a weight may be any number, or none
+        findings = [
+            Finding(entry.name, severity, layer, message, hint)
+            for entry in chosen
+            for severity, layer, message, hint in entry.function(subject)
+        ]
     return Checked(loaded.net.where, tuple(entry.name for entry in chosen), tuple(findings))
 
 

@@ -78,7 +78,8 @@ def metrics(a: np.ndarray, b: np.ndarray, bound: np.ndarray | float) -> Metrics:
     if a.size == 0 or same_bits(np.asarray(a, np.float32), np.asarray(b, np.float32)):
         return Metrics(count=a.size)
     x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    difference = _difference(x, y)
+    with np.errstate(all="ignore"):
+        difference = _difference(x, y)
     limits = np.broadcast_to(np.asarray(bound, np.float64), x.shape)
     with np.errstate(all="ignore"):
         relative = difference / np.fmax(np.abs(x), np.abs(y))
@@ -110,8 +111,7 @@ def _spread(distances: np.ndarray, classes: Sequence[float], total: int) -> tupl
 
 def _difference(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Absolute differences; 0 where both are NaN or the same infinity, infinite where one is not finite."""
-    with np.errstate(invalid="ignore"):
-        found = np.abs(x - y)
+    found = np.abs(x - y)
     alike = (x == y) | (np.isnan(x) & np.isnan(y))
     return np.where(alike, 0, np.where(np.isnan(found), np.inf, found))
 

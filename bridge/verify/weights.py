@@ -118,7 +118,10 @@ def _stored(layer: RawLayer, occurrence: int, net: Net) -> Iterator[tuple[Key, P
         role, shaped = f"blob{index}", blob
         if index < len(roles):
             role, twin = roles[index]
-            shaped = blob.reshaped(twin.shape) if twin.size == blob.size else blob
+            if blob is None:  # the file has a shared parameter under the first of its layers only
+                shaped = twin
+            elif twin.size == blob.size:
+                shaped = blob.reshaped(twin.shape)
         kind = layer.type or (typed.type if typed else "")
         yield (layer.name, occurrence, index), Part(layer.name, kind, role, shaped)
 
