@@ -103,7 +103,7 @@ def _positive_unitball(rng: Any, shape: Shape, f: _Filler) -> Any:
 def _bilinear(rng: Any, shape: Shape, f: _Filler) -> Any:
     """Weights of a deconvolution that interpolates."""
     half = math.ceil(shape[-1] / 2)
-    centre = (2 * half - 1 - half % 2) / (2 * half)
+    centre = (shape[-1] - 1) / (2 * half)
     line = 1 - np.abs(np.arange(shape[-1]) / half - centre)
     return np.broadcast_to(np.outer(line, line), shape)
 
