@@ -54,9 +54,15 @@ def onnx_unit(g: Any, gates: str, cont: str, cell: str | None, size: int) -> tup
 
 
 def chainer_unit(F: Any, gates: Any, cont: Any, cell: Any) -> tuple[Any, Any]:
-    """As :func:`onnx_unit`, on variables (..., 4H)."""
+    """As :func:`onnx_unit`, on variables (..., 4H), but ``cont`` an array (..., 1)."""
     i, f, o, new = F.split_axis(gates, 4, gates.ndim - 1)
     after = F.sigmoid(i) * F.tanh(new)
     if cell is not None:
-        after = F.sigmoid(f) * cont * cell + after
+        after = _forget(F, f, cont) * cell + after
     return F.sigmoid(o) * F.tanh(after), after
+
+
+def _forget(F: Any, f: Any, cont: Any) -> Any:
+    """``cont sigmoid(f)`` with Caffe's slope, which is the derivative where ``cont`` is 0 or 1."""
+    gate = F.sigmoid(f).array * cont
+    return gate + (f - f.array) * (gate * (1 - gate))

@@ -39,5 +39,5 @@ class LSTMUnit(CaffeLayer):
 
     def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
         cell, gates, cont = x
-        hidden, after = chainer_unit(F, gates, F.broadcast_to(cont[:, :, None], cell.shape), cell)
+        hidden, after = chainer_unit(F, gates, cont.array[:, :, None], cell)
         return after, hidden

@@ -19,6 +19,8 @@ class Recurrent(CaffeLayer):
     Without ``expose_hidden`` the first step starts from states of 0. (Caffe starts from where its last
     forward pass ended, which is the same where ``cont`` begins with 0.)
 
+    In training no gradient goes through exposed states, in or out, as in Caffe.
+
     The steps are unrolled: T is fixed, N can stay open, and no runtime needs control flow.
 
     Source: caffe.proto ``RecurrentParameter``, recurrent_layer.cpp.
@@ -98,16 +100,17 @@ class Recurrent(CaffeLayer):
         fed = F.linear(x[0], link.W, link.b, n_batch_axes=2)
         if self.static:
             fed = fed + F.broadcast_to(F.linear(x[2], link.static_weight)[None], fed.shape)
-        state = [value[0] for value in x[2 + self.static :]]
+        state = [F.as_variable(value.array[0]) for value in x[2 + self.static :]]  # Caffe gives them no gradient
         outputs = []
         for step in range(len(fed)):
-            go = F.broadcast_to(x[1][step][:, None], (fed.shape[1], self.num_output))
+            go = x[1].array[step][:, None]
             output, state = self.chainer_step(F, link, fed[step], go, state if step or self.expose_hidden else [])
             outputs.append(output)
-        return (F.stack(outputs), *(value[None] for value in (state if self.expose_hidden else [])))
+        exposed = state if self.expose_hidden else []
+        return (F.stack(outputs), *(F.as_variable(value.array[None]) for value in exposed))
 
     def chainer_step(self, F: Any, link: Any, fed: Any, cont: Any, state: list[Any]) -> tuple[Any, list[Any]]:
-        """As :meth:`onnx_step`, on variables (N, ...)."""
+        """As :meth:`onnx_step`, on variables (N, ...), but ``cont`` an array (N, 1)."""
         raise NotImplementedError
 
 
