@@ -9,6 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import numpy as np  # noqa: E402
+
 from bridge import prototxt  # noqa: E402
 from bridge.layers import REGISTRY, CaffeLayer  # noqa: E402
 from bridge.layers.base import registered_name  # noqa: E402
@@ -29,7 +31,8 @@ Made by `docs/make_layer_table.py` from the registered layer types and the fixtu
 - *ONNX*, *Chainer*: it is lowered to standard operators, to functions that can be trained. *dropped*: it has no part
   in inference; *as X*: what is left of it for inference; *input*: its tops become inputs of the model.
 - *Verified*: the golden cases in `fixtures/golden/` that have such a layer, recorded from the real Caffe and compared
-  through both engines by `tests/test_golden.py`. *reference*: a second implementation in plain NumPy, from the source
+  through both engines by `tests/test_golden.py`. *loss*: cases in `fixtures/losses.npz`, value and gradient recorded
+  from the real Caffe and compared by `tests/test_losses.py`. *reference*: a second implementation in plain NumPy, from the source
   of the Caffe that has the type (`tests/references.py`), compared on random parameters by `tests/test_fork_layers.py`.
   An empty field: nothing but our own two engines was compared.
 
@@ -40,9 +43,10 @@ Made by `docs/make_layer_table.py` from the registered layer types and the fixtu
 
 def page() -> str:
     """The whole page."""
-    cases = golden_cases()
+    cases, losses = golden_cases(), loss_cases()
     rows = (
-        f"| `{name}` | yes | {onnx(cls)} | {chainer(cls)} | {verified(name, cases.get(name, []))} |\n"
+        f"| `{name}` | yes | {onnx(cls)} | {chainer(cls)} | "
+        f"{verified(name, cases.get(name, []), losses.get(name, []))} |\n"
         for name, cls in sorted(REGISTRY.items(), key=lambda item: item[0].lower())
     )
     return HEAD + "".join(rows)
@@ -54,6 +58,16 @@ def golden_cases() -> dict[str, list[str]]:
     for path in sorted((ROOT / "fixtures").glob("golden/*/io.npz")):
         for name in sorted({registered_name(layer) for layer in layers(path.with_name("deploy.prototxt"))}):
             found.setdefault(name, []).append(path.parent.name)
+    return found
+
+
+def loss_cases() -> dict[str, list[str]]:
+    """The recorded losses and accuracies of each type."""
+    found: dict[str, list[str]] = {}
+    with np.load(ROOT / "fixtures" / "losses.npz") as recorded:
+        for key in sorted(key for key in recorded if key.endswith("/net")):
+            (*_, layer) = prototxt.parse(str(recorded[key])).messages("layer")
+            found.setdefault(layer.text("type"), []).append(key.removesuffix("/net"))
     return found
 
 
@@ -81,11 +95,12 @@ def chainer(cls: type[CaffeLayer]) -> str:
     return "yes" if cls.to_chainer is not Layer.to_chainer else "no"
 
 
-def verified(name: str, cases: list[str]) -> str:
+def verified(name: str, cases: list[str], losses: list[str]) -> str:
     """What a test compares the type with."""
+    recorded = [f"*loss* {', '.join(losses)}"] if losses else []
     more = [f"and {len(cases) - MOST} more"] if len(cases) > MOST else []
     reference = ["*reference*"] if name in REFERENCES else []
-    return ", ".join(cases[:MOST] + more + reference)
+    return ", ".join(cases[:MOST] + more + recorded + reference)
 
 
 if __name__ == "__main__":
