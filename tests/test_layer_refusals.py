@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+import bridge
 from bridge import prototxt
 from bridge.assemble import assemble
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, ModelError
 from tests.strategies import LayerCase
 
 IMAGE = (2, 6, 5, 5)
@@ -83,3 +86,10 @@ def test_is_refused(kind: str, body: str, shapes: tuple[tuple[int, ...], ...], t
         assemble(None, prototxt.parse(LayerCase(kind, body, shapes, tops=tops).prototxt)).infer()
     assert str(caught.value.args[0]).count("\n") == 0
     assert f"layer 'l' ({kind})" in str(caught.value.args[0])
+
+
+def test_a_net_whose_blobs_are_all_silenced_is_no_onnx_file(tmp_path: Path) -> None:
+    net = LayerCase("Silence", "", (IMAGE,), tops=0).net()
+    with pytest.raises(ModelError, match="the net has no outputs"):
+        bridge.export_onnx(net, tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ import onnx
 
 import bridge
 from bridge import prototxt
-from bridge.errors import UsageError
+from bridge.errors import ModelError, UsageError
 from bridge.inference import inference_net
 from bridge.onnx_export.builder import CUSTOM_DOMAIN
 from bridge.onnx_export.dims import Extent
@@ -120,7 +120,7 @@ def export_onnx(
 
     Raises:
         UnsupportedLayerError: Layers that ONNX cannot express; names all of them.
-        ModelError: The net does not fit together.
+        ModelError: The net does not fit together, or has no outputs.
         UsageError: An argument is wrong.
         DifferenceError: The engines differ; names the first layer. Nothing is written.
     """
@@ -138,6 +138,8 @@ def export_onnx(
         half=half,
         digests=digests,
     )
+    if not graph.outputs:
+        raise ModelError("the net has no outputs: another layer, or Silence, reads each of its blobs", where=net.where)
     graph.notes[:0] = notes
     file.check()
     if check and CUSTOM_DOMAIN in graph.builder.domains:
