@@ -81,8 +81,6 @@ class _Conversion:
     def __init__(self, net: Net, given: Given) -> None:
         self.net, self.given, self.wiring = net, given, Wiring(net)
         self.sources = {index for index, layer in enumerate(net.layers) if _is_source(layer, given)}
-        if not self.sources and not net.inputs:
-            self.sources = {index for index, layer in enumerate(net.layers) if isinstance(layer, DummyData)}
         self.dropped = {
             index: layer
             for index, layer in enumerate(net.layers)
@@ -96,6 +94,7 @@ class _Conversion:
         judged = self._judged()
         self._find_halves(judged)
         wanted = {value for values in judged.values() for value in values}
+        self.sources |= self._stand_ins(wanted)
         self.needed = self.wiring.ancestry(wanted | self._own_outputs(wanted))
         layers: list[Layer] = []
         for index, layer in enumerate(self.net.layers):
@@ -129,6 +128,13 @@ class _Conversion:
                 labels = self.wiring.behind_splits(self.wiring.reads[index][1])
                 rivals.setdefault((layer.type, labels), []).append((layer.loss_weights[0], index))
         return {index for losses in rivals.values() for weight, index in losses if weight < max(losses)[0]}
+
+    def _stand_ins(self, judged: set[Value]) -> set[int]:
+        """Layers of constants, where what is judged hangs on nothing else: they stand for the data."""
+        origins = {index for index, _ in self.wiring.origins(judged)}
+        if any(index < 0 or index in self.sources or self.net.layers[index].type == "Input" for index in origins):
+            return set()
+        return {index for index in origins if isinstance(self.net.layers[index], DummyData)}
 
     def _own_outputs(self, judged: set[Value]) -> set[Value]:
         """The net's outputs that do not hang on labels alone."""
