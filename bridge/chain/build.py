@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from bridge.chain import functions as F
 from bridge.chain.functions import chainer
 from bridge.chain.names import escape
 from bridge.errors import ModelError, UnsupportedLayerError, UsageError
+from bridge.layers.base import CaffeLayer
 from bridge.schema import Blob, Blobs, Layer, Net, Shape
 
 
@@ -40,7 +41,7 @@ class LayerLink(chainer.Link):
         self.frozen = False
         for role, array in arrays.items():
             name = array_name(layer, role)
-            if role in layer.statistics:  # type: ignore[attr-defined]
+            if role in layer.statistics:
                 self.add_persistent(name, array)
             else:
                 with self.init_scope():
@@ -132,7 +133,8 @@ class NetChain(chainer.Chain):
 
         Args:
             inputs: Arrays or variables by blob name.
-            start, stop: Which layers, as in a slice.
+            start: The first layer to run.
+            stop: The layer behind the last one, as in a slice.
         """
         values = {name: chainer.as_variable(value) for name, value in inputs.items()}
         for index, tops in self.steps(values, start, stop):
@@ -193,8 +195,8 @@ class NetChain(chainer.Chain):
 
     def roles(self, index: int) -> list[str]:
         """The roles of a layer's arrays, in Caffe's order."""
-        layer = self._layers[index]
-        back = {array_name(layer, role): role for role in layer.roles(len(self._homes[index]))}  # type: ignore[attr-defined]
+        layer = cast(CaffeLayer, self._layers[index])  # build_chain takes no others
+        back = {array_name(layer, role): role for role in layer.roles(len(self._homes[index]))}
         return [back[name] for name in self._homes[index]]
 
     def array(self, index: int, role: str) -> Any:

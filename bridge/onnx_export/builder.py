@@ -178,7 +178,7 @@ class GraphBuilder:
         values = np.asarray(array)
         key = (values.dtype.str, values.shape, values.tobytes()) if values.nbytes <= 1024 and not name else None
         if key in self._constants:
-            return self._constants[key]  # type: ignore[index]
+            return self._constants[key]
         owner = self._layer.name if self._layer else ""
         chosen = self.unique(name or f"{owner}/constant")
         self.initializers[chosen] = Initializer(values.shape, Blob.of(values))

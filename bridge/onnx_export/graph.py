@@ -89,7 +89,7 @@ def lower(
                     ) from None
                 notes.append(f"the extent '{symbol}' is fixed at {sizes[symbol]}: the net does not allow it to be open")
                 shapes = {
-                    name: [sizes[extent] if extent == symbol else extent for extent in shape]  # type: ignore[index]
+                    name: [sizes[symbol] if extent == symbol else extent for extent in shape]
                     for name, shape in shapes.items()
                 }
                 del sizes[symbol]
