@@ -87,8 +87,9 @@ class NetChain(chainer.Chain):
         self._homes: list[dict[str, _Home]] = []
         known: dict[int, _Home] = {}
         shapes = _bottom_shapes(net)
-        for index, layer in enumerate(net.layers):
-            self._homes.append(self._adopt(layer, _arrays(layer, shapes, index, seed), known))
+        every = [_arrays(layer, shapes, index, seed) for index, layer in enumerate(net.layers)]
+        for layer, arrays in zip(net.layers, every, strict=True):  # all alive: what is shared is told by identity
+            self._homes.append(self._adopt(layer, arrays, known))
 
     def _adopt(self, layer: Layer, arrays: Mapping[str, Blob], known: dict[int, _Home]) -> dict[str, _Home]:
         """Make the layer's child, of those arrays that no earlier layer has; say where each array is."""
