@@ -204,6 +204,8 @@ def test_dialect_names_no_number_twice(fork: str) -> None:
         (149, "Upsample", "upsample_param"),
         (164, "ShuffleChannel", "shuffle_channel_param"),
         (203, "PriorBox", "prior_box_param"),
+        (204, "DetectionOutput", "detection_output_param"),
+        (204, "Reverse", "reverse_param"),
     ],
 )
 def test_colliding_number_goes_with_the_layer_type(number: int, kind: str, name: str) -> None:
