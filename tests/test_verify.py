@@ -12,7 +12,7 @@ import pytest
 import bridge
 from bridge import engines, prototxt
 from bridge.assemble import assemble
-from bridge.errors import FormatError, MissingFileError, UsageError
+from bridge.errors import FormatError, MissingFileError, ModelError, UsageError
 from bridge.layers import build_layer
 from bridge.schema import Blob, Net, RawLayer, RawNet
 from bridge.verify.report import Report
@@ -208,7 +208,7 @@ def test_finds_a_planted_fault_and_names_its_layer(model: Path, tmp_path: Path, 
 
 def test_finds_every_single_bit_changed_of_any_weight(tmp_path: Path) -> None:
     data = bytearray(WEIGHTS.read_bytes())
-    blobs = [(layer.name, role, blob) for layer in bridge.load(DEPLOY, WEIGHTS) for role, blob in layer.blobs.entries()]
+    blobs = [(layer.name, role, blob) for layer in bridge.load(WEIGHTS) for role, blob in layer.blobs.entries()]
     shares = np.array([blob.size for *_, blob in blobs]) / sum(blob.size for *_, blob in blobs)
     rng = np.random.default_rng(7)
     file = tmp_path / "changed.caffemodel"
@@ -219,7 +219,7 @@ def test_finds_every_single_bit_changed_of_any_weight(tmp_path: Path) -> None:
         data[byte] ^= 1 << bit % 8
         file.write_bytes(data)
         data[byte] ^= 1 << bit % 8
-        report = bridge.verify(DEPLOY, WEIGHTS, against=file, engines=(), readers=(), checks=())
+        report = bridge.verify(WEIGHTS, against=file, engines=(), readers=(), checks=())
         (found,) = report.differences
         assert (found.layer, found.role) == (layer, role)
         assert found.index == tuple(int(i) for i in np.unravel_index(value, blob.shape))
@@ -428,6 +428,22 @@ def test_recorded_inputs_must_be_those_of_the_net(tmp_path: Path) -> None:
         bridge.verify(DEPLOY, WEIGHTS, recorded=tmp_path / "io.npz")
     with pytest.raises(MissingFileError):
         bridge.verify(DEPLOY, WEIGHTS, recorded=tmp_path / "none.npz")
+
+
+def test_what_is_recorded_is_not_passed_over_where_nothing_can_run_the_net(tmp_path: Path) -> None:
+    need("chainer")
+    net = bridge.load(DEPLOY, WEIGHTS)
+    odd = prototxt.parse('layer { name: "odd" type: "Fancy" bottom: "prob" top: "odd" }').messages("layer")[0]
+    bridge.save(net.replace(layers=(*net.layers, build_layer(odd))), tmp_path / "odd.npz")
+    report = bridge.verify(tmp_path / "odd.npz", against=WEIGHTS, recorded=FASHION / "io.npz")
+    assert not report.differences
+    assert report.status == 2
+    assert report.undone == ("nothing can run the net here, so nothing was compared with what is recorded",)
+
+
+def test_inputs_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="fc6"):
+        bridge.verify(DEPLOY, WEIGHTS, inputs={"data": (1, 1, 20, 20)})
 
 
 def test_weights_alone_are_no_error_but_outputs_then_are_not_compared(tmp_path: Path) -> None:

@@ -78,7 +78,8 @@ def verify(ctx: click.Context, /, json_file: str | None, html_file: str | None, 
     if json_file != "-":
         click.echo(str(report))
     if report.status == 2:
-        click.echo("bridge: nothing was compared; the notes say why", err=True)
+        said = "; ".join(report.undone) or "nothing was compared; the notes say why"
+        click.echo(f"bridge: {said}", err=True)
     ctx.exit(report.status)
 
 

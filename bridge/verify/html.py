@@ -75,6 +75,7 @@ def _sections(report: Report) -> Iterator[str]:
             *([("against", ", ".join(report.against))] if report.against else []),
             *[("input", line) for line in report.inputs],
             *[("note", line) for line in report.remarks],
+            *[("not done", line) for line in report.undone],
         ]
     )
     yield from _findings(report)

@@ -41,6 +41,7 @@ class Report:
         outputs: Comparisons of what layers write.
         inputs: What the engines were fed, one line per input.
         remarks: What else there is to say, such as what could not be used.
+        undone: What was asked for and could not be done.
         versions: Name -> version of what took part.
         wanted: Whether a comparison was asked for, so that having made none is no success.
         net: The net whose weights the HTML page pictures.
@@ -53,6 +54,7 @@ class Report:
     outputs: tuple[OutputsResult, ...] = ()
     inputs: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    undone: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     wanted: bool = True
     net: Net | None = field(default=None, repr=False, compare=False)
@@ -83,9 +85,11 @@ class Report:
 
     @property
     def status(self) -> int:
-        """0 it holds; 1 a difference or an error was found; 2 nothing could be compared."""
+        """0 it holds; 1 a difference or an error was found; 2 nothing, or not all that was asked for, could be done."""
         if self.differences or self.errors:
             return 1
+        if self.undone:
+            return 2
         return 2 if self.wanted and not self.compared and not self._empty else 0
 
     @property
@@ -126,6 +130,7 @@ class Report:
                 for checked in self.checked
             ],
             "remarks": list(self.remarks),
+            "undone": list(self.undone),
             "versions": dict(self.versions),
         }
 
@@ -229,6 +234,8 @@ def _lines(report: Report) -> Iterator[str]:
         yield from wrap("against", " ".join(report.against))
     for remark in report.remarks:
         yield from wrap("note", remark)
+    for line in report.undone:
+        yield from wrap("not done", line)
     for checked in report.checked:
         yield from _checked_lines(checked)
     for group in _by_first(report.weights):

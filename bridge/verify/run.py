@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bridge import engines as engine_table
-from bridge.errors import BridgeError, UsageError
+from bridge.errors import BridgeError, UnsupportedLayerError, UsageError
 from bridge.inference import inference_net
 from bridge.schema import Net
 from bridge.verify.checks import run_checks
@@ -109,6 +109,7 @@ def verify(
         outputs=tuple(run.outputs),
         inputs=tuple(describe(run.inputs)) if run.outputs else (),
         remarks=tuple(dict.fromkeys(run.remarks)),
+        undone=tuple(run.undone),
         versions=versions(),
         wanted=not explicit,
         net=run.loaded.net,
@@ -128,6 +129,7 @@ class _Run:
         self.weights: list[WeightsResult] = []
         self.outputs: list[OutputsResult] = []
         self.remarks: list[str] = []
+        self.undone: list[str] = []
 
     def read(self, names: tuple[str, ...] | None) -> None:
         """Read the model with every reader, and compare what they deliver."""
@@ -171,6 +173,9 @@ class _Run:
             return
         try:
             self.inputs = make_inputs(self.net, given=inputs, seed=seed, value_range=span)
+            self.net.infer({name: array.shape for name, array in self.inputs.items()})
+        except UnsupportedLayerError:
+            return  # the engines say the same
         except BridgeError as error:
             if inputs:
                 raise
@@ -184,12 +189,13 @@ class _Run:
         record: str | Path | None,
     ) -> None:
         """Run the engines, and compare each other side with the first of them."""
-        if not self.inputs and self.net.inputs:
-            return
-        sides = list(self._engine_sides(names, options))
+        fed = bool(self.inputs) or not self.net.inputs
+        sides = list(self._engine_sides(names, options)) if fed else []
         runner = Runner(self.net, sides[0].name, options.get(sides[0].name, {})) if sides else None
-        sides += self._graph_sides()
+        sides += self._graph_sides() if fed else []
         if not sides:
+            wishes = {"compared with what is recorded": self.recorded, "recorded": record}
+            self.undone += [f"nothing can run the net here, so nothing was {w}" for w, wish in wishes.items() if wish]
             return
         first, *others = sides
         if record is not None:
@@ -210,7 +216,12 @@ class _Run:
     def _engine_sides(self, names: tuple[str, ...] | None, options: Mapping[str, Mapping[str, Any]]) -> Iterator[Side]:
         """What each engine computes; one that was not asked for by name may fail."""
         chosen = engine_table.available() if names is None else names
-        if not chosen:
+        lacking = [layer.label for layer in self.net if layer.uncovered]
+        if lacking and names is None:
+            number = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+            self.remarks.append(f"no engine was used: there are no weights for {lacking[0]}{number}")
+            return
+        if not chosen and names is None:
             self.remarks.append(f"no engine works here: outputs were not compared ({_how_to_get_another('')})")
         for name in chosen:
             self.progress(f"running {name}")

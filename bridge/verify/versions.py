@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import platform
 import sys
@@ -29,6 +30,7 @@ def versions() -> dict[str, str]:
     return found
 
 
+@functools.cache
 def _version(module: str, distribution: str) -> str:
     try:
         return importlib.metadata.version(distribution)
