@@ -1,0 +1,102 @@
+"""A layer's parameter message, read with the types of its fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+import numpy as np
+
+from bridge.errors import ModelError
+from bridge.message import Message
+from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.base import CaffeLayer
+
+
+class Params:
+    """A layer's parameter message, read with types; what is odd is a ModelError.
+
+    Args:
+        message: The parameters.
+        owner: The layer class, for messages.
+        name: The layer's name, for messages.
+        definition: The whole ``LayerParameter``, for what lies outside the type's own message.
+    """
+
+    def __init__(self, message: Message, owner: type[CaffeLayer], name: str, definition: Message | None = None) -> None:
+        self.message = message
+        self.where = f"layer '{name}' ({owner.__name__})"
+        self._owner, self._name, self._definition = owner, name, definition or Message()
+
+    def other(self, name: str) -> Params:
+        """Another message of the layer, such as ``loss_param``; absent is empty."""
+        return Params(self._definition.message(name), self._owner, self._name)
+
+    def inner(self, name: str) -> Params:
+        """A message within this one, such as ``shape``; absent is empty."""
+        return Params(self.message.message(name), self._owner, self._name)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.message
+
+    def fail(self, message: str, hint: str = "") -> ModelError:
+        """A ModelError about this layer."""
+        return ModelError(message, where=self.where, hint=hint)
+
+    def read(self, name: str, kind: Any, default: Any) -> Any:
+        """The field ``name`` as ``kind``: int, float, bool, str, a Literal, tuple[...], or Message."""
+        options = [option for option in get_args(kind) if option is not type(None)]
+        if get_origin(kind) in (typing.Union, types.UnionType):
+            kind, options = options[0], list(get_args(options[0]))
+        if get_origin(kind) is tuple:
+            found = tuple(self._convert(name, value, options[0], []) for value in self.message.all(name))
+            return found or (() if default is dataclasses.MISSING else default)
+        value = self.message.message(name) if kind is Message and name in self.message else self.message.get(name)
+        if value is None:
+            if default is dataclasses.MISSING:
+                raise self.fail(f"parameter '{name}' is missing")
+            return default
+        return self._convert(name, value, kind, options)
+
+    def _convert(self, name: str, value: Any, kind: Any, options: list[Any]) -> Any:
+        if get_origin(kind) is Literal:
+            return self._choose(name, value, list(get_args(kind)))
+        if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(np.float32(value))  # caffe.proto has float, and Caffe computes with that
+        if kind is int and isinstance(value, int):
+            return int(value)
+        if kind is bool and isinstance(value, int) and value in (0, 1):
+            return bool(value)
+        if kind is str and isinstance(value, str):
+            return str(value)
+        if kind is Message and isinstance(value, Message):
+            return value
+        raise self.fail(f"parameter '{name}' is {value!r}, expected {getattr(kind, '__name__', kind)}")
+
+    def _choose(self, name: str, value: Any, options: list[str]) -> str:
+        if isinstance(value, int) and not isinstance(value, bool):
+            place = value - self._owner.enum_start
+            value = options[place] if 0 <= place < len(options) else value
+        if isinstance(value, str) and value in options:
+            return str(value)
+        raise self.fail(f"parameter '{name}' is {value}, expected one of {', '.join(options)}")
+
+
+def field_pair(p: Params, names: Sequence[str], sides: tuple[str, str]) -> Shape:
+    """A spatial parameter that is either repeated, or given as height and width.
+
+    Args:
+        p: The parameters.
+        names: Names of the repeated field.
+        sides: Names of its two one-axis forms, such as ``kernel_h`` and ``kernel_w``.
+    """
+    if sides[0] in p or sides[1] in p:
+        if any(name in p for name in names):
+            raise p.fail(f"has both '{names[0]}' and '{sides[0]}' or '{sides[1]}', expected one kind")
+        return (p.read(sides[0], int, 0), p.read(sides[1], int, 0))
+    return tuple(value for name in names for value in p.read(name, tuple[int, ...], ()))
