@@ -33,11 +33,10 @@ def from_chain(chain: NetChain, net: Net) -> Net:
     for index, layer in enumerate(net.layers):
         blobs = {}
         for role in chain.roles(index):
-            home = chain.home(index, role)
-            array = chain.holder(home)
+            array = chain.array(index, role)
             if id(array) not in made:
                 made[id(array)] = _blob(array, layer.blobs.blob(role) if role in layer.blobs else None)
-            blobs[role] = made[id(array)].reshaped(home.shape)  # layers may share it under several shapes
+            blobs[role] = made[id(array)].reshaped(chain.shape(index, role))  # layers may share it under several shapes
         layers.append(dataclasses.replace(layer, blobs=Blobs(blobs)))
     return net.replace(layers=tuple(layers))
 

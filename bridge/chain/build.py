@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from bridge.chain import functions as F
+from bridge.chain.fillers import FillerInitializer, filled
 from bridge.chain.functions import chainer
 from bridge.chain.names import escape
-from bridge.errors import ModelError, UnsupportedLayerError, UsageError
+from bridge.errors import ModelError, NotFoundError, UnsupportedLayerError, UsageError
 from bridge.layers.base import CaffeLayer
-from bridge.schema import Blob, Blobs, Layer, Net, Shape
+from bridge.schema import Blob, Blobs, Layer, Net, Shape, count
 
 
 class _Home(NamedTuple):
-    """Where an array is: the name of a child, the name of its array, and the shape that is wanted."""
+    """Where an array is: the name of a child and of its array, and the shape that its layer has for it."""
 
     child: str
     array: str
@@ -29,23 +31,25 @@ class LayerLink(chainer.Link):
 
     The weight is ``W`` and the bias ``b``, as in Chainer's own links; other roles have
     their own names (``gamma``, ``mean``, ...). Running statistics are persistent values.
+    Where a parameter is to be initialized anew, the layer's filler does it.
 
     Attributes:
         layer: The typed layer, without its blobs.
         frozen: Whether statistics are kept as they are, in training mode too.
     """
 
-    def __init__(self, layer: Layer, arrays: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, layer: CaffeLayer, arrays: Mapping[str, np.ndarray]) -> None:
         super().__init__()
-        self.layer = dataclasses.replace(layer, blobs=Blobs())
+        self.layer = layer
         self.frozen = False
         for role, array in arrays.items():
-            name = array_name(layer, role)
             if role in layer.statistics:
-                self.add_persistent(name, array)
-            else:
-                with self.init_scope():
-                    setattr(self, name, chainer.Parameter(array))
+                self.add_persistent(array_name(layer, role), array)
+                continue
+            with self.init_scope():
+                param = chainer.Parameter(array)
+                param.initializer = FillerInitializer(layer, role)  # Chainer would keep the array for that
+                setattr(self, array_name(layer, role), param)
 
     def forward(self, *x: Any) -> Any:
         """The layer's tops for its bottoms, as variables."""
@@ -53,66 +57,81 @@ class LayerLink(chainer.Link):
 
 
 class _Borrowed:
-    """Arrays for a layer that shares some or all of them with other layers."""
+    """Stands for the link of a layer that shares some or all of its arrays with other layers."""
 
     def __init__(self, chain: NetChain, homes: Mapping[str, _Home]) -> None:
-        self._chain, self._homes = chain, homes
+        vars(self).update(_chain=chain, _homes=homes)
 
     @property
     def xp(self) -> Any:
         """The array module of the device that the chain is on."""
         return self._chain.xp
 
+    @property
+    def frozen(self) -> bool:
+        """Whether any of the links that hold the arrays is."""
+        return any(self._chain[home.child].frozen for home in self._homes.values())
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in self._homes:
             raise AttributeError(name)
-        return self._chain.at(self._homes[name])
+        home = self._homes[name]
+        array = getattr(self._chain[home.child], home.array)
+        return array if array.shape == home.shape else array.reshape(home.shape)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        home = self._homes[name]
+        owner = self._chain[home.child]
+        setattr(owner, home.array, value.reshape(getattr(owner, home.array).shape))
 
 
 class NetChain(chainer.Chain):
     """A trainable chain with one child per layer that has blobs, named after the layer.
 
     Names that Chainer refuses are escaped (:mod:`bridge.chain.names`); :meth:`child`
-    finds a layer's child by the layer's own name.
+    finds a layer's child by the layer's own name. A parameter that several layers share
+    belongs to the child of the first. The chain holds copies of the net's blobs, as float32.
 
     Attributes:
-        net_inputs, net_outputs: Names of the input and output blobs.
+        net_inputs: Names of the input blobs.
+        net_outputs: Names of the output blobs.
     """
 
     def __init__(self, net: Net, *, seed: int | None = None) -> None:
         super().__init__()
         self.net_inputs = tuple(net.inputs)
         self.net_outputs = net.outputs
-        self._layers = [dataclasses.replace(layer, blobs=Blobs()) for layer in net.layers]
+        self._layers = [cast(CaffeLayer, dataclasses.replace(layer, blobs=Blobs())) for layer in net.layers]
         self._homes: list[dict[str, _Home]] = []
         known: dict[int, _Home] = {}
-        shapes = _bottom_shapes(net)
-        every = [_arrays(layer, shapes, index, seed) for index, layer in enumerate(net.layers)]
-        for layer, arrays in zip(net.layers, every, strict=True):  # all alive: what is shared is told by identity
-            self._homes.append(self._adopt(layer, arrays, known))
+        seen: Counter[str] = Counter()
+        every = _blobs(net, seed)  # all alive: what is shared is told by identity
+        for layer, blobs in zip(self._layers, every, strict=True):
+            seen[layer.name] += 1
+            self._homes.append(self._adopt(layer, escape(layer.name, seen[layer.name]), blobs, known))
 
-    def _adopt(self, layer: Layer, arrays: Mapping[str, Blob], known: dict[int, _Home]) -> dict[str, _Home]:
-        """Make the layer's child, of those arrays that no earlier layer has; say where each array is."""
-        own = {role: blob for role, blob in arrays.items() if id(blob.origin) not in known}
-        child = escape(layer.name)
-        while child in self._children:
-            child += "%"  # a second layer of that name
+    def _adopt(
+        self, layer: CaffeLayer, child: str, blobs: Mapping[str, Blob], known: dict[int, _Home]
+    ) -> dict[str, _Home]:
+        """Make the layer's child, of those arrays that no earlier layer has; say by role where each array is."""
+        own = {role: blob for role, blob in blobs.items() if id(blob.origin) not in known}
         if own:
-            copies = {role: np.array(blob.numpy(), dtype=np.float32) for role, blob in own.items()}
+            copies = {role: np.array(blob.numpy(), dtype=np.float32, order="C") for role, blob in own.items()}
             self.add_link(child, LayerLink(layer, copies))
         for role, blob in own.items():
-            known[id(blob.origin)] = _Home(child, array_name(layer, role), blob.shape)
-        return {
-            array_name(layer, role): known[id(blob.origin)]._replace(shape=blob.shape) for role, blob in arrays.items()
-        }
+            known.setdefault(id(blob.origin), _Home(child, array_name(layer, role), blob.shape))
+        return {role: known[id(blob.origin)]._replace(shape=blob.shape) for role, blob in blobs.items()}
 
     def child(self, layer: str) -> Any:
-        """The child of a layer, by the layer's name.
+        """The child of a layer, by the layer's name; of several layers of that name the first one's.
 
         Raises:
-            KeyError: The layer has none.
+            NotFoundError: No layer of that name has parameters or statistics of its own.
         """
-        return self[escape(layer)]
+        name = escape(layer)
+        if name not in self._children:
+            raise NotFoundError(f"layer '{layer}' has no arrays of its own", where=type(self).__name__)
+        return self[name]
 
     def forward(self, *args: Any, **inputs: Any) -> Any:
         """Compute the net.
@@ -123,11 +142,20 @@ class NetChain(chainer.Chain):
 
         Returns:
             The output variable, or a dict by name where there are several.
+
+        Raises:
+            UsageError: There are more inputs than the net has, or one is missing.
         """
-        fed = dict(args[0]) if args and isinstance(args[0], Mapping) else dict(zip(self.net_inputs, args, strict=False))
-        values = self.run({**fed, **inputs})
+        values = self.run(self._fed(args, inputs))
         outputs = {name: values[name] for name in self.net_outputs if name in values}
         return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+    def _fed(self, args: tuple[Any, ...], inputs: dict[str, Any]) -> dict[str, Any]:
+        if len(args) == 1 and isinstance(args[0], Mapping):
+            return {**args[0], **inputs}
+        if len(args) > len(self.net_inputs):
+            raise UsageError(f"got {len(args)} inputs, expected {', '.join(self.net_inputs) or 'none'}")
+        return {**dict(zip(self.net_inputs, args, strict=False)), **inputs}
 
     def run(self, inputs: Mapping[str, Any], *, start: int = 0, stop: int | None = None) -> dict[str, Any]:
         """All blobs after the layers ``start`` to ``stop`` ran, by name; in-place layers overwrite.
@@ -136,6 +164,9 @@ class NetChain(chainer.Chain):
             inputs: Arrays or variables by blob name.
             start: The first layer to run.
             stop: The layer behind the last one, as in a slice.
+
+        Raises:
+            UsageError: A blob is needed that was neither given nor computed.
         """
         values = {name: chainer.as_variable(value) for name, value in inputs.items()}
         for index, tops in self.steps(values, start, stop):
@@ -144,15 +175,16 @@ class NetChain(chainer.Chain):
 
     def steps(
         self, values: Mapping[str, Any], start: int = 0, stop: int | None = None
-    ) -> Iterable[tuple[int, tuple[Any, ...]]]:
+    ) -> Iterator[tuple[int, tuple[Any, ...]]]:
         """Run layer after layer; yields each index with the tops, and reads ``values`` as it goes."""
         for index in range(*slice(start, stop).indices(len(self._layers))):
             layer = self._layers[index]
-            if getattr(layer, "input_shapes", None) is not None:
-                yield index, tuple(values[top] for top in layer.tops if top in values)
+            if hasattr(layer, "input_shapes"):
+                given = all(top in values for top in layer.tops)
+                yield index, tuple(values[top] for top in layer.tops) if given else ()  # what is missing may go unread
                 continue
-            _require(layer, values)
-            made = layer.to_chainer(F, self._link(index), *(values[bottom] for bottom in layer.bottoms))
+            bottoms = [_find(values, bottom, layer) for bottom in layer.bottoms]
+            made = layer.to_chainer(F, self._link(index), *bottoms)
             yield index, made if isinstance(made, tuple) else (made,)
 
     def loss(self, inputs: Mapping[str, Any]) -> Any:
@@ -171,20 +203,22 @@ class NetChain(chainer.Chain):
         for index, tops in self.steps(values):
             layer = self._layers[index]
             values.update(zip(layer.tops, tops, strict=False))
-            weights = getattr(layer, "loss_weights", ())
-            parts += [F.sum(top) * weight for top, weight in zip(tops, weights, strict=False) if weight]
+            parts += [F.sum(top) * weight for top, weight in zip(tops, layer.loss_weights, strict=False) if weight]
         if not parts:
             raise ModelError("the net has no loss", hint="take the prototxt that it was trained with")
         return sum(parts[1:], start=parts[0])
 
     def _link(self, index: int) -> Any:
         """What the layer finds its arrays in: its child, unless some of them are another layer's."""
-        homes = self._homes[index]
+        layer = self._layers[index]
+        homes = {array_name(layer, role): home for role, home in self._homes[index].items()}
         children = {home.child for home in homes.values()}
-        own = all(name == home.array and home.shape == self.holder(home).shape for name, home in homes.items())
-        if len(children) == 1 and own:
-            return self[next(iter(children))]
+        if len(children) == 1 and all(self._is_own(name, home) for name, home in homes.items()):
+            return self[children.pop()]
         return _Borrowed(self, homes)
+
+    def _is_own(self, name: str, home: _Home) -> bool:
+        return name == home.array and getattr(self[home.child], name).shape == home.shape
 
     def layer_names(self) -> list[str]:
         """The names of the net's layers, in order."""
@@ -196,26 +230,20 @@ class NetChain(chainer.Chain):
 
     def roles(self, index: int) -> list[str]:
         """The roles of a layer's arrays, in Caffe's order."""
-        layer = cast(CaffeLayer, self._layers[index])  # build_chain takes no others
-        back = {array_name(layer, role): role for role in layer.roles(len(self._homes[index]))}
-        return [back[name] for name in self._homes[index]]
+        return list(self._homes[index])
 
     def array(self, index: int, role: str) -> Any:
         """The array (parameter or statistic) of a layer's role, wherever it lives."""
-        return self.at(self.home(index, role))
-
-    def home(self, index: int, role: str) -> _Home:
-        """Where the array of a layer's role is."""
-        return self._homes[index][array_name(self._layers[index], role)]
-
-    def holder(self, home: _Home) -> Any:
-        """The array at that home, as it is kept there."""
+        home = self._homes[index][role]
         return getattr(self[home.child], home.array)
 
-    def at(self, home: _Home) -> Any:
-        """The array at that home, in the shape that the layer which asks has for it."""
-        array = self.holder(home)
-        return array if array.shape == home.shape else F.reshape(array, home.shape)
+    def shape(self, index: int, role: str) -> Shape:
+        """The shape that the layer has for it; layers may share an array under several."""
+        return self._homes[index][role].shape
+
+    def holders(self, index: int) -> list[Any]:
+        """The children that hold a layer's arrays: its own, and those of layers that it shares with."""
+        return [self[child] for child in dict.fromkeys(home.child for home in self._homes[index].values())]
 
 
 def build_chain(net: Net, *, seed: int | None = None) -> NetChain:
@@ -249,10 +277,38 @@ def _problem(layer: Layer) -> str:
     return "" if lowered else layer.reason()
 
 
-def _require(layer: Layer, values: Mapping[str, Any]) -> None:
-    for name in layer.bottoms:
-        if name not in values:
-            raise UsageError(f"blob '{name}' was neither given nor computed", where=layer.label)
+def _find(values: Mapping[str, Any], name: str, layer: Layer) -> Any:
+    if name not in values:
+        raise UsageError(f"blob '{name}' was neither given nor computed", where=layer.label)
+    return values[name]
+
+
+def _blobs(net: Net, seed: int | None) -> list[dict[str, Blob]]:
+    """Each layer's stored blobs by role, or new ones by its fillers; a shared parameter is one blob."""
+    shapes = _bottom_shapes(net)
+    shared: dict[str, Blob] = {}
+    return [
+        _own_blobs(layer, bottoms, shared, None if seed is None else seed + index)
+        for index, (layer, bottoms) in enumerate(zip(net.layers, shapes or [None] * len(net), strict=True))
+    ]
+
+
+def _own_blobs(
+    layer: Layer, bottoms: tuple[Shape, ...] | None, shared: dict[str, Blob], seed: int | None
+) -> dict[str, Blob]:
+    made = dict(layer.blobs.entries())
+    if not made and bottoms is None and cast(CaffeLayer, layer).roles(0):
+        raise ModelError("has no blobs, and the shape of its input is not known", where=layer.label)
+    wanted = {} if made or bottoms is None else layer.blob_shapes(*bottoms)
+    for place, (role, shape) in enumerate(wanted.items()):
+        name = layer.param(place).name
+        if name in shared and shared[name].size == count(shape):
+            made[role] = shared[name].reshaped(shape)
+        else:
+            made[role] = Blob.of(filled(layer, role, shape, seed=seed))
+        if name:
+            shared.setdefault(name, made[role])
+    return made
 
 
 def _bottom_shapes(net: Net) -> list[tuple[Shape, ...]] | None:
@@ -265,18 +321,3 @@ def _bottom_shapes(net: Net) -> list[tuple[Shape, ...]] | None:
         result.append(tuple(known[bottom] for bottom in layer.bottoms if bottom in known))
         known.update(zip(layer.tops, tops, strict=False))
     return result
-
-
-def _arrays(layer: Layer, shapes: list[tuple[Shape, ...]] | None, index: int, seed: int | None) -> dict[str, Blob]:
-    """The layer's stored blobs, or new ones by its fillers."""
-    if layer.blobs or shapes is None:
-        if shapes is None and getattr(layer, "roles", lambda _: ())(0) and not layer.blobs:
-            raise ModelError("has no blobs, and the shape of its input is not known", where=layer.label)
-        return dict(layer.blobs.entries())
-    from bridge.chain.fillers import filled
-
-    wanted = layer.blob_shapes(*shapes[index])
-    return {
-        role: Blob.of(filled(layer, role, shape, seed=None if seed is None else seed + index))
-        for role, shape in wanted.items()
-    }

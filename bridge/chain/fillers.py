@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from bridge.chain.functions import chainer
 from bridge.errors import UnsupportedLayerError
 from bridge.layers.base import CaffeLayer
 from bridge.message import Message
 from bridge.schema import Layer, Shape, count
 
 _FIELDS = {"weight": "weight_filler", "bias": "bias_filler", "gamma": "filler", "beta": "bias_filler"}
-_NEUTRAL = {"gamma": 1.0, "scale_factor": 0.0, "slope": 0.25}
+_NEUTRAL = {"gamma": 1.0, "scale": 1.0, "scale_factor": 0.0, "slope": 0.25}
 
 
 def filled(layer: Layer, role: str, shape: Shape, *, seed: int | None = None) -> np.ndarray:
@@ -45,6 +46,28 @@ def filled(layer: Layer, role: str, shape: Shape, *, seed: int | None = None) ->
         )
     default = _NEUTRAL.get(role, 0.0) if "type" not in filler else 0.0
     return np.asarray(_FILLERS[kind](rng, shape, _Filler(filler, default)), np.float32).reshape(shape)
+
+
+class FillerInitializer:
+    """A layer's filler as an initializer of Chainer; ``copy(mode="init")`` of a link calls it.
+
+    Args:
+        layer: The layer.
+        role: The role of the blob that it fills.
+
+    Source: chainer.initializer.Initializer.
+    """
+
+    dtype = None
+    """Chainer's sign that the initializer takes an array of any dtype."""
+
+    def __init__(self, layer: Layer, role: str) -> None:
+        self.layer, self.role = layer, role
+
+    def __call__(self, array: Any) -> None:
+        """Fill an array of NumPy or CuPy."""
+        values = filled(self.layer, self.role, tuple(array.shape))
+        array[...] = chainer.backend.get_array_module(array).asarray(values)
 
 
 class _Filler:
