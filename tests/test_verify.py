@@ -386,6 +386,11 @@ def test_a_graph_that_cannot_run_to_its_end_is_compared_as_far_as_it_runs(model:
     report = against(model, tmp_path / "planted.onnx")
     assert any("cannot be run" in remark for remark in report.remarks)
     assert "shape 2 x 8 x 9 x 9 against 2 x 8 x 11 x 11" in str(report.first_difference)
+    behind = next(top for top in report.outputs[0].tops if top.layer == "relu2")
+    assert (behind.status, behind.why) == (
+        "same",
+        "shape 2 x 8 x 9 x 9 against 2 x 8 x 11 x 11, as earlier layers have it",
+    )
 
 
 def test_tolerances_of_the_user_override_the_bounds(model: Path, tmp_path: Path) -> None:

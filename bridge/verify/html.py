@@ -127,7 +127,7 @@ def _outputs(result: OutputsResult) -> str:
 
 
 def _top_row(top: TopResult) -> Iterator[str]:
-    found, judged = top.metrics, top.judged
+    found, judged = top.metrics or top.alone, top.judged
     yield _two(top.layer, top.type)
     yield _two(top.top, times(top.shape))
     if found is None or judged is None:

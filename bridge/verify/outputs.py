@@ -127,12 +127,10 @@ class Comparison:
         if x is None or y is None:
             unseen = self.a.name if x is None else self.b.name
             return replace(subject, status=SKIPPED, why=f"{unseen} does not show it")
-        if x.shape != y.shape:
-            why = f"shape {times(x.shape)} against {times(y.shape)}"
-            return replace(subject, status=DIFFERENT, why=why, inputs=self._inputs(index))
-        if same_bits(x, y) and not self.isolate:
+        if same_bits(x, y) and x.shape == y.shape and not self.isolate:
             return replace(subject, metrics=Metrics(count=x.size), bound="equal to the last bit")
-        result = self._judge(replace(subject, since=self._since(index)), place, x, y)
+        judge = self._judge if x.shape == y.shape else self._judge_shape
+        result = judge(replace(subject, since=self._since(index)), place, x, y)
         return replace(result, inputs=self._inputs(index)) if result.status == DIFFERENT else result
 
     def _judge(self, subject: TopResult, place: Place, x: np.ndarray, y: np.ndarray) -> TopResult:
@@ -157,6 +155,17 @@ class Comparison:
         carried = "within the bound on equal inputs; the rest is carried in by earlier layers"
         status, why = (DIFFERENT, "") if alone.mismatches else (SAME, carried if found.mismatches else "")
         return replace(result, status=status, alone=alone, why=why)
+
+    def _judge_shape(self, subject: TopResult, place: Place, x: np.ndarray, y: np.ndarray) -> TopResult:
+        """Whether results of different shapes come from inputs of different shapes only."""
+        why = f"shape {times(x.shape)} against {times(y.shape)}"
+        judged = self._alone(place[0])
+        if isinstance(judged, BridgeError) or place not in judged or judged[place][1].shape != y.shape:
+            return replace(subject, status=DIFFERENT, why=why)
+        bound, clean = judged[place]
+        alone = metrics(clean, y, bound.values)
+        status = DIFFERENT if alone.mismatches else SAME
+        return replace(subject, status=status, alone=alone, bound=bound.why, why=f"{why}, as earlier layers have it")
 
     def _alone(self, index: int) -> Judged | BridgeError:
         """What side a's engine makes of side b's values before a layer, and the bounds; or why it cannot."""

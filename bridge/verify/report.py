@@ -207,16 +207,18 @@ def _number(value: float) -> float | str:
 
 
 def _counts(report: Report) -> Iterator[str]:
+    skipped = 0
     for results, noun, good in ((report.weights, "blob", "the same"), (report.outputs, "top", "agree")):
         counts = {status: sum(result.count(status) for result in results) for status in (SAME, DIFFERENT, SKIPPED)}
         if counts[DIFFERENT]:
             yield f"{counts[DIFFERENT]} of {_plural(counts[SAME] + counts[DIFFERENT], noun)} differ"
         elif counts[SAME]:
             yield f"{_plural(counts[SAME], noun)} {good}"
-        if counts[SKIPPED]:
-            yield f"{_plural(counts[SKIPPED], noun)} not compared"
+        skipped += counts[SKIPPED]
     if not report.compared:
         yield "nothing was compared"
+    elif skipped:
+        yield f"{skipped} not compared"
     ran = sum(len(checked.ran) for checked in report.checked)
     if report.errors:
         yield f"{_plural(report.errors, 'error')} in {_plural(ran, 'check')}"
@@ -328,7 +330,7 @@ def _verdict(top: TopResult) -> str:
 
 def _figures(top: TopResult) -> tuple[str, str, str]:
     """Largest absolute and relative difference, and how much of its bound the layer itself uses."""
-    found, judged = top.metrics, top.judged
+    found, judged = top.metrics or top.alone, top.judged
     if found is None or judged is None:
         return "", "", ""
     return f"{found.max_abs:.2g}", f"{found.max_rel:.2g}", f"{100 * judged.ratio:.3g} %"
