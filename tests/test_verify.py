@@ -14,9 +14,10 @@ from bridge import engines, prototxt
 from bridge.assemble import assemble
 from bridge.errors import FormatError, MissingFileError, ModelError, UsageError
 from bridge.layers import build_layer
-from bridge.schema import Blob, Net, RawLayer, RawNet
+from bridge.schema import Blob, RawLayer, RawNet
 from bridge.verify.report import Report
 from tests.conftest import FASHION, GOLDEN, need, zoo
+from tests.nets import make
 from tests.test_golden import ZOO_MODELS
 
 DEPLOY, WEIGHTS = FASHION / "deploy.prototxt", FASHION / "fashion_alexnet.caffemodel"
@@ -45,35 +46,13 @@ layer { name: "prob" type: "Softmax" bottom: "fc4" top: "prob" }
 """
 
 
-def filled(text: str, seed: int = 0) -> Net:
-    """The net of a prototxt, with random blobs."""
-    definition = prototxt.parse(text)
-    rng = np.random.default_rng(seed)
-    shapes: dict[str, tuple[int, ...]] = {}
-    raws = []
-    for message in definition.messages("layer"):
-        layer: Any = build_layer(message)
-        if layer.type == "Input":
-            shapes.update(zip(layer.tops, layer.input_shapes, strict=True))
-            continue
-        bottoms = [shapes[bottom] for bottom in layer.bottoms]
-        blobs = {
-            role: rng.uniform(0.5, 2, shape) if role in ("variance", "scale_factor") else rng.standard_normal(shape)
-            for role, shape in layer.blob_shapes(*bottoms).items()
-        }
-        stored = tuple(Blob.of(np.asarray(blob, np.float32)) for blob in blobs.values())
-        raws.append(RawLayer(layer.name, layer.type, message, stored))
-        shapes.update(zip(layer.tops, layer.infer(*bottoms), strict=True))
-    return assemble(RawNet("planted", tuple(raws), reader="test", source="test"), definition)
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with deploy.prototxt, weights.caffemodel and net.onnx of the net above."""
     need("onnxruntime")
     folder = tmp_path_factory.mktemp("planted")
     (folder / "deploy.prototxt").write_text(NET)
-    net = filled(NET)
+    net = make(NET)
     bridge.save(net, folder / "weights.caffemodel")
     bridge.export_onnx(net, folder / "net.onnx")
     return folder
@@ -346,7 +325,7 @@ def test_a_recorded_run_agrees_with_itself_and_another_net_does_not(model: Path,
     assert report.passed
     assert report.outputs[0].count("same") == 13
 
-    other = filled(NET)
+    other = make(NET)
     layers = [
         layer if layer.name != "bn2" else build_layer(with_eps(layer.definition), [b for _, b in layer.blobs.entries()])
         for layer in other.layers

@@ -16,7 +16,7 @@ from bridge.verify.values import block_groups, look
 from bridge.verify.weights import Loaded
 from bridge.weights import spread_groups
 from tests.conftest import GOLDEN
-from tests.test_verify import filled
+from tests.nets import make
 
 INPUT = 'layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 1 dim: 4 dim: 5 dim: 5 } } }\n'
 CONV = (
@@ -132,7 +132,7 @@ def test_every_check_has_a_case() -> None:
 def test_is_silent_on_a_sound_net(check: str) -> None:
     from tests.test_verify import NET
 
-    net = filled(NET)
+    net = make(NET)
     layers = (
         RawLayer(layer.name, layer.type, layer.definition, tuple(blob for _, blob in layer.blobs.entries()))
         for layer in net
