@@ -110,18 +110,23 @@ class Convolution(CaffeLayer):
     def to_onnx(self, g: Any, *x: str) -> str | list[str]:
         shape = g.shape(x[0])
         axis = canonical_axis(self.axis, len(shape), self)
-        space = len(shape) - axis - 1
-        kernel, stride, pad, dilation = self.window(space)
-        fixed = [shape[i] if shape.fixed(i) else MANY for i in range(axis + 1, len(shape))]
-        trailing = tuple(map(add, pad, map(self.shortfall, fixed, *self.window(space))))
-        weight = g.blob(self, "weight", None if space else (*self.blobs.blob("weight").shape, 1))
+        flat = len(shape) == axis + 1
+        weight = g.blob(self, "weight", (*self.blobs.blob("weight").shape, 1) if flat else None)
         blobs = [weight, g.blob(self, "bias")] if self.bias_term else [weight]
-        attributes = {
-            "kernel_shape": kernel or (1,), "strides": stride or (1,), "pads": pad + trailing or (0, 0),
-            "dilations": dilation or (1,), "group": self.group,
-        }  # fmt: skip
-        node = getattr(g, self.onnx_operator)
-        return [self._unfold(g, v, node(self._fold(g, v, axis), *blobs, **attributes), axis) for v in x]
+        return [self._emit(g, v, blobs, axis) for v in x]
+
+    def _emit(self, g: Any, x: str, blobs: list[str], axis: int) -> str:
+        """The node, between what brings its input and output into the form that ONNX has."""
+        shape = g.shape(x)
+        window = self.window(len(shape) - axis - 1)
+        kernel, stride, pad, dilation = window
+        fixed = [shape[i] if shape.fixed(i) else MANY for i in range(axis + 1, len(shape))]
+        trailing = tuple(map(add, pad, map(self.shortfall, fixed, *window)))
+        y = getattr(g, self.onnx_operator)(
+            self._fold(g, x, axis), *blobs, kernel_shape=kernel or (1,), strides=stride or (1,),
+            pads=pad + trailing or (0, 0), dilations=dilation or (1,), group=self.group,
+        )  # fmt: skip
+        return self._unfold(g, x, y, axis)
 
     def _fold(self, g: Any, x: str, axis: int) -> str:
         """All axes before the channels as one, and at least one behind them: the only form that ONNX has."""

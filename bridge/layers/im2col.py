@@ -58,12 +58,7 @@ class Im2col(Convolution):
         shape = g.shape(x[0])
         axis = self._axis(len(shape))
         convolution, weight = self._picking(shape[axis], len(shape) - axis - 1)
-        y = g.Conv(
-            convolution._fold(g, x[0], axis), g.const(weight, f"{self.name}.places"),
-            kernel_shape=convolution.kernel_size, strides=convolution.stride, pads=convolution.pad * 2,
-            dilations=convolution.dilation, group=convolution.group,
-        )  # fmt: skip
-        return convolution._unfold(g, x[0], y, axis)
+        return convolution._emit(g, x[0], [g.const(weight, f"{self.name}.places")], axis)
 
     def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
         axis = self._axis(x[0].ndim)
