@@ -63,9 +63,10 @@ def training_net(net: Net, inputs: Given | None = None) -> Net:
 
 
 def _serves_training(layer: Layer) -> bool:
-    """A layer that only training needs; of unknown types, those that call themselves so."""
-    unknown_loss = isinstance(layer, Opaque) and layer.type.endswith(("Loss", "Accuracy"))
-    return layer.training_only or unknown_loss
+    """A layer that only training needs; of unknown types, those that call themselves so or have a loss weight."""
+    if isinstance(layer, Opaque):
+        return layer.type.endswith(("Loss", "Accuracy")) or any(layer.definition.all("loss_weight"))
+    return layer.training_only
 
 
 def _is_source(layer: Layer, given: Given) -> bool:

@@ -170,6 +170,19 @@ def test_auxiliary_heads_go_and_heads_of_other_tasks_stay() -> None:
     assert set(inference_net(heads(*task, fc("m"), loss(bottoms="m label"))).outputs) == {"prob", "m_prob"}
 
 
+def test_a_python_layer_with_a_loss_weight_is_a_loss() -> None:
+    python = 'layer { name: "py" type: "Python" bottom: "f" bottom: "label" top: "l" loss_weight: 1 }'
+    assert inference_net(heads(python)).outputs == ("f",)
+
+
+def test_the_loss_of_a_detector_leaves_places_classes_and_priors() -> None:
+    prior = 'layer { name: "p" type: "PriorBox" bottom: "f" bottom: "x" top: "p" prior_box_param { min_size: 2 } }'
+    net = inference_net(heads(fc("loc"), fc("conf"), prior, loss("MultiBoxLoss", "loc conf p label")))
+    assert set(net.outputs) == {"loc", "conf", "p"}
+    evaluated = inference_net(heads(fc("found"), loss("DetectionEvaluate", "found label", "e")))
+    assert evaluated.outputs == ("found",)
+
+
 def test_what_only_labels_feed_goes() -> None:
     split = 'layer { name: "s" type: "Slice" bottom: "label" top: "a" top: "b" slice_param { axis: 0 } }'
     side = 'layer { name: "t" type: "Power" bottom: "b" top: "t" }'

@@ -6,6 +6,7 @@ forward pass, the difference is noted. Source: the ``*_loss_layer.cpp`` of each.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from bridge.chain.functions import chainer
@@ -40,7 +41,7 @@ def infogain_loss(x: Any, labels: Any, matrix: Any, layer: InfogainLoss) -> Any:
     wanted, valid = _labels(labels, places.shape[1], layer, layer.ignore_label)
     weights = matrix.array.reshape(places.shape[1], -1)[wanted] * (wanted != _NONE)[:, None]
     logs = F.log_softmax(places)
-    held = _held(logs, _array_module(x).maximum(logs.array, _array_module(x).log(_SMALLEST).astype(logs.dtype)))
+    held = _held(logs, logs.array.clip(math.log(_SMALLEST), None))
     return -F.sum(weights * held) / layer.divisor(outer, inner, valid)
 
 

@@ -23,6 +23,16 @@ class ForkLoss(Loss):
         return tuple(f"blob{index}" for index in range(stored))
 
 
+@layer_type("DetectionEvaluate", "SegAccuracy", "LabelsequenceAccuracy")
+class ForkEvaluation(ForkLoss):
+    """What a fork measures a net by, beside its loss.
+
+    Source: the layers of these names in SSD, PSPNet and forks with CTC.
+    """
+
+    default_loss_weight = 0.0
+
+
 @layer_type("MultiBoxLoss")
 class MultiBoxLoss(ForkLoss):
     """SSD's loss: of places, of classes, and the priors that both are relative to; then the right boxes.

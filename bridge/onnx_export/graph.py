@@ -9,7 +9,7 @@ from bridge.errors import ModelError, UnsupportedLayerError, UsageError
 from bridge.layers.base import CaffeLayer
 from bridge.onnx_export.builder import GraphBuilder
 from bridge.onnx_export.dims import Dims, Extent, NeedsStaticError, input_dims, probe
-from bridge.onnx_export.fuse import drop_unused, fuse_affine
+from bridge.onnx_export.fuse import drop_casts, drop_unused, fold_transposes, fuse_affine
 from bridge.onnx_export.preprocess import Preprocess
 from bridge.schema import Layer, Net
 
@@ -28,7 +28,7 @@ class Graph:
         values: Extents of the values in between.
         notes: Remarks for the user, one line each.
         blobs: The blob that an output stands for, where it could not have the blob's name.
-        half: Whether it computes in float16.
+        half: The values that are float16.
     """
 
     builder: GraphBuilder
@@ -38,7 +38,7 @@ class Graph:
     values: dict[str, list[Extent]]
     notes: list[str] = field(default_factory=list)
     blobs: dict[str, str] = field(default_factory=dict)
-    half: bool = False
+    half: frozenset[str] = frozenset()
 
 
 def lower(
@@ -100,7 +100,9 @@ def _refuse(net: Net, allow_custom: bool) -> None:
     broken = [f"{layer.label}: {reason}" for layer in net.layers if (reason := _problem(layer, allow_custom))]
     if broken:
         more = "" if len(broken) == 1 else f"{len(broken)} layers cannot be exported: "
-        raise UnsupportedLayerError(more + "; ".join(broken), where=net.where)
+        unfilled = any(layer.uncovered for layer in net.layers)
+        hint = "do the prototxt and the weights belong together?" if unfilled else ""
+        raise UnsupportedLayerError(more + "; ".join(broken), where=net.where, hint=hint)
 
 
 def _problem(layer: Layer, allow_custom: bool) -> str:
@@ -186,7 +188,7 @@ class _Lowering:
             self.values[name] = name
             self.g.shapes[name] = input_dims(shape, self.sizes)
         if preprocess:
-            image = preprocess.input_of(self.net)
+            image = preprocess.image_of(self.shapes, self.net.where)
             self.values[image] = preprocess.emit(self.g, image)
             self.g.shapes[self.values[image]] = self.g.shapes[image]
         missing: list[str] = []
@@ -228,6 +230,8 @@ class _Lowering:
         if self.every_top:
             keep |= {value for values in self.tops for value in values}
         fuse_affine(self.g, keep)
+        fold_transposes(self.g)
+        drop_casts(self.g, keep)
         drop_unused(self.g, keep)
         rename = self._names(outputs)
         return Graph(
