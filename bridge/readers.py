@@ -161,7 +161,7 @@ def status(name: str, *, thorough: bool = False) -> Status:
     if reader.probed:
         problem: MissingExtraError | None = importlib.import_module(reader.module).missing(thorough=thorough)
         if problem:
-            return Status(name, reader.summary, str(problem.args[0]), problem.hint)
+            return Status(name, reader.summary, str(problem.args[0]).removeprefix(f"{name}: "), problem.hint)
     return Status(name, reader.summary)
 
 

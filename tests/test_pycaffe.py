@@ -283,7 +283,7 @@ def test_command_with_a_space_in_its_path(tmp_path: Path) -> None:
 def test_nothing_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(child.VARIABLE, raising=False)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert readers.status("pycaffe").problem == "pycaffe: no interpreter with Caffe is named"
+    assert readers.status("pycaffe").problem == "no interpreter with Caffe is named"
     with pytest.raises(MissingExtraError, match="no interpreter with Caffe is named"):
         session("good")
 

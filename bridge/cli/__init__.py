@@ -63,13 +63,16 @@ def main(args: list[str] | None = None) -> NoReturn:
         status = _say("interrupted", 130)
     except KeyboardInterrupt:
         status = _say("interrupted", 130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        status = 2
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "bridge"
-        status = _say(f"{error.format_message()}\n  hint: {command} --help tells what there is", 2)
+        status = _say(error.format_message(), 2, f"{command} --help tells what there is")
     except click.ClickException as error:
         status = _say(error.format_message(), 2)
     except BridgeError as error:
-        status = _say(str(error), 1 if isinstance(error, DifferenceError) else 2)
+        status = _say(str(error.args[0]), 1 if isinstance(error, DifferenceError) else 2, error.hint)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has left; so do we, without a word
         status = 0
@@ -80,6 +83,13 @@ def main(args: list[str] | None = None) -> NoReturn:
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _say(message: str, status: int) -> int:
-    click.echo(f"bridge: {message}", err=True)
+def _say(message: str, status: int, hint: str = "") -> int:
+    click.echo(f"bridge: {printable(message)}", err=True)
+    if hint:
+        click.echo(f"  hint: {printable(hint)}", err=True)
     return status
+
+
+def printable(text: str) -> str:
+    """Text out of a file, with escapes for what would steer a terminal or break a line."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import textwrap
 from typing import Any
 
 import click
@@ -28,10 +29,29 @@ def doctor(as_json: bool) -> None:
     click.echo(f"weight-bridge {__version__}, Python {data['python']}, {data['platform']}")
     options.table("packages", ["package", "version"], [[k, v or "not installed"] for k, v in data["packages"].items()])
     for title in ("readers", "engines", "devices"):
-        rows = [[item["name"], item["summary"], item["problem"] or "works", item["hint"]] for item in data[title]]
-        options.table(title, ["name", "what", "state", "how to get it"], rows)
-    rows = [[p["name"], p["module"], p["state"], p["reason"]] for p in data["patches"]]
-    options.table("patches to Chainer, made as its modules are imported", ["patch", "module", "state", "reason"], rows)
+        _list(title, data[title])
+    click.echo("patches to Chainer, made as its modules are imported\n")
+    for patch in data["patches"]:
+        click.echo(f"  {patch['name']}: {patch['module']}, {patch['state']}")
+        _say(patch["reason"])
+
+
+def _list(title: str, items: list[dict[str, str]]) -> None:
+    """What there is, a line each; below what does not work, why not and how to get it."""
+    click.echo(f"{title}\n")
+    width = max(len(item["name"]) for item in items)
+    for item in items:
+        click.echo(f"  {item['name']:{width}}  {'no   ' if item['problem'] else 'works'}  {item['summary']}")
+        _say(item["problem"])
+        _say(item["hint"])
+    click.echo()
+
+
+def _say(remark: str) -> None:
+    """A remark below a line; what is to be copied from it stays in one piece."""
+    indent = " " * 6
+    for line in textwrap.wrap(remark, 74, break_long_words=False, break_on_hyphens=False):
+        click.echo(indent + line)
 
 
 def examine() -> dict[str, Any]:
@@ -63,8 +83,11 @@ def _engine(name: str) -> dict[str, str]:
     from bridge import engines
 
     problem = engines.missing(name)
-    found = (str(problem.args[0]), problem.hint) if problem else ("", "")
-    return {"name": name, "summary": engines.find(name).summary, "problem": found[0], "hint": found[1]}
+    text = str(problem.args[0]) if problem else ""
+    for prefix in (f"engine '{name}': ", f"{name}: "):
+        text = text.removeprefix(prefix)
+    hint = problem.hint if problem else ""
+    return {"name": name, "summary": engines.find(name).summary, "problem": text, "hint": hint}
 
 
 def _cpu() -> dict[str, str]:

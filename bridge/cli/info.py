@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from bridge.cli import options
+from bridge.cli import options, printable
 from bridge.schema import Net, times
 
 
@@ -82,11 +82,19 @@ def _show(net: Net) -> None:
             head = [layer["name"], layer["type"], group] if index == 0 else ["", "", ""]
             rows.append([*head, *([blob["role"], times(blob["shape"]), blob["dtype"]] if blob else [""] * 3)])
     columns = ["layer", "type", "group", "blob", "shape", "dtype"]
-    options.table(f"{net.name or 'net'}: {', '.join(net.sources)}", columns, rows)
+    if not any(row[2] for row in rows):
+        columns.remove("group")
+        rows = [[*row[:2], *row[3:]] for row in rows]
+    for source in net.sources:
+        click.echo(f"file    {source}")
+    if net.name:
+        click.echo(f"net     {printable(net.name)}")
+    click.echo()
+    options.table("", columns, rows)
     for name, shape in data["inputs"].items():
-        click.echo(f"input   {name}  {times(shape) if shape is not None else 'of unknown shape'}")
+        click.echo(f"input   {printable(name)}  {times(shape) if shape is not None else 'of unknown shape'}")
     for name in data["outputs"]:
-        click.echo(f"output  {name}")
+        click.echo(f"output  {printable(name)}")
     click.echo(f"{len(data['layers'])} layers, {data['values']:,} values, {data['bytes']:,} bytes")
     for name, state in data["readers"].items():
         click.echo(f"reader {name}: {state}{' (used)' if name == net.reader else ''}")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import numpy as np
 
+from bridge.cli import printable
 from bridge.errors import UsageError
 from bridge.schema import Net
 
@@ -21,7 +23,13 @@ def reading(function: _Command) -> _Command:
     """The options that say how FILES are read; gathered by :func:`load`."""
     for option in reversed(
         (
-            click.option("--reader", default="auto", show_default=True, help="Which reader takes the weights."),
+            click.option(
+                "--reader",
+                default="auto",
+                show_default=True,
+                metavar="NAME",
+                help="Which reader takes the weights; bridge doctor lists them.",
+            ),
             click.option(
                 "--phase",
                 type=click.Choice(["TEST", "TRAIN"]),
@@ -37,7 +45,11 @@ def reading(function: _Command) -> _Command:
                 show_default=True,
                 help="Whose reading of a BatchNorm with scale factor 0 and real statistics.",
             ),
-            click.option("--dialect", default=None, help="Whose numbers the parameter fields of a caffemodel have."),
+            click.option(
+                "--dialect",
+                metavar="NAME",
+                help="Whose numbers the parameter fields of a caffemodel have; an unknown name lists them.",
+            ),
             click.option(
                 "--pycaffe-python", default=None, help="Interpreter with the real Caffe (BRIDGE_PYCAFFE_PYTHON)."
             ),
@@ -94,7 +106,7 @@ def input_shapes(texts: tuple[str, ...]) -> dict[str, list[int | str]]:
 
 
 def mean(text: str | None) -> np.ndarray:
-    """A mean from ``104,117,123``, from one number, or from a .binaryproto.
+    """A mean from ``104,117,123``, from one number, or from a .binaryproto or .npy.
 
     Returns:
         float32 (values,), or (C, H, W) from a file; empty for none.
@@ -104,15 +116,21 @@ def mean(text: str | None) -> np.ndarray:
     try:
         return np.array([float(part) for part in text.split(",")], np.float32)
     except ValueError:
-        from bridge.readers import read_mean
+        return _mean_image(text)
 
-        image = np.asarray(read_mean(text).numpy(), np.float32)
-        return image.reshape(image.shape[-3:])
+
+def _mean_image(path: str) -> np.ndarray:
+    from bridge.readers import read_mean
+    from bridge.verify.arrays import read_array
+
+    numpy = path.endswith(".npy")
+    image = read_array(Path(path), "mean", None) if numpy else np.asarray(read_mean(path).numpy(), np.float32)
+    return image.reshape(image.shape[-3:])
 
 
 def note(message: str) -> None:
     """A remark for the user, on stderr."""
-    click.echo(f"note: {message}", err=True)
+    click.echo(f"note: {printable(message)}", err=True)
 
 
 def write_json(data: Any, target: str) -> None:
@@ -126,19 +144,21 @@ def write_json(data: Any, target: str) -> None:
     from bridge.writers import atomic
 
     with atomic(target) as file:
-        file.write(text.encode() + b"\n")
+        file.write(text.encode(errors="backslashreplace") + b"\n")  # half a character: JSON has it as an escape
 
 
-def table(title: str, columns: list[str], rows: list[list[str]], numbers: tuple[int, ...] = ()) -> None:
-    """A table on stdout, within the width of the terminal (80 columns elsewhere)."""
-    from rich import box
+def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """A table on stdout, within the width of a terminal: names fold there; elsewhere each row is one line."""
     from rich.console import Console
     from rich.table import Table
 
-    made = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    made = Table(title=title or None, box=None, title_justify="left", padding=(0, 2, 0, 0), pad_edge=False)
     for index, column in enumerate(columns):
-        made.add_column(column, justify="right" if index in numbers else "left", overflow="fold")
+        made.add_column(column, overflow="fold", no_wrap=index > 0)
     for row in rows:
-        made.add_row(*row)
-    width = None if sys.stdout.isatty() else 80
-    Console(width=width, highlight=False, markup=False).print(made)
+        made.add_row(*map(printable, row))
+    console = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False, markup=False)
+    with console.capture() as captured:
+        console.print(made)
+    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    click.echo()

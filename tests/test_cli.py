@@ -1,0 +1,103 @@
+"""The command line: what it prints, where, and with which status it ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from bridge import cli
+from bridge.cli import options
+from bridge.cli.doctor import doctor
+from bridge.cli.info import info
+from tests.conftest import ROOT
+
+FASHION = ROOT / "fixtures" / "fashion"
+MODEL = [str(FASHION / "deploy.prototxt"), str(FASHION / "fashion_alexnet.caffemodel")]
+HOSTILE = 'name: "n\\033[31m\\n" layer { name: "x\\n\\033[2J" type: "No\\nsuch" bottom: "b\\n" top: "t\\r" }'
+
+
+def ends(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, str, str]:
+    """Exit status, stdout and stderr of a command."""
+    with pytest.raises(SystemExit) as left:
+        cli.main([*arguments])
+    out, err = capfd.readouterr()
+    return left.value.code, out, err
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> str:
+    path = tmp_path / "net.prototxt"
+    path.write_text(HOSTILE)
+    return str(path)
+
+
+def test_without_a_command_it_tells_what_there_is(capfd: pytest.CaptureFixture[str]) -> None:
+    status, out, err = ends(capfd)
+    assert (status, out) == (2, "")
+    assert err.startswith("Usage: bridge")
+    assert all(command in err for command in cli.COMMANDS)
+
+
+def test_names_from_files_cannot_steer_the_terminal(hostile: str, capfd: pytest.CaptureFixture[str]) -> None:
+    status, out, err = ends(capfd, "info", hostile)
+    assert status == 0
+    assert r"x\n\x1b[2J  No\nsuch" in out
+    assert not set(out + err) & {"\x1b", "\r"}
+
+
+@pytest.mark.parametrize("command", ["export -o out.onnx", "verify", "convert -o out.npz"])
+def test_an_error_is_one_line_whatever_a_file_calls_its_layers(
+    command: str, hostile: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    name, *rest = command.split()
+    status, _, err = ends(capfd, name, hostile, *rest)
+    lines = err.splitlines()
+    assert status == 2
+    assert len(lines) == 1 + lines[-1].startswith("  hint: ")
+    assert "\x1b" not in err
+
+
+def test_a_row_of_a_table_is_one_line_where_no_terminal_is(capfd: pytest.CaptureFixture[str]) -> None:
+    options.table("", ["layer", "shape"], [["a" * 100, "16 x 10 x 3 x 3"]])
+    assert capfd.readouterr().out == f"layer{' ' * 97}shape\n{'a' * 100}  16 x 10 x 3 x 3\n\n"
+
+
+def test_info_leaves_out_a_column_without_groups(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert "group" in ends(capfd, "info", *MODEL)[1]
+    path = tmp_path / "net.prototxt"
+    path.write_text('layer { name: "r" type: "ReLU" bottom: "x" top: "x" }')
+    assert "group" not in ends(capfd, "info", str(path))[1]
+
+
+def test_convert_needs_weights(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    status, _, err = ends(capfd, "convert", MODEL[0], "-o", str(tmp_path / "out.npz"))
+    assert status == 2
+    assert err == f"bridge: {MODEL[0]}: holds no weights\n  hint: give the file of weights as well\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_doctor_keeps_in_one_piece_what_is_to_be_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BRIDGE_PYCAFFE_PYTHON", raising=False)
+    out = CliRunner().invoke(doctor).output
+    assert "pycaffe: " not in out
+    assert "or\n      BRIDGE_PYCAFFE_PYTHON\n" in out
+    assert "chainer.functions.loss.softmax_cross_entropy" in out
+
+
+def test_doctor_tells_machines_the_same() -> None:
+    found = json.loads(CliRunner().invoke(doctor, ["--json"]).output)
+    assert {"packages", "readers", "engines", "devices", "patches"} < set(found)
+
+
+def test_json_takes_a_file_name_that_is_no_text(tmp_path: Path) -> None:
+    options.write_json({"file": "\udcff"}, str(tmp_path / "out.json"))
+    assert json.loads((tmp_path / "out.json").read_text()) == {"file": "\udcff"}
+
+
+def test_info_tells_machines_of_a_grouped_weight() -> None:
+    found = json.loads(CliRunner().invoke(info, [*MODEL, "--json"]).output)
+    layer = next(layer for layer in found["layers"] if layer["name"] == "conv2")
+    assert (layer["group"], layer["blobs"][0]["shape"]) == (2, [32, 8, 5, 5])
