@@ -1,8 +1,9 @@
 """Local response normalisation across channels, on the CPU as Caffe adds it up; Chainer's own elsewhere.
 
-Caffe carries the sum of squares from channel to channel: the square that enters is added, the
-one that leaves is taken off. Done in that order, and with a power that is rounded once, results
-have Caffe's bits but for one in 50,000; so a maximum that two values nearly tie for is the same.
+Caffe carries the sum of squares from channel to channel: one fused multiply-add for the square
+that enters, one for the square that leaves. Done in that order, in float64 between roundings, and
+with a power that is rounded once, the results have the bits that Caffe's have on a processor with
+such an instruction; so a maximum of the next pooling that two values nearly tie for is the same one.
 
 Source: lrn_layer.cpp ``CrossChannelForward_cpu``, ``CrossChannelBackward_cpu``.
 """
@@ -36,8 +37,8 @@ class LocalResponseNormalization(_chainers.LocalResponseNormalization):
         (x,) = inputs
         y, self.scale, self.power = (np.empty_like(x) for _ in range(3))
         for part in _chunks(x):
-            terms = np.square(x[part])
-            terms *= terms.dtype.type(self.alpha)
+            terms = np.square(x[part]).astype(np.float64)
+            terms *= x.dtype.type(self.alpha)  # exact, as the factor of a fused multiply-add is
             _running_sums(terms, self.n // 2, self.k, out=self.scale[part])
             _power(self.scale[part], self.beta, out=self.power[part])
             np.multiply(x[part], self.power[part], out=y[part])
@@ -77,20 +78,27 @@ def _chunks(images: np.ndarray) -> Iterator[slice]:
 
 
 def _running_sums(terms: np.ndarray, half: int, start: float, out: np.ndarray) -> np.ndarray:
-    """``start`` and each channel's term with the ``half`` before it and the ``half`` behind it, of (N, C, ...)."""
+    """``start`` and each channel's term with the ``half`` before it and the ``half`` behind it, of (N, C, ...).
+
+    Each sum is the one before it, and what enters, less what leaves, rounded to the type of ``out`` both times.
+    """
     terms, total = terms.swapaxes(0, 1), out.swapaxes(0, 1)
+    wide = np.empty(terms.shape[1:], terms.dtype)
+
+    def carry(change: np.ufunc, channel: int, term: np.ndarray) -> None:
+        wide[...] = total[channel]
+        change(wide, term, out=wide)
+        total[channel] = wide
+
     total[0] = start
     for term in terms[: half + 1]:
-        total[0] += term
+        carry(np.add, 0, term)
     for channel in range(1, len(terms)):
-        enters, leaves = channel + half, channel - half - 1
-        now = before = total[channel - 1]
-        if enters < len(terms):
-            now = np.add(before, terms[enters], out=total[channel])
-        if leaves >= 0:
-            now = np.subtract(now, terms[leaves], out=total[channel])
-        if now is before:
-            total[channel] = before
+        total[channel] = total[channel - 1]
+        if channel + half < len(terms):
+            carry(np.add, channel, terms[channel + half])
+        if channel > half:
+            carry(np.subtract, channel, terms[channel - half - 1])
     return out
 
 
