@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bridge.chain import build_chain, freeze, from_chain, thaw, transplant
+    from bridge.exporting import export_onnx
     from bridge.loading import load
-    from bridge.onnx_export import export_onnx
     from bridge.schema import Blob, Layer, Net
     from bridge.verify import verify
     from bridge.writers import save
@@ -24,7 +24,7 @@ _HOMES = {
     "Net": "bridge.schema",
     "load": "bridge.loading",
     "save": "bridge.writers",
-    "export_onnx": "bridge.onnx_export",
+    "export_onnx": "bridge.exporting",
     "verify": "bridge.verify",
     "build_chain": "bridge.chain",
     "from_chain": "bridge.chain",

@@ -5,7 +5,8 @@ net's definition; and ``bridge.blobs``, a JSON list with one entry per blob::
 
     {"index": 3, "layer": "conv2", "role": "weight", "key": "conv2/weight", "shape": [256, 48, 5, 5]}
 
-(in ONNX files ``key`` is called ``initializer``). ``index`` counts the layers of the
+(in ONNX files ``key`` is called ``initializer``, and ``"transposed": true`` says that the
+array has the blob's two axes in the other order). ``index`` counts the layers of the
 definition, ``key`` names the array. Blobs of several layers that are one parameter have
 one key. Keys are ``LAYER/ROLE``, with a number behind them where two would be the same,
 so they serve people; only the list counts.
@@ -158,7 +159,13 @@ def _blob(entry: Any, stored: Mapping[str, Blob], layers: int, where: str) -> tu
             where=where,
             hint=_DAMAGED,
         )
+    if entry.get("transposed") is True and len(blob.shape) == 2:
+        blob = _transposed(blob)
     return index, role, blob.reshaped(shape)
+
+
+def _transposed(blob: Blob) -> Blob:
+    return Blob(blob.shape[::-1], blob.dtype, lambda: blob.numpy().T)
 
 
 # -- files without the texts ---------------------------------------------------------------

@@ -129,7 +129,7 @@ def test_a_package_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_what_onnx_cannot_say_is_a_custom_node_only_when_allowed(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
-    from bridge.onnx_export import export_onnx
+    from bridge.exporting import export_onnx
 
     lowering = re.search(r"    def to_onnx.*?\n\n", example(), re.DOTALL)
     assert lowering
@@ -151,7 +151,7 @@ def test_what_onnx_cannot_say_is_a_custom_node_only_when_allowed(tmp_path: Path)
 
 
 def test_all_layers_that_onnx_cannot_say_are_listed_at_once(tmp_path: Path) -> None:
-    from bridge.onnx_export import export_onnx
+    from bridge.exporting import export_onnx
 
     inputs = [("loc", (1, 8)), ("conf", (1, 4)), ("prior", (1, 2, 8))]
     lines = [

@@ -26,17 +26,18 @@ from bridge.cli import options
     help="Weights in a file beside the model; or, =source, left where they lie in the caffemodel.",
 )
 @click.option("--fp16", "half", is_flag=True, help="Compute in float16; inputs and outputs stay float32.")
-@click.option("--mean", default=None, help="Take this mean off first: b,g,r or one number, or a .binaryproto.")
+@click.option("--mean", default=None, help="Take this mean off first: b,g,r or one number, or a .binaryproto or .npy.")
 @click.option("--scale", default=1.0, help="Multiply by this after the mean.")
 @click.option("--bgr", is_flag=True, help="Feed RGB; the model turns it to Caffe's BGR first.")
 @click.option("--allow-custom", is_flag=True, help="Write what standard ONNX cannot say as nodes of org.weightbridge.")
 @click.option(
     "--check/--no-check", default=True, show_default=True, help="Run the model and compare with a second engine."
 )
+@click.option("--recorded", type=click.Path(), metavar="IO.npz", help="Recorded inputs and outputs to compare with.")
 @click.option("--seed", default=0, show_default=True, help="For the inputs of the check.")
 def export(files: tuple[str, ...], output: str, inputs: tuple[str, ...], opset: int | None, **given: Any) -> None:
     """Write a net as ONNX, checked by default."""
-    from bridge.onnx_export import export_onnx
+    from bridge.exporting import export_onnx
     from bridge.onnx_export.preprocess import Preprocess
 
     net = options.load(files, given)
@@ -51,6 +52,7 @@ def export(files: tuple[str, ...], output: str, inputs: tuple[str, ...], opset: 
         half=given["half"],
         external_data=given["external_data"],
         check=given["check"],
+        recorded=given["recorded"],
         seed=given["seed"],
     )
     for remark in (*net.notes, *graph.notes):

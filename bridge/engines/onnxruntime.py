@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from bridge.engines import Arrays, Tops
+from bridge.errors import ModelError, UnsupportedLayerError
 from bridge.inference import inference_net
 from bridge.onnx_export import to_onnx_file
+from bridge.onnx_export.file import OnnxFile
 from bridge.onnx_export.graph import Graph
 from bridge.schema import Net
+
+_NAMES = (
+    "EPFail", "EngineError", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "ModelLoadCanceled",
+    "ModelLoaded", "ModelRequiresCompilation", "NoModel", "NoSuchFile", "NotImplemented", "NotFound",
+    "RuntimeException",
+)  # fmt: skip
+_LACKS = ("NOT_IMPLEMENTED", "Current official support for domain", "Unsupported model IR version")
+"""What ONNX Runtime says of a model that another version of it may run."""
 
 
 class Engine:
@@ -30,18 +41,59 @@ class Engine:
         return [tuple(known.get(name) for name in names) for names in graph.tops]
 
     def _run(self, inputs: Arrays, every_top: bool) -> tuple[dict[str, np.ndarray], Graph]:
-        import onnxruntime as ort
-
         shapes = {name: list(inputs[name].shape) for name in self._net.inputs if name in inputs}
-        file, graph = to_onnx_file(
-            self._net, inputs=shapes, dynamic_batch=False, every_top=every_top, **self._opset
-        )
+        file, graph = to_onnx_file(self._net, inputs=shapes, dynamic_batch=False, every_top=every_top, **self._opset)
         if not graph.outputs:  # all of the net's blobs are silenced
             return {}, graph
+        return Session(file, threads=self._threads)(inputs), graph
+
+
+class Session:
+    """An exported model, loaded; its weights stay where they are.
+
+    Args:
+        file: The model.
+        outputs: Names of values to show besides the model's own outputs.
+        threads: To compute with; 0 is one per core.
+
+    Raises:
+        ModelError: ONNX Runtime refuses the model.
+        UnsupportedLayerError: This version of it does not know what another does.
+    """
+
+    def __init__(self, file: OnnxFile, outputs: Sequence[str] = (), threads: int = 0) -> None:
+        import onnxruntime as ort
+
         options = ort.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.log_severity_level = 3
-        session = ort.InferenceSession(file.tobytes(), options, providers=["CPUExecutionProvider"])
-        names = [output.name for output in session.get_outputs()]
-        fed = {value.name: np.asarray(inputs[value.name], np.float32) for value in session.get_inputs()}
-        return dict(zip(names, session.run(names, fed), strict=True)), graph
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 4
+        self._arrays = [np.ascontiguousarray(init.numpy()) for init in file.tensors.values()]  # the session uses them
+        self._values = [ort.OrtValue.ortvalue_from_numpy(array) for array in self._arrays]
+        options.add_external_initializers(list(file.tensors), self._values)
+        try:
+            self._session = ort.InferenceSession(file.stub(outputs), options, providers=["CPUExecutionProvider"])
+        except raised() as error:
+            raise _refusal(error) from None
+
+    def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """The outputs by name."""
+        names = [output.name for output in self._session.get_outputs()]
+        fed = {value.name: np.asarray(inputs[value.name], np.float32) for value in self._session.get_inputs()}
+        try:
+            return dict(zip(names, self._session.run(names, fed), strict=True))
+        except raised() as error:
+            raise _refusal(error) from None
+
+
+def raised() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises when it cannot load or run a model."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return tuple(getattr(state, name) for name in _NAMES if hasattr(state, name))
+
+
+def _refusal(error: Exception) -> ModelError | UnsupportedLayerError:
+    text = " ".join(str(error).split())
+    if any(words in text for words in _LACKS):
+        return UnsupportedLayerError(f"ONNX Runtime does not run the model: {text}")
+    return ModelError(f"ONNX Runtime refuses the model: {text}")

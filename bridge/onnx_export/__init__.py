@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from bridge.onnx_export.export import export_onnx, to_onnx_file, to_onnx_model
+from bridge.onnx_export.export import to_onnx_file, to_onnx_model
 
-__all__ = ["export_onnx", "to_onnx_file", "to_onnx_model"]
+__all__ = ["to_onnx_file", "to_onnx_model"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,10 @@ import numpy as np
 from bridge.errors import UnsupportedLayerError
 from bridge.onnx_export.dims import Dims
 from bridge.schema import Blob, Layer, Shape
+from bridge.writers import pieces
+
+HALF_MAX = 65504.0
+"""The largest number in float16."""
 
 CUSTOM_DOMAIN = "org.weightbridge"
 """The domain of nodes that stand for what standard ONNX cannot say."""
@@ -18,7 +22,7 @@ CUSTOM_DOMAIN = "org.weightbridge"
 
 @dataclass
 class Node:
-    """One ONNX node, before it becomes a protobuf message."""
+    """One ONNX node, before it becomes a protobuf message, with the name and type of the layer that it is of."""
 
     op_type: str
     inputs: list[str]
@@ -26,6 +30,7 @@ class Node:
     attributes: dict[str, Any]
     domain: str = ""
     layer: str = ""
+    layer_type: str = ""
 
 
 @dataclass
@@ -38,6 +43,8 @@ class Initializer:
     """(index of the layer, role) of each blob that it stands for, unchanged but for its shape."""
     float_type: np.dtype = field(default=np.dtype(np.float32))
     """What floating-point values are written as; Caffe computes in float32."""
+    transposed: bool = False
+    """Whether the two axes of the blob have changed places."""
 
     @property
     def dtype(self) -> np.dtype:
@@ -51,7 +58,30 @@ class Initializer:
 
     def numpy(self) -> np.ndarray:
         """The values in the shape and dtype that are written."""
-        return self.values.numpy().astype(self.dtype, copy=False).reshape(self.shape)
+        return _as_type(self.values.numpy(), self.dtype).reshape(self.shape)
+
+    def pieces(self) -> Iterator[memoryview]:
+        """The bytes that are written, little by little."""
+        stored = self.values.dtype.newbyteorder("<")
+        for piece in pieces(self.values):
+            yield _as_type(np.frombuffer(piece, stored), self.dtype.newbyteorder("<")).view(np.uint8).data
+
+    def turned(self) -> Initializer:
+        """The transpose of one of two axes; it is made when it is written."""
+        blob = Blob(self.shape[::-1], self.values.dtype, lambda: _transpose(self.values, self.shape))
+        return Initializer(self.shape[::-1], blob, self.roles, self.float_type, not self.transposed)
+
+
+def _transpose(values: Blob, shape: Shape) -> np.ndarray:
+    return np.ascontiguousarray(values.numpy().reshape(shape).T)
+
+
+def _as_type(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The values in another type; what is too large for float16 becomes the largest that is not."""
+    if dtype.itemsize == 2 and values.dtype.itemsize > 2:
+        finite = np.clip(values, -HALF_MAX, HALF_MAX)
+        values = np.where(np.isinf(values), values, finite)
+    return values.astype(dtype, copy=False)
 
 
 class GraphBuilder:
@@ -114,10 +144,10 @@ class GraphBuilder:
         Returns:
             The names of its outputs.
         """
-        owner = self._layer.name if self._layer else ""
-        names = [self.unique(f"{owner}/{op_type}") for _ in range(outputs)]
+        owner, kind = (self._layer.name, self._layer.type) if self._layer else ("", "")
+        names = [self.unique(f"{owner}/{op_type}" if owner else op_type) for _ in range(outputs)]
         clean = {name: value for name, value in attributes.items() if value is not None}
-        self.nodes.append(Node(op_type, list(inputs), list(names), clean, domain, owner))
+        self.nodes.append(Node(op_type, list(inputs), list(names), clean, domain, owner, kind))
         self.domains.add(domain)
         return names
 

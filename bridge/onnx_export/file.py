@@ -1,14 +1,13 @@
 """An ONNX file whose weights never are in memory as a whole.
 
-A ``ModelProto`` is written in two parts: the messages without large tensors, and the
-tensors, streamed from wherever their values lie. Fields may stand in any order in
-protocol buffers, so that nothing has to be known twice.
+A ``ModelProto`` is written in parts: the messages without large tensors, then the tensors,
+streamed from wherever their values lie, then what is known only at the end. Fields may
+stand in any order in protocol buffers, so that nothing has to be known twice.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,13 +16,16 @@ from onnx import helper
 
 from bridge.errors import UsageError
 from bridge.onnx_export.builder import Initializer
-from bridge.writers import pieces
 
 SMALL = 1024
 """Tensors up to so many bytes stay in the messages: shapes and constants, which checkers read."""
 LIMIT = (1 << 31) - 1
 """Protocol buffers read no larger message."""
-_GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9  # ModelProto.graph, GraphProto.initializer, TensorProto.raw_data
+PAGE = 4096
+"""Tensors in a file of their own start at multiples of this many bytes, so that runtimes can map them."""
+_GRAPH, _METADATA = 7, 14  # of ModelProto
+_INITIALIZER, _RAW_DATA = 5, 9  # of GraphProto, of TensorProto
+_EXTERNAL = onnx.TensorProto.EXTERNAL
 
 
 @dataclass
@@ -34,11 +36,15 @@ class OnnxFile:
         model: Everything but the large tensors.
         tensors: These, by name.
         external: What of them lies in another file, as (path relative to the model, offset).
+        late: Gives metadata that is known only when the tensors were written.
     """
 
     model: onnx.ModelProto
     tensors: dict[str, Initializer]
     external: dict[str, tuple[str, int]] = field(default_factory=dict)
+    late: Callable[[], Mapping[str, str]] = dict
+
+    # -- its bytes ---------------------------------------------------------------------------------
 
     def pieces(self) -> Iterator[bytes | memoryview]:
         """The file's bytes.
@@ -51,13 +57,10 @@ class OnnxFile:
         bodies = {name: 0 if name in self.external else init.nbytes for name, init in self.tensors.items()}
         wrapped = {name: _tag(_INITIALIZER, len(head) + bodies[name]) for name, head in heads.items()}
         total = len(graph) + sum(len(wrapped[name]) + len(heads[name]) + bodies[name] for name in heads)
-        rest = onnx.ModelProto()
-        rest.CopyFrom(self.model)
-        rest.ClearField("graph")
-        front = rest.SerializeToString() + _tag(_GRAPH, total)
-        if len(front) + total > LIMIT:
+        front = self._without_graph() + _tag(_GRAPH, total)
+        if len(front) + total > LIMIT - PAGE:  # a page is more than late metadata take
             raise UsageError(
-                f"the model takes {len(front) + total:,} bytes, one file can hold {LIMIT:,}",
+                f"the model takes {len(front) + total:,} bytes, one file can hold {LIMIT - PAGE:,}",
                 hint="--external-data puts the weights into a file beside it",
             )
         yield front
@@ -65,17 +68,23 @@ class OnnxFile:
         for name, init in self.tensors.items():
             yield wrapped[name] + heads[name]
             if name not in self.external:
-                yield from pieces(init.values, init.dtype)
+                yield from init.pieces()
+        for key, value in self.late().items():
+            entry = onnx.StringStringEntryProto(key=key, value=value).SerializeToString()
+            yield _tag(_METADATA, len(entry)) + entry
+
+    def _without_graph(self) -> bytes:
+        rest = onnx.ModelProto()
+        rest.CopyFrom(self.model)
+        rest.ClearField("graph")
+        return rest.SerializeToString()
 
     def _head(self, name: str) -> bytes:
         """A TensorProto up to its values."""
         init = self.tensors[name]
         proto = onnx.TensorProto(name=name, dims=init.shape, data_type=helper.np_dtype_to_tensor_dtype(init.dtype))
         if name in self.external:
-            location, offset = self.external[name]
-            proto.data_location = onnx.TensorProto.EXTERNAL
-            for key, value in (("location", location), ("offset", offset), ("length", init.nbytes)):
-                proto.external_data.add(key=key, value=str(value))
+            _refer(proto, *self.external[name], init.nbytes)
             return proto.SerializeToString()
         return proto.SerializeToString() + _tag(_RAW_DATA, init.nbytes)
 
@@ -83,40 +92,81 @@ class OnnxFile:
         """The whole file in memory."""
         return b"".join(self.pieces())
 
+    def stub(self, outputs: Sequence[str] = ()) -> bytes:
+        """The model, its large tensors left to whoever loads it.
+
+        Args:
+            outputs: Names of values to make outputs as well.
+        """
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        for name, init in self.tensors.items():
+            kind = helper.np_dtype_to_tensor_dtype(init.dtype)
+            _refer(model.graph.initializer.add(name=name, dims=init.shape, data_type=kind), name, 0, init.nbytes)
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+        return model.SerializeToString()
+
+    # -- what ONNX makes of it ---------------------------------------------------------------------
+
     def check(self) -> None:
         """ONNX's own full check, with the large tensors as inputs, so that none has to be loaded."""
+        onnx.checker.check_model(self._twin(), full_check=True)
+
+    def infer_shapes(self) -> None:
+        """Write down the types and shapes that follow for values that have none yet."""
+        graph = self.model.graph
+        known = {value.name for values in (graph.value_info, graph.output, graph.input) for value in values}
+        for value in self._inferred():
+            if value.name not in known and value.type.tensor_type.HasField("shape"):
+                graph.value_info.append(_plain(value))
+
+    def element_types(self) -> dict[str, int]:
+        """The type of each value, as far as ONNX infers it."""
+        graph = self.model.graph
+        types = {value.name: value.type.tensor_type.elem_type for value in (*self._inferred(), *graph.input)}
+        types.update({tensor.name: tensor.data_type for tensor in graph.initializer})
+        return types
+
+    def _inferred(self) -> Sequence[onnx.ValueInfoProto]:
+        found = onnx.shape_inference.infer_shapes(self._twin(), data_prop=True).graph
+        return [*found.value_info, *found.output]
+
+    def _twin(self) -> onnx.ModelProto:
         twin = onnx.ModelProto()
         twin.CopyFrom(self.model)
         for name, init in self.tensors.items():
             kind = helper.np_dtype_to_tensor_dtype(init.dtype)
             twin.graph.input.append(helper.make_tensor_value_info(name, kind, init.shape))
-        onnx.checker.check_model(twin, full_check=True)
+        return twin
+
+    # -- external data -----------------------------------------------------------------------------
 
     def store_beside(self, path: Path) -> Iterator[bytes | memoryview]:
-        """Put the tensors into a file of their own: marks them, and yields that file's bytes.
-
-        Each starts at a multiple of 4,096 bytes, so that runtimes can map it.
+        """Put the tensors into a file of their own: marks them, and gives that file's bytes.
 
         Args:
-            path: The file of the model; the other one has ``.data`` behind its name.
+            path: That file, in the model's folder.
         """
         offset = 0
         for name, init in self.tensors.items():
-            self.external[name] = (f"{path.name}.data", offset)
-            offset += -(-init.nbytes // 4096) * 4096
+            self.external[name] = (path.name, offset)
+            offset += -(-init.nbytes // PAGE) * PAGE
         return self._aligned()
 
     def _aligned(self) -> Iterator[bytes | memoryview]:
         for init in self.tensors.values():
-            yield from pieces(init.values, init.dtype)
-            yield bytes(-init.nbytes % 4096)
+            yield from init.pieces()
+            yield bytes(-init.nbytes % PAGE)
 
-    def refer_to_source(self, path: Path) -> int:
-        """Leave tensors where they lie in the file that was read; returns how many.
+    def refer_to_source(self, path: Path) -> list[str]:
+        """Leave tensors where they lie in the file that was read.
 
         Args:
             path: The file of the model; the source must lie in its folder or below, which is
                 as far as ONNX lets a model refer.
+
+        Returns:
+            Names of the tensors that do not lie there as they are needed, and so stay in the model.
 
         Raises:
             UsageError: The source lies elsewhere.
@@ -133,8 +183,23 @@ class OnnxFile:
                     where=str(path),
                     hint="write the model beside its weights",
                 )
-            self.external[name] = (source.relative_to(folder).as_posix().replace(os.sep, "/"), place.offset)
-        return len(self.external)
+            self.external[name] = (source.relative_to(folder).as_posix(), place.offset)
+        return [name for name in self.tensors if name not in self.external]
+
+
+def _refer(proto: onnx.TensorProto, location: str, offset: int, length: int) -> None:
+    """Say that a tensor's values lie in a file."""
+    proto.data_location = _EXTERNAL
+    for key, value in (("location", location), ("offset", offset), ("length", length)):
+        proto.external_data.add(key=key, value=str(value))
+
+
+def _plain(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+    """Without the names that shape inference made up for extents it does not know."""
+    for dim in value.type.tensor_type.shape.dim:
+        if dim.dim_param.startswith("unk__"):
+            dim.ClearField("dim_param")
+    return value
 
 
 def _tag(field_number: int, length: int) -> bytes:

@@ -7,7 +7,29 @@ from collections import Counter
 import numpy as np
 
 from bridge.onnx_export.builder import GraphBuilder, Initializer, Node
+from bridge.onnx_export.fold import fold_constants
 from bridge.schema import count
+
+_INTEGERS = {"ArgMax", "Mod", "NonZero", "Shape"}
+"""Operators that give integers, as they are used here."""
+_MOVES = {"Flatten", "Identity", "Reshape"}
+"""Operators that hand their first input on, value by value."""
+
+
+def clean_up(g: GraphBuilder, keep: set[str]) -> None:
+    """All of it.
+
+    Args:
+        g: The graph.
+        keep: Values that somebody outside reads, so that they must stay.
+    """
+    fuse_affine(g, keep)
+    fold_constants(g, keep)
+    fold_transposes(g)
+    drop_casts(g, keep)
+    merge_reshapes(g, keep)
+    merge_twins(g)
+    drop_unused(g, keep)
 
 
 def fuse_affine(g: GraphBuilder, keep: set[str]) -> None:
@@ -50,6 +72,99 @@ def _absorb(g: GraphBuilder, norm: Node, node: Node, uses: Counter[str]) -> bool
     return True
 
 
+def fold_transposes(g: GraphBuilder) -> None:
+    """Turn matrices that are only ever used transposed when they are written, not each time the model runs."""
+    turned: dict[str, str] = {}
+    rename: dict[str, str] = {}
+    for node in g.nodes:
+        init = g.initializers.get(node.inputs[0]) if node.op_type == "Transpose" else None
+        if init is not None and len(init.shape) == 2:
+            source = node.inputs[0]
+            if source not in turned:
+                turned[source] = g.unique(f"{source}.T")
+                g.initializers[turned[source]] = init.turned()
+            rename[node.outputs[0]] = turned[source]
+    _rewire(g, rename)
+
+
+def drop_casts(g: GraphBuilder, keep: set[str]) -> None:
+    """Let whoever needs integers read them before they became floats: a pooling's mask, say.
+
+    Args:
+        g: The graph.
+        keep: Values that somebody outside reads.
+    """
+    uses = Counter(name for node in g.nodes for name in node.inputs)
+    producers = {name: node for node in g.nodes for name in node.outputs}
+    rename: dict[str, str] = {}
+    for node in g.nodes:
+        if node.op_type != "Cast" or node.attributes["to"] != g.INT64:
+            continue
+        path, before = [node], producers.get(node.inputs[0])
+        while before and before.op_type in _MOVES and uses[before.outputs[0]] == 1 and before.outputs[0] not in keep:
+            path.append(before)
+            before = producers.get(before.inputs[0])
+        if before and _floats(before, producers, g):
+            path[-1].inputs[0] = before.inputs[0]
+            rename[node.outputs[0]] = node.inputs[0]
+    _rewire(g, rename)
+
+
+def _floats(node: Node, producers: dict[str, Node], g: GraphBuilder) -> bool:
+    """Whether a node makes floats of what were integers."""
+    before = producers.get(node.inputs[0]) if node.op_type == "Cast" and node.attributes["to"] == g.FLOAT else None
+    return before is not None and before.op_type in _INTEGERS
+
+
+def merge_reshapes(g: GraphBuilder, keep: set[str]) -> None:
+    """Let a Reshape read what another one, or a Flatten, before it reads.
+
+    Args:
+        g: The graph.
+        keep: Values that somebody outside reads; of one that stays, nothing would be gained.
+    """
+    uses = Counter(name for node in g.nodes for name in node.inputs)
+    producers = {name: node for node in g.nodes for name in node.outputs}
+    for node in g.nodes:
+        before = producers.get(node.inputs[0]) if node.op_type == "Reshape" else None
+        if before is None or before.op_type not in ("Flatten", "Reshape"):
+            continue
+        extents = g.initializers.get(node.inputs[1])
+        if extents is None or uses[node.inputs[0]] > 1 or node.inputs[0] in keep:
+            continue
+        copied = np.flatnonzero(extents.numpy() == 0).tolist()  # from the axes of what is reshaped
+        if not copied or (copied == [0] and _keeps_first_axis(g, before)):
+            node.inputs[0] = before.inputs[0]
+
+
+def _keeps_first_axis(g: GraphBuilder, node: Node) -> bool:
+    if node.op_type == "Flatten":
+        return bool(node.attributes.get("axis", 1) == 1)
+    extents = g.initializers.get(node.inputs[1])
+    return extents is not None and bool(extents.numpy()[:1] == 0)
+
+
+def merge_twins(g: GraphBuilder) -> None:
+    """Compute once what two nodes would compute; not where both are tops, which have names of their own."""
+    seen: dict[tuple[object, ...], list[str]] = {}
+    rename: dict[str, str] = {}
+    for node in g.nodes:
+        node.inputs = [rename.get(name, name) for name in node.inputs]
+        attributes = tuple((name, repr(value)) for name, value in sorted(node.attributes.items()))
+        key = (node.op_type, node.domain, tuple(node.inputs), attributes, len(node.outputs))
+        first = seen.setdefault(key, node.outputs)
+        if first is not node.outputs and g.shapes.keys().isdisjoint(node.outputs):
+            rename.update(zip(node.outputs, first, strict=True))
+    _rewire(g, rename)
+
+
+def _rewire(g: GraphBuilder, rename: dict[str, str]) -> None:
+    """Read other values in place of some, whose nodes go."""
+    g.nodes[:] = [node for node in g.nodes if rename.keys().isdisjoint(node.outputs)]
+    for node in g.nodes:
+        node.inputs = [rename.get(name, name) for name in node.inputs]
+
+
 def drop_unused(g: GraphBuilder, outputs: set[str]) -> None:
     """Remove nodes and initializers that no output depends on."""
     needed, kept = set(outputs), []
@@ -60,5 +175,3 @@ def drop_unused(g: GraphBuilder, outputs: set[str]) -> None:
     g.nodes[:] = kept[::-1]
     for name in [name for name in g.initializers if name not in needed]:
         del g.initializers[name]
-
-

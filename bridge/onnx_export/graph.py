@@ -9,7 +9,7 @@ from bridge.errors import ModelError, UnsupportedLayerError, UsageError
 from bridge.layers.base import CaffeLayer
 from bridge.onnx_export.builder import GraphBuilder
 from bridge.onnx_export.dims import Dims, Extent, NeedsStaticError, input_dims, probe
-from bridge.onnx_export.fuse import drop_casts, drop_unused, fold_transposes, fuse_affine
+from bridge.onnx_export.fuse import clean_up
 from bridge.onnx_export.preprocess import Preprocess
 from bridge.schema import Layer, Net
 
@@ -229,10 +229,7 @@ class _Lowering:
         keep = set(outputs.values())
         if self.every_top:
             keep |= {value for values in self.tops for value in values}
-        fuse_affine(self.g, keep)
-        fold_transposes(self.g)
-        drop_casts(self.g, keep)
-        drop_unused(self.g, keep)
+        clean_up(self.g, keep)
         rename = self._names(outputs)
         return Graph(
             builder=self.g,
@@ -240,8 +237,7 @@ class _Lowering:
             outputs=self._outputs(outputs, rename),
             tops=[tuple(rename.get(value, value) for value in values) for values in self.tops],
             values={
-                rename.get(value, value): dims.labels(rename.get(value, value))
-                for value, dims in self.g.shapes.items()
+                rename.get(value, value): dims.labels(rename.get(value, value)) for value, dims in self.g.shapes.items()
             },
             notes=[*notes, *self.g.notes],
             blobs={other: name for name, other in renamed.items()},

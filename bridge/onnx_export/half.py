@@ -2,61 +2,140 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from bridge.errors import UnsupportedLayerError
-from bridge.onnx_export.builder import Node
+from bridge.onnx_export.builder import HALF_MAX, Initializer, Node
 from bridge.onnx_export.graph import Graph
 
-_FLOAT, _FLOAT16 = 1, 10
-_FLOAT32_ONLY = {"NonMaxSuppression", "MaxRoiPool", "LRN"}
-"""Operators that runtimes compute in float32 only, or that lose too much in half: cast around."""
-_FLOAT32_INPUTS = {"Resize": (1, 2)}
-"""Inputs of other operators that stay float32."""
+_FLOAT, _FLOAT16, _INT32, _INT64 = 1, 10, 6, 7
+_TO_FLOAT32 = {
+    "", "ArgMax", "DetectionOutput", "L2Norm", "L2Normalization", "L2Normalize", "LRN", "MVN", "Normalize",
+    "PriorBox", "Proposal", "PSROIPooling", "Python", "Reduction", "ROIPooling",
+}  # fmt: skip
+"""Layer types that stay in float32: their squares and sums leave float16's range, or they compute with places and
+indices, of which float16 has 2,048; and the preprocessing, which belongs to no layer."""
+_MOVES = {"Flatten", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+"""Operators that hand their first input on as it is, in whichever type."""
+_READS_ANY = {"Cast", "Shape"}
+"""Operators whose result is the same for either type."""
+_FLOAT32_INPUTS = {"BatchNormalization": (1, 2, 3, 4), "Resize": (1, 2)}
+"""Inputs that stay float32: Resize's scales, and statistics, which may be beyond float16's range."""
 
 
-def to_half(graph: Graph) -> None:
-    """Change a graph to float16, in place.
+def to_half(graph: Graph, types: Mapping[str, int]) -> None:
+    """Change a graph to float16, in place; inputs and outputs stay float32.
 
-    Weights and constants become float16; a Cast stands behind each input and before each
-    output, so that the model is fed and read as before.
+    Args:
+        graph: The graph.
+        types: ONNX's element type of each value.
 
-    Raises:
-        UnsupportedLayerError: A constant is needed in both precisions.
+    Source: ONNX ``Cast``; IEEE 754 binary16.
     """
-    g = graph.builder
-    kept = {node.inputs[i] for node in g.nodes for i in _FLOAT32_INPUTS.get(node.op_type, ()) if i < len(node.inputs)}
-    rename = {name: g.unique(f"{name}/half") for name in (*graph.inputs, *graph.outputs)}
-    nodes = [Node("Cast", [name], [rename[name]], {"to": _FLOAT16}) for name in graph.inputs]
-    for node in g.nodes:
+    conversion = _Conversion(graph, types)
+    conversion.run()
+    graph.half = frozenset(conversion.half)
+    graph.notes += _limited(graph)
+
+
+class _Conversion:
+    """One run of :func:`to_half`."""
+
+    def __init__(self, graph: Graph, types: Mapping[str, int]) -> None:
+        self.graph, self.g, self.types = graph, graph.builder, types
+        self.half: set[str] = set()
+        self.casts: dict[tuple[str, int], str] = {}
+        self.nodes: list[Node] = []
+        self.constants = {name for name, init in self.g.initializers.items() if init.values.dtype.kind == "f"}
+        self.floats = self.constants | {name for name, kind in types.items() if kind == _FLOAT} | set(graph.values)
+
+    def run(self) -> None:
+        for node in self.g.nodes:
+            self._convert(node)
+        for name in self.graph.outputs:
+            self._widen_output(name)
+        self.g.nodes[:] = self.nodes
+        used = {name for node in self.nodes for name in node.inputs}
+        for name in self.constants - used:
+            self.g.initializers[name] = self.g.initializers.pop(self.casts[name, _FLOAT16])
+        back = {self.casts[name, _FLOAT16]: name for name in self.constants - used}
+        for node in self.nodes:
+            node.inputs = [back.get(name, name) for name in node.inputs]
+
+    def _convert(self, node: Node) -> None:
+        kind = self._precision(node)
         wide = _FLOAT32_INPUTS.get(node.op_type, ())
-        if any(name in kept and i not in wide for i, name in enumerate(node.inputs)):
-            raise UnsupportedLayerError(f"a constant of {node.op_type} is needed in float32 too", where=node.layer)
-        node.inputs = [rename.get(name, name) for name in node.inputs]
-        node.outputs = [rename.get(name, name) for name in node.outputs]
-        if node.op_type == "Cast" and node.attributes.get("to") == _FLOAT:
-            node.attributes["to"] = _FLOAT16
-        nodes += _around(graph, node) if node.op_type in _FLOAT32_ONLY else [node]
-    nodes += [Node("Cast", [rename[name]], [name], {"to": _FLOAT}) for name in graph.outputs]
-    g.nodes[:] = nodes
-    for name, init in g.initializers.items():
-        if name not in kept and init.values.dtype.kind == "f":
-            init.float_type = np.dtype(np.float16)
-    graph.half = True
+        if node.op_type not in _READS_ANY:
+            node.inputs = [
+                self._as(_FLOAT if i in wide else kind, name) if name in self.floats else name
+                for i, name in enumerate(node.inputs)
+            ]
+        made = [name for name in node.outputs if name in self.floats]
+        if kind == _FLOAT16:
+            self.half.update(made)
+            if node.op_type == "Cast" and made:
+                node.attributes["to"] = _FLOAT16
+        self.nodes.append(node)
+
+    def _precision(self, node: Node) -> int:
+        """What a node computes in."""
+        if node.op_type in _MOVES and node.inputs[0] in self.floats:
+            return _FLOAT16 if node.inputs[0] in self.half else _FLOAT
+        # float16 has not each integer beyond 2,048
+        integers = node.op_type == "Cast" and self.types.get(node.inputs[0]) in (_INT32, _INT64)
+        old_norm = node.op_type == "BatchNormalization" and self.g.opset < 15  # one type for all inputs
+        return _FLOAT if integers or old_norm or node.layer_type in _TO_FLOAT32 else _FLOAT16
+
+    def _as(self, kind: int, name: str) -> str:
+        """The value in a type; a Cast makes it, or for a constant, the file holds it so."""
+        if name in self.constants:
+            return self._constant(kind, name)
+        if (name in self.half) == (kind == _FLOAT16):
+            return name
+        if (name, kind) not in self.casts:
+            self.casts[name, kind] = self.g.unique(f"{name}/{'half' if kind == _FLOAT16 else 'float'}")
+            self.nodes.append(Node("Cast", [name], [self.casts[name, kind]], {"to": kind}))
+            self._know(self.casts[name, kind], name, kind)
+        return self.casts[name, kind]
+
+    def _know(self, cast: str, name: str, kind: int) -> None:
+        """A new value has the shape of another."""
+        if name in self.graph.values:
+            self.graph.values[cast] = self.graph.values[name]
+        if kind == _FLOAT16:
+            self.half.add(cast)
+
+    def _constant(self, kind: int, name: str) -> str:
+        if kind == _FLOAT:
+            return name
+        if (name, kind) not in self.casts:
+            init, twin = self.g.initializers[name], self.g.unique(f"{name}/half")
+            self.casts[name, kind] = twin
+            self.g.initializers[twin] = Initializer(
+                init.shape, init.values, init.roles, np.dtype(np.float16), init.transposed
+            )
+        return self.casts[name, kind]
+
+    def _widen_output(self, name: str) -> None:
+        """Let the float32 value have the output's name."""
+        if name not in self.half:
+            return
+        inner = self.g.unique(f"{name}/half")
+        for node in self.nodes:
+            node.inputs = [inner if value == name else value for value in node.inputs]
+            node.outputs = [inner if value == name else value for value in node.outputs]
+        self.half.discard(name)
+        self._know(inner, name, _FLOAT16)
+        self.nodes.append(Node("Cast", [inner], [name], {"to": _FLOAT}))
 
 
-def _around(graph: Graph, node: Node) -> list[Node]:
-    """A node in float32 between casts."""
-    g = graph.builder
-    before, after = [], []
-    for i, name in enumerate(node.inputs):
-        init = g.initializers.get(name)
-        if not name or (init is not None and init.values.dtype.kind != "f"):
-            continue
-        before.append(Node("Cast", [name], [g.unique(f"{name}/float")], {"to": _FLOAT}))
-        node.inputs[i] = before[-1].outputs[0]
-    if node.op_type != "NonMaxSuppression":  # whose result is indices
-        for i, name in enumerate(node.outputs):
-            after.append(Node("Cast", [g.unique(f"{name}/float")], [name], {"to": _FLOAT16}))
-            node.outputs[i] = after[-1].inputs[0]
-    return [*before, node, *after]
+def _limited(graph: Graph) -> list[str]:
+    """Which weights have values that float16 has not."""
+    notes = []
+    for name, init in graph.builder.initializers.items():
+        if init.float_type.itemsize == 2 and init.roles and init.values.dtype.itemsize > 2:
+            values = init.values.numpy()
+            if values.max(initial=0) > HALF_MAX or values.min(initial=0) < -HALF_MAX:
+                notes.append(f"'{name}' has values beyond float16's range: they are limited to {HALF_MAX:g}")
+    return notes

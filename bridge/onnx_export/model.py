@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+import bridge
 from bridge.onnx_export.builder import Initializer, Node
 from bridge.onnx_export.dims import Extent
 from bridge.onnx_export.file import SMALL, OnnxFile
@@ -24,7 +26,7 @@ def newest_opset() -> int:
     return int(onnx.defs.onnx_opset_version())
 
 
-def to_file(graph: Graph, *, name: str, metadata: dict[str, str], producer_version: str) -> OnnxFile:
+def to_file(graph: Graph, *, name: str, metadata: dict[str, str]) -> OnnxFile:
     """Make the model; its IR version is the lowest that the opset allows."""
     g = graph.builder
     large = {key: init for key, init in g.initializers.items() if init.nbytes > SMALL}
@@ -39,7 +41,7 @@ def to_file(graph: Graph, *, name: str, metadata: dict[str, str], producer_versi
         value_info=_between(graph),
     )
     model = helper.make_model(proto, opset_imports=opsets, producer_name="weight-bridge")
-    model.producer_version = producer_version
+    model.producer_version = bridge.__version__
     model.ir_version = helper.find_min_ir_version_for(opsets[:1])
     helper.set_model_props(model, metadata)
     return OnnxFile(model, large)
@@ -53,7 +55,14 @@ def blob_index(graph: Graph, names: Sequence[str]) -> str:
         names: The layers' names, by index.
     """
     entries = [
-        {"index": index, "layer": names[index], "role": role, "initializer": key, "shape": list(init.values.shape)}
+        {
+            "index": index,
+            "layer": names[index],
+            "role": role,
+            "initializer": key,
+            "shape": list(init.values.shape[::-1] if init.transposed else init.values.shape),
+            **({"transposed": True} if init.transposed else {}),
+        }
         for key, init in graph.builder.initializers.items()
         for index, role in init.roles
     ]
@@ -63,7 +72,7 @@ def blob_index(graph: Graph, names: Sequence[str]) -> str:
 def _between(graph: Graph) -> list[onnx.ValueInfoProto]:
     made = {name for node in graph.builder.nodes for name in node.outputs}
     return [
-        _value_info(name, shape, TensorProto.FLOAT16 if graph.half else TensorProto.FLOAT)
+        _value_info(name, shape, TensorProto.FLOAT16 if name in graph.half else TensorProto.FLOAT)
         for name, shape in graph.values.items()
         if name in made and name not in graph.outputs
     ]
@@ -71,11 +80,11 @@ def _between(graph: Graph) -> list[onnx.ValueInfoProto]:
 
 def _node(node: Node, index: int) -> onnx.NodeProto:
     proto = helper.make_node(node.op_type, node.inputs, node.outputs, domain=node.domain, **_plain(node.attributes))
-    proto.name = f"{node.layer}/{node.op_type}_{index}"
+    proto.name = f"{node.layer}/{node.op_type}_{index}" if node.layer else f"{node.op_type}_{index}"
     return proto
 
 
-def _plain(attributes: dict[str, object]) -> dict[str, object]:
+def _plain(attributes: dict[str, Any]) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in attributes.items()}
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from bridge.errors import UsageError
-from bridge.schema import Net, times
+from bridge.schema import times
 
 
 @dataclass(frozen=True)
@@ -16,9 +17,13 @@ class Preprocess:
     """``(x - mean) * scale``, after the channels were turned round if ``bgr`` says so.
 
     Attributes:
-        mean: Empty, one value, one per channel (C,), or an image (C, H, W); float32, in Caffe's order.
+        mean: Empty, one value, one per channel (C,), or an image (C, H, W); float32, in Caffe's order. Of an
+            image larger than the input the centre is taken, as where Caffe crops its images.
         scale: Factor.
         bgr: The model is to be fed RGB and turns it to Caffe's BGR.
+
+    Raises:
+        UsageError: A value makes no sense.
 
     Source: data_transformer.cpp.
     """
@@ -27,37 +32,56 @@ class Preprocess:
     scale: float = 1.0
     bgr: bool = False
 
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.scale) and self.scale and np.isfinite(self.mean).all()):
+            raise UsageError(f"scale {self.scale:g} or the mean is not finite, or the scale is 0")
+        if self.mean.ndim not in (1, 3):
+            raise UsageError(f"the mean is {times(self.mean.shape)}, expected one value, channels, or an image")
+
     def __bool__(self) -> bool:
         return bool(self.mean.size) or self.scale != 1 or self.bgr
 
-    def input_of(self, net: Net) -> str:
-        """The net's image input.
+    def image_of(self, inputs: Mapping[str, Sequence[Any]], where: str = "") -> str:
+        """Which input is preprocessed: the first of four axes.
 
         Raises:
-            UsageError: It has none, or the mean does not fit it.
+            UsageError: There is none.
         """
-        images = [name for name, shape in net.inputs.items() if shape is not None and len(shape) == 4]
+        images = [name for name, shape in inputs.items() if len(shape) == 4]
         if not images:
-            raise UsageError("no input of four axes to preprocess", where=net.where)
-        shape = net.inputs[images[0]] or ()
-        fits = self.mean.size in (0, 1) or self.mean.shape in (shape[1:2], shape[1:])
-        if not fits:
-            raise UsageError(f"the mean is {times(self.mean.shape)}, the input is {times(shape)}", where=net.where)
+            raise UsageError("no input of four axes to preprocess", where=where)
         return images[0]
 
-    def _mean(self) -> np.ndarray:
-        return self.mean if self.mean.ndim == 3 else self.mean.reshape(-1, 1, 1)
+    def _fitted(self, shape: Sequence[int]) -> np.ndarray:
+        """The mean in a shape that goes with an input (N, C, H, W); H and W are read for an image only."""
+        mean = self.mean.reshape(-1, 1, 1) if self.mean.ndim == 1 else self.mean
+        axes = slice(1, 2 if mean.shape[1:] == (1, 1) else 4)
+        wanted = tuple(shape[axes])
+        offsets = [(own - extent) // 2 for own, extent in zip(mean.shape[1:], wanted[1:], strict=False)]
+        if offsets and min(offsets) >= 0:
+            rows, columns = (slice(a, a + n) for a, n in zip(offsets, wanted[1:], strict=True))
+            mean = mean[:, rows, columns]
+        if mean.shape[0] not in (1, wanted[0]) or (offsets and mean.shape[1:] != wanted[1:]):
+            raise UsageError(f"the mean is {times(self.mean.shape)}, the input has {times(wanted)} in place of that")
+        return np.ascontiguousarray(mean, np.float32)
 
     def emit(self, g: Any, x: str) -> str:
         """Add the nodes; returns the value that the net is fed."""
+        shape = g.shape(x)
         if self.bgr:
             x = g.Slice(x, g.ints([-1]), g.ints([-(2**31)]), g.ints([1]), g.ints([-1]))
         if self.mean.size:
-            x = g.Sub(x, g.const(self._mean(), "mean"))
+            x = g.Sub(x, g.const(self._fitted(shape), "mean"))
         return str(g.Mul(x, g.const(np.float32(self.scale)))) if self.scale != 1 else x
 
     def apply(self, x: np.ndarray) -> np.ndarray:
         """The same on an array (N, C, H, W) float32."""
         y = x[:, ::-1] if self.bgr else x
-        y = y - self._mean() if self.mean.size else y
+        y = y - self._fitted(x.shape) if self.mean.size else y
         return np.ascontiguousarray(y * np.float32(self.scale), np.float32)
+
+    def undo(self, x: np.ndarray) -> np.ndarray:
+        """What gives this array, up to rounding."""
+        y = x / np.float32(self.scale)
+        y = y + self._fitted(x.shape) if self.mean.size else y
+        return np.ascontiguousarray(y[:, ::-1] if self.bgr else y, np.float32)

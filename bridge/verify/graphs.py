@@ -13,12 +13,6 @@ from bridge.schema import Net
 from bridge.verify.outputs import Side
 from bridge.verify.segments import Place, is_input
 
-_NAMES = (
-    "EPFail", "EngineError", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "ModelLoadCanceled",
-    "ModelLoaded", "ModelRequiresCompilation", "NoModel", "NoSuchFile", "NotImplemented", "NotFound",
-    "RuntimeException",
-)  # fmt: skip
-
 
 def graph_side(path: str | Path, net: Net, inputs: Mapping[str, np.ndarray]) -> tuple[Side, str]:
     """Run the graph of an ONNX file, and take each value that is the top of a layer of the net.
@@ -95,17 +89,17 @@ def _run(inside: Any, wanted: set[str], fed: dict[str, np.ndarray]) -> tuple[dic
 
 def _try(inside: Any, nodes: int, wanted: set[str], fed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     import onnxruntime as ort
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    from bridge.engines.onnxruntime import raised
 
     model, names = inside.part(nodes, wanted)
     if not names:
         return {}
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    raised = tuple(getattr(state, name) for name in _NAMES if hasattr(state, name))
     try:
         session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         arrays = session.run(names, {value.name: fed[value.name] for value in session.get_inputs()})
-    except raised as error:
+    except raised() as error:
         raise ModelError(" ".join(str(error).split())) from None
     return {name: np.asarray(array, np.float32) for name, array in zip(names, arrays, strict=True)}

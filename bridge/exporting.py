@@ -1,0 +1,179 @@
+"""Exporting: a net to an ONNX file, checked before it appears."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from bridge.errors import ModelError, UsageError
+from bridge.inference import inference_net
+from bridge.onnx_export import to_onnx_file
+from bridge.onnx_export.builder import CUSTOM_DOMAIN
+from bridge.onnx_export.model import DEFAULT_OPSET
+from bridge.schema import Net
+
+if TYPE_CHECKING:
+    from bridge.onnx_export.dims import Extent
+    from bridge.onnx_export.file import OnnxFile
+    from bridge.onnx_export.graph import Graph
+    from bridge.onnx_export.preprocess import Preprocess
+
+
+def export_onnx(
+    net: Net,
+    path: str | Path,
+    *,
+    opset: int = DEFAULT_OPSET,
+    inputs: Mapping[str, Sequence[Extent]] | None = None,
+    dynamic_batch: bool = True,
+    allow_custom: bool = False,
+    preprocess: Preprocess | None = None,
+    half: bool = False,
+    external_data: str | None = None,
+    check: bool = True,
+    recorded: str | Path | None = None,
+    seed: int = 0,
+) -> Graph:
+    """Write the net as an ONNX file, after it was run and compared with a second engine.
+
+    Args:
+        net: The net.
+        path: The file to write; it appears whole or not at all.
+        opset: Version of the default operator set, 13 to the newest that ``onnx`` knows.
+        inputs: Extents of input blobs, where they are not to be the file's; a name in
+            place of a number leaves that extent open.
+        dynamic_batch: Leave the first extent of every input open where the net allows it.
+        allow_custom: Let what standard ONNX cannot say become nodes of the domain ``org.weightbridge``.
+        preprocess: Mean, scale and channel order to bake in as nodes.
+        half: Compute in float16 between float32 inputs and outputs.
+        external_data: ``file`` puts the weights into ``PATH.data``; ``source`` leaves them where
+            they lie in the file that was read, which has to be in the model's folder or below.
+        check: Run the model in ONNX Runtime and compare it: with the Chainer engine, where it is installed.
+        recorded: ``.npz`` file of recorded inputs and outputs to compare with instead.
+        seed: For the inputs of that run.
+
+    Returns:
+        The lowered graph, with remarks in its ``notes``.
+
+    Raises:
+        UnsupportedLayerError: Layers that ONNX cannot express; names all of them.
+        ModelError: The net does not fit together, or has no outputs.
+        UsageError: An argument is wrong.
+        DifferenceError: The model computes something else; names the first layer. Nothing is written.
+        OutputError: The file cannot be written.
+    """
+    target = Path(path)
+    if external_data not in (None, "file", "source"):
+        raise UsageError(f"external data '{external_data}', expected file or source")
+    _refuse_sources(net, [target, *([_beside(target)] if external_data == "file" else [])])
+    file, graph = to_onnx_file(
+        net,
+        opset=opset,
+        inputs=inputs,
+        dynamic_batch=dynamic_batch,
+        allow_custom=allow_custom,
+        preprocess=preprocess,
+        half=half,
+    )
+    if not graph.outputs:
+        raise ModelError("the net has no outputs: another layer, or Silence, reads each of its blobs", where=net.where)
+    file.infer_shapes()
+    file.check()
+    if check and CUSTOM_DOMAIN in graph.builder.domains:
+        graph.notes.append(f"not run: no runtime here knows the nodes of {CUSTOM_DOMAIN}")
+    elif check:
+        from bridge.verify.exported import check_export
+
+        graph.notes += check_export(
+            file, inference_net(net, inputs), graph, seed=seed, recorded=recorded, preprocess=preprocess
+        )
+    graph.notes += _write(file, target, external_data, net.sources)
+    return graph
+
+
+def _beside(path: Path) -> Path:
+    """The file of external data."""
+    return path.with_name(f"{path.name}.data")
+
+
+def _refuse_sources(net: Net, targets: Iterable[Path]) -> None:
+    """Do not write over what was read."""
+    for source in net.sources:
+        for target in targets:
+            if target.exists() and Path(source).exists() and target.samefile(source):
+                raise UsageError("would be written over: the net was read from it", where=source)
+
+
+def _write(file: OnnxFile, path: Path, external_data: str | None, sources: Sequence[str]) -> list[str]:
+    """Write the model, and its data first where they have a file of their own; returns remarks."""
+    if external_data == "source":
+        return _write_beside_source(file, path, sources)
+    from bridge.writers import atomic
+
+    digests = _Digests(sources)
+    file.late = digests.metadata
+    with contextlib.ExitStack() as files:
+        model = files.enter_context(atomic(path))
+        data = files.enter_context(atomic(_beside(path))) if external_data == "file" else None
+        digests.start()
+        if data is not None:  # both are complete before either takes its place, and the data take it first
+            _store(file.store_beside(_beside(path)), data)
+        _store(file.pieces(), model)
+    return []
+
+
+def _write_beside_source(file: OnnxFile, path: Path, sources: Sequence[str]) -> list[str]:
+    from bridge.writers import atomic
+
+    copied = file.refer_to_source(path)
+    if not file.external and file.tensors:
+        raise UsageError(
+            "holds no weights that a model could refer to: they are compressed, or of another type than float32",
+            where=sources[-1] if sources else str(path),
+            hint="--external-data writes them into a file beside the model",
+        )
+    used = {place for place, _ in file.external.values()}
+    digests = _Digests([source for source in sources if Path(source).name not in {Path(name).name for name in used}])
+    file.late = digests.metadata
+    with atomic(path) as model:
+        digests.start()
+        _store(file.pieces(), model)
+    remark = f"{len(copied)} weights are in the model itself: they do not lie in the source as they are needed"
+    return [remark] if copied else []
+
+
+def _store(pieces: Iterable[bytes | memoryview], stream: IO[bytes]) -> None:
+    for piece in pieces:
+        stream.write(piece)
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+class _Digests:
+    """SHA-256 of each source file, found while the model is being written."""
+
+    def __init__(self, sources: Sequence[str]) -> None:
+        self._sources, self._found = sources, dict[str, str]()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def _run(self) -> None:
+        for source in self._sources:
+            made = hashlib.sha256()
+            with contextlib.suppress(OSError):  # it was read already; a digest is all that is lost
+                with open(source, "rb") as stream:
+                    while chunk := stream.read(1 << 20):
+                        made.update(chunk)
+                self._found[f"bridge.sha256.{Path(source).name}"] = made.hexdigest()
+
+    def metadata(self) -> dict[str, str]:
+        """The digests, when all are there."""
+        self._thread.join()
+        return self._found
