@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -241,9 +241,9 @@ class NetChain(chainer.Chain):
         """The shape that the layer has for it; layers may share an array under several."""
         return self._homes[index][role].shape
 
-    def holders(self, index: int) -> list[Any]:
-        """The children that hold a layer's arrays: its own, and those of layers that it shares with."""
-        return [self[child] for child in dict.fromkeys(home.child for home in self._homes[index].values())]
+    def holder(self, index: int, role: str) -> Any:
+        """The child in which it lives: the layer's own, or that of a layer that it shares the array with."""
+        return self[self._homes[index][role].child]
 
 
 def build_chain(net: Net, *, seed: int | None = None) -> NetChain:
@@ -285,11 +285,10 @@ def _find(values: Mapping[str, Any], name: str, layer: Layer) -> Any:
 
 def _blobs(net: Net, seed: int | None) -> list[dict[str, Blob]]:
     """Each layer's stored blobs by role, or new ones by its fillers; a shared parameter is one blob."""
-    shapes = _bottom_shapes(net)
     shared: dict[str, Blob] = {}
     return [
         _own_blobs(layer, bottoms, shared, None if seed is None else seed + index)
-        for index, (layer, bottoms) in enumerate(zip(net.layers, shapes or [None] * len(net), strict=True))
+        for index, (layer, bottoms) in enumerate(zip(net.layers, _bottom_shapes(net), strict=True))
     ]
 
 
@@ -311,10 +310,10 @@ def _own_blobs(
     return made
 
 
-def _bottom_shapes(net: Net) -> list[tuple[Shape, ...]] | None:
-    """The shapes of each layer's bottoms, or ``None`` where the inputs' are not known."""
+def _bottom_shapes(net: Net) -> Sequence[tuple[Shape, ...] | None]:
+    """The shapes of each layer's bottoms, or ``None`` for all where the inputs' are not known."""
     if any(shape is None for shape in net.inputs.values()):
-        return None
+        return [None] * len(net)
     known: dict[str, Shape] = {}
     result = []
     for layer, tops in zip(net.layers, net.infer(), strict=True):

@@ -1,0 +1,516 @@
+"""Frozen parameters and statistics keep their bits, and nothing is computed for them."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import bridge
+from bridge import prototxt
+from bridge.assemble import assemble
+from bridge.errors import UsageError
+from tests import strategies
+from tests.conftest import FASHION, need
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*(zero|clear)grads? is deprecated:DeprecationWarning")
+
+GROUPED = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 4 dim: 4 dim: 6 dim: 6 } } }
+layer { name: "conv1" type: "Convolution" bottom: "data" top: "c1"
+  convolution_param { num_output: 4 kernel_size: 3 group: 2 weight_filler { type: "xavier" } } }
+layer { name: "bn1" type: "BatchNorm" bottom: "c1" top: "c1" }
+layer { name: "scale1" type: "Scale" bottom: "c1" top: "c1" scale_param { bias_term: true } }
+layer { name: "conv2/a" type: "Convolution" bottom: "c1" top: "c2"
+  convolution_param { num_output: 6 kernel_size: 3 group: 2 weight_filler { type: "xavier" } } }
+layer { name: "bn2" type: "BatchNorm" bottom: "c2" top: "c2" }
+layer { name: "relu" type: "ReLU" bottom: "c2" top: "c2" }
+layer { name: "fc" type: "InnerProduct" bottom: "c2" top: "fc"
+  inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
+"""
+
+
+def built() -> Any:
+    """A chain of two blocks with batch normalisation and a head."""
+    need("chainer")
+    return bridge.build_chain(assemble(None, prototxt.parse(GROUPED)), seed=0)
+
+
+def written() -> Any:
+    """A chain as a user writes it: nested, with arrays of its own, and sizes left open."""
+    need("chainer")
+    from bridge.chain.functions import chainer
+
+    F, L = chainer.functions, chainer.links
+
+    class Norm(L.BatchNormalization):
+        """What a user makes of a link."""
+
+    class Block(chainer.Chain):
+        def __init__(self, channels: int, norm: Any) -> None:
+            super().__init__()
+            with self.init_scope():
+                self.conv = L.Convolution2D(None, channels, 3, groups=2)
+                self.norm = norm
+                self.gain = chainer.Parameter(np.ones(1, np.float32))
+
+        def forward(self, x: Any) -> Any:
+            y = self.norm(self.conv(x))
+            return F.relu(y * F.broadcast_to(F.reshape(self.gain, (1, 1, 1, 1)), y.shape))
+
+    class Model(chainer.Chain):
+        def __init__(self) -> None:
+            super().__init__()
+            with self.init_scope():
+                self.blocks = chainer.ChainList(Block(4, Norm(4)), Block(6, L.BatchNormalization(axis=(0, 2, 3))))
+                self.head = chainer.Sequential(L.Linear(None, 5), F.relu, L.Linear(None, 3))
+                self.temperature = chainer.Parameter(np.ones(1, np.float32))
+
+        def forward(self, x: Any) -> Any:
+            for block in self.blocks:
+                x = block(x)
+            y = self.head(x)
+            return y * F.broadcast_to(self.temperature, y.shape)
+
+    return Model()
+
+
+CHAINS: dict[str, tuple[Callable[[], Any], str, list[str]]] = {
+    "built": (built, "conv* bn* scale*", ["conv1", "bn1", "scale1", "conv2/a", "bn2"]),
+    "built, all but the first": (built, "bn1 conv2/a bn2 fc", ["bn1", "conv2/a", "bn2", "fc"]),
+    "written": (written, "blocks*", ["blocks"]),
+    "written, links": (written, "blocks/0 blocks/1/norm head/0", ["blocks/0", "blocks/1/norm", "head/0"]),
+}
+
+
+def state(chain: Any, names: list[str]) -> dict[str, bytes]:
+    """Every parameter and statistic of these layers, as bits."""
+    from bridge.chain.names import named_links
+
+    found = {}
+    for path, link in named_links(chain):
+        if any(path == name or path.startswith(f"{name}/") for name in names):
+            for name in sorted(link._params | link._persistent):
+                array = getattr(link, name)
+                found[f"{path}/{name}"] = np.asarray(getattr(array, "array", array)).tobytes()
+    assert found
+    return found
+
+
+def step(chain: Any, optimizer: Any, seed: int = 0) -> None:
+    """One training step."""
+    from bridge.chain.functions import chainer
+
+    rng = np.random.default_rng(seed)
+    x, t = rng.standard_normal((4, 4, 6, 6)).astype("f"), rng.integers(0, 3, 4).astype("i")
+    optimizer.update(lambda: chainer.functions.softmax_cross_entropy(chain(x), t))
+
+
+def optimizers() -> list[str]:
+    need("chainer")
+    from bridge.chain.functions import chainer
+
+    kinds = vars(chainer.optimizers).items()
+    return sorted(name for name, kind in kinds if inspect.isclass(kind) and issubclass(kind, chainer.Optimizer))
+
+
+SOLVERS = ["SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam"]
+
+
+def optimizer_named(name: str) -> Any:
+    """One of Chainer's, or with ``Caffe`` in front one of Caffe's."""
+    from bridge.chain.functions import chainer
+    from bridge.finetune.recipe import Recipe
+    from bridge.finetune.rules import CaffeOptimizer
+
+    if not name.startswith("Caffe "):
+        return getattr(chainer.optimizers, name)()
+    recipe = Recipe(type=name.removeprefix("Caffe "), base_lr=0.1, weight_decay=0.1, clip_gradients=0.5)
+    return CaffeOptimizer(recipe)
+
+
+HOOKS = {
+    "WeightDecay": (0.1,), "Lasso": (0.1,), "GradientClipping": (0.01,), "GradientNoise": (0.3,),
+    "GradientHardClipping": (-0.1, 0.1), "GradientLARS": (),
+}  # fmt: skip
+
+
+def hook(name: str) -> Any:
+    from bridge.chain.functions import chainer
+
+    return getattr(chainer.optimizer_hooks, name)(*HOOKS[name])
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Some of the optimizers, such as MSVAG with its default rate, run away on data that is noise."""
+    with np.errstate(all="ignore"):
+        yield
+
+
+# ---- the law ----------------------------------------------------------------------------------
+
+
+NAMES = st.deferred(lambda: st.sampled_from([*optimizers(), *(f"Caffe {name}" for name in SOLVERS)]))
+
+
+@settings(max_examples=60)
+@given(
+    kind=st.sampled_from(sorted(CHAINS)),
+    name=NAMES,
+    hooks=st.lists(st.sampled_from(sorted(HOOKS)), unique=True),
+    before=st.booleans(),
+    warm=st.booleans(),
+    cleargrads=st.booleans(),
+    travel=st.sampled_from(["", "copy", "deepcopy", "pickle", "share"]),
+    steps=st.integers(1, 3),
+)
+def test_what_is_frozen_keeps_its_bits(
+    kind: str, name: str, hooks: list[str], before: bool, warm: bool, cleargrads: bool, travel: str, steps: int
+) -> None:
+    make, patterns, names = CHAINS[kind]
+    chain = make()
+    if warm:  # sizes known, statistics moving, and histories in the optimizer
+        step(chain, optimizer_named(name).setup(chain))
+    if before:
+        bridge.freeze(chain, *patterns.split())
+        chain = travelled(chain, travel)
+    optimizer = optimizer_named(name).setup(chain)
+    if not name.startswith("Caffe"):
+        for each in hooks:
+            optimizer.add_hook(hook(each))
+    optimizer.use_cleargrads(cleargrads)
+    if not warm:
+        with np.errstate(all="ignore"):
+            chain(np.zeros((4, 4, 6, 6), np.float32))  # the first pass gives open sizes their values
+    if not before:
+        assert set(bridge.freeze(chain, *patterns.split())) >= set(names)
+    expected, everything = state(chain, names), state(chain, ["fc", "head", "conv1", "blocks"])
+    for number in range(steps):
+        step(chain, optimizer, number)
+    assert state(chain, names) == expected
+    assert state(chain, ["fc", "head", "conv1", "blocks"]) != everything  # the rest did learn
+
+
+def travelled(chain: Any, how: str) -> Any:
+    made = {
+        "": lambda: chain,
+        "copy": lambda: chain.copy(mode="copy"),
+        "share": lambda: chain.copy(),
+        "deepcopy": lambda: copy.deepcopy(chain),
+        "pickle": lambda: pickle.loads(pickle.dumps(chain)) if hasattr(chain, "net_outputs") else copy.deepcopy(chain),
+    }[how]()
+    assert [path for path, _ in made.namedparams()] == [path for path, _ in chain.namedparams()]
+    return made
+
+
+@settings(max_examples=20)
+@given(case=strategies.grouped_convolutions(), name=NAMES)
+def test_a_grouped_convolution_stays_grouped(case: Any, name: str) -> None:
+    x, weight, group = case
+    chain = built()
+    optimizer = optimizer_named(name).setup(chain)
+    shape = chain.child("conv2/a").W.shape
+    step(chain, optimizer)
+    assert chain.child("conv2/a").W.shape == shape == (6, 2, 3, 3)
+    net = assemble(None, prototxt.parse(GROUPED))
+    made = bridge.from_chain(chain, net)
+    assert made["conv2/a"].weight.shape == shape
+    assert made["conv2/a"].group == 2
+
+
+# ---- what it costs ----------------------------------------------------------------------------
+
+
+def calls(chain: Any, run: Callable[[], Any]) -> list[str]:
+    """The functions that ran: their labels, with ``<`` in front for a backward pass."""
+    from bridge.chain.functions import chainer
+
+    class Count(chainer.FunctionHook):
+        name = "Count"
+
+        def __init__(self) -> None:
+            self.labels: list[str] = []
+
+        def forward_preprocess(self, function: Any, in_data: Any) -> None:
+            self.labels.append(function.label)
+
+        def backward_preprocess(self, function: Any, in_data: Any, out_grad: Any) -> None:
+            self.labels.append(f"<{function.label}")
+
+    with Count() as count:
+        run()
+    return count.labels
+
+
+def backward(chain: Any) -> Callable[[], None]:
+    from bridge.chain.functions import chainer
+
+    x, t = np.ones((4, 4, 6, 6), np.float32), np.zeros(4, np.int32)
+
+    def run() -> None:
+        chain.cleargrads()
+        chainer.functions.softmax_cross_entropy(chain(x), t).backward()
+
+    return run
+
+
+def test_nothing_below_the_lowest_trained_layer_is_back_propagated() -> None:
+    chain = built()
+    everything = calls(chain, backward(chain))
+    assert everything.count("<Convolution") == 2
+    bridge.freeze(chain, "conv*", "bn*", "scale*")
+    found = calls(chain, backward(chain))
+    assert [label for label in found if label[0] == "<"] == ["<SoftmaxCrossEntropy", "<LinearFunction"]
+    assert [path for path, param in chain.namedparams() if param.grad is not None] == ["/fc/W", "/fc/b"]
+    bridge.thaw(chain, "conv2/a")
+    found = calls(chain, backward(chain))
+    assert found.count("<Convolution") == 1
+    assert found.count("Deconvolution") == 0  # the gradient of a convolution's input
+    assert chain.child("conv1").W.grad is None
+    bridge.thaw(chain, "*")
+    assert calls(chain, backward(chain)) == everything
+
+
+def test_no_gradient_is_computed_for_a_frozen_layer_above_a_trained_one() -> None:
+    chain = built()
+    bridge.freeze(chain, "conv2/a")
+    labels = calls(chain, backward(chain))
+    assert labels.count("<Convolution") == 2
+    assert labels.count("WeightGradient") == 1
+    assert chain.child("conv2/a").W.grad is None
+    assert chain.child("conv1").W.grad is not None
+
+
+def test_a_users_chain_stops_there_too() -> None:
+    chain = written()
+    chain(np.ones((4, 4, 6, 6), np.float32))
+    bridge.freeze(chain, "blocks")
+    found = {label for label in calls(chain, backward(chain)) if label[0] == "<"}
+    assert found == {"<SoftmaxCrossEntropy", "<LinearFunction", "<ReLU", "<BroadcastTo", "<_ * _"}
+
+
+def test_hooks_see_no_gradient_of_what_is_frozen() -> None:
+    """Weight decay adds to zeros that nobody keeps; so the norm for clipping is that of what is trained."""
+    chain = built()
+    optimizer = optimizer_named("SGD").setup(chain)
+    optimizer.add_hook(hook("WeightDecay"))
+    bridge.freeze(chain, "conv*", "bn*", "scale*")
+    norms: list[float] = []
+
+    def norm(optimizer: Any) -> None:
+        norms.append(sum(float((param.grad**2).sum()) for param in optimizer.target.params()))
+
+    optimizer.add_hook(norm, name="norm")
+    step(chain, optimizer)
+    head = chain.child("fc")
+    assert norms == [pytest.approx(sum(float((param.grad**2).sum()) for param in head.params()))]
+    assert not chain.child("conv1").W.grad.any()
+
+
+# ---- and the rest -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", sorted(CHAINS))
+def test_thawing_is_the_opposite(kind: str) -> None:
+    make, patterns, names = CHAINS[kind]
+    chain = make()
+    chain(np.ones((4, 4, 6, 6), np.float32))
+    classes = [type(link) for link in chain.links()]
+    optimizer = optimizer_named("Adam").setup(chain)
+    bridge.freeze(chain, *patterns.split())
+    step(chain, optimizer)
+    frozen = state(chain, names)
+    assert bridge.thaw(chain, *patterns.split())
+    assert [type(link) for link in chain.links()] == classes
+    step(chain, optimizer)
+    now = state(chain, names)
+    assert all(now[key] != bits for key, bits in frozen.items() if not key.endswith("/N"))
+
+
+def test_a_layer_thaws_at_an_epoch_of_chainers_trainer(tmp_path: Path) -> None:
+    chain = built()
+    from bridge.chain.functions import chainer
+
+    rng = np.random.default_rng(0)
+    data = chainer.datasets.TupleDataset(
+        rng.standard_normal((8, 4, 6, 6)).astype("f"), rng.integers(0, 3, 8).astype("i")
+    )
+    model = chainer.links.Classifier(chain)
+    bridge.freeze(chain, "conv1")
+    optimizer = optimizer_named("MomentumSGD").setup(model)
+    updater = chainer.training.StandardUpdater(chainer.iterators.SerialIterator(data, 4), optimizer)
+    trainer = chainer.training.Trainer(updater, (3, "epoch"), out=str(tmp_path))
+    trainer.extend(lambda trainer: bridge.thaw(chain, "conv1"), name="thaw", trigger=(2, "epoch"))
+    seen: list[bytes] = []
+    trainer.extend(
+        lambda trainer: seen.append(chain.child("conv1").W.array.tobytes()), name="see", trigger=(1, "epoch")
+    )
+    trainer.run()
+    assert seen[0] == seen[1] != seen[2]
+
+
+def test_a_snapshot_resumes_with_the_same_layers_frozen(tmp_path: Path) -> None:
+    from bridge.chain.functions import chainer
+
+    first = built()
+    optimizer = optimizer_named("Adam").setup(first)
+    bridge.freeze(first, "conv*", "bn*")
+    step(first, optimizer)
+    chainer.serializers.save_npz(tmp_path / "model.npz", first)
+    chainer.serializers.save_npz(tmp_path / "optimizer.npz", optimizer)
+    second = built()
+    bridge.freeze(second, "conv*", "bn*")
+    resumed = optimizer_named("Adam").setup(second)
+    chainer.serializers.load_npz(tmp_path / "model.npz", second)
+    chainer.serializers.load_npz(tmp_path / "optimizer.npz", resumed)
+    for chain, rule in ((first, optimizer), (second, resumed)):
+        step(chain, rule, 1)
+    every = ["conv1", "bn1", "scale1", "conv2/a", "bn2", "fc"]
+    assert state(first, every) == state(second, every)
+
+
+@pytest.mark.parametrize("patterns", [["fc9"], ["conv*", "block?"], []])
+def test_a_pattern_that_chooses_nothing_is_refused_and_nothing_frozen(patterns: list[str]) -> None:
+    from bridge.chain.freezing import is_frozen
+
+    chain = built()
+    with pytest.raises(UsageError):
+        bridge.freeze(chain, *patterns)
+    assert not any(map(is_frozen, chain.params()))
+
+
+def test_names_with_brackets_are_names_first() -> None:
+    text = GROUPED.replace("conv2/a", "conv[2]")
+    chain = bridge.build_chain(assemble(None, prototxt.parse(text)), seed=0)
+    assert bridge.freeze(chain, "conv[2]") == ["conv[2]"]
+    assert chain.child("conv[2]").W.requires_grad is False
+
+
+def test_one_parameter_of_a_layer_can_be_frozen() -> None:
+    from bridge.chain.freezing import is_frozen
+
+    for chain in (built(), written()):
+        frozen = bridge.freeze(chain, "*/b")
+        assert frozen
+        assert all(is_frozen(param) == path.endswith("/b") for path, param in chain.namedparams())
+
+
+def test_a_link_alone_and_a_chains_own_parameters_can_be_frozen() -> None:
+    need("chainer")
+    from bridge.chain.freezing import is_frozen
+    from bridge.chain.functions import chainer
+
+    link = chainer.links.Linear(2, 3)
+    bridge.freeze(link, "*")
+    assert all(map(is_frozen, link.params()))
+    chain = written()
+    bridge.freeze(chain, "*")
+    assert all(map(is_frozen, chain.params()))
+    bridge.thaw(chain, "temperature")
+    assert [path for path, param in chain.namedparams() if not is_frozen(param)] == ["/temperature"]
+
+
+def test_batch_normalisation_without_parameters_keeps_its_statistics() -> None:
+    need("chainer")
+    from bridge.chain.functions import chainer
+
+    chain = chainer.Sequential(chainer.links.BatchNormalization(4, use_gamma=False, use_beta=False))
+    assert bridge.freeze(chain, "0") == ["0"]
+    x = np.random.default_rng(0).standard_normal((4, 4)).astype("f")
+    assert not chain(x).array.mean() == pytest.approx(0, abs=1e-7)  # the running statistics count
+    assert not chain[0].avg_mean.any()
+
+
+def test_dropout_within_a_frozen_block_goes_on() -> None:
+    need("chainer")
+    from bridge.chain.functions import chainer
+
+    F, L = chainer.functions, chainer.links
+    chain = chainer.Sequential(chainer.Sequential(L.Linear(4, 4), F.dropout), L.Linear(4, 2))
+    bridge.freeze(chain, "0")
+    assert (chain[0](np.ones((50, 4), np.float32)).array == 0).any()
+
+
+def test_a_parameter_that_two_layers_share_is_frozen_by_the_name_of_either() -> None:
+    shared = """
+    layer { name: "a" type: "Input" top: "a" input_param { shape { dim: 2 dim: 3 } } }
+    layer { name: "ip1" type: "InnerProduct" bottom: "a" top: "x" param { name: "w" } inner_product_param { num_output: 3 } }
+    layer { name: "ip2" type: "InnerProduct" bottom: "x" top: "y" param { name: "w" } inner_product_param { num_output: 3 } }
+    """
+    chain = bridge.build_chain(assemble(None, prototxt.parse(shared)), seed=0)
+    assert [path for path, _ in chain.namedparams()] == ["/ip1/W", "/ip1/b", "/ip2/b"]
+    bridge.freeze(chain, "ip2")
+    assert not chain.child("ip1").W.requires_grad
+    assert chain.child("ip1").b.requires_grad
+
+
+# ---- the article's hook ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["MomentumSGD", "Adam"])
+def test_the_articles_hook_stops_the_update(name: str) -> None:
+    need("chainer")
+    from bridge.chain import DelGradient
+
+    chain = bridge.build_chain(bridge.load(FASHION / "deploy.prototxt", FASHION / "fashion_alexnet.caffemodel"))
+    optimizer = optimizer_named(name).setup(chain)
+    optimizer.add_hook(hook("WeightDecay"))
+    optimizer.add_hook(DelGradient(["conv2", "fc6"]))
+    from bridge.chain.functions import chainer
+
+    before, others = state(chain, ["conv2", "fc6"]), state(chain, ["conv1", "conv3", "fc8"])
+    rng = np.random.default_rng(0)
+    x, t = rng.random((4, 1, 28, 28)).astype("f"), rng.integers(0, 10, 4).astype("i")
+    labels: list[list[str]] = []
+    for _ in range(3):
+        labels.append(
+            calls(chain, lambda: optimizer.update(lambda: chainer.functions.softmax_cross_entropy(chain(x), t)))
+        )
+    assert state(chain, ["conv2", "fc6"]) == before
+    assert all(bits != others[key] for key, bits in state(chain, ["conv1", "conv3", "fc8"]).items())
+    assert len(labels[1]) < len(labels[0])
+
+
+def test_the_articles_hook_knows_layers_by_their_own_names() -> None:
+    chain = built()
+    from bridge.chain import DelGradient
+
+    optimizer = optimizer_named("SGD").setup(chain)
+    optimizer.add_hook(DelGradient(["conv2/a", "bn"]))
+    step(chain, optimizer)
+    before = state(chain, ["conv2/a", "bn1", "bn2"])
+    step(chain, optimizer, 1)
+    assert state(chain, ["conv2/a", "bn1", "bn2"]) == before
+
+
+@pytest.mark.gpu
+def test_freezing_holds_on_a_gpu() -> None:
+    chain = built()
+    chain.to_device("@cupy:0")
+    bridge.freeze(chain, "conv*", "bn*", "scale*")
+    from bridge.chain.functions import chainer
+
+    optimizer = optimizer_named("Adam").setup(chain)
+    for name in ("WeightDecay", "GradientClipping"):
+        optimizer.add_hook(hook(name))
+    names = ["conv1", "bn1", "scale1", "conv2/a", "bn2"]
+    before = gpu_state(chain, names)
+    x, t = chain.xp.ones((4, 4, 6, 6), "f"), chain.xp.zeros(4, "i")
+    optimizer.update(lambda: chainer.functions.softmax_cross_entropy(chain(x), t))
+    assert gpu_state(chain, names) == before
+
+
+def gpu_state(chain: Any, names: list[str]) -> dict[str, bytes]:
+    """As :func:`state`, from the GPU."""
+    twin = copy.deepcopy(chain)
+    twin.to_device("@numpy")
+    return state(twin, names)
