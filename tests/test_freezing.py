@@ -216,7 +216,8 @@ def travelled(chain: Any, how: str) -> Any:
 def test_a_grouped_convolution_is_still_grouped(group: int, rows: int, columns: int, name: str, steps: int) -> None:
     need("chainer")
     text = f"""
-    layer {{ name: "x" type: "Input" top: "x" input_param {{ shape {{ dim: 1 dim: {group * columns} dim: 4 dim: 4 }} }} }}
+    layer {{ name: "x" type: "Input" top: "x"
+      input_param {{ shape {{ dim: 1 dim: {group * columns} dim: 4 dim: 4 }} }} }}
     layer {{ name: "conv" type: "Convolution" bottom: "x" top: "y" convolution_param {{
       num_output: {group * rows} kernel_size: 3 group: {group} weight_filler {{ type: "xavier" }} }} }}
     """

@@ -3,50 +3,146 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
 from bridge.chain.build import NetChain
 from bridge.chain.functions import chainer
-from bridge.errors import UsageError
-from bridge.schema import Blob, Blobs, Net
+from bridge.chain.matching import Pair, Rename, chosen, is_affine, links_of, pairs, parts
+from bridge.errors import ModelError, UsageError
+from bridge.layers.batch_norm import BatchNorm
+from bridge.schema import Blob, Blobs, Layer, Net, times
 
 
-def from_chain(chain: NetChain, net: Net) -> Net:
+def from_chain(chain: Any, net: Net, rename: Rename = None, skip: Iterable[str] = (), *, by: str = "name") -> Net:
     """The net with the chain's arrays as its blobs.
 
     A blob whose values training did not change stays the very blob that was read, so
-    that a round trip is exact in whatever precision the file had.
+    that a round trip is exact in whatever precision and shape the file had. What did change is
+    float32, as in the chain.
 
     Args:
-        chain: Made by :func:`~bridge.chain.build.build_chain`.
+        chain: Made by :func:`~bridge.chain.build.build_chain`; or one of the user's own, which the net
+            describes: its links and the net's layers meet as in :func:`~bridge.chain.transplant.transplant`.
+            A dense weight becomes the layer's grouped one if it is still zero between the groups.
         net: The net it was made from, or one of the same layers.
+        rename: As in a transplant, for a chain of the user's own.
+        skip: Names of layers that keep their own blobs, or patterns, likewise.
+        by: As in a transplant.
 
     Raises:
-        UsageError: The chain does not have the net's layers.
+        UsageError: The chain does not have the net's layers, or an argument is wrong.
+        ModelError: An array does not fit the layer's blob.
     """
+    if isinstance(chain, NetChain):
+        return _from_built(chain, net)
+    return _from_written(chain, net, rename, set(chosen(skip, (layer.name for layer in net.layers), "skip")), by)
+
+
+def _from_built(chain: NetChain, net: Net) -> Net:
+    if chain.layer_names() != [layer.name for layer in net.layers]:
+        raise UsageError("the chain was not built from this net: its layers are others", where=net.where)
     made: dict[int, Blob] = {}
     layers = []
-    names = [layer.name for layer in net.layers]
-    if not isinstance(chain, NetChain) or chain.layer_names() != names:
-        raise UsageError("the chain was not built from this net", where=net.where)
     for index, layer in enumerate(net.layers):
         blobs = {}
         for role in chain.roles(index):
-            array = chain.array(index, role)
+            array, shape = chain.array(index, role), chain.shape(index, role)
+            stored = layer.blobs.blob(role) if role in layer.blobs else None
+            if stored is not None and stored.shape != shape:
+                raise UsageError(
+                    f"blob '{role}' is {times(stored.shape)}, in the chain {times(shape)}",
+                    where=f"{net.where}: {layer.label}",
+                )
             if id(array) not in made:
-                made[id(array)] = _blob(array, layer.blobs.blob(role) if role in layer.blobs else None)
-            blobs[role] = made[id(array)].reshaped(chain.shape(index, role))  # layers may share it under several shapes
+                made[id(array)] = _blob(_on_cpu(array), stored)
+            blobs[role] = made[id(array)].reshaped(shape)  # layers may share it under several shapes
         layers.append(dataclasses.replace(layer, blobs=Blobs(blobs)))
-    return net.replace(layers=tuple(layers))
+    return _with_layers(net, layers)
 
 
-def _blob(array: object, stored: Blob | None) -> Blob:
-    values = np.array(chainer.backends.cuda.to_cpu(getattr(array, "array", array)))
-    if stored is not None and _same(stored.numpy().astype(np.float32), values):
+def _on_cpu(array: Any) -> np.ndarray:
+    return np.asarray(chainer.backends.cuda.to_cpu(getattr(array, "array", array)))
+
+
+def _blob(values: np.ndarray, stored: Blob | None) -> Blob:
+    """The stored blob if it holds these values, else a new one."""
+    if stored is not None and _same(stored.numpy(), values):
         return stored
-    return Blob.of(values)
+    return Blob.of(values.copy())
 
 
-def _same(a: np.ndarray, b: np.ndarray) -> bool:
-    return a.shape == b.shape and a.tobytes() == b.tobytes()
+def _same(stored: np.ndarray, values: np.ndarray) -> bool:
+    """Whether a chain that was filled with the stored values would have these, bit by bit."""
+    with np.errstate(all="ignore"):
+        filled = np.ascontiguousarray(stored.reshape(values.shape), dtype=values.dtype)
+    bits = f"u{values.itemsize}"
+    return np.array_equal(filled.view(bits), np.ascontiguousarray(values).view(bits))
+
+
+def _with_layers(net: Net, layers: list[Layer]) -> Net:
+    """The net with these layers, and without the file's own copies of shared parameters once any blob is another."""
+    old = [blob for layer in net.layers for _, blob in layer.blobs.entries()]
+    new = [blob for layer in layers for _, blob in layer.blobs.entries()]
+    same = len(old) == len(new) and all(a.origin is b.origin for a, b in zip(old, new, strict=True))
+    return net.replace(layers=tuple(layers), shared=net.shared if same else {})
+
+
+# -- a chain of the user's own -----------------------------------------------------------------
+
+
+def _from_written(chain: Any, net: Net, rename: Rename, skip: set[str], by: str) -> Net:
+    found = [pair for pair in pairs(net, links_of(chain), rename, by) if pair.layer.name not in skip]
+    changed: dict[int, Blob] = {}  # by the stored blob's origin: layers may share it
+    for pair in found:
+        for role, blob in _new_blobs(net, pair).items():
+            origin = pair.layer.blobs.blob(role).origin
+            if not _same(changed.setdefault(id(origin), blob).numpy(), blob.numpy()):
+                raise _failed(net, pair, role, "the chain has several values for a parameter that layers share")
+    _check_all_found(net, found, changed)
+    layers = [dataclasses.replace(layer, blobs=_exchanged(layer.blobs, changed)) for layer in net.layers]
+    return _with_layers(net, layers)
+
+
+def _new_blobs(net: Net, pair: Pair) -> dict[str, Blob]:
+    """By role what the link has for the layer: the stored blobs where nothing changed."""
+    if pair.link is None:
+        return {}
+    stored, made = pair.layer.blobs, {}
+    for part in parts(pair.layer, pair.link, affine=is_affine(net, pair)):
+        try:
+            same = _same(part.shaped(), part.current())
+            made[part.role] = stored.blob(part.role).origin if same else Blob.of(part.restored(part.current()))
+        except ModelError as error:
+            raise _failed(net, pair, part.role, str(error.args[0])) from None
+    moved = any(made[role] is not stored.blob(role).origin for role in made)
+    if moved and isinstance(pair.layer, BatchNorm) and not pair.layer.scale_bias and "mean" in made:
+        # statistics come divided by the scale factor
+        made.update((part.role, Blob.of(part.restored(part.current()))) for part in parts(pair.layer, pair.link))
+        made["scale_factor"] = Blob.of(np.ones(stored.blob("scale_factor").shape, np.float32))
+    return made
+
+
+def _failed(net: Net, pair: Pair, role: str, problem: str) -> ModelError:
+    return ModelError(problem, where=f"{net.where}: {pair.layer.label}: blob '{role}' from '{pair.path}'")
+
+
+def _check_all_found(net: Net, found: list[Pair], changed: Mapping[int, Blob]) -> None:
+    for pair in found:
+        lost = [role for role, blob in pair.layer.blobs.entries() if id(blob.origin) not in changed]
+        if pair.link is None and lost:
+            raise UsageError(
+                f"its blobs have no arrays in the chain: {pair.problem}",
+                where=f"{net.where}: {pair.layer.label}",
+                hint="say with rename which link it is, or with skip that the layer keeps its blobs",
+            )
+
+
+def _exchanged(blobs: Blobs, changed: Mapping[int, Blob]) -> Blobs:
+    made = {}
+    for role, blob in blobs.entries():
+        new = changed.get(id(blob.origin), blob.origin)
+        made[role] = blob if new is blob.origin else new.reshaped(blob.shape)
+    return Blobs(made)
