@@ -19,6 +19,10 @@ from bridge.blob import Blob, Blobs, Location, Shape, count, times
 from bridge.errors import ModelError, NotFoundError, UnsupportedLayerError
 from bridge.message import Message
 
+MOST_AXES, MOST_VALUES = 32, (1 << 31) - 1
+"""A blob of more cannot be. Source: ``kMaxBlobAxes``, ``Blob::Reshape``."""
+_MOST = f"a blob has at most {MOST_AXES} axes and {MOST_VALUES:,} values"
+
 __all__ = [
     "Blob",
     "Blobs",
@@ -167,10 +171,10 @@ class Layer:
         Raises:
             ModelError: They differ; names the blob and both shapes.
         """
-        if not self.blobs:
-            return
         for role, expected in self.blob_shapes(*bottoms).items():
-            stored = self.blobs.blob(role).shape
+            if _too_large(expected):
+                raise ModelError(f"blob '{role}' would be {times(expected)}", where=self.label, hint=_MOST)
+            stored = self.blobs.blob(role).shape if self.blobs else expected
             if stored != expected:
                 raise ModelError(
                     f"blob '{role}' has {count(stored)} values ({times(stored)}), "
@@ -183,11 +187,12 @@ class Layer:
         tops = self.infer(*bottoms)
         self.check_blobs(*bottoms)
         for name, shape in zip(self.tops, tops, strict=False):
-            if any(extent < 0 for extent in shape):
+            if any(extent < 0 for extent in shape) or _too_large(shape):
                 raise ModelError(
                     f"top '{name}' would be {times(shape)} for inputs "
                     + ", ".join(times(bottom) for bottom in bottoms),
                     where=self.label,
+                    hint=_MOST if _too_large(shape) else "",
                 )
         return tops
 
@@ -333,28 +338,41 @@ class Net:
         Raises:
             ModelError: An input has no shape, or a layer cannot take what it is fed.
         """
-        known: dict[str, Shape] = {}
-        for name, shape in self.inputs.items():
-            given = (inputs or {}).get(name, shape)
-            if given is not None:
-                known[name] = tuple(given)
+        given = self._given_shapes(inputs or {})
+        declared = {top for layer in self.layers if hasattr(layer, "input_shapes") for top in layer.tops}
+        known = {name: shape for name, shape in given.items() if name not in declared}
         result = []
         for layer in self.layers:
-            if getattr(layer, "input_shapes", None) is not None:
-                missing = [top for top in layer.tops if top not in known]
-                tops = tuple(known[top] for top in layer.tops if top not in missing)
+            source = given if hasattr(layer, "input_shapes") else known
+            for blob in layer.tops if source is given else layer.bottoms:
+                if blob not in source:
+                    raise self._unknown(blob, layer, early=blob in declared & given.keys())
+            if source is given:
+                tops = tuple(given[top] for top in layer.tops)
             else:
-                missing = [bottom for bottom in layer.bottoms if bottom not in known]
-                tops = () if missing else layer.checked_infer(*(known[bottom] for bottom in layer.bottoms))
-            if missing:
-                raise ModelError(
-                    f"the shape of blob '{missing[0]}' is not known",
-                    where=f"{self.where}: {layer.label}",
-                    hint=f"give it with --input {missing[0]}=1,3,224,224",
-                )
+                tops = tuple(layer.checked_infer(*(known[bottom] for bottom in layer.bottoms)))
             known.update(zip(layer.tops, tops, strict=False))
-            result.append(tuple(tops))
+            result.append(tops)
         return result
+
+    def _given_shapes(self, inputs: Mapping[str, Shape]) -> dict[str, Shape]:
+        """The shapes of the input blobs that are known."""
+        shapes = {name: inputs.get(name, shape) for name, shape in self.inputs.items()}
+        for name, shape in shapes.items():
+            if shape is not None and _too_large(shape):
+                raise ModelError(f"input '{name}' would be {times(shape)}", where=self.where, hint=_MOST)
+        return {name: tuple(shape) for name, shape in shapes.items() if shape is not None}
+
+    def _unknown(self, blob: str, layer: Layer, early: bool) -> ModelError:
+        where = f"{self.where}: {layer.label}"
+        if early:
+            return ModelError(f"reads blob '{blob}', which only a later layer declares", where=where)
+        hint = f"give it with --input {blob}=1,3,224,224"
+        return ModelError(f"the shape of blob '{blob}' is not known", where=where, hint=hint)
+
+
+def _too_large(shape: Sequence[int]) -> bool:
+    return len(shape) > MOST_AXES or max(count(shape), *shape, 0) > MOST_VALUES
 
 
 def nearest(name: str, net: Net) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import bridge
 from bridge import prototxt
 from bridge.assemble import assemble
-from bridge.errors import BridgeError, ModelError
+from bridge.errors import BridgeError, ModelError, UnsupportedLayerError
 from tests.strategies import LayerCase
 
 IMAGE = (2, 6, 5, 5)
@@ -76,6 +78,19 @@ CASES = [
     ("Tile", "tile_param { axis: 1 }", (IMAGE,), 1, "parameter 'tiles' is missing"),
     ("Tile", "tile_param { tiles: 0 }", (IMAGE,), 1, "'tiles' is 0, expected at least 1"),
     ("BatchReindex", "", (IMAGE, (2, 2)), 1, "bottom 1 has 2 axes, expected 1"),
+    ("Filter", "", (IMAGE, ()), 1, "the selector is scalar, expected one number per sample"),
+    ("Filter", "", ((), (2,)), 1, "bottom 0 is scalar, expected 2 samples as the selector"),
+    ("Convolution", "convolution_param { num_output: 4294967296 kernel_size: 1 }", (IMAGE,), 1,
+     "'num_output' is 4294967296, expected a whole number of 32 bits"),
+    ("ReLU", "relu_param { negative_slope: true }", (IMAGE,), 1, "'negative_slope' is True, expected float"),
+    ("Pooling", f"pooling_param {{ pool: {'A' * 900} }}", (IMAGE,), 1, r"'pool' is A{57}\.\.\., expected one of"),
+    ("InnerProduct", "inner_product_param { num_output: 2147483647 }", (IMAGE,), 1,
+     "blob 'weight' would be 2147483647 x 150"),
+    ("Tile", "tile_param { tiles: 2147483647 }", (IMAGE,), 1, "top 'out0' would be 2 x 12884901882 x 5 x 5 for inputs"),
+    ("Tile", "tile_param { tiles: 2147483647 }", ((2, 6, 0, 5),), 1, "top 'out0' would be 2 x 12884901882 x 0 x 5"),
+    ("Im2col", "convolution_param { kernel_size: 60000 pad: 60000 }", (IMAGE,), 1,
+     "top 'out0' would be 2 x 21600000000"),
+    ("Concat", "", ((1,) * 33,), 1, "input 'in0' would be"),
     ("Parameter", "parameter_param { shape { dim: -1 } }", (), 1, r"shape \(-1,\) is not a list of extents"),
 ]  # fmt: skip
 
@@ -85,7 +100,39 @@ def test_is_refused(kind: str, body: str, shapes: tuple[tuple[int, ...], ...], t
     with pytest.raises(BridgeError, match=message) as caught:
         assemble(None, prototxt.parse(LayerCase(kind, body, shapes, tops=tops).prototxt)).infer()
     assert str(caught.value.args[0]).count("\n") == 0
-    assert f"layer 'l' ({kind})" in str(caught.value.args[0])
+    assert f"layer 'l' ({kind})" in str(caught.value.args[0]) or message.startswith("input")
+
+
+def test_a_blob_has_a_limit(tmp_path: Path) -> None:
+    with pytest.raises(ModelError) as caught:
+        LayerCase("Tile", "tile_param { tiles: 2147483647 }", (IMAGE,)).net().infer()
+    assert caught.value.hint == "a blob has at most 32 axes and 2,147,483,647 values"
+
+
+def test_an_unfolding_with_too_large_windows_is_no_convolution(tmp_path: Path) -> None:
+    net = LayerCase("Im2col", "convolution_param { kernel_size: 2000 pad: 2000 stride: 2000 }", ((1, 1, 5, 5),)).net()
+    with pytest.raises(UnsupportedLayerError, match="kernel 2000 x 2000 is too large to be a convolution"):
+        bridge.export_onnx(net, tmp_path / "net.onnx", check=False)
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e300", np.inf), ("-1e300", -np.inf), ("1" * 400, np.inf), ("0.1", 0.1)])
+def test_numbers_are_float32(text: str, value: float) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        layer = LayerCase(
+            "ReLU", f"relu_param {{ negative_slope: {text} }} param {{ lr_mult: {text} }}", (IMAGE,)
+        ).net()["l"]
+        noise = LayerCase("DummyData", f"dummy_data_param {{ shape {{}} data_filler {{ value: {text} }} }}", ()).net()[
+            "l"
+        ]
+    assert (layer.negative_slope, layer.params[0].lr_mult, noise.values) == (np.float32(value),) * 2 + (
+        (np.float32(value),),
+    )
+
+
+def test_of_a_repeated_kernel_size_the_last_counts() -> None:
+    layer = LayerCase("Pooling", "pooling_param { kernel_size: 3 kernel_size: 2 kernel_size: 5 }", (IMAGE,)).net()["l"]
+    assert layer.kernel_size == (5, 5)
 
 
 def test_a_net_whose_blobs_are_all_silenced_is_no_onnx_file(tmp_path: Path) -> None:
@@ -93,3 +140,17 @@ def test_a_net_whose_blobs_are_all_silenced_is_no_onnx_file(tmp_path: Path) -> N
     with pytest.raises(ModelError, match="the net has no outputs"):
         bridge.export_onnx(net, tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_blob_without_a_name_is_refused() -> None:
+    net = assemble(None, prototxt.parse('layer { name: "l" type: "ReLU" bottom: "" top: "" }'))
+    with pytest.raises(UnsupportedLayerError, match="has a bottom or top without a name"):
+        net.infer({"": (1, 2)})
+
+
+def test_a_blob_is_not_read_before_it_is_declared() -> None:
+    relu = 'layer { name: "l" type: "ReLU" bottom: "x" top: "y" }'
+    text = relu + 'layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 2 } } }'
+    with pytest.raises(ModelError, match=r"layer 'l' \(ReLU\): reads blob 'x', which only a later layer declares"):
+        assemble(None, prototxt.parse(text)).infer()
+    assert assemble(None, prototxt.parse(relu)).infer({"x": (3,)}) == [((3,),)]

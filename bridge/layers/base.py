@@ -16,10 +16,8 @@ import typing
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, TypeVar
 
-import numpy as np
-
 from bridge.errors import ModelError, UsageError
-from bridge.layers.params import Params, field_pair
+from bridge.layers.params import Params, field_pair, single
 from bridge.message import Message, Symbol
 from bridge.schema import Blob, Blobs, Layer, Opaque, ParamSpec, Shape, times
 
@@ -200,6 +198,8 @@ def build_layer(definition: Message, blobs: Sequence[Blob] = (), uncovered: str 
     else:
         try:
             layer = cls(**common, **cls.read(Params(_parameters(cls, definition), cls, common["name"], definition)))
+            if "" in (*layer.bottoms, *layer.tops):
+                raise layer.fail("has a bottom or top without a name")
             layer.check_wiring()
             return layer.with_blobs(blobs) if blobs else layer
         except ModelError as error:
@@ -267,7 +267,7 @@ def _param_spec(param: Message) -> ParamSpec:
 
 
 def _float(value: Any) -> float:
-    return float(np.float32(value)) if isinstance(value, (int, float)) else 1.0
+    return single(value) if isinstance(value, (int, float)) else 1.0
 
 
 def squeeze(blob: Blob, rank: int | None) -> Blob:
@@ -333,6 +333,7 @@ __all__ = [
     "layer_type",
     "registered_name",
     "same_shapes",
+    "single",
     "spread",
     "squeeze",
 ]

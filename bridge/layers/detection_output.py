@@ -73,7 +73,8 @@ class DetectionOutput(CaffeLayer):
         own = 1 if self.share_location else self.num_classes
         if count(loc[1:]) != boxes * own * 4 or count(conf[1:]) != boxes * self.num_classes or loc[0] != conf[0]:
             raise self.fail(f"locations {times(loc)} and scores {times(conf)} do not fit {boxes} priors")
-        most = len(self.labels) * _least(boxes, self.top_k)
+        labels = self.num_classes - (0 <= self.background_label_id < self.num_classes)
+        most = labels * _least(boxes, self.top_k)
         return ((1, 1, loc[0] * max(1, _least(most, self.keep_top_k)), 7),)
 
     def to_onnx(self, g: Any, *x: str) -> Any:

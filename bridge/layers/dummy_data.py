@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bridge.errors import UnsupportedLayerError
-from bridge.layers.base import MANY, CaffeLayer, Params, layer_type
+from bridge.layers.base import MANY, CaffeLayer, Params, layer_type, single
 from bridge.message import Message
 from bridge.schema import Shape
 
@@ -77,4 +77,4 @@ class DummyData(CaffeLayer):
 def _constant(filler: Message) -> float | None:
     value = filler.get("value", 0)
     constant = filler.text("type", "constant") == "constant" and isinstance(value, (int, float))
-    return float(np.float32(value)) if constant else None  # type: ignore[arg-type]
+    return single(value) if constant else None  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bridge.layers.base import MANY, CaffeLayer, layer_type
-from bridge.schema import Shape
+from bridge.schema import Shape, times
 
 
 @layer_type("Filter")
@@ -28,11 +28,11 @@ class Filter(CaffeLayer):
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         *picked, selector = bottoms
-        if any(extent != 1 for extent in selector[1:]):
-            raise self.fail(f"the selector is {selector}, expected one number per sample")
+        if not selector or any(extent != 1 for extent in selector[1:]):
+            raise self.fail(f"the selector is {times(selector)}, expected one number per sample")
         for index, shape in enumerate(picked):
-            if shape[0] != selector[0]:
-                raise self.fail(f"bottom {index} has {shape[0]} samples, expected {selector[0]} as the selector")
+            if shape[:1] != selector[:1]:
+                raise self.fail(f"bottom {index} is {times(shape)}, expected {selector[0]} samples as the selector")
         return tuple(picked)
 
     def to_onnx(self, g: Any, *x: str) -> list[str]:

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from bridge.errors import UnsupportedLayerError
 from bridge.layers.base import canonical_axis, layer_type
 from bridge.layers.convolution import Convolution
-from bridge.schema import Shape, count
+from bridge.schema import MOST_VALUES, Shape, count, times
 
 
 @layer_type("Im2col")
@@ -33,15 +34,20 @@ class Im2col(Convolution):
     def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:
         return {}
 
-    def _picking(self, channels: int, rank: int) -> tuple[Convolution, np.ndarray]:
-        """The convolution, and its weight (channels x kernel, 1, kernel...) float32."""
+    def _convolution(self, channels: int, rank: int) -> Convolution:
         kernel, stride, pad, dilation = self.window(rank)
-        places = np.eye(count(kernel), dtype=np.float32).reshape(-1, 1, *kernel)
-        convolution = Convolution(
+        return Convolution(
             name=self.name, type="Convolution", num_output=channels * count(kernel), group=channels, bias_term=False,
             kernel_size=kernel, stride=stride, pad=pad, dilation=dilation, axis=self.axis,
         )  # fmt: skip
-        return convolution, np.tile(places, (channels, *[1] * (places.ndim - 1)))
+
+    def _picking(self, channels: int, rank: int) -> np.ndarray:
+        """The convolution's weight (channels x kernel, 1, kernel...) float32."""
+        kernel = self.window(rank)[0]
+        if channels * count(kernel) ** 2 > MOST_VALUES:
+            raise UnsupportedLayerError(f"kernel {times(kernel)} is too large to be a convolution", where=self.label)
+        places = np.eye(count(kernel), dtype=np.float32).reshape(-1, 1, *kernel)
+        return np.tile(places, (channels, *[1] * (places.ndim - 1)))
 
     def _axis(self, rank: int) -> int:
         axis = canonical_axis(self.axis, rank, self)
@@ -52,16 +58,17 @@ class Im2col(Convolution):
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         (bottom,) = bottoms
         axis = self._axis(len(bottom))
-        return self._picking(bottom[axis], len(bottom) - axis - 1)[0].infer(bottom)
+        return self._convolution(bottom[axis], len(bottom) - axis - 1).infer(bottom)
 
     def to_onnx(self, g: Any, *x: str) -> str:
         shape = g.shape(x[0])
         axis = self._axis(len(shape))
-        convolution, weight = self._picking(shape[axis], len(shape) - axis - 1)
-        return convolution._emit(g, x[0], [g.const(weight, f"{self.name}.places")], axis)
+        extents = shape[axis], len(shape) - axis - 1
+        weight = g.const(self._picking(*extents), f"{self.name}.places")
+        return self._convolution(*extents)._emit(g, x[0], [weight], axis)
 
     def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
         axis = self._axis(x[0].ndim)
-        convolution, weight = self._picking(x[0].shape[axis], x[0].ndim - axis - 1)
-        picker = F.chainer.backend.get_array_module(x[0]).asarray(weight)
-        return convolution.to_chainer(F, SimpleNamespace(W=picker), x[0])
+        extents = x[0].shape[axis], x[0].ndim - axis - 1
+        picker = F.chainer.backend.get_array_module(x[0]).asarray(self._picking(*extents))
+        return self._convolution(*extents).to_chainer(F, SimpleNamespace(W=picker), x[0])

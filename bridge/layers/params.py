@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 import numpy as np
 
 from bridge.errors import ModelError
-from bridge.message import Message
+from bridge.message import Message, Symbol
 from bridge.schema import Shape
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ class Params:
         if get_origin(kind) is Literal:
             return self._choose(name, value, list(get_args(kind)))
         if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(np.float32(value))  # caffe.proto has float, and Caffe computes with that
-        if kind is int and isinstance(value, int):
+            return single(value)
+        if kind is int and isinstance(value, int) and -(1 << 31) <= value < 1 << 32:
             return int(value)
         if kind is bool and isinstance(value, int) and value in (0, 1):
             return bool(value)
@@ -76,7 +77,8 @@ class Params:
             return str(value)
         if kind is Message and isinstance(value, Message):
             return value
-        raise self.fail(f"parameter '{name}' is {value!r}, expected {getattr(kind, '__name__', kind)}")
+        expected = "a whole number of 32 bits" if kind is int else getattr(kind, "__name__", kind)
+        raise self.fail(f"parameter '{name}' is {_brief(value)}, expected {expected}")
 
     def _choose(self, name: str, value: Any, options: list[str]) -> str:
         if isinstance(value, int) and not isinstance(value, bool):
@@ -84,7 +86,22 @@ class Params:
             value = options[place] if 0 <= place < len(options) else value
         if isinstance(value, str) and value in options:
             return str(value)
-        raise self.fail(f"parameter '{name}' is {value}, expected one of {', '.join(options)}")
+        raise self.fail(f"parameter '{name}' is {_brief(value)}, expected one of {', '.join(options)}")
+
+
+def single(value: float) -> float:
+    """A number as caffe.proto's ``float`` has it, and Caffe computes with; infinite where it is beyond float32."""
+    try:
+        with np.errstate(over="ignore"):
+            return float(np.float32(value))
+    except OverflowError:  # a whole number beyond float64 too
+        return math.inf if value > 0 else -math.inf
+
+
+def _brief(value: Any) -> str:
+    """A value for a message, cut where it is long."""
+    text = str(value) if isinstance(value, Symbol) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def field_pair(p: Params, names: Sequence[str], sides: tuple[str, str]) -> Shape:

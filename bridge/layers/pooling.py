@@ -55,7 +55,7 @@ class Pooling(CaffeLayer):
             if (sides[0] in p) != (sides[1] in p):
                 raise p.fail(f"has one of '{sides[0]}' and '{sides[1]}', expected both")
             pair = field_pair(p, [key], sides) or (default,)
-            values[key] = pair * 2 if len(pair) == 1 else pair
+            values[key] = pair if sides[0] in p else pair[-1:] * 2
         _check(p, values)
         return values
 
