@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,10 +11,8 @@ from typing import IO, TYPE_CHECKING
 
 from bridge.errors import ModelError, UsageError
 from bridge.inference import inference_net
-from bridge.onnx_export import to_onnx_file
-from bridge.onnx_export.builder import CUSTOM_DOMAIN
-from bridge.onnx_export.model import DEFAULT_OPSET
 from bridge.schema import Net
+from bridge.writers import atomic
 
 if TYPE_CHECKING:
     from bridge.onnx_export.dims import Extent
@@ -28,7 +25,7 @@ def export_onnx(
     net: Net,
     path: str | Path,
     *,
-    opset: int = DEFAULT_OPSET,
+    opset: int | None = None,
     inputs: Mapping[str, Sequence[Extent]] | None = None,
     dynamic_batch: bool = True,
     allow_custom: bool = False,
@@ -38,13 +35,14 @@ def export_onnx(
     check: bool = True,
     recorded: str | Path | None = None,
     seed: int = 0,
+    digest: bool | None = None,
 ) -> Graph:
     """Write the net as an ONNX file, after it was run and compared with a second engine.
 
     Args:
         net: The net.
         path: The file to write; it appears whole or not at all.
-        opset: Version of the default operator set, 13 to the newest that ``onnx`` knows.
+        opset: Version of the default operator set, 13 to the newest that ``onnx`` knows; 17 by default.
         inputs: Extents of input blobs, where they are not to be the file's; a name in
             place of a number leaves that extent open.
         dynamic_batch: Leave the first extent of every input open where the net allows it.
@@ -56,6 +54,8 @@ def export_onnx(
         check: Run the model in ONNX Runtime and compare it: with the Chainer engine, where it is installed.
         recorded: ``.npz`` file of recorded inputs and outputs to compare with instead.
         seed: For the inputs of that run.
+        digest: Put the SHA-256 of the source files into the metadata. It takes longer than writing the model, and
+            no longer than the check, during which it is found; so by default it is done where that is.
 
     Returns:
         The lowered graph, with remarks in its ``notes``.
@@ -71,15 +71,24 @@ def export_onnx(
     if external_data not in (None, "file", "source"):
         raise UsageError(f"external data '{external_data}', expected file or source")
     _refuse_sources(net, [target, *([_beside(target)] if external_data == "file" else [])])
-    file, graph = to_onnx_file(
-        net,
-        opset=opset,
-        inputs=inputs,
-        dynamic_batch=dynamic_batch,
-        allow_custom=allow_custom,
-        preprocess=preprocess,
-        half=half,
-    )
+    # Hashing goes on while the packages are loaded, and the model is made and checked.
+    digests = _Digests(net.sources if (check if digest is None else digest) else ())
+    from bridge.onnx_export import to_onnx_file
+    from bridge.onnx_export.builder import CUSTOM_DOMAIN
+    from bridge.onnx_export.model import DEFAULT_OPSET
+
+    def make(half: bool) -> tuple[OnnxFile, Graph]:
+        return to_onnx_file(
+            net,
+            opset=DEFAULT_OPSET if opset is None else opset,
+            inputs=inputs,
+            dynamic_batch=dynamic_batch,
+            allow_custom=allow_custom,
+            preprocess=preprocess,
+            half=half,
+        )
+
+    file, graph = make(half)
     if not graph.outputs:
         raise ModelError("the net has no outputs: another layer, or Silence, reads each of its blobs", where=net.where)
     file.infer_shapes()
@@ -89,10 +98,11 @@ def export_onnx(
     elif check:
         from bridge.verify.exported import check_export
 
-        graph.notes += check_export(
-            file, inference_net(net, inputs), graph, seed=seed, recorded=recorded, preprocess=preprocess
-        )
-    graph.notes += _write(file, target, external_data, net.sources)
+        served = inference_net(net, inputs)
+        for model in (file, graph), *([make(half=False)] if half else []):
+            graph.notes += check_export(*model, served, seed=seed, recorded=recorded, preprocess=preprocess)
+    file.late = digests.metadata
+    graph.notes += _write(file, target, external_data, net.where)
     return graph
 
 
@@ -109,62 +119,45 @@ def _refuse_sources(net: Net, targets: Iterable[Path]) -> None:
                 raise UsageError("would be written over: the net was read from it", where=source)
 
 
-def _write(file: OnnxFile, path: Path, external_data: str | None, sources: Sequence[str]) -> list[str]:
-    """Write the model, and its data first where they have a file of their own; returns remarks."""
-    if external_data == "source":
-        return _write_beside_source(file, path, sources)
-    from bridge.writers import atomic
-
-    digests = _Digests(sources)
-    file.late = digests.metadata
+def _write(file: OnnxFile, path: Path, external_data: str | None, where: str) -> list[str]:
+    """Write the model, and its data where they have a file of their own; returns remarks."""
+    remarks = _refer_to_source(file, path, where) if external_data == "source" else []
     with contextlib.ExitStack() as files:
-        model = files.enter_context(atomic(path))
-        data = files.enter_context(atomic(_beside(path))) if external_data == "file" else None
-        digests.start()
-        if data is not None:  # both are complete before either takes its place, and the data take it first
+        model = files.enter_context(atomic(path, durable=False))
+        if external_data == "file":  # both are complete before either takes its place, and the data take it first
+            data = files.enter_context(atomic(_beside(path), durable=False))
             _store(file.store_beside(_beside(path)), data)
         _store(file.pieces(), model)
-    return []
+    return remarks
 
 
-def _write_beside_source(file: OnnxFile, path: Path, sources: Sequence[str]) -> list[str]:
-    from bridge.writers import atomic
-
-    copied = file.refer_to_source(path)
-    if not file.external and file.tensors:
+def _refer_to_source(file: OnnxFile, path: Path, where: str) -> list[str]:
+    left = file.refer_to_source(path)
+    if left and not file.external:
         raise UsageError(
-            "holds no weights that a model could refer to: they are compressed, or of another type than float32",
-            where=sources[-1] if sources else str(path),
+            "holds no weights that a model could refer to: they are of another type, or not as the model needs them",
+            where=where,
             hint="--external-data writes them into a file beside the model",
         )
-    used = {place for place, _ in file.external.values()}
-    digests = _Digests([source for source in sources if Path(source).name not in {Path(name).name for name in used}])
-    file.late = digests.metadata
-    with atomic(path) as model:
-        digests.start()
-        _store(file.pieces(), model)
-    remark = f"{len(copied)} weights are in the model itself: they do not lie in the source as they are needed"
-    return [remark] if copied else []
+    remark = f"{len(left)} of {len(file.tensors)} weights are in the model: the source has them in another form"
+    return [remark] if left else []
 
 
 def _store(pieces: Iterable[bytes | memoryview], stream: IO[bytes]) -> None:
     for piece in pieces:
         stream.write(piece)
     stream.flush()
-    os.fsync(stream.fileno())
 
 
-class _Digests:
-    """SHA-256 of each source file, found while the model is being written."""
+class _Digests(threading.Thread):
+    """Finds the SHA-256 of files, while something else goes on."""
 
     def __init__(self, sources: Sequence[str]) -> None:
+        super().__init__(daemon=True)
         self._sources, self._found = sources, dict[str, str]()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.start()
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def _run(self) -> None:
+    def run(self) -> None:
         for source in self._sources:
             made = hashlib.sha256()
             with contextlib.suppress(OSError):  # it was read already; a digest is all that is lost
@@ -175,5 +168,5 @@ class _Digests:
 
     def metadata(self) -> dict[str, str]:
         """The digests, when all are there."""
-        self._thread.join()
+        self.join()
         return self._found

@@ -35,6 +35,9 @@ from bridge.cli import options
 )
 @click.option("--recorded", type=click.Path(), metavar="IO.npz", help="Recorded inputs and outputs to compare with.")
 @click.option("--seed", default=0, show_default=True, help="For the inputs of the check.")
+@click.option(
+    "--digest/--no-digest", default=None, help="SHA-256 of FILES in the metadata.  [default: if the model is checked]"
+)
 def export(files: tuple[str, ...], output: str, inputs: tuple[str, ...], opset: int | None, **given: Any) -> None:
     """Write a net as ONNX, checked by default."""
     from bridge.exporting import export_onnx
@@ -44,7 +47,7 @@ def export(files: tuple[str, ...], output: str, inputs: tuple[str, ...], opset: 
     graph = export_onnx(
         net,
         output,
-        **({} if opset is None else {"opset": opset}),
+        opset=opset,
         inputs=options.input_shapes(inputs),
         dynamic_batch=given["dynamic_batch"],
         allow_custom=given["allow_custom"],
@@ -54,6 +57,7 @@ def export(files: tuple[str, ...], output: str, inputs: tuple[str, ...], opset: 
         check=given["check"],
         recorded=given["recorded"],
         seed=given["seed"],
+        digest=given["digest"],
     )
     for remark in (*net.notes, *graph.notes):
         options.note(remark)

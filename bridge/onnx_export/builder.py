@@ -60,11 +60,15 @@ class Initializer:
         """The values in the shape and dtype that are written."""
         return _as_type(self.values.numpy(), self.dtype).reshape(self.shape)
 
+    def parts(self) -> Iterator[np.ndarray]:
+        """The values as they are stored, flat, little by little."""
+        for piece in pieces(self.values):
+            yield np.frombuffer(piece, self.values.dtype.newbyteorder("<"))
+
     def pieces(self) -> Iterator[memoryview]:
         """The bytes that are written, little by little."""
-        stored = self.values.dtype.newbyteorder("<")
-        for piece in pieces(self.values):
-            yield _as_type(np.frombuffer(piece, stored), self.dtype.newbyteorder("<")).view(np.uint8).data
+        for part in self.parts():
+            yield _as_type(part, self.dtype.newbyteorder("<")).view(np.uint8).data
 
     def turned(self) -> Initializer:
         """The transpose of one of two axes; it is made when it is written."""
@@ -78,10 +82,11 @@ def _transpose(values: Blob, shape: Shape) -> np.ndarray:
 
 def _as_type(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """The values in another type; what is too large for float16 becomes the largest that is not."""
-    if dtype.itemsize == 2 and values.dtype.itemsize > 2:
-        finite = np.clip(values, -HALF_MAX, HALF_MAX)
-        values = np.where(np.isinf(values), values, finite)
-    return values.astype(dtype, copy=False)
+    with np.errstate(over="ignore"):
+        made = values.astype(dtype, copy=False)
+    if dtype.itemsize == 2 and values.dtype.itemsize > 2 and np.isinf(made).any():
+        return np.where(np.isinf(values), made, np.clip(made, -HALF_MAX, HALF_MAX).astype(dtype))
+    return made
 
 
 class GraphBuilder:

@@ -48,7 +48,11 @@ def to_onnx_file(
     Args:
         net: The net.
         opset: Version of the default operator set, 13 to the newest that ``onnx`` knows.
-        inputs, dynamic_batch, every_top, allow_custom, preprocess: As :func:`bridge.onnx_export.graph.lower`.
+        inputs: Extents of input blobs; a name instead of a number leaves that extent open.
+        dynamic_batch: Leave the first extent of every input open where the net allows it.
+        every_top: Make every value that a layer writes an output, as well as the net's own.
+        allow_custom: Let what standard ONNX cannot say become nodes of a domain of ours.
+        preprocess: What to do to the image input first.
         half: Compute in float16 between float32 inputs and outputs.
 
     Raises:

@@ -34,7 +34,7 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.scale) and self.scale and np.isfinite(self.mean).all()):
-            raise UsageError(f"scale {self.scale:g} or the mean is not finite, or the scale is 0")
+            raise UsageError(f"scale {self.scale:g} and the mean must be finite numbers, and the scale not 0")
         if self.mean.ndim not in (1, 3):
             raise UsageError(f"the mean is {times(self.mean.shape)}, expected one value, channels, or an image")
 
@@ -62,7 +62,8 @@ class Preprocess:
             rows, columns = (slice(a, a + n) for a, n in zip(offsets, wanted[1:], strict=True))
             mean = mean[:, rows, columns]
         if mean.shape[0] not in (1, wanted[0]) or (offsets and mean.shape[1:] != wanted[1:]):
-            raise UsageError(f"the mean is {times(self.mean.shape)}, the input has {times(wanted)} in place of that")
+            what = "channels" if len(wanted) == 1 else "as channels, height and width"
+            raise UsageError(f"a mean of {times(self.mean.shape)} does not fit an input of {times(wanted)} {what}")
         return np.ascontiguousarray(mean, np.float32)
 
     def emit(self, g: Any, x: str) -> str:

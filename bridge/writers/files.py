@@ -17,12 +17,12 @@ import numpy as np
 from bridge.errors import BridgeError, OutputError
 from bridge.schema import Blob
 
-PIECE = 1 << 22
-"""Bytes of a blob that are in memory at once while it is written."""
+PIECE = 1 << 20
+"""Bytes of a blob that are in memory at once while it is written: few enough to stay in the cache on the way."""
 
 
 @contextlib.contextmanager
-def atomic(path: str | Path) -> Iterator[IO[bytes]]:
+def atomic(path: str | Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     """A stream for the new content of a file, which takes its place when all is written.
 
     The content goes to a file beside the target, without a name where the system can do
@@ -31,13 +31,15 @@ def atomic(path: str | Path) -> Iterator[IO[bytes]]:
 
     Args:
         path: The file; its folder must exist.
+        durable: Sync it, so that it is whole even after the power failed. What is quickly made again need
+            not wait for the disk.
 
     Raises:
         OutputError: It cannot be written: no such folder, no permission, the disk is full.
     """
     target = Path(os.path.realpath(path))  # a link stays a link
     try:
-        with contextlib.closing(_Draft(target)) as draft:
+        with contextlib.closing(_Draft(target, durable)) as draft:
             yield draft.stream
             draft.publish()
     except BridgeError:
@@ -49,7 +51,7 @@ def atomic(path: str | Path) -> Iterator[IO[bytes]]:
 class _Draft:
     """The new content of a file, before it is one."""
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, durable: bool) -> None:
         if target.exists() and not stat.S_ISREG(target.stat().st_mode):
             raise OutputError("is not a regular file", where=str(target))
         self.target = target
@@ -61,8 +63,9 @@ class _Draft:
         except BaseException:
             os.close(self.folder)
             raise
-        self.syncer = _Syncer(self.stream.fileno())
-        self.syncer.start()
+        self.syncer = _Syncer(self.stream.fileno()) if durable else None
+        if self.syncer:
+            self.syncer.start()
 
     def _open(self) -> int:
         nameless = getattr(os, "O_TMPFILE", None)
@@ -75,8 +78,9 @@ class _Draft:
     def publish(self) -> None:
         """Make it durable, and then the target."""
         self.stream.flush()
-        self.syncer.finish()
-        os.fsync(self.stream.fileno())
+        if self.syncer:
+            self.syncer.finish()
+            os.fsync(self.stream.fileno())
         if not self.named:
             # With a folder's descriptor Python calls linkat, which follows /proc's link to the nameless file.
             link = f"/proc/self/fd/{self.stream.fileno()}"
@@ -84,11 +88,13 @@ class _Draft:
             self.named = True
         os.replace(self.name, self.target)
         self.named = False
-        os.fsync(self.folder)
+        if self.syncer:
+            os.fsync(self.folder)
 
     def close(self) -> None:
         """Leave nothing behind but the target."""
-        self.syncer.stop()
+        if self.syncer:
+            self.syncer.stop()
         with contextlib.suppress(OSError):  # what could not be flushed is not wanted any more
             self.stream.close()
         os.close(self.folder)
