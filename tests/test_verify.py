@@ -372,6 +372,25 @@ def test_a_graph_that_cannot_run_to_its_end_is_compared_as_far_as_it_runs(model:
     )
 
 
+def test_an_export_with_its_weights_beside_it_is_run_where_it_lies(model: Path, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    bridge.export_onnx(make(NET), tmp_path / "net.onnx", external_data="file")
+    report = against(model, tmp_path / "net.onnx")
+    assert report.passed, str(report)
+    assert report.outputs[0].count("same") == 12
+
+    moved = onnx.load(tmp_path / "net.onnx", load_external_data=False)
+    for tensor in moved.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = "../net.onnx.data"
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "net.onnx").write_bytes(moved.SerializeToString())
+    report = against(model, tmp_path / "inner" / "net.onnx")
+    assert not report.outputs
+    assert any("outside its folder" in remark for remark in report.remarks)
+
+
 def test_tolerances_of_the_user_override_the_bounds(model: Path, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     planted = onnx.load(model / "net.onnx")

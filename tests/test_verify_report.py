@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 import bridge
 from bridge.cli.verify import verify
+from bridge.layers import build_layer
 from bridge.verify.compare import bit_difference, metrics
 from bridge.verify.pictures import png
 from bridge.verify.report import Report
@@ -102,6 +103,18 @@ def test_lists_the_checks_without_files() -> None:
     assert result.exit_code == 0
     names = [line.split()[0] for line in result.stdout.splitlines()]
     assert {"shapes", "finite", "batch-norm", "spread-groups"} <= set(names)
+
+
+def test_a_name_out_of_a_file_steers_no_terminal(tmp_path: Path) -> None:
+    net = bridge.load(*FILES)
+    odd = net.layers[1].definition.copy()
+    odd.set("name", "conv\x1b[31m1")
+    layers = (*net.layers, build_layer(odd, [blob for _, blob in net.layers[1].blobs.entries()]))
+    bridge.save(net.replace(layers=layers), tmp_path / "odd.caffemodel")
+    done = command(str(tmp_path / "odd.caffemodel"), "--against", FILES[1], "--readers", "none", "--engines", "none")
+    assert done.returncode == 1
+    assert "conv\\x1b[31m1" in done.stdout
+    assert "\x1b" not in done.stdout
 
 
 @pytest.mark.parametrize(

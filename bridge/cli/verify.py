@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from bridge.cli import options
+from bridge.cli import options, printable
 from bridge.errors import UsageError
 
 
@@ -76,7 +76,7 @@ def verify(ctx: click.Context, /, json_file: str | None, html_file: str | None, 
     if json_file:
         options.write_json(report.to_dict(), json_file)
     if json_file != "-":
-        click.echo(str(report))
+        click.echo("\n".join(map(printable, str(report).split("\n"))))
     if report.status == 2:
         said = "; ".join(report.undone) or "nothing was compared; the notes say why"
         click.echo(f"bridge: {said}", err=True)

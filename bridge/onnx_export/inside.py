@@ -15,27 +15,34 @@ class Inside:
     """An ONNX file whose graph is run in parts.
 
     Args:
-        path: The file; data beside it is loaded as well.
+        path: The file; data beside it stays where it is.
 
     Attributes:
         inputs: Names of its inputs.
+        nodes: How many nodes it has.
+        folder: Where its data lies, if not in the file itself.
 
     Raises:
         MissingFileError: It cannot be opened.
-        FormatError: It is no ONNX model.
+        FormatError: It is no ONNX model, or its data lies outside the file's folder.
     """
 
     def __init__(self, path: str | Path) -> None:
         try:
-            self._model = onnx.load(str(path))
+            self._model = onnx.load(str(path), load_external_data=False)
         except OSError as error:
             raise MissingFileError(f"cannot be read: {error.strerror}", where=str(path)) from None
-        except (DecodeError, onnx.checker.ValidationError) as error:
+        except DecodeError as error:
             raise FormatError(f"is no ONNX model: {error}", where=str(path)) from None
         graph = self._model.graph
         constants = {tensor.name for tensor in graph.initializer}
         self.inputs = [value.name for value in graph.input if value.name not in constants]
         self.nodes = len(graph.node)
+        self.folder = Path(path).resolve().parent
+        for tensor in graph.initializer:
+            for entry in tensor.external_data:
+                if entry.key == "location" and not (self.folder / entry.value).resolve().is_relative_to(self.folder):
+                    raise FormatError(f"its data lies outside its folder, in '{entry.value}'", where=str(path))
 
     def node(self, index: int) -> str:
         """What to call a node in a message."""

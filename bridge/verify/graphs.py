@@ -13,6 +13,8 @@ from bridge.schema import Net
 from bridge.verify.outputs import Side
 from bridge.verify.segments import Place, is_input
 
+_FOLDER = "session.model_external_initializers_file_folder_path"
+
 
 def graph_side(path: str | Path, net: Net, inputs: Mapping[str, np.ndarray]) -> tuple[Side, str]:
     """Run the graph of an ONNX file, and take each value that is the top of a layer of the net.
@@ -97,6 +99,7 @@ def _try(inside: Any, nodes: int, wanted: set[str], fed: dict[str, np.ndarray]) 
         return {}
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    options.add_session_config_entry(_FOLDER, str(inside.folder))
     try:
         session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         arrays = session.run(names, {value.name: fed[value.name] for value in session.get_inputs()})
