@@ -90,6 +90,7 @@ CASES = [
     ("Tile", "tile_param { tiles: 2147483647 }", ((2, 6, 0, 5),), 1, "top 'out0' would be 2 x 12884901882 x 0 x 5"),
     ("Im2col", "convolution_param { kernel_size: 60000 pad: 60000 }", (IMAGE,), 1,
      "top 'out0' would be 2 x 21600000000"),
+    ("Im2col", "convolution_param { kernel_size: 1 }", ((2, 0, 5, 5),), 1, "the input has no channels"),
     ("Concat", "", ((1,) * 33,), 1, "input 'in0' would be"),
     ("Parameter", "parameter_param { shape { dim: -1 } }", (), 1, r"shape \(-1,\) is not a list of extents"),
 ]  # fmt: skip

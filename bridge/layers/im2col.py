@@ -36,6 +36,8 @@ class Im2col(Convolution):
 
     def _convolution(self, channels: int, rank: int) -> Convolution:
         kernel, stride, pad, dilation = self.window(rank)
+        if not channels:
+            raise self.fail("the input has no channels")
         return Convolution(
             name=self.name, type="Convolution", num_output=channels * count(kernel), group=channels, bias_term=False,
             kernel_size=kernel, stride=stride, pad=pad, dilation=dilation, axis=self.axis,
