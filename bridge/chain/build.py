@@ -116,7 +116,8 @@ class NetChain(chainer.Chain):
         """Make the layer's child, of those arrays that no earlier layer has; say by role where each array is."""
         own = {role: blob for role, blob in blobs.items() if id(blob.origin) not in known}
         if own:
-            copies = {role: np.array(blob.numpy(), dtype=np.float32, order="C") for role, blob in own.items()}
+            with np.errstate(all="ignore"):  # float64 of a file may be more than float32 can hold
+                copies = {role: np.array(blob.numpy(), dtype=np.float32, order="C") for role, blob in own.items()}
             self.add_link(child, LayerLink(layer, copies))
         for role, blob in own.items():
             known.setdefault(id(blob.origin), _Home(child, array_name(layer, role), blob.shape))

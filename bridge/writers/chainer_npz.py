@@ -43,4 +43,5 @@ def _entries(net: Net, chain: Any, keys: Mapping[int, str]) -> Iterator[Entry]:
         for role in chain.roles(index):
             found = chain.array(index, role)
             array = getattr(found, "array", found)
-            yield Entry(index, layer.name, role, keys[id(array)], Blob.of(array))
+            blob = Blob.of(array).reshaped(chain.shape(index, role))  # layers may share it under several shapes
+            yield Entry(index, layer.name, role, keys[id(array)], blob)
