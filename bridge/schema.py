@@ -341,15 +341,19 @@ class Net:
         given = self._given_shapes(inputs or {})
         declared = {top for layer in self.layers if hasattr(layer, "input_shapes") for top in layer.tops}
         known = {name: shape for name, shape in given.items() if name not in declared}
+        written: set[str] = set()
         result = []
         for layer in self.layers:
             source = given if hasattr(layer, "input_shapes") else known
             for blob in layer.tops if source is given else layer.bottoms:
                 if blob not in source:
                     raise self._unknown(blob, layer, early=blob in declared & given.keys())
+                if source is given and blob in written:
+                    raise ModelError(f"declares blob '{blob}', which an earlier layer writes", where=self._at(layer))
             if source is given:
                 tops = tuple(given[top] for top in layer.tops)
             else:
+                written.update(layer.tops)
                 tops = tuple(layer.checked_infer(*(known[bottom] for bottom in layer.bottoms)))
             known.update(zip(layer.tops, tops, strict=False))
             result.append(tops)
@@ -364,11 +368,13 @@ class Net:
         return {name: tuple(shape) for name, shape in shapes.items() if shape is not None}
 
     def _unknown(self, blob: str, layer: Layer, early: bool) -> ModelError:
-        where = f"{self.where}: {layer.label}"
         if early:
-            return ModelError(f"reads blob '{blob}', which only a later layer declares", where=where)
+            return ModelError(f"reads blob '{blob}', which only a later layer declares", where=self._at(layer))
         hint = f"give it with --input {blob}=1,3,224,224"
-        return ModelError(f"the shape of blob '{blob}' is not known", where=where, hint=hint)
+        return ModelError(f"the shape of blob '{blob}' is not known", where=self._at(layer), hint=hint)
+
+    def _at(self, layer: Layer) -> str:
+        return f"{self.where}: {layer.label}"
 
 
 def _too_large(shape: Sequence[int]) -> bool:

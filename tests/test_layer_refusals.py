@@ -91,6 +91,7 @@ CASES = [
     ("Im2col", "convolution_param { kernel_size: 60000 pad: 60000 }", (IMAGE,), 1,
      "top 'out0' would be 2 x 21600000000"),
     ("Im2col", "convolution_param { kernel_size: 1 }", ((2, 0, 5, 5),), 1, "the input has no channels"),
+    ("Crop", "crop_param { offset: -1 }", (IMAGE, (2, 6, 4, 4)), 1, "axis 2: 4 from -1 on is not within 5"),
     ("Concat", "", ((1,) * 33,), 1, "input 'in0' would be"),
     ("Parameter", "parameter_param { shape { dim: -1 } }", (), 1, r"shape \(-1,\) is not a list of extents"),
 ]  # fmt: skip
@@ -155,3 +156,10 @@ def test_a_blob_is_not_read_before_it_is_declared() -> None:
     with pytest.raises(ModelError, match=r"layer 'l' \(ReLU\): reads blob 'x', which only a later layer declares"):
         assemble(None, prototxt.parse(text)).infer()
     assert assemble(None, prototxt.parse(relu)).infer({"x": (3,)}) == [((3,),)]
+
+
+def test_a_blob_that_is_computed_cannot_be_declared() -> None:
+    text = LayerCase("ReLU", "", (IMAGE,)).prototxt
+    text += 'layer { name: "in" type: "Input" top: "out0" input_param { shape { dim: 2 } } }'
+    with pytest.raises(ModelError, match=r"layer 'in' \(Input\): declares blob 'out0', which an earlier layer writes"):
+        assemble(None, prototxt.parse(text)).infer()

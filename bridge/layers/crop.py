@@ -40,8 +40,8 @@ class Crop(CaffeLayer):
         if len(size) < len(source):
             raise self.fail(f"bottom 1 has {len(size)} axes, expected {len(source)} as bottom 0")
         for place, offset in enumerate(offsets, axis):
-            if source[place] - offset < size[place]:
-                raise self.fail(f"axis {place}: {size[place]} from {offset} on is more than {source[place]}")
+            if offset < 0 or source[place] - offset < size[place]:
+                raise self.fail(f"axis {place}: {size[place]} from {offset} on is not within {source[place]}")
         return ((*source[:axis], *size[axis : len(source)]),)
 
     def to_onnx(self, g: Any, *x: str) -> str:
