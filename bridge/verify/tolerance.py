@@ -10,7 +10,8 @@ with the magnitudes of its inputs and blobs.
 
 **Everything else**: a good algorithm gives the exact result of slightly wrong inputs.
 So each input is moved by ``STEP`` of itself, up or down at random, and the bound is how far
-the layer's own results then move, and a few roundings of the largest of them.
+the layer's own results then move, and a few roundings of the largest of them; of 1 and of
+the inputs, too, where the function works with ``1 + exp(x)`` or the like.
 
 **Several layers at once**, where values in between are not known: on the way every value of
 every layer's result is moved up or down at random by a standard deviation, ``1/c`` of its
@@ -23,6 +24,7 @@ D. S. Parker, Monte Carlo arithmetic, 1997.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -146,19 +148,22 @@ def _backward(
     tops: Mapping[Place, np.ndarray],
     rng: np.random.Generator,
 ) -> dict[Place, Bound]:
-    part = runner.alone(index)
-    inputs = {place: _nudged(clean[place], rng) for place in part.inputs}
-    try:
-        moved = runner.run(part, inputs)
-    except BridgeError:
-        moved = {}
-    why = "what moving each input by 2^-18 of itself changes, and 16 x 2^-24 of the largest value"
-    return {
-        place: Bound(_finite(_distance(array, moved.get(place)) + FLOOR * _largest(array) + TINY), why)
-        if not _counts(array)
-        else Bound(0.0, "whole numbers, which must be equal")
-        for place, array in tops.items()
-    }
+    part, kind = runner.alone(index), runner.net.layers[index].type
+    moved: dict[Place, np.ndarray] = {}
+    if kind not in _CHOICES:
+        with contextlib.suppress(BridgeError):
+            moved = runner.run(part, {place: _nudged(clean[place], rng) for place in part.inputs})
+    unit = max(1.0, *(_largest(clean[place]) for place in part.inputs)) if kind in _UNIT else 0.0
+    return {place: _moved_bound(array, moved.get(place), unit) for place, array in tops.items()}
+
+
+def _moved_bound(array: np.ndarray, moved: np.ndarray | None, unit: float) -> Bound:
+    floor = FLOOR * max(_largest(array), unit) + TINY
+    scale = "1, the largest input and the largest value" if unit else "the largest value"
+    if moved is None or _counts(array):  # places and flags either are the same or are apart by much more
+        return Bound(floor, f"16 x 2^-24 of {scale}")
+    why = f"what moving each input by 2^-18 of itself changes, and 16 x 2^-24 of {scale}"
+    return Bound(_finite(_distance(array, moved) + floor), why)
 
 
 def _shaken(
@@ -211,6 +216,12 @@ def _finite(bound: np.ndarray | float) -> np.ndarray:
     return finite
 
 
+_CHOICES = frozenset({"ArgMax", "DetectionOutput", "Proposal"})
+"""Types that choose among their inputs, so that a small movement may change everything."""
+_UNIT = frozenset({"BNLL", "ELU", "LSTM", "LSTMUnit", "Mish", "RNN", "Sigmoid", "Swish", "TanH"})
+"""Types that compute with 1 + exp(x) or the like, and so round relative to 1 even where the result is small."""
+
+
 # -- sums ------------------------------------------------------------------------------------
 
 
@@ -241,8 +252,10 @@ def _changed(blob: Blob, change: Callable[[np.ndarray], np.ndarray]) -> Blob:
     return Blob(blob.shape, blob.dtype, lambda: change(blob.numpy()))
 
 
-def _normalised(layer: Layer) -> Layer:
+def _normalised(layer: Layer) -> Layer | None:
     """``|x| + |mean|`` over the deviation: the mean, which is subtracted, has its sign turned."""
+    if getattr(layer, "use_global_stats", None) is False:
+        return None  # it takes mean and variance of its input, which is no sum of the input's values
     factor = layer.blobs["scale_factor"] if "scale_factor" in layer.blobs else np.ones(1, np.float32)
     sign = np.float32(-1 if np.all(factor >= 0) else 1)
     changes: dict[str, Callable[[Any], Any]] = {
