@@ -319,15 +319,23 @@ layer { name: "b" type: "BatchNorm" bottom: "a" top: "b" param { name: "m" } par
 """
 
 
-def test_shared_statistics_are_moved_by_both_layers_and_frozen_for_both() -> None:
-    chain = built(SHARED_STATISTICS)
+@pytest.mark.parametrize("name", ["s", "t"])
+def test_shared_statistics_are_moved_by_both_layers_and_frozen_for_both(name: str) -> None:
+    """Once all of them, and once all but the scale factor."""
+    head, _, tail = SHARED_STATISTICS.rpartition('"s"')
+    chain = built(f'{head}"{name}"{tail}')
     x = np.random.default_rng(0).standard_normal((4, 2)).astype("f")
-    chain(x)
-    np.testing.assert_allclose(chain.child("a").scale_factor, [1 * 0.999 + 1])
+    y = chain(x)
+    assert y.array.std() == pytest.approx(1, abs=1e-3)
+    np.testing.assert_allclose(chain.child("a").mean, x.mean(axis=0) * 0.999, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(chain.child("a").scale_factor, [1.999 if name == "s" else 1])
     bridge.freeze(chain, "b")
     before = state(chain)
     chain(x)
     assert equal(state(chain), before)
+    bridge.thaw(chain, "b")
+    chain(x)
+    assert all(array.tobytes() != before[key].tobytes() for key, array in state(chain).items())
 
 
 BRANCHES = """
