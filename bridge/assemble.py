@@ -18,6 +18,9 @@ from bridge.message import Message
 from bridge.schema import Blob, Layer, Net, RawLayer, RawNet, nearest
 from bridge.upgrade import upgrade_net
 
+_HINTED = 20
+"""Of so many stored layers that a prototxt does not have, the nearest names are looked for: that takes time."""
+
 
 def assemble(
     raw: RawNet | None,
@@ -57,7 +60,8 @@ def assemble(
         rest, definitions = upgrade_net(prototxt)
         state = _state(rest, phase, level, stages)
         kept = [definition for definition in definitions if _included(definition, *state)]
-        layers = [(definition, *_stored_for(definition, stored)) for definition in kept]
+        by_name = _by_name(stored)
+        layers = [(definition, *by_name.get(definition.text("name"), ((), ""))) for definition in kept]
     shared = _shared_parameters(layers)
     built = tuple(
         _complete(build_layer(definition, _with_shared(definition, blobs, shared), uncovered), raw)
@@ -77,13 +81,13 @@ def assemble(
     return read_zero_scale_factors(net.replace(notes=tuple(notes)), zero_scale_factor)
 
 
-def _stored_for(definition: Message, stored: Sequence[RawLayer]) -> tuple[tuple[Blob, ...], str]:
-    """The blobs stored under the layer's name; of several layers the last one that has any."""
-    found = [layer for layer in stored if layer.name == definition.text("name")]
-    for layer in reversed(found):
-        if layer.blobs:
-            return layer.blobs, layer.uncovered
-    return (), next((layer.uncovered for layer in found), "")
+def _by_name(stored: Sequence[RawLayer]) -> dict[str, tuple[tuple[Blob, ...], str]]:
+    """What is stored under each name: of several layers the last one that has blobs, else the first."""
+    found: dict[str, tuple[tuple[Blob, ...], str]] = {}
+    for layer in stored:
+        if layer.blobs or layer.name not in found:
+            found[layer.name] = layer.blobs, layer.uncovered
+    return found
 
 
 def _shared_parameters(layers: Sequence[tuple[Message, Sequence[Blob], str]]) -> dict[str, list[Blob]]:
@@ -120,10 +124,11 @@ def _complete(layer: Layer, raw: RawNet | None) -> Layer:
 
 def _unused(stored: Sequence[RawLayer], net: Net) -> list[str]:
     """A note for every stored layer with blobs that the prototxt does not have."""
-    notes = []
+    names = {layer.name for layer in net.layers}
+    notes: list[str] = []
     for layer in stored:
-        if layer.blobs and layer.name not in net:
-            hint = nearest(layer.name, net)
+        if layer.blobs and layer.name not in names:
+            hint = nearest(layer.name, net) if len(notes) < _HINTED else ""
             notes.append(
                 f"the weights of layer '{layer.name}' ({layer.type}) are not used: the prototxt has no such layer"
                 + (f"; {hint}" if hint else "")

@@ -97,6 +97,9 @@ class Blobs(Mapping[str, np.ndarray]):
     def __getitem__(self, role: str) -> np.ndarray:
         return self.blob(role).numpy()
 
+    def __contains__(self, role: object) -> bool:
+        return role in self._blobs
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._blobs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -148,17 +149,18 @@ def write_json(data: Any, target: str) -> None:
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """A table on stdout, within the width of a terminal: names fold there; elsewhere each row is one line."""
-    from rich.console import Console
-    from rich.table import Table
-
-    made = Table(title=title or None, box=None, title_justify="left", padding=(0, 2, 0, 0), pad_edge=False)
-    for index, column in enumerate(columns):
-        made.add_column(column, overflow="fold", no_wrap=index > 0)
-    for row in rows:
-        made.add_row(*map(printable, row))
-    console = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False, markup=False)
-    with console.capture() as captured:
-        console.print(made)
-    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    """A table on stdout, each row one line; on a terminal, the first column folds to what room there is."""
+    lines = [columns, *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    if sys.stdout.isatty():
+        room = shutil.get_terminal_size().columns - sum(widths[1:]) - 2 * len(widths[1:])
+        widths[0] = min(widths[0], max(room, 10))
+    if title:
+        click.echo(f"{title}\n")
+    for first, *rest in lines:
+        parts = [first[at : at + widths[0]] for at in range(0, len(first), widths[0])] or [""]
+        cells = [f"{cell:{width}}" for cell, width in zip([parts[0], *rest], widths, strict=True)]
+        click.echo("  ".join(cells).rstrip())
+        for part in parts[1:]:
+            click.echo(part)
     click.echo()

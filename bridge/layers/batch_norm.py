@@ -118,7 +118,8 @@ def read_zero_scale_factors(net: Net, meaning: str) -> Net:
     if not found:
         return net
     if meaning == "nvcaffe":
-        layers = tuple(_with_factor_one(layer) if layer.name in found else layer for layer in net.layers)
+        names = set(found)
+        layers = tuple(_with_factor_one(layer) if layer.name in names else layer for layer in net.layers)
         return net.replace(layers=layers)
     which = f"layer '{found[0]}'" + (f" and {len(found) - 1} more" if len(found) > 1 else "")
     return net.replace(
