@@ -1,0 +1,216 @@
+"""Our functions for the CPU against Chainer's own: values, gradients, second derivatives."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from bridge import prototxt
+from bridge.layers import build_layer
+from tests.conftest import need
+from tests.strategies import CASES, LayerCase
+
+PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))
+
+
+def functions() -> tuple[Any, Any, Any]:
+    """Chainer, its functions, and those that layers get."""
+    need("chainer")
+    from bridge.chain import functions
+    from bridge.chain.functions import chainer
+
+    return chainer, chainer.functions, functions
+
+
+def results(function: Callable[..., Any], arrays: list[np.ndarray], seed: int = 0) -> list[np.ndarray]:
+    """The function's value, and its gradients by every array."""
+    chainer, _, _ = functions()
+    variables = [chainer.Variable(array) for array in arrays]
+    y = function(*variables)
+    y.grad = np.random.default_rng(seed).standard_normal(y.shape).astype(y.dtype)
+    y.backward()
+    return [y.array, *(variable.grad for variable in variables)]
+
+
+def agree(mine: list[np.ndarray], theirs: list[np.ndarray]) -> None:
+    for a, b in zip(mine, theirs, strict=True):
+        assert (a is None) == (b is None)
+        assert a is None or (a.dtype == b.dtype and a.shape == b.shape)
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+@st.composite
+def convolutions(draw: Any, transposed: bool) -> tuple[list[np.ndarray], dict[str, Any]]:
+    """Arrays and options of a convolution or its transpose."""
+    groups, per_in, per_out, batch = (draw(st.integers(1, 3)) for _ in range(4))
+    kernel, stride, dilation = draw(PAIRS), draw(PAIRS), draw(PAIRS)
+    pad = draw(st.tuples(st.integers(0, 2), st.integers(0, 2)))
+    space = tuple(draw(st.integers(1, 9)) for _ in range(2))
+    window = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True))
+    sizes = list(zip(space, window, stride, pad, strict=True))
+    if transposed:
+        assume(all(s * (n - 1) + w - 2 * p > 0 for n, w, s, p in sizes))
+    else:
+        assume(all(n + 2 * p >= w for n, w, _, p in sizes))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    inputs, outputs = groups * per_in, groups * per_out
+    weight = (inputs, per_out, *kernel) if transposed else (outputs, per_in, *kernel)
+    shapes = [(batch, inputs, *space), weight] + ([(outputs,)] if draw(st.booleans()) else [])
+    arrays = [rng.standard_normal(shape) for shape in shapes]
+    options = {"stride": stride, "pad": pad, "dilation": dilation, "groups": groups}
+    return arrays, options
+
+
+@pytest.mark.parametrize("name", ["convolution", "deconvolution"])
+@settings(max_examples=60)
+@given(data=st.data())
+def test_convolving_is_what_chainer_does(name: str, data: st.DataObject) -> None:
+    _, F, ours = functions()
+    arrays, options = data.draw(convolutions(name == "deconvolution"))
+    chainers = {"dilate" if key == "dilation" else key: value for key, value in options.items()}
+
+    def mine(x: Any, W: Any, b: Any = None) -> Any:
+        return getattr(ours, name)(x, W, b, **options)
+
+    def theirs(x: Any, W: Any, b: Any = None) -> Any:
+        return getattr(F, f"{name}_2d")(x, W, b, **chainers)
+
+    agree(results(mine, arrays), results(theirs, arrays))
+
+
+@pytest.mark.parametrize("name", ["convolution", "deconvolution"])
+@settings(max_examples=10)
+@given(data=st.data())
+def test_convolving_has_second_derivatives(name: str, data: st.DataObject) -> None:
+    _, _, ours = functions()
+    gradient_check = importlib.import_module("chainer.gradient_check")
+    arrays, options = data.draw(convolutions(name == "deconvolution"))
+    rng = np.random.default_rng(0)
+    function = lambda x, W, b=None: getattr(ours, name)(x, W, b, **options)  # noqa: E731
+    shape = function(*arrays).shape
+    gradient_check.check_double_backward(
+        function, tuple(arrays), rng.standard_normal(shape), tuple(rng.standard_normal(a.shape) for a in arrays),
+        dtype=np.float64, atol=1e-4, rtol=1e-3,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["convolution", "deconvolution"])
+@pytest.mark.parametrize("layout", ["F", "strided", "transposed"])
+def test_convolving_takes_arrays_in_any_layout(name: str, layout: str) -> None:
+    _, _, ours = functions()
+    rng = np.random.default_rng(0)
+    x, W = rng.standard_normal((2, 4, 6, 5)), rng.standard_normal((4, 2, 3, 3))
+    forms: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "F": np.asfortranarray,
+        "strided": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+        "transposed": lambda a: a.transpose(3, 2, 1, 0).copy().transpose(3, 2, 1, 0),
+    }
+    options = {"stride": (1, 2), "pad": (1, 0), "dilation": (1, 1), "groups": 2}
+    function = lambda x, W: getattr(ours, name)(x, W, None, **options)  # noqa: E731
+    agree(results(function, [forms[layout](x), forms[layout](W)]), results(function, [x, W]))
+
+
+def test_many_images_are_done_a_few_at_a_time() -> None:
+    _, _, ours = functions()
+    from bridge.chain import convolution
+
+    x, W = np.random.default_rng(0).standard_normal((7, 2, 6, 6)), np.ones((3, 2, 3, 3))
+    options = {"stride": (1, 1), "pad": (1, 1), "dilation": (1, 1), "groups": 1}
+    function = lambda x, W: ours.convolution(x, W, None, **options)  # noqa: E731
+    whole = results(function, [x, W])
+    limit, convolution._COLUMNS = convolution._COLUMNS, 2 * 18 * 36 * 8
+    try:
+        agree(results(function, [x, W]), whole)
+    finally:
+        convolution._COLUMNS = limit
+
+
+def test_no_images_are_convolved_to_none() -> None:
+    _, _, ours = functions()
+    options = {"stride": (1, 1), "pad": (0, 0), "dilation": (1, 1), "groups": 1}
+    y, gx, gW = results(lambda x, W: ours.convolution(x, W, None, **options), [np.ones((0, 2, 5, 5)), np.ones((3, 2, 3, 3))])  # fmt: skip # noqa: E501
+    assert y.shape == (0, 3, 3, 3)
+    assert gx.shape == (0, 2, 5, 5)
+    assert not gW.any()
+
+
+# ---- pooling ----------------------------------------------------------------------------------
+
+
+def pooling(case: LayerCase) -> Any:
+    return build_layer(prototxt.parse(case.prototxt).messages("layer")[-1])
+
+
+@settings(max_examples=150)
+@given(case=CASES["Pooling"])
+def test_pooling_is_what_chainer_makes_of_it(case: LayerCase) -> None:
+    """Ours for the CPU, and Chainer's that serves on a GPU: windows, equal maxima, places, gradients."""
+    _, F, _ = functions()
+    from bridge.chain import pooling as module
+    from bridge.chain import windows
+
+    layer, x = pooling(case), case.inputs()["in0"].astype(np.float64)
+    axes = layer.axes(x.shape[2:])
+    if layer.pool != "MAX":
+        mine = results(lambda v: windows.WindowSum(axes).apply((v,))[0], [x])
+        agree(mine, results(lambda v: module.sums_by_chainer(v, layer), [x]))
+        return
+    mine = results(lambda v: windows.MaxPooling(axes).apply((v,))[0], [x])
+    agree(mine, results(lambda v: F.identity(_first(module.max_by_chainer(v, layer))), [x]))
+    if len(layer.tops) > 1:
+        places = windows.first_places(x, mine[0], axes)
+        assert np.array_equal(places, module.max_by_chainer(x_variable(x), layer)[1].array)
+
+
+def _first(tops: Any) -> Any:
+    return tops[0] if isinstance(tops, tuple) else tops
+
+
+def x_variable(x: np.ndarray) -> Any:
+    chainer, _, _ = functions()
+    return chainer.Variable(x)
+
+
+@settings(max_examples=20)
+@given(case=CASES["Pooling"])
+def test_pooling_has_second_derivatives(case: LayerCase) -> None:
+    functions()
+    from bridge.chain import windows
+
+    gradient_check = importlib.import_module("chainer.gradient_check")
+    layer = pooling(case)
+    rng = np.random.default_rng(0)
+    x = rng.permutation(int(np.prod(case.shapes[0]))).reshape(case.shapes[0]).astype(np.float64)
+    axes = layer.axes(x.shape[2:])
+    assume(not any(axis.empty for axis in axes))
+    node = windows.MaxPooling if layer.pool == "MAX" else windows.WindowSum
+    shape = (*x.shape[:2], *(axis.count for axis in axes))
+    gradient_check.check_double_backward(
+        lambda v: node(axes).apply((v,))[0] ** 2, x, rng.standard_normal(shape), rng.standard_normal(x.shape),
+        dtype=np.float64, atol=1e-3, rtol=1e-3,
+    )  # fmt: skip
+
+
+# ---- local response normalisation -------------------------------------------------------------
+
+
+@settings(max_examples=60)
+@given(
+    shape=st.tuples(st.integers(0, 5), st.integers(1, 9), st.integers(1, 4), st.integers(1, 4)),
+    n=st.sampled_from([1, 3, 5, 7]),
+    beta=st.sampled_from([0.75, 0.5, 1.0, 0.3]),
+    k=st.sampled_from([1.0, 2.0, 0.5]),
+)
+def test_normalising_across_channels_is_what_chainer_does(
+    shape: tuple[int, ...], n: int, beta: float, k: float
+) -> None:
+    _, F, ours = functions()
+    x = np.random.default_rng(0).standard_normal(shape)
+    mine = results(lambda v: ours.local_response_normalization(v, n, k, 0.1, beta), [x])
+    agree(mine, results(lambda v: F.local_response_normalization(v, n, k, 0.1, beta), [x]))
