@@ -105,7 +105,7 @@ def _exported(files: list[str], folder: Path, temporary: Path) -> list[tuple[str
 def _tuned(files: list[str], temporary: Path, on_step: Callable[[dict[str, Any]], None]) -> list[tuple[str, str]]:
     tuned = _train(files, temporary / "tuned", ("conv*",), on_step)
     scratch = _train(files[:1], temporary / "scratch", (), on_step)
-    steps = tuned.loop.state["iteration"]
+    steps = tuned.loop.state.iteration
     return [
         (f"digits, fine-tuned, {steps} steps", f"{_accuracy(tuned):.1%} of {len(tuned.validation)} held-out digits"),
         (f"digits, from scratch, {steps} steps", f"{_accuracy(scratch):.1%} of the same"),
@@ -131,4 +131,4 @@ def _train(files: list[str], output: Path, freeze: tuple[str, ...], on_step: Cal
 
 
 def _accuracy(run: Any) -> float:
-    return float(run.loop.evaluate(run.loop.validation)[1])
+    return float(run.loop.evaluate(run.loop.validation).accuracy)

@@ -14,7 +14,7 @@ from bridge.cli import options
 def demo() -> None:
     """Read, prove, export and fine-tune a small real model; takes a minute or two."""
     from bridge import demo as way
-    from bridge.cli.finetune import Progress
+    from bridge.cli.progress import Progress
 
     start = time.perf_counter()
     with Progress(hidden=not sys.stderr.isatty()) as progress:

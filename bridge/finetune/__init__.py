@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bridge.finetune.config import Config
     from bridge.finetune.recipe import Recipe, read_solver
+    from bridge.finetune.predict import classify, read_images
     from bridge.finetune.run import Run, finetune
 
 _HOMES = {
     "Config": "bridge.finetune.config",
     "Recipe": "bridge.finetune.recipe",
+    "classify": "bridge.finetune.predict",
+    "read_images": "bridge.finetune.predict",
     "read_solver": "bridge.finetune.recipe",
     "Run": "bridge.finetune.run",
     "finetune": "bridge.finetune.run",
 }
-__all__ = ["Config", "Recipe", "Run", "finetune", "read_solver"]
+__all__ = ["Config", "Recipe", "Run", "classify", "finetune", "read_images", "read_solver"]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ from bridge.finetune.preprocess import Preprocess
 
 @dataclass(frozen=True)
 class Batch:
-    """Indices into the data, the epoch, and which draw of the augmentation."""
+    """Indices into the data, and the epoch."""
 
     indices: np.ndarray
     epoch: int
@@ -30,12 +30,14 @@ class Batches:
         data: The training data.
         size: Images per batch; of no account for fixed batches.
         seed: For the order.
+        images: How many images an epoch has, at least; some come twice where the data have fewer.
     """
 
-    def __init__(self, data: Data, size: int, seed: int) -> None:
+    def __init__(self, data: Data, size: int, seed: int, images: int = 0) -> None:
         self._data, self._seed = data, seed
-        self.size = data.y.shape[1] if data.fixed else min(size, len(data))
-        self.per_epoch = len(data) if data.fixed else -(-len(data) // self.size)
+        self._images = max(images, len(data))
+        self.size = data.y.shape[1] if data.fixed else min(size, self._images)
+        self.per_epoch = len(data) if data.fixed else -(-self._images // self.size)
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, int))
 
     def __getitem__(self, number: int) -> Batch:
@@ -44,8 +46,13 @@ class Batches:
         if self._data.fixed:
             return Batch(np.array([place]), epoch)
         if self._order[0] != epoch:
-            self._order = epoch, np.random.default_rng([self._seed, 2, epoch]).permutation(len(self._data))
+            order = np.random.default_rng([self._seed, 2, epoch]).permutation(len(self._data))
+            self._order = epoch, np.resize(order, self._images)
         return Batch(self._order[1][place * self.size : (place + 1) * self.size], epoch)
+
+    def epoch_ends(self, iteration: int, batches: int) -> bool:
+        """Whether the last of an epoch's batches is in this iteration, which takes so many."""
+        return (iteration + 1) * batches // self.per_epoch > iteration * batches // self.per_epoch
 
 
 class Images:
@@ -61,22 +68,26 @@ class Images:
     def __init__(self, data: Data, preprocess: Preprocess, seed: int, *, train: bool) -> None:
         self._data, self._preprocess, self._seed = data, preprocess, seed
         self.augmented = train and preprocess.random
+        self._table: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def __len__(self) -> int:
         return len(self._data)
 
     def get(self, indices: np.ndarray, draw: int) -> np.ndarray:
         """Images (n, C, H, W) float32 in their draw number ``draw``."""
-        x = self._data.x[indices]
+        x = self._data.images(indices)
         if self._data.fixed:
             x = x.reshape(-1, *x.shape[2:])
-        draws = None
-        if self.augmented:
-            draws = np.stack([np.random.default_rng([self._seed, 3, draw, int(i)]).random(3) for i in indices])
-        return self._preprocess.apply(x, draws)
+        return self._preprocess.apply(x, self._draws(indices, draw) if self.augmented else None)
+
+    def _draws(self, indices: np.ndarray, draw: int) -> np.ndarray:
+        """Three numbers in [0, 1) for each image, the same in whatever company it comes."""
+        if self._table[0] != draw:
+            self._table = draw, np.random.default_rng([self._seed, 3, draw]).random((len(self._data), 3))
+        return self._table[1][indices]
 
     def labels(self, indices: np.ndarray) -> np.ndarray:
-        """Labels (n) int64."""
+        """Labels (n) int64 or float32."""
         return self._data.y[indices].reshape(-1)
 
     def chunks(self, size: int, draws: int) -> Iterator[np.ndarray]:

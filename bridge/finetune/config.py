@@ -8,8 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bridge.errors import UsageError
+from bridge.errors import FormatError, OutputError, UsageError
 from bridge.finetune.recipe import Recipe
+from bridge.writers import atomic
+
+MAPPED = "images-"
+"""How the files of decoded pictures in a run's folder begin."""
+_NAME = "config.json"
 
 
 @dataclass(frozen=True)
@@ -22,24 +27,28 @@ class Config:
         output: The run's folder.
         validation: Validation data of the same kinds; else a share of the training data.
         validation_share: That share.
+        classes: The classes' names, where the data have none.
+        root: Folder that the paths of a list file are in.
         heads: ``fc8=10``: new heads.
         freeze: Patterns of layers to freeze.
         unfreeze_at: Epoch at which frozen layers start to learn; negative is never.
-        epochs: Passes over the data; 0 where the recipe's ``max_iter`` decides.
-        batch_size: Images per step.
+        epochs: Passes over the data, where the recipe has no ``max_iter``.
+        batch_size: Images per step, of all processes together; 0 is the train prototxt's, or 32.
         recipe: How parameters are updated.
         lr_mult: Pattern -> factor on the learning rate.
         device: Chainer's name of a device, such as ``@numpy`` or ``@cupy:0``.
+        communicator: ChainerMN's, where several processes train together.
         scale, mean, crop, resize, mirror, swap: Preprocessing; ``None`` is the prototxt's.
         workers, max_bad: For pictures.
         cache: Whether to compute the frozen trunk once.
-        cache_memory: Bytes of features to keep in memory; more go to files.
-        cache_dir: Folder of those files.
+        cache_memory: Bytes of features, or of decoded pictures, to keep in memory; more go to files.
+        cache_dir: Folder of the features' files, shared between runs.
         augment_cache: Draws per image in the cache; 0 turns it off where images are augmented.
         trunk_engine: ``auto``, ``chainer`` or ``onnxruntime``.
-        snapshot_every: Iterations between snapshots; 0 is once per epoch.
+        snapshot_every: Iterations between snapshots; 0 is now and then.
         patience: Epochs without a better validation loss after which to stop; 0 is never.
-        half: Store arrays as float16 (GPU).
+        use_best: Make the model of the best epoch's parameters, not of the last one's.
+        half: Store arrays as float16, on a GPU.
         resume: Go on where the run in the folder stopped.
         reading: Arguments for :func:`bridge.load`.
     """
@@ -49,14 +58,17 @@ class Config:
     output: str
     validation: str = ""
     validation_share: float = 0.1
+    classes: tuple[str, ...] = ()
+    root: str = ""
     heads: tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()
     unfreeze_at: int = -1
     epochs: int = 10
-    batch_size: int = 32
+    batch_size: int = 0
     recipe: Recipe = field(default_factory=Recipe)
     lr_mult: dict[str, float] = field(default_factory=dict)
     device: str = "@numpy"
+    communicator: str = ""
     scale: float | None = None
     mean: str | None = None
     crop: tuple[int, int] | None = None
@@ -72,6 +84,7 @@ class Config:
     trunk_engine: str = "auto"
     snapshot_every: int = 0
     patience: int = 0
+    use_best: bool = False
     half: bool = False
     resume: bool = False
     reading: dict[str, Any] = field(default_factory=dict)
@@ -84,35 +97,55 @@ class Config:
     def to_json(self) -> dict[str, Any]:
         """As plain data, without what may differ when a run is resumed."""
         data: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        for name in ("resume", "output", "workers", "cache_dir", "cache_memory"):
+        for name in ("resume", "output", "workers", "cache_dir", "cache_memory", "snapshot_every", "use_best"):
             del data[name]
         return data
 
 
-def open_folder(config: Config) -> None:
-    """Make the run's folder, or check that it holds this very run.
+def check_folder(config: Config) -> None:
+    """Check that the run's folder is free, or holds this very run.
 
     Raises:
-        UsageError: It is in use by a run and ``resume`` is not set, or by another run.
+        UsageError: It is in use by a run and ``resume`` is not set, or by another run, or by something else.
     """
-    path = config.folder / "config.json"
-    wanted = config.to_json()
-    if path.exists():
-        if not config.resume:
-            raise UsageError("holds a run already", where=config.output, hint="--resume goes on with it")
-        found = json.loads(path.read_text(encoding="utf-8"))
-        changed = [name for name in wanted if wanted[name] != found.get(name)]
-        if changed:
-            raise UsageError(
-                f"was started with {changed[0]} = {found.get(changed[0])!r}, now it is {wanted[changed[0]]!r}",
-                where=config.output,
-                hint="resume with the same options, or use another folder",
-            )
+    path, folder = config.folder / _NAME, config.folder
+    if not path.exists():
+        if folder.exists() and (not folder.is_dir() or any(map(_is_foreign, folder.iterdir()))):
+            raise UsageError("exists and holds no run", where=config.output, hint="name a new folder")
         return
-    if config.folder.exists() and (not config.folder.is_dir() or any(config.folder.iterdir())):
-        raise UsageError("exists and holds no run", where=config.output, hint="name a new folder")
-    from bridge.writers import atomic
+    if not config.resume:
+        raise UsageError("holds a run already", where=config.output, hint="--resume goes on with it")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FormatError(f"is no JSON: {error}", where=str(path), hint="name a new folder") from None
+    wanted = config.to_json()
+    changed = [name for name in wanted if wanted[name] != found.get(name)]
+    if changed:
+        raise UsageError(
+            f"was started with {changed[0]} = {found.get(changed[0])!r}, now it is {wanted[changed[0]]!r}",
+            where=config.output,
+            hint="resume with the same options, or use another folder",
+        )
 
-    config.folder.mkdir(parents=True, exist_ok=True)
+
+def open_folder(config: Config) -> None:
+    """Make the run's folder, with its settings.
+
+    Raises:
+        OutputError: It cannot be made.
+    """
+    path = config.folder / _NAME
+    if path.exists():
+        return
+    try:
+        config.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot be made: {error.strerror}", where=config.output) from None
     with atomic(path) as file:
-        file.write(json.dumps(wanted, indent=2).encode())
+        file.write(json.dumps(config.to_json(), indent=2).encode())
+
+
+def _is_foreign(entry: Path) -> bool:
+    """Whether a run that was killed before its first step cannot have left it."""
+    return not entry.name.startswith((".", MAPPED))

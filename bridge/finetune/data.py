@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bridge.errors import BridgeError, FormatError, MissingExtraError, MissingFileError, UsageError
-from bridge.finetune.images import SUFFIXES, decode_all
-from bridge.schema import times
+from bridge.errors import BridgeError, FormatError, MissingFileError, UsageError
+from bridge.finetune.cache import digest
+from bridge.schema import Shape, times
 
 
 @dataclass(frozen=True)
@@ -22,35 +21,40 @@ class Data:
 
     Attributes:
         x: (N, C, H, W) uint8 or float32; for ``fixed`` batches (batches, N, C, H, W).
-        y: Labels, int64 (N), or (batches, N).
+        y: Labels, int64 or float32 (N), or (batches, N).
         classes: The classes' names; empty where the data has none.
         names: Where each image came from; empty where it has no name.
         fixed: Whether the first axis is a sequence of batches, to be taken in order.
         notes: Remarks, such as images that could not be read.
+        content: A digest of ``x``.
+        order: Which rows of ``x`` these are; ``None`` is all of them.
     """
 
-    x: Any
+    x: np.ndarray
     y: np.ndarray
     classes: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     fixed: bool = False
     notes: tuple[str, ...] = ()
+    content: str = ""
+    order: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.y)
 
-    def take(self, indices: np.ndarray) -> Data:
-        """The images at ``indices``."""
+    def images(self, indices: np.ndarray) -> np.ndarray:
+        """Some of the images, as stored."""
+        return self.x[indices if self.order is None else self.order[indices]]
+
+    def take(self, indices: np.ndarray, notes: tuple[str, ...] = ()) -> Data:
+        """The data of some of the images, which stay where they are."""
         names = tuple(self.names[i] for i in indices) if self.names else ()
-        return Data(self.x[indices], self.y[indices], self.classes, names, self.fixed)
+        order = indices if self.order is None else self.order[indices]
+        return Data(self.x, self.y[indices], self.classes, names, self.fixed, notes, self.content, order)
 
     def digest(self) -> str:
-        """SHA-256 over images and labels, for the key of a cache."""
-        made = hashlib.sha256(np.ascontiguousarray(self.y))
-        made.update(repr((self.x.shape, str(self.x.dtype))).encode())
-        for start in range(0, len(self.x), 256):
-            made.update(np.ascontiguousarray(self.x[start : start + 256]))
-        return made.hexdigest()
+        """SHA-256 that tells these data from others."""
+        return digest(self.content or digest(self.x), self.y, "all" if self.order is None else self.order)
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,20 @@ class Loading:
         resize: (height, width) that pictures are brought to.
         workers: Processes that decode pictures.
         max_bad: How many pictures may be unreadable.
+        memory: Bytes of decoded pictures to keep in memory; more go to a file.
+        folder: Where that file goes.
+        root: Folder that the paths of a list are in; by default the list's own.
+        share: This process's number and how many share the data.
     """
 
     shape: tuple[int, int, int]
     resize: tuple[int, int]
     workers: int = 2
     max_bad: int = 0
+    memory: int = 1 << 30
+    folder: Path = field(default_factory=Path)
+    root: str = ""
+    share: tuple[int, int] = (0, 1)
 
 
 def load_data(source: str, loading: Loading, classes: Sequence[str] = ()) -> Data:
@@ -85,73 +97,25 @@ def load_data(source: str, loading: Loading, classes: Sequence[str] = ()) -> Dat
         UsageError: It is none of these kinds.
     """
     path = Path(source)
-    if path.is_dir():
-        return _folder(path, loading, classes)
-    if path.suffix == ".npz" and path.exists():
-        return _arrays(path, loading)
+    if path.is_dir() or (path.is_file() and path.suffix != ".npz"):
+        from bridge.finetune.pictures_data import from_folder, from_list
+
+        return from_folder(path, loading, classes) if path.is_dir() else from_list(path, loading)
     if path.is_file():
-        return _list_file(path, loading)
-    if ":" in source and not path.exists():
-        return _callable(source, loading)
+        return _share(_arrays(path, loading.shape), loading)
+    if ":" in source:
+        return _share(_callable(source, loading.shape), loading)
     raise MissingFileError("does not exist", where=source, hint="a folder per class, .npz, list file or module:function")
 
 
-def _folder(root: Path, loading: Loading, classes: Sequence[str]) -> Data:
-    names = tuple(classes) or tuple(sorted(entry.name for entry in root.iterdir() if entry.is_dir()))
-    if not names:
-        raise FormatError("has no folders, expected one per class", where=str(root))
-    paths, labels = [], []
-    for label, name in enumerate(names):
-        found = sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in SUFFIXES)
-        paths += found
-        labels += [label] * len(found)
-    return _pictures(root, paths, labels, names, loading)
+def _share(data: Data, loading: Loading) -> Data:
+    rank, size = loading.share
+    if size > 1 and data.fixed:
+        raise UsageError("a sequence of fixed batches cannot be shared by several processes")
+    return data if size == 1 else data.take(np.arange(rank, len(data), size), data.notes)
 
 
-def _list_file(path: Path, loading: Loading) -> Data:
-    """Caffe's image list. Source: image_data_layer.cpp: the label is behind the last space."""
-    paths, labels = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="surrogateescape").splitlines(), 1):
-        if not line.strip():
-            continue
-        name, _, label = line.rstrip().rpartition(" ")
-        if not name or not label.isdigit():
-            raise FormatError(f"expected 'path label', found {line[:60]!r}", where=f"{path}:{number}")
-        paths.append(path.parent / name)
-        labels.append(int(label))
-    return _pictures(path, paths, labels, (), loading)
-
-
-def _pictures(
-    source: Path, paths: Sequence[Path], labels: Sequence[int], classes: tuple[str, ...], loading: Loading
-) -> Data:
-    if importlib.util.find_spec("PIL") is None:
-        raise MissingExtraError("reading pictures needs Pillow", hint="pip install 'weight-bridge[plot]'")
-    if not paths:
-        raise FormatError("has no pictures", where=str(source), hint=f"endings: {', '.join(sorted(SUFFIXES))}")
-    channels = loading.shape[0]
-    if channels not in (1, 3):
-        raise UsageError(f"the net's input has {channels} channels, pictures have 1 or 3", where=str(source))
-    x = np.empty((len(paths), channels, *loading.resize), np.uint8)
-    kept, bad = [], []
-    for index, made in enumerate(decode_all(paths, loading.resize, channels, loading.workers)):
-        if isinstance(made, str):
-            bad.append(f"{paths[index]}: {made}")
-            if len(bad) > loading.max_bad:
-                raise FormatError(
-                    f"unreadable picture ({len(bad)} so far): {made}",
-                    where=str(paths[index]),
-                    hint=f"--max-bad {len(bad)} skips as many",
-                )
-            continue
-        x[len(kept)] = made
-        kept.append(index)
-    y = np.array([labels[i] for i in kept], np.int64)
-    notes = tuple(f"skipped unreadable picture {line}" for line in bad)
-    return Data(x[: len(kept)], y, classes, tuple(str(paths[i]) for i in kept), notes=notes)
-
-
-def _arrays(path: Path, loading: Loading) -> Data:
+def _arrays(path: Path, shape: tuple[int, int, int]) -> Data:
     try:
         with np.load(path, allow_pickle=False) as archive:
             keys = set(archive.files)
@@ -159,28 +123,31 @@ def _arrays(path: Path, loading: Loading) -> Data:
             if x_key is None or x_key.replace("x", "y", 1) not in keys:
                 raise FormatError(f"has {', '.join(sorted(keys)) or 'nothing'}, expected x and y", where=str(path))
             x, y = archive[x_key], archive[x_key.replace("x", "y", 1)]
+            classes = tuple(map(str, archive["classes"])) if "classes" in keys else ()
+    except BridgeError:
+        raise
     except (ValueError, OSError, EOFError, KeyError) as error:
-        if isinstance(error, BridgeError):
-            raise
         raise FormatError(f"is no NumPy archive: {error}", where=str(path)) from None
-    return shaped(x, y, loading.shape, str(path))
+    return shaped(x, y, shape, str(path), classes)
 
 
-def _callable(source: str, loading: Loading) -> Data:
+def _callable(source: str, shape: tuple[int, int, int]) -> Data:
     module, _, name = source.partition(":")
     try:
         function: Callable[[], Any] = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"cannot be imported: {error}", where=source) from None
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(
+            f"is no file, and cannot be imported: {error}", where=source, hint="PYTHONPATH says where modules are"
+        ) from None
     made = function()
     if isinstance(made, Data):
         return made
     if not isinstance(made, tuple) or len(made) != 2:
         raise UsageError(f"returned {type(made).__name__}, expected (x, y)", where=source)
-    return shaped(np.asarray(made[0]), np.asarray(made[1]), loading.shape, source)
+    return shaped(np.asarray(made[0]), np.asarray(made[1]), shape, source)
 
 
-def shaped(x: np.ndarray, y: np.ndarray, shape: tuple[int, int, int], where: str) -> Data:
+def shaped(x: np.ndarray, y: np.ndarray, shape: tuple[int, int, int], where: str, classes: Sequence[str] = ()) -> Data:
     """Arrays as :class:`Data`.
 
     Args:
@@ -189,25 +156,41 @@ def shaped(x: np.ndarray, y: np.ndarray, shape: tuple[int, int, int], where: str
         y: Labels, of x's leading axes.
         shape: (C, H, W) of the net's input.
         where: The file, for messages.
+        classes: The classes' names.
 
     Raises:
         FormatError: The shapes do not fit each other or the net.
     """
     lead = y.ndim
-    if lead not in (1, 2) or x.shape[:lead] != y.shape or not np.issubdtype(y.dtype, np.integer):
-        raise FormatError(f"x is {times(x.shape)} and y is {times(y.shape)} {y.dtype}, expected a label per image", where=where)
+    if lead not in (1, 2) or x.shape[:lead] != y.shape or y.dtype.kind not in "uif":
+        raise FormatError(
+            f"x is {times(x.shape)} and y is {times(y.shape)} {y.dtype}, expected a label per image", where=where
+        )
     if x.dtype.kind not in "uif" or x.dtype.itemsize > 8:
         raise FormatError(f"x is {x.dtype}, expected numbers", where=where)
-    image = x.shape[lead:]
-    if len(image) == 2 and shape[0] == 1:
-        x = x.reshape(*y.shape, 1, *image)
-    elif len(image) == 3 and image[0] != shape[0] and image[2] == shape[0]:
-        x = np.moveaxis(x, -1, lead)
+    x = _channels_first(x, lead, shape)
     if x.ndim != lead + 3 or x.shape[lead] != shape[0]:
-        raise FormatError(f"images are {times(image)}, expected {times(shape)} as the net's input", where=where)
+        raise FormatError(
+            f"images are {times(x.shape[lead:])}, expected {times(shape)} as the net's input", where=where
+        )
     if x.dtype != np.uint8:
         x = x.astype(np.float32, copy=False)
-    return Data(x, y.astype(np.int64), fixed=lead == 2)
+    return Data(x, _labels(y), tuple(classes), fixed=lead == 2, content=digest(x))
+
+
+def _channels_first(x: np.ndarray, lead: int, shape: Shape) -> np.ndarray:
+    image = x.shape[lead:]
+    if len(image) == 2 and shape[0] == 1:
+        return x.reshape(*x.shape[:lead], 1, *image)
+    if len(image) == 3 and image[0] != shape[0] and image[2] == shape[0]:
+        return np.moveaxis(x, -1, lead)
+    return x
+
+
+def _labels(y: np.ndarray) -> np.ndarray:
+    """Classes as int64, other numbers as float32."""
+    whole = y.dtype.kind in "ui" or bool(np.all(y == np.floor(y)))
+    return y.astype(np.int64 if whole else np.float32)
 
 
 def split(data: Data, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -220,9 +203,10 @@ def split(data: Data, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """
     rng = np.random.default_rng([seed, 1])
     held: list[int] = []
-    for label in np.unique(data.y):
-        members = rng.permutation(np.flatnonzero(data.y == label))
-        held += members[: round(len(members) * share)].tolist()
+    classes = np.unique(data.y) if data.y.dtype.kind == "i" else [None]
+    for label in classes:
+        members = np.arange(len(data)) if label is None else np.flatnonzero(data.y == label)
+        held += rng.permutation(members)[: round(len(members) * share)].tolist()
     mask = np.zeros(len(data), bool)
     mask[held] = True
     return np.flatnonzero(~mask), np.flatnonzero(mask)

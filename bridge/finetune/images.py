@@ -5,16 +5,27 @@ This module is what a worker imports: Pillow and NumPy, nothing else.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+_AHEAD = 8
+"""Batches of pictures per worker that are decoded before they are asked for."""
+_BATCH = 16
+
+
+def suffixes() -> frozenset[str]:
+    """The endings of the files that Pillow opens here, lower-case."""
+    from PIL import Image
+
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 
 
 def decode(job: tuple[str, int, int, int]) -> np.ndarray | str:
-    """One picture.
+    """One picture, the way up that its camera says.
 
     Args:
         job: Path, height, width, and 1 (grey) or 3 (colour) channels; no height keeps the size.
@@ -23,18 +34,27 @@ def decode(job: tuple[str, int, int, int]) -> np.ndarray | str:
         uint8 (channels, height, width), channels in Caffe's order, blue first; or, for a
         file that is no picture, what is wrong with it.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     path, height, width, channels = job
     try:
-        with Image.open(path) as picture:
-            picture = picture.convert("L" if channels == 1 else "RGB")
+        with Image.open(path) as opened:
+            picture = _eight_bits(ImageOps.exif_transpose(opened)).convert("L" if channels == 1 else "RGB")
             if height and picture.size != (width, height):
                 picture = picture.resize((width, height), Image.Resampling.BILINEAR)
             pixels = np.asarray(picture, np.uint8)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return str(error).splitlines()[0] or type(error).__name__
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        return (str(error).splitlines() or [type(error).__name__])[0]
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels[:, :, ::-1].transpose(2, 0, 1))
+
+
+def _eight_bits(picture: Any) -> Any:
+    """A picture of 16-bit grey as one of 8 bits, which Pillow would cut off at 255."""
+    from PIL import Image
+
+    if not picture.mode.startswith("I"):
+        return picture
+    return Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
 
 
 def decode_all(
@@ -42,12 +62,27 @@ def decode_all(
 ) -> Iterator[np.ndarray | str]:
     """Each picture in order, from ``workers`` processes; 0 decodes in this one."""
     jobs = [(str(path), *size, channels) for path in paths]
-    if workers < 1 or len(jobs) < 32:
+    if workers < 1 or len(jobs) < 4 * _BATCH:
         yield from map(decode, jobs)
         return
     import multiprocessing
+    import signal
+    from collections import deque
     from concurrent.futures import ProcessPoolExecutor
 
     context = multiprocessing.get_context("spawn")  # the parent may have threads, which a fork does not survive
-    with ProcessPoolExecutor(workers, context) as pool:
-        yield from pool.map(decode, jobs, chunksize=16)
+    starts = iter(range(0, len(jobs), _BATCH))
+    ignored = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    with ProcessPoolExecutor(workers, context, signal.signal, ignored) as pool:
+        ahead = itertools.islice(starts, workers * _AHEAD)
+        pending = deque(pool.submit(_decode_some, jobs[start : start + _BATCH]) for start in ahead)
+        while pending:
+            done = pending.popleft().result()
+            following = next(starts, None)
+            if following is not None:
+                pending.append(pool.submit(_decode_some, jobs[following : following + _BATCH]))
+            yield from done
+
+
+def _decode_some(jobs: Sequence[tuple[str, int, int, int]]) -> list[np.ndarray | str]:
+    return [decode(job) for job in jobs]

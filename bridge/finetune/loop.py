@@ -2,78 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from bridge.chain.build import NetChain
-from bridge.chain.freezing import freeze, thaw
 from bridge.chain.functions import chainer
-from bridge.errors import ModelError
+from bridge.errors import FormatError, ModelError, UsageError
 from bridge.finetune import snapshot
-from bridge.finetune.batches import Batches, Images
+from bridge.finetune.batches import Batches
+from bridge.finetune.interrupts import Interrupts
+from bridge.finetune.logfile import LogFile
+from bridge.finetune.objective import Judged, Objective
+from bridge.finetune.optimizers import Updater
+from bridge.finetune.parallel import Ranks
 from bridge.finetune.recipe import Recipe
-from bridge.finetune.trunk import Cache, Cut, Features, Trunk
+from bridge.finetune.sources import Source
+from bridge.finetune.trunk import Cut, Features
 
-
-@dataclass(frozen=True)
-class Objective:
-    """What the loop makes small.
-
-    Attributes:
-        data, label: The input blobs.
-        scores: The blob of class scores, for accuracy.
-        losses: Blob -> weight in the sum.
-        smoothing: Share of the target that all classes have alike.
-    """
-
-    data: str
-    label: str
-    scores: str
-    losses: dict[str, float]
-    smoothing: float = 0.0
-
-    def __call__(self, values: dict[str, Any]) -> Any:
-        """The loss, a scalar variable, from all blobs of a forward pass."""
-        total = None
-        for blob, weight in self.losses.items():
-            term = values[blob] if weight == 1 else values[blob] * weight
-            total = term if total is None else total + term
-        if total is None:
-            raise ModelError("the net has no loss")
-        total = chainer.functions.reshape(total, ())
-        if self.smoothing:
-            even = -chainer.functions.mean(chainer.functions.log_softmax(values[self.scores]))
-            total = (1 - self.smoothing) * total + self.smoothing * even
-        return total
-
-
-@dataclass
-class Source:
-    """Images of one split on their way into the net: straight, through the trunk, or from its cache."""
-
-    images: Images
-    objective: Objective
-    trunk: Trunk | None = None
-    cache: Cache | None = None
-    draws: int = 1
-
-    def get(self, indices: np.ndarray, epoch: int) -> Features:
-        """The blobs that the trained part starts from, and the labels."""
-        draw = epoch % self.draws if self.cache is not None else epoch
-        if self.cache is not None:
-            features = self.cache.rows(indices + draw * len(self.images))
-        elif self.trunk is not None:
-            features = self.trunk(self.images.get(indices, draw))
-        else:
-            features = {self.objective.data: self.images.get(indices, draw)}
-        return {**features, self.objective.label: self.images.labels(indices).astype(np.int32)}
+_SPARE = 50
+"""A snapshot that nobody asked for waits until so many times what the last one took have passed."""
+_MOMENT = 2.0
+"""Seconds that it waits at least."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +37,32 @@ class Stage:
 
     Attributes:
         start: Its first iteration.
-        frozen: Names of the frozen layers.
+        freeze: Freezes them, and thaws all others.
         prepare: Makes the cut and the two splits' sources, when the stage begins.
     """
 
     start: int
-    frozen: tuple[str, ...]
+    freeze: Callable[[], None]
     prepare: Callable[[], tuple[Cut | None, Source, Source | None]]
+
+
+@dataclass
+class State:
+    """Where a run is; what a snapshot holds beside arrays.
+
+    Attributes:
+        iteration: Steps that are done.
+        best: The lowest validation loss; ``None`` before the first.
+        best_epoch: Its epoch.
+        stopped: Whether the run ended early.
+        data: Digests of the data that the run is on.
+    """
+
+    iteration: int = 0
+    best: float | None = None
+    best_epoch: int = -1
+    stopped: bool = False
+    data: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -96,140 +70,225 @@ class Loop:
     """A run in progress.
 
     Attributes:
-        chain, optimizer: What is trained, and how.
+        chain: What is trained.
+        updater: The optimizer, and each parameter's rate.
         recipe: Rates, seed, and batches per step.
         objective: The loss.
         batches: The steps' images.
         stages: In order of their starts, the first at 0.
         iterations: Steps in all.
         folder: Where log and snapshots go.
-        set_rate: Tells the optimizer the learning rate.
-        snapshot_every: Steps between snapshots, beside those at the end of an epoch.
+        ranks: The processes that train together.
+        random: Whether the net draws random numbers in training.
+        half: Whether blobs are float16.
+        snapshot_every: Steps between snapshots; 0 is now and then.
         patience: Epochs without a better validation loss after which to stop; 0 is never.
         on_step: Called with the step's record, for a progress bar.
     """
 
     chain: NetChain
-    optimizer: Any
+    updater: Updater
     recipe: Recipe
     objective: Objective
     batches: Batches
     stages: list[Stage]
     iterations: int
     folder: Path
-    set_rate: Callable[[float], None]
+    ranks: Ranks = field(default_factory=Ranks)
+    random: bool = True
+    half: bool = False
     snapshot_every: int = 0
     patience: int = 0
-    on_step: Callable[[dict[str, Any]], None] = lambda record: None
-    state: dict[str, Any] = field(default_factory=lambda: {"iteration": 0, "best": None, "best_epoch": -1})
+    on_step: Callable[[dict[str, Any]], None] | None = None
+    state: State = field(default_factory=State)
+    best: dict[str, np.ndarray] = field(default_factory=dict)
     cut: Cut | None = None
     train: Source | None = None
     validation: Source | None = None
 
-    def run(self, resume: bool) -> dict[str, Any]:
+    def __post_init__(self) -> None:
+        self.stages[-1].freeze()
+        self.trained = snapshot.Trained(self.chain)
+        self._unsaved_best = False
+        self._snapshot_due = 0.0
+
+    def run(self, resume: bool) -> State:
         """Train to the end.
 
         Args:
             resume: Go on from the snapshot, if there is one.
 
         Returns:
-            The state at the end: iterations done, best validation loss and its epoch.
+            The state at the end.
 
         Raises:
             ModelError: The loss is not a number any more.
+            UsageError: There is not enough memory.
+            OutputError: Log or snapshot cannot be written.
+            KeyboardInterrupt: A signal asked for the end; a snapshot holds all steps that were done.
         """
-        path = self.folder / snapshot.NAME
-        if resume and path.exists():
-            self.state = snapshot.load(path, self.chain, self.optimizer)
-        _truncate(self.folder / "log.jsonl", self.state["iteration"])
-        self._enter([stage for stage in self.stages if stage.start <= self.state["iteration"]][-1])
-        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log:
+        if resume:
+            self._restore()
+        self._enter([stage for stage in self.stages if stage.start <= self.state.iteration][-1])
+        self._snapshot_due = time.perf_counter() + _MOMENT
+        with Interrupts() as interrupts, LogFile(self.folder, self.state.iteration, self.ranks.first) as log:
             try:
-                while self.state["iteration"] < self.iterations and not self.state.get("stopped"):
-                    self._iterate(log)
-            except KeyboardInterrupt:
-                self._snapshot(log)
-                raise
+                while self.state.iteration < self.iterations and not self.state.stopped:
+                    if self._iterate(log, interrupts.asked):
+                        self._save(log)
+                        raise KeyboardInterrupt
+            except MemoryError as error:
+                raise UsageError(
+                    f"not enough memory in iteration {self.state.iteration}: {str(error) or 'no more is to be had'}",
+                    where=str(self.folder),
+                    hint="take a smaller --batch-size, or --cache-memory; the last snapshot is kept, --resume needs the same "
+                    "options",
+                ) from None
+            self._save(log)
         return self.state
 
-    def _iterate(self, log: IO[str]) -> None:
-        iteration = self.state["iteration"]
+    def _iterate(self, log: LogFile, interrupted: bool) -> bool:
+        """One step and what follows it; returns whether a rank was asked to stop."""
+        iteration = self.state.iteration
         for stage in self.stages[1:]:
             if stage.start == iteration:
                 self._enter(stage)
         start = time.perf_counter()
-        record = self._step(iteration)
-        self.state["iteration"] = iteration + 1
-        epoch_ends = (iteration + 1) * self.recipe.iter_size % self.batches.per_epoch == 0
-        last = iteration + 1 == self.iterations
-        if self.validation is not None and (epoch_ends or last):
+        record, stop = self._step(iteration, interrupted)
+        self.state.iteration = iteration + 1
+        epoch_ends = self.batches.epoch_ends(iteration, self.recipe.iter_size)
+        if epoch_ends or iteration + 1 == self.iterations:
             record.update(self._validate(record["epoch"]))
-        log.write(json.dumps(record) + "\n")
-        due = self.snapshot_every and (iteration + 1) % self.snapshot_every == 0
-        if due or epoch_ends or last:
-            self._snapshot(log)
-        self.on_step({**record, "seconds": time.perf_counter() - start, "images": self.batches.size * self.recipe.iter_size, "iterations": self.iterations})
+        log.write(record)
+        now = time.perf_counter()
+        if self._is_due(iteration + 1, epoch_ends, now):
+            self._save(log)
+        if self.on_step is not None:
+            images = self.batches.size * self.recipe.iter_size * self.ranks.size
+            self.on_step({**record, "seconds": now - start, "images": images, "iterations": self.iterations})
+        return stop
 
-    def _step(self, iteration: int) -> dict[str, Any]:
-        """One update; what the log says of it."""
-        seed = int(np.random.SeedSequence([self.recipe.seed, 4, iteration]).generate_state(1)[0])
-        np.random.seed(seed)  # noqa: NPY002  # Chainer's dropout draws from the global state
-        if self.chain.xp is not np:
-            self.chain.xp.random.seed(seed)
-        self.set_rate(self.recipe.rate(iteration))
+    def _step(self, iteration: int, interrupted: bool) -> tuple[dict[str, Any], bool]:
+        """One update; what the log says of it, and whether a rank was asked to stop."""
+        rate = self.recipe.rate(iteration)
+        if self.random:
+            self._seed(iteration)
         self.chain.cleargrads()
-        total, right, seen, epoch = 0.0, 0, 0, 0
+        loss, right, seen, epoch = 0.0, 0, 0, 0
         for part in range(self.recipe.iter_size):
             batch = self.batches[iteration * self.recipe.iter_size + part]
             values, label = self._forward(self._source().get(batch.indices, batch.epoch))
-            loss = self.objective(values)
-            loss.backward()
-            total += float(loss.array)
-            right += _right(values[self.objective.scores].array, label)
+            value = self.objective(values)
+            value.backward(loss_scale=self.updater.loss_scale)
+            loss += float(value.array)
+            predicted = self.objective.predicted(values)
+            if predicted is not None:
+                right += int((predicted == label).sum())
             seen, epoch = seen + label.size, batch.epoch
-        total /= self.recipe.iter_size
-        if not math.isfinite(total):
+        loss, right, seen, stop = self.ranks.total(loss, right, seen, interrupted)  # type: ignore[assignment]
+        loss /= self.recipe.iter_size * self.ranks.size
+        if not math.isfinite(loss):
             raise ModelError(
-                f"the loss is {total} at iteration {iteration}",
+                f"the loss is {loss} in iteration {iteration}",
                 where=str(self.folder),
-                hint="lower the learning rate; the last snapshot is kept",
+                hint="lower the learning rate, or limit the gradients; the last snapshot is kept",
             )
-        self.optimizer.update()
-        rate = self.recipe.rate(iteration)
-        return {"iteration": iteration, "epoch": epoch, "loss": total, "accuracy": right / max(1, seen), "lr": rate}
+        self.ranks.average_gradients(self.chain)
+        self.updater.update(rate)
+        record = {"iteration": iteration, "epoch": epoch, "loss": loss, "lr": rate}
+        if self.objective.scores is not None:
+            record["accuracy"] = right / max(1, seen)
+        return record, bool(stop)
+
+    def _seed(self, iteration: int) -> None:
+        """Make what Chainer draws in this step follow from the seed and the iteration."""
+        mixed = (self.recipe.seed * 1_000_003 + iteration * 9_176 + self.ranks.rank) % 2**32
+        self.chain.xp.random.seed(mixed)
 
     def _forward(self, features: Features) -> tuple[dict[str, Any], Any]:
-        xp = self.chain.xp
+        xp, label = self.chain.xp, features[self.objective.label]
         fed = {name: xp.asarray(values) for name, values in features.items()}
-        return self.chain.run(fed, start=self.cut.index if self.cut else 0), fed[self.objective.label]
+        if self.half:
+            fed = {name: x if name == self.objective.label else x.astype(np.float16) for name, x in fed.items()}
+        return self.chain.run(fed, start=self.cut.index if self.cut else 0), xp.asarray(label)
 
     def _validate(self, epoch: int) -> dict[str, float]:
+        self.ranks.average_statistics(self.chain)
         if self.validation is None:
             return {}
-        loss, accuracy, _ = self.evaluate(self.validation)
-        if self.state["best"] is None or loss < self.state["best"]:
-            self.state.update(best=loss, best_epoch=epoch)
-            snapshot.save(self.folder / "best.npz", self.chain, self.optimizer, self.state)
-        elif self.patience and epoch - self.state["best_epoch"] >= self.patience:
-            self.state["stopped"] = True
-        return {"validation_loss": loss, "validation_accuracy": accuracy}
+        judged = self.evaluate(self.validation)
+        if self.state.best is None or judged.loss < self.state.best:
+            self.state.best, self.state.best_epoch = judged.loss, epoch
+            self.best, self._unsaved_best = self.trained.copies(), True
+        elif self.patience and epoch - self.state.best_epoch >= self.patience:
+            self.state.stopped = True
+        found = {"validation_loss": judged.loss}
+        if judged.accuracy is not None:
+            found["validation_accuracy"] = judged.accuracy
+        return found
 
-    def evaluate(self, source: Source) -> tuple[float, float, np.ndarray]:
-        """Loss, accuracy, and the predicted class of every image, in test mode."""
-        loss, predicted = 0.0, []
+    def evaluate(self, source: Source) -> Judged:
+        """What a split is found to be, in test mode; the ranks' predictions are put together in rank 0."""
+        loss, right, predicted = 0.0, 0, []
         with chainer.using_config("train", False), chainer.no_backprop_mode():
-            for start in range(0, len(source.images), self.batches.size):
-                indices = np.arange(start, min(start + self.batches.size, len(source.images)))
+            for start in range(0, len(source), self.batches.size):
+                indices = np.arange(start, min(start + self.batches.size, len(source)))
                 values, label = self._forward(source.get(indices, 0))
                 loss += float(self.objective(values).array) * label.size
-                predicted.append(_classes(values[self.objective.scores].array))
-        found = np.concatenate(predicted)
-        right = found == source.images.labels(np.arange(len(source.images)))
-        return loss / max(1, found.size), float(right.mean()) if found.size else 0.0, found
+                found = self.objective.predicted(values)
+                if found is not None:
+                    right += int((found == label).sum())
+                    predicted.append(np.asarray(chainer.backends.cuda.to_cpu(found)))
+        loss, right, seen = self.ranks.total(loss, right, len(source))  # type: ignore[assignment]
+        mine = np.concatenate(predicted) if predicted else np.zeros(0, int)
+        every = self.ranks.collected((source.labels(), mine))
+        true, guessed = (np.concatenate(parts) for parts in zip(*every, strict=True)) if every else (mine, mine)
+        return Judged(loss / max(1, seen), right / max(1, seen) if predicted else None, true, guessed, len(mine))
 
-    def _snapshot(self, log: IO[str]) -> None:
-        log.flush()
-        snapshot.save(self.folder / snapshot.NAME, self.chain, self.optimizer, self.state)
+    # -- never lost ------------------------------------------------------------------------------
+
+    def _is_due(self, iteration: int, epoch_ends: bool, now: float) -> bool:
+        if self.snapshot_every:
+            return iteration % self.snapshot_every == 0
+        return now >= self._snapshot_due if self.ranks.size == 1 else epoch_ends  # clocks differ, epochs do not
+
+    def _save(self, log: LogFile) -> None:
+        start = time.perf_counter()
+        self.ranks.average_statistics(self.chain)
+        if self.ranks.first:
+            log.flush()
+            state = vars(self.state)
+            if self._unsaved_best:  # before the snapshot: one that is newer is met again, and is the same
+                snapshot.save(self.folder / snapshot.BEST, self.best, state)
+                self._unsaved_best = False
+            snapshot.save(self.folder / snapshot.NAME, self.trained.copies(), state, self.updater.optimizer)
+        end = time.perf_counter()
+        self._snapshot_due = end + max(_MOMENT, _SPARE * (end - start))
+
+    def _restore(self) -> None:
+        path = self.folder / snapshot.NAME
+        content = self.ranks.told(path.read_bytes() if path.exists() else b"") if self.ranks.size > 1 else b""
+        if not content and not (self.ranks.size == 1 and path.exists()):
+            return
+        data = self.state.data
+        state, arrays = snapshot.load(path, content, self.updater.optimizer)
+        self.state = State(**state)
+        if self.state.data != data:
+            raise UsageError(
+                "the data are not those that the run began with", where=str(self.folder), hint="name a new folder"
+            )
+        try:
+            self.trained.fill(arrays)
+        except (KeyError, ValueError) as error:
+            raise FormatError(f"is no snapshot of this run: {error}", where=str(path), hint=snapshot.HINT) from None
+        best = self.folder / snapshot.BEST
+        if self.ranks.first and self.state.best is not None and best.exists():
+            self.best = snapshot.load(best)[1]
+
+    def best_is_last(self) -> bool:
+        """Whether the best parameters are those at the end."""
+        last = self.trained.copies()
+        return all(np.array_equal(values, last[key]) for key, values in self.best.items())
 
     def _source(self) -> Source:
         if self.train is None:
@@ -238,24 +297,5 @@ class Loop:
 
     def _enter(self, stage: Stage) -> None:
         """Begin a stage: what it freezes, and where the trained part starts."""
-        thaw(self.chain, "*")
-        if stage.frozen:
-            freeze(self.chain, *stage.frozen)
+        stage.freeze()
         self.cut, self.train, self.validation = stage.prepare()
-
-
-def _classes(scores: Any) -> np.ndarray:
-    return np.asarray(chainer.backends.cuda.to_cpu(scores.argmax(axis=1).reshape(-1)))
-
-
-def _right(scores: Any, label: Any) -> int:
-    return int((scores.argmax(axis=1).reshape(-1) == label.reshape(-1)).sum())
-
-
-def _truncate(path: Path, iterations: int) -> None:
-    """Drop from the log what came after the snapshot."""
-    if not path.exists():
-        return
-    lines = path.read_bytes().splitlines(keepends=True)[:iterations]
-    with open(path, "r+b") as file:
-        file.truncate(sum(map(len, lines)))

@@ -8,14 +8,30 @@ from typing import Any
 
 import numpy as np
 
-TRAIN, VALIDATION = "#4c72b0", "#c44e52"
+TRAIN, VALIDATION, SOFT = "#2f6db3", "#d1495b", "#5b6570"
+_STYLE: dict[str, Any] = {
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#c3cad1",
+    "axes.labelcolor": SOFT,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "grid.color": "#e6eaee",
+    "legend.frameon": False,
+}
+_PIXELS = 130
+"""Per inch."""
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+def _canvas(width: float, height: float) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=_PIXELS, layout="constrained")
     return figure, FigureCanvasAgg(figure)
 
 
@@ -25,27 +41,66 @@ def _png(canvas: Any) -> bytes:
     return buffer.getvalue()
 
 
-def curves(log: Sequence[dict[str, Any]]) -> bytes:
-    """Loss and accuracy over iterations, training and validation.
+def _styled() -> Any:
+    import matplotlib
+
+    return matplotlib.rc_context(_STYLE)
+
+
+def curves(log: Sequence[dict[str, Any]], names: Sequence[str] = ("loss", "accuracy"), best: int = -1) -> bytes:
+    """Loss and accuracy over epochs, training and validation.
 
     Args:
         log: The records of log.jsonl.
+        names: Which of the two.
+        best: The epoch with the lowest validation loss, to be marked; negative is none.
     """
-    figure, canvas = _figure(9, 3.6)
-    for place, name in enumerate(("loss", "accuracy")):
-        axes = figure.add_subplot(1, 2, place + 1)
-        steps = np.array([record["iteration"] for record in log])
-        values = np.array([record[name] for record in log])
-        axes.plot(steps, values, color=TRAIN, alpha=0.25, linewidth=0.8)
-        axes.plot(steps, smooth(values, max(1, len(values) // 50)), color=TRAIN, label="training")
-        held = [(r["iteration"], r[f"validation_{name}"]) for r in log if f"validation_{name}" in r]
-        if held:
-            axes.plot(*zip(*held, strict=True), color=VALIDATION, marker="o", markersize=3, label="validation")
-        axes.set_xlabel("iteration")
-        axes.set_ylabel(name)
-        axes.grid(alpha=0.3)
-        axes.legend()
-    return _png(canvas)
+    names = [name for name in names if any(name in record for record in log)]
+    with _styled():
+        figure, canvas = _canvas(5.2 * len(names), 3.6)
+        for place, name in enumerate(names):
+            _curve(figure.add_subplot(1, len(names), place + 1), log, name, best)
+        return _png(canvas)
+
+
+def _curve(axes: Any, log: Sequence[dict[str, Any]], name: str, best: int) -> None:
+    epochs = _epochs(log)
+    factor = 100 if name == "accuracy" else 1
+    values = np.array([factor * record[name] for record in log])
+    axes.plot(epochs, values, color=TRAIN, alpha=0.2, linewidth=0.8)
+    axes.plot(epochs, smooth(values, max(1, len(values) // 40)), color=TRAIN, linewidth=1.8, label="training")
+    key = f"validation_{name}"
+    held = [(epoch, factor * record[key], record["epoch"]) for epoch, record in zip(epochs, log, strict=True) if key in record]
+    if held:
+        x, y, _ = zip(*held, strict=True)
+        marker = "o" if len(held) <= 40 else None
+        axes.plot(x, y, color=VALIDATION, marker=marker, markersize=4, linewidth=1.8, label="validation")
+    chosen = [point for point in held if point[2] == best]
+    if chosen:
+        axes.plot(*chosen[0][:2], "o", color=VALIDATION, markersize=11, fillstyle="none", label="lowest validation loss")
+    axes.set_title("accuracy, %" if factor == 100 else name)
+    axes.set_xlabel("epoch")
+    axes.grid(visible=True)
+    axes.legend(fontsize=9)
+    if factor == 1 and len(values):
+        axes.set_ylim(0, _top(values, [y for _, y, _ in held]))
+
+
+def _epochs(log: Sequence[dict[str, Any]]) -> np.ndarray:
+    """Where each step stands, in epochs that are done after it."""
+    numbers = np.array([record["epoch"] for record in log])
+    if not len(numbers):
+        return np.zeros(0)
+    counts = np.bincount(numbers)
+    full = counts.max()
+    place = np.arange(len(numbers)) - np.concatenate([[0], np.cumsum(counts)])[numbers]
+    return np.asarray(numbers + (place + 1) / full)
+
+
+def _top(values: np.ndarray, held: Sequence[float]) -> float:
+    """The upper end of the losses' axis: a first step out of all proportion does not flatten the rest."""
+    usual = float(np.quantile(values, 0.98)) if len(values) > 50 else float(values.max())
+    return 1.08 * max(usual, *held, 1e-6) if held else 1.08 * max(usual, 1e-6)
 
 
 def smooth(values: np.ndarray, width: int) -> np.ndarray:
@@ -56,48 +111,73 @@ def smooth(values: np.ndarray, width: int) -> np.ndarray:
     return np.asarray((sums[ends] - sums[starts]) / (ends - starts))
 
 
-def confusion(true: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> bytes:
+def counts(true: np.ndarray, predicted: np.ndarray, size: int) -> np.ndarray:
     """The confusion matrix, a row per true class."""
+    made = np.zeros((size, size), int)
+    np.add.at(made, (true, predicted), 1)
+    return made
+
+
+def confusion(matrix: np.ndarray, classes: Sequence[str]) -> bytes:
+    """The confusion matrix as a picture; numbers in the cells where they are legible."""
     size = len(classes)
-    counts = np.zeros((size, size), int)
-    np.add.at(counts, (true, predicted), 1)
-    side = min(12.0, 2.5 + 0.4 * size)
-    figure, canvas = _figure(side, side)
-    axes = figure.add_subplot()
-    axes.imshow(counts / np.maximum(1, counts.sum(axis=1, keepdims=True)), cmap="Blues", vmin=0, vmax=1)
-    if size <= 30:
-        for row, column in np.argwhere(counts):
-            dark = counts[row, column] > counts[row].sum() / 2
-            axes.text(column, row, counts[row, column], ha="center", va="center", color="white" if dark else "black", fontsize=8)
-        axes.set_xticks(range(size), classes, rotation=90)
-        axes.set_yticks(range(size), classes)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    return _png(canvas)
+    side = float(np.clip(2.2 + 0.42 * size, 3.6, 11.0))
+    with _styled():
+        figure, canvas = _canvas(side, side)
+        axes = figure.add_subplot()
+        shares = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+        if size <= 24:
+            for row, column in np.argwhere(matrix):
+                color = "white" if shares[row, column] > 0.55 else "#1c2126"
+                axes.text(column, row, matrix[row, column], ha="center", va="center", color=color, fontsize=9)
+        if size <= 60:
+            small = 10 if size <= 24 else 6
+            axes.set_xticks(range(size), map(_short, classes), rotation=90, fontsize=small)
+            axes.set_yticks(range(size), map(_short, classes), fontsize=small)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_xlabel("predicted class")
+        axes.set_ylabel("true class")
+        return _png(canvas)
+
+
+def _short(name: str, length: int = 18) -> str:
+    return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
 def filters(before: np.ndarray, after: np.ndarray) -> bytes:
-    """The first layer's filters before and after, each side scaled alike.
+    """The first layer's filters before and after, both on one scale, and what changed, on its own.
 
     Args:
-        before, after: (O, 1 or 3, H, W).
+        before: (O, 1 or 3, H, W).
+        after: Of the same shape.
     """
-    figure, canvas = _figure(9, 4.6)
-    low, high = min(before.min(), after.min()), max(before.max(), after.max())
-    for place, (title, weight) in enumerate((("before", before), ("after", after))):
-        axes = figure.add_subplot(1, 2, place + 1)
-        sheet = contact_sheet((weight - low) / max(high - low, 1e-12))
-        axes.imshow(sheet.squeeze(-1) if sheet.shape[-1] == 1 else sheet[..., ::-1], cmap="gray", vmin=0, vmax=1)
-        axes.set_title(title)
-        axes.set_axis_off()
-    return _png(canvas)
+    change = after - before
+    panels = [("before", before, _reach(before, after)), ("after", after, _reach(before, after))]
+    if change.any():
+        panels.append(("change, enlarged", change, _reach(change)))
+    with _styled():
+        figure, canvas = _canvas(3.4 * len(panels), 3.7)
+        for place, (title, weight, reach) in enumerate(panels):
+            axes = figure.add_subplot(1, len(panels), place + 1)
+            sheet = contact_sheet(0.5 + weight / (2 * reach))
+            axes.imshow(sheet.squeeze(-1) if sheet.shape[-1] == 1 else sheet[..., ::-1], cmap="gray", vmin=0, vmax=1)
+            axes.set_title(title)
+            axes.set_axis_off()
+        return _png(canvas)
+
+
+def _reach(*weights: np.ndarray) -> float:
+    """The largest absolute value, at which a filter is black or white."""
+    return max(1e-12, *(float(np.abs(weight).max(initial=0)) for weight in weights))
 
 
 def contact_sheet(tiles: np.ndarray) -> np.ndarray:
     """Tiles (n, C, H, W) side by side with gaps, (rows, columns, C)."""
-    count, channels, height, width = tiles.shape
-    columns = int(np.ceil(np.sqrt(count)))
-    rows = -(-count // columns)
+    number, channels, height, width = tiles.shape
+    columns = int(np.ceil(np.sqrt(number)))
+    rows = -(-number // columns)
     sheet = np.ones((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), tiles.dtype)
     for index, tile in enumerate(tiles):
         top, left = (index // columns) * (height + 1), (index % columns) * (width + 1)
@@ -105,21 +185,34 @@ def contact_sheet(tiles: np.ndarray) -> np.ndarray:
     return sheet
 
 
-def mistakes(images: np.ndarray, true: Sequence[str], predicted: Sequence[str]) -> bytes:
+def mistakes(images: np.ndarray, true: Sequence[str], predicted: Sequence[str], columns: int = 6) -> bytes:
     """Misclassified images on one sheet, each with its true and its predicted class.
 
     Args:
         images: (n, C, H, W) uint8, or float of any range.
-        true, predicted: Names of classes.
+        true: Names of their classes.
+        predicted: Names of what they were taken for.
+        columns: How many stand side by side.
     """
-    columns = 8
     rows = max(1, -(-len(images) // columns))
-    figure, canvas = _figure(9, 1.35 * rows)
-    for index, image in enumerate(images):
-        axes = figure.add_subplot(rows, columns, index + 1)
-        shown = image.astype(np.float32)
-        shown = (shown - shown.min()) / max(float(shown.max() - shown.min()), 1e-12)
-        axes.imshow(shown[0] if len(shown) != 3 else shown[::-1].transpose(1, 2, 0), cmap="gray")
-        axes.set_title(f"{true[index]} as {predicted[index]}", fontsize=7)
-        axes.set_axis_off()
-    return _png(canvas)
+    with _styled():
+        figure, canvas = _canvas(1.7 * columns, 2.15 * rows)
+        for index, image in enumerate(images):
+            axes = figure.add_subplot(rows, columns, index + 1)
+            axes.imshow(_shown(image), cmap="gray", vmin=0, vmax=1)
+            axes.set_title(
+                f"{_short(true[index])}\nnot {_short(predicted[index], 15)}",
+                fontsize=9,
+                fontweight="normal",
+                loc="center",
+            )
+            axes.set_axis_off()
+        return _png(canvas)
+
+
+def _shown(image: np.ndarray) -> np.ndarray:
+    """An image for ``imshow``: (H, W) or (H, W, 3), 0 to 1."""
+    values = image.astype(np.float32)
+    low, high = (0.0, 255.0) if image.dtype == np.uint8 else (float(values.min()), float(values.max()))
+    values = (values - low) / max(high - low, 1e-12)
+    return values[0] if len(values) != 3 else values[::-1].transpose(1, 2, 0)

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from bridge import engines
-from bridge.errors import FormatError, MissingFileError
-from bridge.finetune.images import decode
+from bridge.errors import FormatError, MissingExtraError, MissingFileError
 from bridge.finetune.preprocess import Preprocess
 
 
-def classify(run_dir: str | Path, images: Sequence[str], top: int) -> list[list[dict[str, Any]]]:
+def classify(run_dir: str | Path, images: Sequence[str | Path], top: int) -> list[list[dict[str, Any]]]:
     """The most likely classes of each picture.
 
     Args:
@@ -28,39 +27,89 @@ def classify(run_dir: str | Path, images: Sequence[str], top: int) -> list[list[
 
     Raises:
         MissingFileError: The folder holds no finished run.
-        FormatError: A picture cannot be read.
+        FormatError: A picture cannot be read, or a file of the run is damaged.
         MissingExtraError: ONNX Runtime is not installed.
     """
     folder = Path(run_dir)
-    settings = _settings(folder)
-    labels = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
+    settings, labels = _settings(folder), _lines(folder / "labels.txt")
     if problem := engines.missing("onnxruntime"):
         raise problem
-    import onnxruntime as ort
-
-    session = ort.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
-    preprocess = Preprocess.from_json(settings)
-    height, width = settings["resize"]
+    session = _session(folder / "model.onnx")
     result = []
     for path in images:
-        pixels = decode((path, height, width, settings["channels"]))
-        if isinstance(pixels, str):
-            raise FormatError(f"is no picture: {pixels}", where=path)
-        scores = session.run(None, {settings["input"]: preprocess.apply(pixels[None])})[0].reshape(-1)
+        pixels = read_images(folder, [path])
+        scores = session.run(None, {settings["input"]: pixels})[0].reshape(-1)
         best = np.argsort(-scores, kind="stable")[:top]
-        result.append([{"class": _name(labels, k), "score": float(scores[k])} for k in best])
+        result.append([{"class": labels[k] if k < len(labels) else str(k), "score": float(scores[k])} for k in best])
     return result
 
 
-def _name(labels: Sequence[str], index: int) -> str:
-    return labels[index] if index < len(labels) else str(index)
+def read_images(run_dir: str | Path, images: Sequence[str | Path]) -> np.ndarray:
+    """Pictures as the net of a run wants them.
+
+    Args:
+        run_dir: Folder of a finished run.
+        images: Paths of pictures.
+
+    Returns:
+        float32 (N, C, H, W).
+
+    Raises:
+        MissingFileError: The folder holds no finished run, or a picture does not exist.
+        FormatError: A picture cannot be read.
+        MissingExtraError: Pillow is not installed.
+    """
+    import importlib.util
+
+    if importlib.util.find_spec("PIL") is None:
+        raise MissingExtraError("reading pictures needs Pillow", hint="pip install 'weight-bridge[plot]'")
+    from bridge.finetune.images import decode
+
+    folder = Path(run_dir)
+    settings = _settings(folder)
+    try:
+        preprocess = Preprocess.from_json(settings, folder)
+        (height, width), channels = settings["resize"], settings["shape"][0]
+    except (KeyError, ValueError, TypeError, OSError) as error:
+        raise FormatError(f"is not what finetune wrote: {error}", where=str(folder / "preprocess.json")) from None
+    pixels = []
+    for path in images:
+        made = decode((str(path), height, width, channels))
+        if isinstance(made, str):
+            if not Path(path).exists():
+                raise MissingFileError("does not exist", where=str(path))
+            raise FormatError(f"is no picture: {made}", where=str(path))
+        pixels.append(made)
+    return preprocess.apply(np.stack(pixels))
+
+
+def _session(path: Path) -> Any:
+    import onnxruntime
+
+    from bridge.engines.onnxruntime import raised
+
+    try:
+        return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except raised() as error:
+        if not path.exists():
+            raise MissingFileError("does not exist", where=str(path), hint="finetune says why it made none") from None
+        raise FormatError(f"ONNX Runtime refuses it: {' '.join(str(error).split())}", where=str(path)) from None
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 def _settings(folder: Path) -> dict[str, Any]:
+    path = folder / "preprocess.json"
     try:
-        settings: dict[str, Any] = json.loads((folder / "preprocess.json").read_text(encoding="utf-8"))
+        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
-        raise MissingFileError("holds no finished run", where=str(folder), hint="name the folder given to finetune -o") from None
+        raise MissingFileError(
+            "holds no finished run", where=str(folder), hint="name the folder given to finetune -o"
+        ) from None
     except ValueError:
-        raise FormatError("is no JSON", where=str(folder / "preprocess.json")) from None
+        raise FormatError("is no JSON", where=str(path)) from None
+    if not isinstance(settings, dict) or "input" not in settings:
+        raise FormatError("is not what finetune wrote", where=str(path))
     return settings

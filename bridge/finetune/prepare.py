@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from bridge.errors import ModelError, UsageError
 from bridge.inference import channels_of, training_net
 from bridge.layers import build_layer
-from bridge.layers.data_source import DataSource, Transform
+from bridge.layers.data_source import DataSource
 from bridge.message import Message, Value
 from bridge.schema import Layer, Net, Shape, nearest
 
@@ -99,9 +99,9 @@ def _input(name: str, tops: Mapping[str, Shape]) -> Layer:
     return build_layer(Message(name=name, type="Input", top=list(tops), input_param=Message(shape=shapes)))
 
 
-def transform_of(net: Net) -> Transform:
-    """What the net's data layer does to images; nothing where it has none."""
-    return next((layer.transform for layer in net.layers if isinstance(layer, DataSource)), Transform())
+def data_layer(net: Net) -> DataSource | None:
+    """The layer that the net's training images come from, if it has one."""
+    return next((layer for layer in net.layers if isinstance(layer, DataSource)), None)
 
 
 def with_inputs(net: Net, size: tuple[int, int] | None) -> Net:
@@ -136,18 +136,6 @@ def is_loss(layer: Layer) -> bool:
     return bool(getattr(layer, "default_loss_weight", 0.0))
 
 
-def scores_and_label(net: Net) -> tuple[str, str]:
-    """The blobs that the classification's loss compares.
-
-    Raises:
-        ModelError: The net has no SoftmaxWithLoss.
-    """
-    for layer in reversed(net.layers):
-        if layer.type == "SoftmaxWithLoss" and len(layer.bottoms) > 1:
-            return layer.bottoms[0], layer.bottoms[1]
-    raise ModelError("the net has no SoftmaxWithLoss to train", where=net.where)
-
-
 def matching(net: Net, patterns: Iterable[str]) -> list[str]:
     """Names of the layers that the patterns choose (``conv*``), in order.
 
@@ -169,25 +157,3 @@ def has_parameters(layer: Layer) -> bool:
     """Whether the layer has blobs, stored or to be filled."""
     roles = getattr(layer, "roles", None)
     return bool(layer.blobs) or bool(roles and roles(0))
-
-
-def multipliers(net: Net, given: Mapping[str, float]) -> dict[tuple[str, int], tuple[float, float]]:
-    """(layer, index of the blob) -> (lr_mult, decay_mult), by the prototxt and over it ``--lr-mult``.
-
-    Args:
-        net: The net.
-        given: Pattern -> factor, on top of the prototxt's.
-    """
-    factors = {name: factor for pattern, factor in given.items() for name in matching(net, [pattern])}
-    return {
-        (layer.name, index): (spec.lr_mult * factors.get(layer.name, 1.0), spec.decay_mult)
-        for layer in net.layers
-        for index in range(max(len(layer.blobs), len(getattr(layer, "roles", lambda _: ())(0))))
-        for spec in [layer.param(index)]
-    }
-
-
-__all__ = [
-    "LABEL", "Head", "has_parameters", "is_loss", "matching",
-    "multipliers", "scores_and_label", "transform_of", "with_heads", "with_inputs", "with_loss", "with_new_layers",
-]  # fmt: skip

@@ -6,12 +6,18 @@ Source: caffe.proto ``TransformationParameter``, data_transformer.cpp.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bridge.errors import UsageError
-from bridge.schema import times
+from bridge.layers.data_source import DataSource, Transform
+from bridge.schema import Net, Shape, times
+
+if TYPE_CHECKING:
+    from bridge.finetune.config import Config
+    from bridge.finetune.data import Data
 
 
 @dataclass(frozen=True)
@@ -86,12 +92,97 @@ class Preprocess:
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Preprocess:
-        """The opposite of :meth:`to_json`."""
+    def from_json(cls, data: dict[str, Any], folder: Path) -> Preprocess:
+        """The opposite of :meth:`to_json`; a mean image is in the folder."""
+        mean = np.load(folder / "mean.npy", allow_pickle=False) if data["mean"] == "mean.npy" else data["mean"]
         return cls(
             scale=float(data["scale"]),
-            mean=np.asarray(data["mean"], np.float32),
+            mean=np.asarray(mean, np.float32),
             crop=tuple(data["crop"]) if data["crop"] else None,
             mirror=bool(data["mirror"]),
             swap=bool(data["swap_channels"]),
         )
+
+
+def preprocessing(
+    config: Config, net: Net, shape: Shape, source: DataSource | None
+) -> tuple[Preprocess, tuple[int, int]]:
+    """How images become inputs: by the flags, and where they are silent by the prototxt's data layer.
+
+    Args:
+        config: The flags.
+        net: The net.
+        shape: (N, C, H, W) of its input.
+        source: Its data layer, if it had one.
+
+    Returns:
+        What is done to images, and the (height, width) that pictures are brought to before.
+
+    Raises:
+        UsageError: The mean does not fit, or is not where the prototxt may point to.
+    """
+    transform = source.transform if source is not None else Transform()
+    _, channels, height, width = shape
+    mean = _mean(config.mean, channels) if config.mean else _own_mean(net, transform)
+    resize = config.resize or _own_size(source, mean) or (height, width)
+    crop = config.crop or ((height, width) if config.resize or transform.crop_size or resize != (height, width) else None)
+    preprocess = Preprocess(
+        scale=config.scale if config.scale is not None else transform.scale,
+        mean=mean,
+        crop=crop if crop != resize else None,
+        mirror=config.mirror if config.mirror is not None else transform.mirror,
+        swap=config.swap,
+    )
+    return preprocess, resize
+
+
+def _own_size(source: DataSource | None, mean: np.ndarray) -> tuple[int, int] | None:
+    """The size of whole images, as far as the data layer or its mean image tells."""
+    new = getattr(source, "new_height", 0), getattr(source, "new_width", 0)
+    if all(new):
+        return new
+    return mean.shape[-2:] if mean.ndim == 3 else None  # type: ignore[return-value]
+
+
+def _own_mean(net: Net, transform: Transform) -> np.ndarray:
+    """The mean that the prototxt's data layer takes off; a file of it must lie beside the prototxt, or below."""
+    if not transform.mean_file:
+        return np.asarray(transform.mean_value, np.float32)
+    folder = Path(net.sources[0]).resolve().parent
+    path = (folder / transform.mean_file).resolve()
+    if not path.is_relative_to(folder) or not path.exists():
+        raise UsageError(
+            f"its mean_file '{transform.mean_file}' is not below {folder}", where=net.where, hint="give it with --mean FILE"
+        )
+    return _mean(str(path), 0)
+
+
+def _mean(text: str, channels: int) -> np.ndarray:
+    """``104,117,123``, one number, or a .binaryproto."""
+    try:
+        values = np.array([float(part) for part in text.split(",")], np.float32)
+    except ValueError:
+        from bridge.readers import read_mean
+
+        image = np.asarray(read_mean(text).numpy(), np.float32)
+        return image.reshape(image.shape[-3:])
+    if len(values) not in (1, channels):
+        raise UsageError(f"--mean has {len(values)} values, the net's input {channels} channels")
+    return values
+
+
+def check_size(preprocess: Preprocess, data: Data, shape: Shape, where: str) -> None:
+    """Check that images come out of preprocessing as the net's input wants them.
+
+    Raises:
+        UsageError: They do not.
+    """
+    made = (data.x.shape[-3], *(preprocess.crop or data.x.shape[-2:]))
+    if made != tuple(shape[1:]):
+        raise UsageError(
+            f"images come to {times(made)}, the net's input is {times(shape[1:])}",
+            where=where,
+            hint=f"--crop {shape[2]},{shape[3]} cuts that size out of larger ones",
+        )
+    if preprocess.mean.ndim == 1 and preprocess.mean.size not in (0, 1, shape[1]):
+        raise UsageError(f"the mean has {preprocess.mean.size} values, images {shape[1]} channels", where=where)

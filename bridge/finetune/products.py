@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import bridge
-from bridge import prototxt
+from bridge import engines, prototxt
 from bridge.chain.back import from_chain
+from bridge.chain.build import build_chain
+from bridge.errors import UnsupportedLayerError
+from bridge.finetune.snapshot import put_into
 from bridge.inference import inference_net
 from bridge.schema import Net
 from bridge.writers import atomic
@@ -16,34 +22,59 @@ from bridge.writers import atomic
 if TYPE_CHECKING:
     from bridge.finetune.run import Run
 
-USE = """\
-import onnxruntime as ort
-scores = ort.InferenceSession("model.onnx").run(None, {"%(data)s": images})[0]
+USE = {
+    "the images, as the net wants them: preprocess.json": """\
+from bridge.finetune import read_images
+images = read_images(".", ["{picture}"])""",
+    "ONNX Runtime: model.onnx": """\
+import onnxruntime
+scores = onnxruntime.InferenceSession("model.onnx").run(None, {{"{data}": images}})[0]""",
+    "Caffe: model.caffemodel": """\
+import caffe; net = caffe.Net("deploy.prototxt", "model.caffemodel", caffe.TEST); net.blobs["{data}"].reshape(*images.shape)
+scores = net.forward_all({data}=images)["{scores}"]""",
+    "Chainer: model.npz": """\
+import bridge; chain = bridge.build_chain(bridge.load("deploy.prototxt")); from chainer import config, serializers
+serializers.load_npz("model.npz", chain); config.train = False; scores = chain(images).array""",
+    "the class of each image: labels.txt": """\
+labels = open("labels.txt", encoding="utf-8").read().splitlines()
+print([labels[k] for k in scores.reshape(len(images), -1).argmax(axis=1)])""",
+}
+"""What to do with what: two lines each, run in the run's folder."""
 
-import caffe
-net = caffe.Net("deploy.prototxt", "model.caffemodel", caffe.TEST)
 
-import bridge, chainer
-chain = bridge.build_chain(bridge.load("deploy.prototxt", "model.caffemodel"))
-"""
+def write_products(run: Run, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write everything into the run's folder, each file whole or not at all.
 
+    Args:
+        run: The run.
+        arrays: What was trained, of that model.
 
-def write_products(run: Run) -> None:
-    """Write everything into the run's folder, each file whole or not at all."""
+    Raises:
+        OutputError: A file cannot be written.
+        DifferenceError: The exported model computes something else.
+    """
     folder = run.config.folder
-    trained = from_chain(run.chain, run.net)
+    trained = trained_net(run, arrays)
     deploy = deploy_net(trained, run.loop.objective.data)
     _text(folder / "deploy.prototxt", prototxt.format(deploy.to_message()))
     bridge.save(deploy, folder / "model.caffemodel")
     bridge.save(deploy, folder / "model.npz", format="chainer")
-    graph = bridge.export_onnx(deploy, folder / "model.onnx")
-    run.notes += [f"model.onnx: {note}" for note in graph.notes]
-    _text(folder / "labels.txt", "".join(f"{name}\n" for name in class_names(run)))
-    _text(folder / "preprocess.json", json.dumps(preprocessing(run), indent=2) + "\n")
-    _text(folder / "use.txt", USE % {"data": run.loop.objective.data})
+    if run.loop.objective.scores is not None:
+        _text(folder / "labels.txt", "".join(f"{name}\n" for name in class_names(run)))
+    _write_preprocessing(run, folder)
+    _text(folder / "use.txt", "\n\n".join(f"# {title}\n{lines}" for title, lines in use(run, deploy).items()) + "\n")
+    _write_best(run, folder)
+    run.notes += _write_onnx(deploy, folder / "model.onnx")
     from bridge.finetune.report import write_report
 
-    write_report(run, trained)
+    write_report(run, trained, deploy)
+
+
+def trained_net(run: Run, arrays: Mapping[str, np.ndarray]) -> Net:
+    """The run's net with these arrays; what was not trained has the bits that it had."""
+    chain = build_chain(run.net, seed=run.config.recipe.seed)
+    put_into(chain, arrays)
+    return from_chain(chain, run.net)
 
 
 def deploy_net(trained: Net, data: str) -> Net:
@@ -53,22 +84,57 @@ def deploy_net(trained: Net, data: str) -> Net:
     return net.with_input_shapes({data: (1, *shape[1:])})
 
 
+def _write_best(run: Run, folder: Path) -> None:
+    """The best epoch's model, where the last one's is another."""
+    loop = run.loop
+    if run.config.use_best or not loop.best or loop.state.best_epoch < 0 or loop.best_is_last():
+        return
+    bridge.save(deploy_net(trained_net(run, loop.best), loop.objective.data), folder / "best.caffemodel")
+    run.notes.append(
+        f"the validation loss was lowest after epoch {loop.state.best_epoch + 1}, {loop.state.best:.4f}: "
+        "best.caffemodel; --use-best --resume makes all files of it"
+    )
+
+
+def _write_onnx(deploy: Net, path: Path) -> list[str]:
+    """Export the model; returns remarks."""
+    checked = engines.missing("onnxruntime") is None
+    try:
+        graph = bridge.export_onnx(deploy, path, check=checked)
+    except UnsupportedLayerError as error:
+        return [f"there is no model.onnx: {error.args[0]}"]
+    unchecked = [] if checked else ["it was not checked, for onnxruntime is not installed"]
+    return [f"model.onnx: {note}" for note in (*graph.notes, *unchecked)]
+
+
 def class_names(run: Run) -> list[str]:
-    """The classes' names, or their numbers where the data has no names."""
-    return list(run.train.classes) or [str(n) for n in range(int(run.train.y.max()) + 1)]
+    """The name of each class; the number of one that has none."""
+    known = list(run.train.classes)
+    return known + [str(number) for number in range(len(known), run.loop.objective.classes)]
 
 
-def preprocessing(run: Run) -> dict[str, Any]:
-    """What has to be done to an image before the net sees it."""
-    _, channels, height, width = run.net.inputs[run.loop.objective.data] or (0, 0, 0, 0)
-    size = run.config.resize or (height, width)
-    return {
+def use(run: Run, deploy: Net) -> dict[str, str]:
+    """Lines of code that use the files, by what they are for."""
+    picture = run.train.names[0] if run.train.names else "picture.jpg"
+    names = {"data": run.loop.objective.data, "scores": next(iter(deploy.outputs), "scores"), "picture": picture}
+    return {title: lines.format(**names) for title, lines in USE.items()}
+
+
+def _write_preprocessing(run: Run, folder: Path) -> None:
+    """``preprocess.json``, and ``mean.npy`` where the mean is an image."""
+    channels, height, width = (run.net.inputs[run.loop.objective.data] or ())[1:]
+    settings: dict[str, Any] = {
         "input": run.loop.objective.data,
-        "channels": channels,
-        "channel_order": "BGR" if channels == 3 else "as given",
-        "resize": list(size),
+        "shape": [channels, height, width],
+        "channel_order": "grey" if channels == 1 else "RGB" if run.preprocess.swap else "BGR",
+        "resize": list(run.resize),
         **run.preprocess.to_json(),
     }
+    if run.preprocess.mean.ndim == 3:
+        settings["mean"] = "mean.npy"
+        with atomic(folder / "mean.npy") as file:
+            np.save(file, run.preprocess.mean)
+    _text(folder / "preprocess.json", json.dumps(settings, indent=2) + "\n")
 
 
 def _text(path: Path, text: str) -> None:

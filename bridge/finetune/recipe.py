@@ -5,6 +5,7 @@ Source: caffe.proto ``SolverParameter``, sgd_solver.cpp, upgrade_proto.cpp.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,13 +68,21 @@ class Recipe:
             raise UsageError(f"iter_size is {self.iter_size}, expected at least 1")
         if self.lr_policy == "step" and self.stepsize < 1:
             raise UsageError("lr_policy step needs a positive stepsize")
+        if self.lr_policy == "multistep" and not self.stepvalue:
+            raise UsageError("lr_policy multistep needs at least one stepvalue")
+        if self.type in ("AdaGrad", "RMSProp") and self.momentum:
+            raise UsageError(f"momentum is {self.momentum:g}, expected 0: {self.type} has none")
+        if not 0 <= self.rms_decay < 1:
+            raise UsageError(f"rms_decay is {self.rms_decay:g}, expected 0 to below 1")
+        if not all(map(math.isfinite, (self.base_lr, self.momentum, self.weight_decay, self.clip_gradients))):
+            raise UsageError("rate, momentum, weight decay and the gradients' limit must be finite numbers")
 
     def rate(self, iteration: int) -> float:
         """The learning rate at an iteration, counted from 0.
 
         Source: ``SGDSolver::GetLearningRate``.
         """
-        rate = self.base_lr * self._factor(iteration)
+        rate = self.base_lr if self.lr_policy == "fixed" else self.base_lr * self._factor(iteration)
         return rate * (iteration + 1) / (self.warmup + 1) if iteration < self.warmup else rate
 
     def _factor(self, i: int) -> float:
@@ -84,14 +93,22 @@ class Recipe:
         if self.lr_policy == "inv":
             return float((1 + self.gamma * i) ** -self.power)
         if self.lr_policy == "multistep":
-            return float(self.gamma ** sum(i >= step for step in self.stepvalue))
+            return float(self.gamma ** self._steps_taken(i))
         if self.lr_policy == "poly":
-            return float((1 - i / self.max_iter) ** self.power)
+            return float(max(0.0, 1 - i / self.max_iter) ** self.power)
         if self.lr_policy == "sigmoid":
-            return float(1 / (1 + np.exp(-self.gamma * (i - self.stepsize))))
-        if self.lr_policy == "cosine":
-            return float((1 + np.cos(np.pi * min(1.0, i / self.max_iter))) / 2)
-        return 1.0
+            return 1 / (1 + math.exp(min(700.0, -self.gamma * (i - self.stepsize))))
+        return (1 + math.cos(math.pi * min(1.0, i / self.max_iter))) / 2  # cosine
+
+    def _steps_taken(self, iteration: int) -> int:
+        """How many of the steps are taken: at most one more per iteration, as Caffe looks at them in turn."""
+        taken, when = 0, -1
+        for step in self.stepvalue:
+            when = max(when + 1, step)
+            if when > iteration:
+                break
+            taken += 1
+        return taken
 
 
 _READ = {
@@ -99,6 +116,8 @@ _READ = {
     "momentum": float, "momentum2": float, "rms_decay": float, "delta": float, "weight_decay": float,
     "regularization_type": str, "clip_gradients": float, "iter_size": int, "type": str,
 }  # fmt: skip
+_CAFFES_OWN = {"base_lr": 0.0, "lr_policy": "", "gamma": 0.0, "power": 0.0}
+"""Defaults of caffe.proto where ours are others."""
 _IGNORED = {
     "net", "net_param", "train_net", "test_net", "train_net_param", "test_net_param", "train_state", "test_state",
     "test_iter", "test_interval", "test_compute_loss", "test_initialization", "display", "average_loss", "snapshot",
@@ -114,11 +133,11 @@ def read_solver(message: Message) -> Recipe:
         message: The parsed file.
 
     Raises:
-        FormatError: A field is unknown or of the wrong kind.
+        FormatError: A field is unknown or of the wrong kind, or they do not go together.
 
     Source: caffe.proto ``SolverParameter``.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = dict(_CAFFES_OWN)
     for name in message.names():
         if name in _READ:
             values[name] = _value(message, name)
@@ -131,10 +150,14 @@ def read_solver(message: Message) -> Recipe:
             values["seed"] = max(0, seed) if isinstance(seed, int) else 0
         elif name not in _IGNORED:
             raise FormatError(f"unknown solver parameter '{name}'", where=message.where)
-    recipe = Recipe(**values)
-    if recipe.type not in SOLVERS:
-        raise FormatError(f"unknown solver type '{recipe.type}'", where=message.where, hint=f"types: {', '.join(SOLVERS)}")
-    return recipe
+    if values.get("type", "SGD") not in SOLVERS:
+        raise FormatError(
+            f"unknown solver type '{values['type']}'", where=message.where, hint=f"types: {', '.join(SOLVERS)}"
+        )
+    try:
+        return Recipe(**values)
+    except UsageError as error:
+        raise FormatError(str(error.args[0]), where=message.where, hint=error.hint) from None
 
 
 def _value(message: Message, name: str) -> Any:

@@ -3,115 +3,212 @@
 from __future__ import annotations
 
 import base64
-import html
 import importlib.util
-import json
+from collections.abc import Iterable, Iterator
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bridge.finetune.logfile import read_log
 from bridge.schema import Net
 from bridge.writers import atomic
 
 if TYPE_CHECKING:
+    from bridge.finetune.objective import Judged
     from bridge.finetune.run import Run
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; color: #222; background: #fff; }}
-img {{ max-width: 100%; height: auto; }}
-table {{ border-collapse: collapse; }}
-td, th {{ padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top; }}
-pre {{ background: #f4f4f4; padding: .8rem; overflow-x: auto; }}
-.verdict {{ font-size: 1.4rem; }}
-</style></head><body>
-<h1>{title}</h1>
-<p class="verdict">{verdict}</p>
-<table>{facts}</table>
-{pictures}
-<h2>Using it</h2><pre>{use}</pre>
-{notes}
-</body></html>
+_STYLE = """
+:root { --back: #fff; --text: #1c2126; --soft: #5b6570; --line: #d8dde2; --good: #1f7a4d; --track: #edf0f2; }
+@media (prefers-color-scheme: dark) { :root { --back: #14181c; --text: #e4e8ec; --soft: #9aa5af; --line: #343b42;
+  --good: #4fbf86; --track: #262c32; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 64rem; padding: 1rem 1rem 3rem; background: var(--back); color: var(--text);
+  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+header { border-left: .5rem solid var(--good); padding-left: 1rem; margin-bottom: 1.5rem; }
+h1 { margin: 0; font-size: 2.2rem; line-height: 1.2; } h2 { margin: 2.2rem 0 .6rem; font-size: 1.25rem; }
+h3 { margin: 1rem 0 .25rem; font-size: 1rem; font-weight: 600; } p { margin: .25rem 0; } .soft { color: var(--soft); }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.25rem; margin: 0; }
+dt { color: var(--soft); } dd { margin: 0; }
+.side { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem; }
+img { display: block; width: 100%; height: auto; background: #fff; border: 1px solid var(--line); border-radius: .4rem; }
+img.small { width: auto; max-width: 100%; }
+pre { background: var(--track); padding: .7rem .9rem; margin: 0; overflow-x: auto; border-radius: .4rem;
+  font: 13px/1.5 ui-monospace, monospace; overflow-wrap: normal; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; max-width: 36rem; }
+th, td { text-align: left; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid var(--line); }
+th { font-weight: 600; color: var(--soft); } .number { text-align: right; white-space: nowrap; }
+meter { width: 100%; min-width: 5rem; height: .8rem; } ul { padding-left: 1.25rem; }
+@media (max-width: 40rem) { dl { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; } h1 { font-size: 1.7rem; } }
 """
+_SHOWN = 36
+"""Misclassified images on the sheet."""
+_ROWS = 100
+"""Classes in the table."""
 
 
-def write_report(run: Run, trained: Net) -> None:
+def write_report(run: Run, trained: Net, deploy: Net) -> None:
     """Write the pictures and ``report.html`` into the run's folder.
 
     Args:
         run: The run.
         trained: Its net with the trained blobs.
+        deploy: That net in its form for inference.
     """
     folder = run.config.folder
-    log = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    made = _pictures(run, trained, log)
-    for name, (_, png) in made.items():
-        with atomic(folder / name) as file:
-            file.write(png)
-    page = _page(run, log, made)
+    log, judged = read_log(folder), run.judged
+    made = _Pictures(run, log, judged).all(trained) if _can_draw(run) else {}
+    for name, png in made.items():
+        if name.endswith(".png"):
+            with atomic(folder / name) as file:
+                file.write(png)
     with atomic(folder / "report.html") as file:
-        file.write(page.encode())
+        file.write(_page(run, deploy, log, judged, made).encode())
 
 
-def _pictures(run: Run, trained: Net, log: list[dict[str, Any]]) -> dict[str, tuple[str, bytes]]:
-    """File name -> (heading, PNG)."""
-    if importlib.util.find_spec("matplotlib") is None:
+def _can_draw(run: Run) -> bool:
+    there = importlib.util.find_spec("matplotlib") is not None
+    if not there:
         run.notes.append("no pictures: matplotlib is not installed (pip install 'weight-bridge[plot]')")
-        return {}
-    from bridge.finetune import pictures
-    from bridge.finetune.products import class_names
+    return there
 
-    made = {"curves.png": ("Loss and accuracy", pictures.curves(log))} if log else {}
-    if run.validation is not None and run.loop.validation is not None:
-        _, _, found = run.loop.evaluate(run.loop.validation)
-        true, names = run.validation.y, class_names(run)
-        names += [str(n) for n in range(len(names), int(max(true.max(), found.max())) + 1)]
-        made["confusion.png"] = ("Confusion", pictures.confusion(true, found, names))
-        wrong = np.flatnonzero(found != true)[:40]
-        if len(wrong):
-            labels = [[names[k] for k in side[wrong]] for side in (true, found)]
-            made["mistakes.png"] = ("Misclassified", pictures.mistakes(run.validation.x[wrong], *labels))
-    weights = _first_filters(run.net, trained)
-    if weights is not None:
-        made["filters.png"] = ("The first layer's filters", pictures.filters(*weights))
-    return made
+
+class _Pictures:
+    """The pictures of a run: file name, or for those of the page alone another name, -> PNG."""
+
+    def __init__(self, run: Run, log: list[dict[str, Any]], judged: Judged | None) -> None:
+        from bridge.finetune.products import class_names
+
+        self.run, self.log, self.judged, self.names = run, log, judged, class_names(run)
+
+    def all(self, trained: Net) -> dict[str, bytes]:
+        from bridge.finetune import pictures
+
+        made: dict[str, bytes] = {}
+        if self.log:
+            best = self.run.loop.state.best_epoch
+            made["curves.png"] = pictures.curves(self.log, best=best)
+            made["loss"] = pictures.curves(self.log, ("loss",), best)
+            if any("accuracy" in record for record in self.log):
+                made["accuracy"] = pictures.curves(self.log, ("accuracy",), best)
+        if self.judged is not None and self.judged.accuracy is not None:
+            matrix = pictures.counts(self.judged.true, self.judged.predicted, len(self.names))
+            made["confusion.png"] = pictures.confusion(matrix, self.names)
+            made.update(self._mistakes(self.judged))
+        weights = _first_filters(self.run.net, trained)
+        if weights is not None:
+            made["filters.png"] = pictures.filters(*weights)
+        return made
+
+    def _mistakes(self, judged: Judged) -> dict[str, bytes]:
+        from bridge.finetune import pictures
+
+        wrong = np.flatnonzero(judged.true != judged.predicted)
+        wrong = wrong[wrong < judged.own][:_SHOWN]
+        if not len(wrong) or self.run.validation is None:
+            return {}
+        true, predicted = ([self.names[k] for k in side[wrong]] for side in (judged.true, judged.predicted))
+        return {"mistakes.png": pictures.mistakes(self.run.validation.images(wrong), true, predicted)}
 
 
 def _first_filters(before: Net, after: Net) -> tuple[np.ndarray, np.ndarray] | None:
+    """The first convolution's weight, where it sees grey or colour, before (where it was read) and after."""
     for old, new in zip(before.layers, after.layers, strict=True):
-        if "weight" in old.blobs and old.type == "Convolution":
-            pair = old.blobs["weight"], new.blobs["weight"]
-            seen = pair[0].ndim == 4 and pair[0].shape[1] in (1, 3)
-            return (pair[0].astype(np.float32), pair[1].astype(np.float32)) if seen else None
+        if new.type == "Convolution" and "weight" in new.blobs:
+            trained = new.blobs["weight"].astype(np.float32)
+            stored = old.blobs["weight"].astype(np.float32) if "weight" in old.blobs else np.zeros_like(trained)
+            return (stored, trained) if trained.ndim == 4 and trained.shape[1] in (1, 3) else None
     return None
 
 
-def _page(run: Run, log: list[dict[str, Any]], made: dict[str, tuple[str, bytes]]) -> str:
-    from bridge.finetune.products import USE
+def _page(
+    run: Run, deploy: Net, log: list[dict[str, Any]], judged: Judged | None, made: dict[str, bytes]
+) -> str:
+    title = f"Fine-tuning of {run.net.name or 'a net'}"
+    body = "\n".join(_sections(run, deploy, log, judged, made))
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
+        'img-src data:">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>\n"
+        f'<header><p class="soft">{escape(title)}</p><h1>{escape(_verdict(log, judged))}</h1></header>\n'
+        f"{body}\n</body></html>\n"
+    )
 
-    held = [record for record in log if "validation_accuracy" in record]
-    verdict = f"{held[-1]['validation_accuracy']:.1%} of held-out images right" if held else "trained without validation"
-    facts = {
-        "model": ", ".join(run.config.files),
-        "data": f"{run.config.data}: {len(run.train)} for training, {len(run.validation or ())} held out",
-        "frozen": ", ".join(run.config.freeze) or "nothing",
-        "recipe": f"{run.config.recipe.type}, rate {run.config.recipe.base_lr:g} ({run.config.recipe.lr_policy})",
-        "iterations": str(run.loop.state["iteration"]),
-    }
-    figures = "".join(
-        f'<h2>{html.escape(title)}</h2><img alt="{html.escape(title)}" '
-        f'src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-        for title, png in made.values()
+
+def _verdict(log: list[dict[str, Any]], judged: Judged | None) -> str:
+    if judged is None:
+        return f"Training loss {log[-1]['loss']:.4f}, no validation" if log else "No step was made"
+    if judged.accuracy is None:
+        return f"Validation loss {judged.loss:.4g}"
+    return str(judged)
+
+
+def _sections(
+    run: Run, deploy: Net, log: list[dict[str, Any]], judged: Judged | None, made: dict[str, bytes]
+) -> Iterator[str]:
+    from bridge.finetune.products import use
+
+    yield _list(_facts(run, log, judged))
+    if "loss" in made:
+        both = [_image(made[name], name) for name in ("loss", "accuracy") if name in made]
+        yield f'<h2>Loss and accuracy</h2><div class="side">{"".join(both)}</div>'
+    if "confusion.png" in made:
+        yield "<h2>Which class is taken for which</h2>" + _image(made["confusion.png"], "confusion matrix", "small")
+    if judged is not None and judged.accuracy is not None:
+        yield from _classes(run, judged)
+    if "mistakes.png" in made:
+        yield "<h2>Misclassified images</h2>" + _image(made["mistakes.png"], "misclassified images")
+    if "filters.png" in made:
+        yield "<h2>The first layer's filters</h2>" + _image(made["filters.png"], "filters before and after")
+    yield "<h2>How to use it</h2>" + "".join(
+        f"<h3>{escape(title)}</h3><pre>{escape(lines)}</pre>" for title, lines in use(run, deploy).items()
     )
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in run.notes)
-    return _PAGE.format(
-        title=f"Fine-tuning of {html.escape(run.net.name or 'a net')}",
-        verdict=html.escape(verdict),
-        facts="".join(f"<tr><th>{k}</th><td>{html.escape(v)}</td></tr>" for k, v in facts.items()),
-        pictures=figures,
-        use=html.escape(USE % {"data": run.loop.objective.data}),
-        notes=f"<h2>Remarks</h2><ul>{notes}</ul>" if notes else "",
+    if run.notes:
+        yield "<h2>Remarks</h2><ul>" + "".join(f"<li>{escape(note)}</li>" for note in run.notes) + "</ul>"
+
+
+def _facts(run: Run, log: list[dict[str, Any]], judged: Judged | None) -> Iterator[tuple[str, str]]:
+    config, recipe, state = run.config, run.loop.recipe, run.loop.state
+    yield "model", ", ".join(config.files)
+    yield "data", f"{config.data}: {len(run.train)} images for training, {len(run.validation or ())} held out"
+    if config.heads:
+        yield "new heads", ", ".join(config.heads)
+    thaw = f", from epoch {config.unfreeze_at + 1} on nothing" if config.freeze and config.unfreeze_at >= 0 else ""
+    yield "frozen", (", ".join(config.freeze) or "nothing") + thaw
+    momentum = f", momentum {recipe.momentum:g}" if recipe.momentum else ""
+    yield "recipe", f"{recipe.type}, rate {recipe.base_lr:g} ({recipe.lr_policy}){momentum}, decay {recipe.weight_decay:g}"
+    epochs = log[-1]["epoch"] + 1 if log else 0
+    early = ", stopped early" if state.stopped else ""
+    yield "length", f"{epochs} epochs, {state.iteration} steps of {run.loop.batches.size * recipe.iter_size} images{early}"
+    if state.best is not None:
+        yield "lowest validation loss", f"{state.best:.4f}, after epoch {state.best_epoch + 1}"
+    if judged is not None:
+        yield "validation loss of this model", f"{judged.loss:.4f}"
+
+
+def _classes(run: Run, judged: Judged) -> Iterator[str]:
+    """A row per class, the worst first."""
+    from bridge.finetune.products import class_names
+
+    names = class_names(run)
+    totals = np.bincount(judged.true, minlength=len(names))
+    right = np.bincount(judged.true[judged.true == judged.predicted], minlength=len(names))
+    shares = right / np.maximum(1, totals)
+    order = [k for k in np.argsort(shares, kind="stable") if totals[k]]
+    rows = "".join(
+        f'<tr><td>{escape(names[k])}</td><td class="number">{right[k]} of {totals[k]}</td>'
+        f'<td class="number">{shares[k]:.1%}</td><td><meter value="{shares[k]:.4f}"></meter></td></tr>'
+        for k in order[:_ROWS]
     )
+    more = f'<p class="soft">and {len(order) - _ROWS} more</p>' if len(order) > _ROWS else ""
+    yield f"<h2>Class by class, the worst first</h2><table><tbody>{rows}</tbody></table>{more}"
+
+
+def _list(pairs: Iterable[tuple[str, str]]) -> str:
+    return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in pairs) + "</dl>"
+
+
+def _image(png: bytes, alt: str, kind: str = "") -> str:
+    return f'<img class="{kind}" alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from bridge.chain.freezing import is_frozen
 from bridge.chain.functions import chainer
 from bridge.finetune.recipe import Recipe
 
@@ -37,9 +38,7 @@ class CaffeRule(chainer.UpdateRule):
                 self.state[f"history{index}"] = xp.zeros_like(param.data)
 
     def update_core(self, param: Any) -> None:
-        """One update. A parameter without gradient is left alone, as Caffe leaves one with rate 0."""
-        if param.grad is None or self.lr_mult == 0:
-            return
+        """One update."""
         optimizer = self._optimizer
         recipe = optimizer.recipe
         xp = param.device.xp
@@ -68,19 +67,28 @@ class CaffeOptimizer(chainer.GradientMethod):
         return CaffeRule(self)
 
     def update(self, lossfun: Any = None, *args: Any, **kwargs: Any) -> None:
-        """One update from the gradients, or from ``lossfun``'s."""
-        self.rate = self.recipe.rate(self.t)
-        if lossfun is None:
-            self.grad_scale = np.float32(self._clip() / self.recipe.iter_size)
-        super().update(lossfun, *args, **kwargs)
+        """One update from the gradients, or from those of ``lossfun``, at the rate that was set."""
+        if lossfun is not None:
+            loss = lossfun(*args, **kwargs)
+            self.target.cleargrads()
+            loss.backward(loss_scale=self._loss_scale)
+        self.grad_scale = np.float32(self._clip() / self.recipe.iter_size)
+        self.call_hooks("pre")
+        self.t += 1
+        for param in self.target.params():
+            if param.grad is None and not is_frozen(param):  # no loss reaches it; decay and momentum do
+                param.grad = param.xp.zeros_like(param.array)
+            param.update()
+        self.call_hooks("post")
 
     def _clip(self) -> float:
         """The factor that brings the norm of all gradients down to the limit."""
         limit = self.recipe.clip_gradients
         if limit <= 0:
             return 1.0
-        total = sum(float((p.grad * p.grad).sum()) for p in self.target.params() if p.grad is not None)
-        norm = float(np.sqrt(np.float32(total)))
+        grads = [param.grad.astype(np.float32, copy=False) for param in self.target.params() if param.grad is not None]
+        total = sum(float((grad * grad).sum()) for grad in grads)
+        norm = float(np.sqrt(np.float32(total))) / (self._loss_scale or 1.0)
         return limit / norm if norm > limit else 1.0
 
 

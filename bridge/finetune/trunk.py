@@ -7,24 +7,24 @@ same bits, so that training from a cache and without one see the very same numbe
 
 from __future__ import annotations
 
-import hashlib
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bridge import engines
+from bridge.chain.back import from_chain
 from bridge.chain.build import NetChain
 from bridge.chain.functions import chainer
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, ModelError, UnsupportedLayerError, UsageError
+from bridge.finetune.cache import Features
 from bridge.schema import Net, Shape
 
-Features = dict[str, np.ndarray]
-"""Blob name -> (N, ...) float32."""
+_THREADS = os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,21 @@ def find_cut(net: Net, data: str, trained: Iterable[str], frozen: Iterable[str])
 
 def _unsteady(layer: Any, frozen: set[str]) -> bool:
     """Whether the layer's result in training is random or depends on the rest of the batch."""
+    return is_random(layer) or (_uses_batch(layer) and layer.name not in frozen)
+
+
+def is_random(layer: Any) -> bool:
+    """Whether the layer draws random numbers in training."""
     if layer.type == "Dropout":
         return bool(layer.dropout_ratio > 0)
-    return layer.type == "BatchNorm" and layer.use_global_stats is not True and layer.name not in frozen
+    return layer.type == "Pooling" and layer.pool == "STOCHASTIC"
+
+
+def _uses_batch(layer: Any) -> bool:
+    """Whether the layer normalises by the batch's own statistics in training."""
+    if layer.type == "BatchNorm":
+        return layer.use_global_stats is not True
+    return layer.type == "BN" and not layer.frozen and layer.bn_mode != "INFERENCE"
 
 
 def _handed_on(net: Net, index: int) -> tuple[str, ...]:
@@ -111,32 +123,59 @@ def trunk_net(net: Net, index: int) -> Net:
 
 
 class Trunk:
-    """Computes what the trunk hands on, image by image.
+    """Computes what the trunk hands on, on the CPU image by image.
+
+    Args:
+        net: The net.
+        chain: Its chain.
+        cut: Where it is cut.
+        data: The input blob that images are fed to.
+        engine: ``auto``, ``chainer`` or ``onnxruntime``.
+        sample: A few preprocessed images, for ``auto`` to compare engines with.
 
     Attributes:
-        engine: ``chainer`` or ``onnxruntime``.
-        note: How the engine was chosen.
+        engine: The engine that was taken.
+        note: How it was chosen.
     """
 
-    def __init__(self, net: Net, chain: NetChain, cut: Cut, data: str, engine: str = "auto", sample: Any = None) -> None:
+    def __init__(self, net: Net, chain: NetChain, cut: Cut, data: str, engine: str, sample: np.ndarray) -> None:
         self.cut, self._chain, self._data = cut, chain, data
-        self.note = ""
-        run: Callable[[np.ndarray], Features] = self._chainer
-        self.engine = "chainer"
-        on_cpu = chain.device.xp is np
-        if engine != "chainer" and on_cpu and engines.missing("onnxruntime") is None:
-            other = _OnnxTrunk(net, cut, data)
-            if engine == "onnxruntime" or self._faster(other, sample):
-                run, self.engine = other, "onnxruntime"
-        self._run = run
-        self._alone = on_cpu
+        self._alone = chain.device.xp is np
+        self.engine, self._run = "chainer", self._chainer
+        self.note = f"trunk of {cut.index} layers in chainer"
+        if engine == "onnxruntime" or (engine == "auto" and self._alone and engines.missing("onnxruntime") is None):
+            self._consider(net, engine, sample)
+
+    def _consider(self, net: Net, wish: str, sample: np.ndarray) -> None:
+        """Take ONNX Runtime if it was asked for, or if it is faster and agrees within 1e-5."""
+        if problem := engines.missing("onnxruntime"):
+            raise problem
+        if not self._alone:
+            raise UsageError("the trunk runs in onnxruntime on the CPU only", hint="leave out --trunk-engine")
+        try:
+            other = _OnnxTrunk(from_chain(self._chain, net), self.cut, self._data)
+        except (ModelError, UnsupportedLayerError) as error:
+            if wish == "onnxruntime":
+                raise
+            self.note += f", for onnxruntime cannot run it: {error.args[0]}"
+            return
+        mine, mine_s = _timed(self._chainer, sample)
+        theirs, theirs_s = _timed(other, sample)
+        off = max(_difference(theirs[blob], mine[blob]) for blob in self.cut.blobs)
+        self.note = (
+            f"trunk of {self.cut.index} layers: onnxruntime {theirs_s * 1e3:.2f} ms, chainer {mine_s * 1e3:.2f} ms "
+            f"per image, largest difference {off:.1e}"
+        )
+        if wish == "onnxruntime" or (off <= 1e-5 and theirs_s < mine_s):
+            self.engine, self._run = "onnxruntime", other
+        self.note += f"; {self.engine} runs it"
 
     def __call__(self, x: np.ndarray) -> Features:
         """Features of preprocessed images (N, C, H, W) float32."""
         if not self._alone:
             return self._run(x)
-        if self.engine == "onnxruntime" and len(x) > 8:
-            with ThreadPoolExecutor(2) as pool:  # each image is one task; the runtime lets go of Python's lock
+        if self.engine == "onnxruntime" and len(x) > 1:
+            with ThreadPoolExecutor(_THREADS) as pool:  # an image is a task; the runtime lets go of Python's lock
                 rows = list(pool.map(self._run, (x[i : i + 1] for i in range(len(x)))))
         else:
             rows = [self._run(x[i : i + 1]) for i in range(len(x))]
@@ -147,17 +186,6 @@ class Trunk:
             values = self._chain.run({self._data: self._chain.xp.asarray(x)}, stop=self.cut.index)
         return {blob: values[blob].array for blob in self.cut.blobs}
 
-    def _faster(self, other: Callable[[np.ndarray], Features], sample: np.ndarray) -> bool:
-        """Whether the other engine is faster on the sample; it must agree within 1e-5 as well."""
-        mine, mine_s = _timed(self._chainer, sample)
-        theirs, theirs_s = _timed(other, sample)
-        off = max(_difference(theirs[blob], mine[blob]) for blob in self.cut.blobs)
-        self.note = (
-            f"trunk of {self.cut.index} layers: onnxruntime {theirs_s * 1e3:.2f} ms, chainer {mine_s * 1e3:.2f} ms "
-            f"per image, largest difference {off:.1e}"
-        )
-        return off <= 1e-5 and theirs_s < 1.2 * mine_s  # a tie is not left to the noise of the clock
-
 
 def _difference(a: np.ndarray, b: np.ndarray) -> float:
     """Largest difference, relative to the larger of 1 and the largest value."""
@@ -165,10 +193,13 @@ def _difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _timed(run: Callable[[np.ndarray], Features], sample: np.ndarray) -> tuple[Features, float]:
+    """Its features of the sample, and the seconds per image: the least of several, for others use the machine too."""
     run(sample[:1])  # the first run of a session allocates
-    start = time.perf_counter()
-    rows = [run(sample[i : i + 1]) for i in range(len(sample))]
-    seconds = (time.perf_counter() - start) / len(sample)
+    rows, seconds = [], float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        rows = [run(sample[i : i + 1]) for i in range(len(sample))]
+        seconds = min(seconds, (time.perf_counter() - start) / len(sample))
     return {blob: np.concatenate([row[blob] for row in rows]) for blob in rows[0]}, seconds
 
 
@@ -176,93 +207,19 @@ class _OnnxTrunk:
     """The trunk as an exported model in ONNX Runtime, for one image."""
 
     def __init__(self, net: Net, cut: Cut, data: str) -> None:
-        import onnxruntime as ort
-
-        from bridge.onnx_export import to_onnx_model
+        from bridge.engines.onnxruntime import Session
+        from bridge.onnx_export import to_onnx_file
 
         prefix = trunk_net(net, cut.index)
         shape = prefix.inputs[data] or ()
-        model, _ = to_onnx_model(prefix, inputs={data: [1, *shape[1:]]}, dynamic_batch=False, every_top=True)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        self._blobs, self._data = list(cut.blobs), data
+        file, graph = to_onnx_file(prefix, inputs={data: [1, *shape[1:]]}, dynamic_batch=False)
+        last = {top: name for layer, names in zip(prefix, graph.tops, strict=True) for top, name in zip(layer.tops, names, strict=True)}
+        self._names = {blob: last[blob] for blob in cut.blobs}
+        if not all(self._names.values()):
+            raise UnsupportedLayerError("a blob that the trunk hands on has no value of its own in the model")
+        shown = [name for name in self._names.values() if name not in graph.outputs]
+        self._session, self._data = Session(file, shown, threads=1), data
 
     def __call__(self, x: np.ndarray) -> Features:
-        return dict(zip(self._blobs, self._session.run(self._blobs, {self._data: x}), strict=True))
-
-
-def digest(net: Net, cut: Cut, *parts: str) -> str:
-    """A key for a trunk's outputs: its layers, its weights, and what else they depend on."""
-    made = hashlib.sha256()
-    for layer in net.layers[: cut.index]:
-        made.update(repr((layer.type, layer.bottoms, layer.tops, layer.definition)).encode())
-        for role, blob in layer.blobs.entries():
-            made.update(repr((role, blob.shape, str(blob.dtype))).encode())
-            made.update(np.ascontiguousarray(blob.numpy()))
-    made.update(repr((cut, parts)).encode())
-    return made.hexdigest()
-
-
-class Cache:
-    """Features of every image and draw, in memory or, when larger, in files.
-
-    Args:
-        folder: Where files go; they are named by the key and reused by a run with the same.
-        key: :func:`digest` of all that the features depend on.
-        blobs: Names of the blobs.
-        rows: Number of images times draws.
-        memory: Most bytes to keep in memory.
-    """
-
-    def __init__(self, folder: Path, key: str, blobs: Sequence[str], rows: int, memory: int) -> None:
-        self._folder, self._rows, self._memory = folder, rows, memory
-        self._paths = {blob: folder / f"{key}.{index}.npy" for index, blob in enumerate(blobs)}
-        self._arrays: Features = {}
-        self.place = "memory"
-        self.reused = False
-
-    def load(self) -> bool:
-        """Take the features of an earlier run from their files, if they are there."""
-        if not all(path.exists() for path in self._paths.values()):
-            return False
-        self._arrays = {
-            blob: np.load(path, mmap_mode="r", allow_pickle=False) for blob, path in self._paths.items()
-        }
-        self.place, self.reused = str(self._folder), True
-        return True
-
-    def fill(self, batches: Iterable[Features]) -> None:
-        """Store the features, given in order."""
-        start = 0
-        for features in batches:
-            if not self._arrays:
-                self._allocate(features)
-            for blob, values in features.items():
-                self._arrays[blob][start : start + len(values)] = values
-            start += len(next(iter(features.values())))
-        if self.place != "memory":
-            for blob, path in self._paths.items():
-                self._arrays[blob].flush()  # type: ignore[attr-defined]
-                path.with_suffix(".part").rename(path)
-
-    def _allocate(self, features: Features) -> None:
-        per_row = sum(values[0].nbytes for values in features.values())
-        shapes = {blob: (self._rows, *values.shape[1:]) for blob, values in features.items()}
-        if per_row * self._rows <= self._memory:
-            self._arrays = {blob: np.empty(shape, np.float32) for blob, shape in shapes.items()}
-            return
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self.place = str(self._folder)
-        self._arrays = {
-            blob: np.lib.format.open_memmap(self._paths[blob].with_suffix(".part"), "w+", np.float32, shape)
-            for blob, shape in shapes.items()
-        }
-
-    def rows(self, indices: np.ndarray) -> Features:
-        """The features at these rows."""
-        return {blob: np.asarray(values[indices]) for blob, values in self._arrays.items()}
-
-
-__all__ = ["Cache", "Cut", "Trunk", "digest", "find_cut", "trunk_net"]
+        made = self._session({self._data: x})
+        return {blob: made[name] for blob, name in self._names.items()}

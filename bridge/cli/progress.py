@@ -1,0 +1,80 @@
+"""A progress bar for training, on stderr."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any
+
+from bridge.cli import options
+
+_SPAN = 0.2
+"""Seconds between two looks of the bar."""
+
+
+class Progress:
+    """A bar with loss, accuracy, images per second and the time that is left; nothing where it is hidden.
+
+    Args:
+        hidden: Whether to show none, as where stderr is no terminal.
+        quiet: Whether to leave remarks out as well.
+    """
+
+    def __init__(self, hidden: bool, quiet: bool = False) -> None:
+        self._bar: Any = None
+        self._task: Any = None
+        self._quiet = quiet
+        self._shown = 0.0
+        self._images = 0
+        self._held = ""
+        self.step = None if hidden else self._step
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def note(self, text: str) -> None:
+        """A remark; above the bar where there is one."""
+        if self._quiet:
+            return
+        if self._bar is None:
+            options.note(text)
+        else:
+            self._bar.console.print(f"note: {options.printable(text)}", markup=False, highlight=False)
+
+    def _step(self, record: dict[str, Any]) -> None:
+        """Move the bar by a step."""
+        if self._bar is None or record["iteration"] == 0:
+            self._start(record)
+        self._images += record["images"]
+        if "validation_loss" in record:
+            self._held = f"held out {_said(record, 'validation_')}"
+        now, done = time.perf_counter(), record["iteration"] + 1
+        if now - self._shown < _SPAN and done < record["iterations"] and "validation_loss" not in record:
+            return
+        rate = self._images / max(now - self._shown, 1e-9)
+        self._shown, self._images = now, 0
+        parts = [f"epoch {record['epoch'] + 1}", _said(record), self._held, f"{rate:,.0f} images/s"]
+        self._bar.update(self._task, completed=done, description="  ".join(filter(None, parts)))
+
+    def _start(self, record: dict[str, Any]) -> None:
+        self.__exit__(None, None, None)
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        columns = (BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+        self._bar = Bar(*columns, console=Console(stderr=True))
+        self._bar.start()
+        self._task = self._bar.add_task("", total=record["iterations"], completed=record["iteration"])
+        self._shown, self._images = time.perf_counter() - record["seconds"], 0
+
+
+def _said(record: dict[str, Any], split: str = "") -> str:
+    accuracy = record.get(f"{split}accuracy")
+    return f"loss {record[f'{split}loss']:.4f}" + (f"  {accuracy:.1%} right" if accuracy is not None else "")

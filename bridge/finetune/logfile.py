@@ -1,0 +1,87 @@
+"""The log of a run, a JSON object per step and line."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from bridge.errors import FormatError, OutputError
+
+NAME = "log.jsonl"
+
+
+class LogFile:
+    """The log while it is written.
+
+    Args:
+        folder: The run's folder.
+        steps: How many of its lines stay: what came after the snapshot is written again.
+        writes: Whether this process is the one that writes.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+
+    def __init__(self, folder: Path, steps: int, writes: bool) -> None:
+        self._path = folder / NAME
+        self._writes = writes
+        self._lines: list[str] = []
+        self._flushed = 0.0
+        if writes:
+            self._truncate(steps)
+
+    def _truncate(self, steps: int) -> None:
+        try:
+            with open(self._path, "a+b") as file:
+                file.seek(0)
+                kept = sum(map(len, file.readlines()[:steps]))
+                file.truncate(kept)
+        except OSError as error:
+            raise self._failure(error) from None
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append a step's record; it is in the file a second later."""
+        if self._writes:
+            self._lines.append(json.dumps(record) + "\n")
+            if time.monotonic() - self._flushed > 1:
+                self.flush()
+
+    def flush(self) -> None:
+        """Bring all records into the file."""
+        self._flushed = time.monotonic()
+        if not self._lines:
+            return
+        try:
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write("".join(self._lines))
+        except OSError as error:
+            raise self._failure(error) from None
+        self._lines.clear()
+
+    def __enter__(self) -> LogFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None or not issubclass(kind, OutputError):
+            self.flush()
+
+    def _failure(self, error: OSError) -> OutputError:
+        return OutputError(f"cannot be written: {error.strerror or error}", where=str(self._path))
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The records of a run's log.
+
+    Raises:
+        FormatError: A line is no JSON object.
+    """
+    path = folder / NAME
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise FormatError(f"is no log: {error}", where=str(path)) from None

@@ -1,0 +1,135 @@
+"""Several processes that train one net: what they have to tell each other.
+
+Each process (a rank of MPI) has its share of the images; gradients are averaged in every
+step, so that all hold the same parameters. Rank 0 alone writes files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bridge.errors import MissingExtraError, UsageError
+
+COMMUNICATORS = ("naive", "flat", "pure_nccl", "hierarchical", "two_dimensional", "single_node", "non_cuda_aware")
+
+_HINT = "pip install 'weight-bridge[mpi]'"
+
+
+class Ranks:
+    """One process alone; and the interface of several.
+
+    Attributes:
+        rank: This process's number.
+        size: How many there are.
+        local_rank: Its number among those on the same machine.
+    """
+
+    rank = 0
+    size = 1
+    local_rank = 0
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def total(self, *values: float) -> Sequence[float]:
+        """Each value summed over all ranks."""
+        return values
+
+    def largest(self, value: int) -> int:
+        """The largest of the ranks' values."""
+        return value
+
+    def told(self, value: Any) -> Any:
+        """Rank 0's value."""
+        return value
+
+    def collected(self, value: Any) -> list[Any]:
+        """Every rank's value in order, for rank 0."""
+        return [value]
+
+    def share_parameters(self, chain: Any) -> None:
+        """Give all ranks the parameters of rank 0."""
+
+    def average_gradients(self, chain: Any) -> None:
+        """Give all ranks the mean of the gradients."""
+
+    def average_statistics(self, chain: Any) -> None:
+        """Give all ranks the mean of the running statistics."""
+
+
+class ChainerMN(Ranks):
+    """The ranks that ``mpiexec`` started, through ChainerMN.
+
+    Args:
+        name: A communicator of ChainerMN.
+
+    Raises:
+        UsageError: There is no communicator of that name.
+        MissingExtraError: MPI is not there.
+    """
+
+    def __init__(self, name: str) -> None:
+        if name not in COMMUNICATORS:
+            raise UsageError(f"no communicator '{name}'", hint=f"communicators: {', '.join(COMMUNICATORS)}")
+        world()
+        from bridge.compat import import_chainer
+
+        import_chainer()
+        import chainermn
+
+        try:
+            self._comm = chainermn.create_communicator(name)
+        except (ImportError, RuntimeError, ValueError) as error:
+            raise MissingExtraError(f"communicator '{name}': {str(error).splitlines()[0]}") from None
+        self.rank, self.size, self.local_rank = self._comm.rank, self._comm.size, self._comm.intra_rank
+
+    def total(self, *values: float) -> Sequence[float]:
+        summed: Sequence[float] = self._comm.allreduce_obj(np.array(values, np.float64)).tolist()
+        return summed
+
+    def largest(self, value: int) -> int:
+        return int(max(self._comm.mpi_comm.allgather(value)))
+
+    def told(self, value: Any) -> Any:
+        return self._comm.bcast_obj(value)
+
+    def collected(self, value: Any) -> list[Any]:
+        return self._comm.gather_obj(value) or []
+
+    def share_parameters(self, chain: Any) -> None:
+        self._comm.bcast_data(chain)
+
+    def average_gradients(self, chain: Any) -> None:
+        self._comm.multi_node_mean_grad(chain)
+
+    def average_statistics(self, chain: Any) -> None:
+        for link in chain.links():
+            for name in sorted(link._persistent):
+                array = getattr(link, name)
+                if isinstance(array, chain.xp.ndarray):
+                    host = np.asarray(array if chain.xp is np else array.get(), np.float64)
+                    mean = self._comm.allreduce_obj(host) / self.size
+                    setattr(link, name, chain.xp.asarray(mean, dtype=array.dtype))
+
+
+def ranks_of(communicator: str) -> Ranks:
+    """The ranks that a communicator joins; none is this process alone."""
+    return ChainerMN(communicator) if communicator else Ranks()
+
+
+def world() -> Any:
+    """All processes that ``mpiexec`` started, as MPI's own communicator.
+
+    Raises:
+        MissingExtraError: MPI is not there.
+    """
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise MissingExtraError(f"several processes need mpi4py: {error}", hint=_HINT) from None
+    return MPI.COMM_WORLD
