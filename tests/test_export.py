@@ -1,0 +1,588 @@
+"""``bridge export``: the files it writes, the check before it, and how it ends."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import bridge
+from bridge import cli, engines, exporting
+from bridge.errors import BridgeError, DifferenceError, ModelError, OutputError, UsageError
+from bridge.layers.pooling import Pooling
+from bridge.onnx_export import file as onnx_file
+from bridge.schema import Net
+from bridge.verify import exported
+from tests.conftest import FASHION, GOLDEN, need
+from tests.encode import blob, chunk, number, tag, varint
+from tests.nets import make
+from tests.test_export_graph import run
+from tests.test_golden import load
+
+CASE = {case.name: case for case in GOLDEN}
+DEPLOY, WEIGHTS, IO = FASHION / "deploy.prototxt", FASHION / "fashion_alexnet.caffemodel", FASHION / "io.npz"
+SOURCES = ("out.onnx", "out.onnx.data")
+
+
+def ends(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[Any, str, str]:
+    """Exit status, stdout and stderr of ``bridge export``."""
+    with pytest.raises(SystemExit) as left:
+        cli.main(["export", *map(str, arguments)])
+    out, err = capfd.readouterr()
+    return left.value.code, out, err
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> tuple[Path, Path]:
+    """Definition and weights of a trained net, in a folder of their own."""
+    shutil.copy(DEPLOY, tmp_path)
+    shutil.copy(WEIGHTS, tmp_path)
+    return tmp_path / DEPLOY.name, tmp_path / WEIGHTS.name
+
+
+def check_numbers(path: Path) -> None:
+    """The model, loaded from disk, computes what Caffe recorded."""
+    need("onnxruntime")
+    onnx.checker.check_model(str(path), full_check=True)
+    _, inputs, recorded = load(FASHION)
+    np.testing.assert_allclose(run(path, inputs)["prob"], recorded["prob"], 1e-4, 1e-5)
+
+
+# ---- one file ------------------------------------------------------------------------------------
+
+
+def test_an_export_is_silent_but_for_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    need("onnxruntime", "chainer")
+    status, out, err = ends(capfd, DEPLOY, WEIGHTS, "-o", tmp_path / "out.onnx")
+    assert (status, err) == (0, "")
+    assert out == f"{tmp_path / 'out.onnx'}: 15 nodes, 140,968 bytes of weights, opset 17\n"
+    check_numbers(tmp_path / "out.onnx")
+
+
+def test_what_is_written_reads_back_bit_for_bit(tmp_path: Path) -> None:
+    for name in ("net_alexnet_mini", "ip_axis2", "lstm_static", "deconv_axis2"):
+        net = load(CASE[name])[0]
+        bridge.export_onnx(net, tmp_path / "out.onnx", check=False)
+        back = bridge.load(tmp_path / "out.onnx")
+        for layer in net.layers:
+            for role, array in layer.blobs.items():
+                np.testing.assert_array_equal(back[layer.name].blobs[role], array, err_msg=f"{name}: {role}")
+
+
+def test_the_metadata_name_the_tool_and_the_sources(model: tuple[Path, Path], tmp_path: Path) -> None:
+    bridge.export_onnx(bridge.load(*model), tmp_path / "out.onnx", check=False, digest=True)
+    written = onnx.load(str(tmp_path / "out.onnx"))
+    metadata = {entry.key: entry.value for entry in written.metadata_props}
+    for source in model:
+        assert metadata[f"bridge.sha256.{source.name}"] == hashlib.sha256(source.read_bytes()).hexdigest()
+    assert metadata["bridge.version"] == bridge.__version__
+    assert 'name: "conv1"' in metadata["bridge.prototxt"]
+    assert (written.producer_name, written.producer_version) == ("weight-bridge", bridge.__version__)
+
+
+@pytest.mark.parametrize(
+    ("options", "there"), [({}, True), ({"check": False}, False), ({"check": False, "digest": True}, True),
+                           ({"digest": False}, False)]
+)  # fmt: skip
+def test_sources_are_digested_where_the_model_is_checked(options: dict[str, Any], there: bool, tmp_path: Path) -> None:
+    bridge.export_onnx(bridge.load(DEPLOY, WEIGHTS), tmp_path / "out.onnx", **options)
+    keys = {entry.key for entry in onnx.load(str(tmp_path / "out.onnx")).metadata_props}
+    assert (f"bridge.sha256.{WEIGHTS.name}" in keys) == there
+
+
+def test_a_source_that_is_gone_costs_its_digest_only(model: tuple[Path, Path], tmp_path: Path) -> None:
+    net = bridge.load(*model)
+    for source in model:
+        source.unlink()
+    bridge.export_onnx(net, tmp_path / "out.onnx", check=False, digest=True)
+    check_numbers(tmp_path / "out.onnx")
+
+
+# ---- external data ---------------------------------------------------------------------------------
+
+
+def external(path: Path) -> dict[str, dict[str, str]]:
+    """Where each tensor of a model lies that is not in it."""
+    tensors = onnx.load(str(path), load_external_data=False).graph.initializer
+    return {t.name: {e.key: e.value for e in t.external_data} for t in tensors if t.data_location == t.EXTERNAL}
+
+
+def test_weights_go_into_a_file_beside_the_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    status, _, _ = ends(capfd, DEPLOY, WEIGHTS, "-o", tmp_path / "out.onnx", "--external-data")
+    assert status == 0
+    places = external(tmp_path / "out.onnx")
+    assert {place["location"] for place in places.values()} == {"out.onnx.data"}
+    assert all(int(place["offset"]) % 4096 == 0 for place in places.values())
+    assert (tmp_path / "out.onnx").stat().st_size < 20_000
+    check_numbers(tmp_path / "out.onnx")
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for name in SOURCES:
+        shutil.move(tmp_path / name, moved)
+    check_numbers(moved / "out.onnx")
+
+
+def test_external_data_of_float16(tmp_path: Path) -> None:
+    need("onnxruntime")
+    bridge.export_onnx(bridge.load(DEPLOY, WEIGHTS), tmp_path / "out.onnx", half=True, external_data="file")
+    _, inputs, recorded = load(FASHION)
+    assert (tmp_path / "out.onnx.data").stat().st_size < 100_000
+    np.testing.assert_allclose(run(tmp_path / "out.onnx", inputs)["prob"], recorded["prob"], 4e-3, 2e-3)
+
+
+def test_both_files_are_written_over(tmp_path: Path) -> None:
+    for name in SOURCES:
+        (tmp_path / name).write_bytes(b"old" * 100_000)
+    bridge.export_onnx(bridge.load(DEPLOY, WEIGHTS), tmp_path / "out.onnx", external_data="file")
+    check_numbers(tmp_path / "out.onnx")
+    assert sorted(path.name for path in tmp_path.iterdir()) == list(SOURCES)
+
+
+@pytest.mark.parametrize("fails", [1, 2])
+def test_both_files_stay_as_they_were_when_one_cannot_be_written(
+    fails: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in SOURCES:
+        (tmp_path / name).write_bytes(b"old")
+    store, calls = exporting._store, iter(range(1, 3))
+
+    def full(*arguments: Any) -> None:
+        store(*arguments)
+        if next(calls) == fails:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(exporting, "_store", full)
+    with pytest.raises(OutputError, match="No space left"):
+        bridge.export_onnx(bridge.load(DEPLOY, WEIGHTS), tmp_path / "out.onnx", external_data="file", check=False)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == dict.fromkeys(SOURCES, b"old")
+
+
+# ---- external data that is the source itself -------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", [".", "models"])
+def test_weights_stay_in_the_caffemodel(folder: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    sources = tmp_path / folder
+    sources.mkdir(exist_ok=True)
+    files = [shutil.copy(path, sources) for path in (DEPLOY, WEIGHTS)]
+    status, _, err = ends(capfd, *files, "-o", tmp_path / "out.onnx", "--external-data=source")
+    assert (status, err) == (0, "")
+    places = external(tmp_path / "out.onnx")
+    location = (Path(folder) / WEIGHTS.name).as_posix()
+    assert {place["location"] for place in places.values()} == {location}
+    assert any(int(place["offset"]) % 4 for place in places.values())
+    assert len(list(tmp_path.glob("out*"))) == 1
+    check_numbers(tmp_path / "out.onnx")
+
+
+def test_weights_that_lie_elsewhere_cannot_be_referred_to(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    status, _, err = ends(capfd, DEPLOY, WEIGHTS, "-o", tmp_path / "out.onnx", "--external-data=source")
+    assert status == 2
+    assert err.splitlines() == [
+        f"bridge: {tmp_path / 'out.onnx'}: the weights lie in {WEIGHTS}, expected a place in {tmp_path} or below",
+        "  hint: write the model beside its weights",
+    ]
+    assert not list(tmp_path.iterdir())
+
+
+def test_double_weights_cannot_be_referred_to(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = shutil.copytree(CASE["net_alexnet_mini_double"], tmp_path / "model")
+    files = [folder / "deploy.prototxt", folder / "weights.caffemodel"]
+    status, _, err = ends(capfd, *files, "-o", folder / "out.onnx", "--external-data=source", "--no-check")
+    assert status == 2
+    assert "holds no weights that a model could refer to" in err
+    assert not (folder / "out.onnx").exists()
+    status, _, _ = ends(capfd, *files, "-o", folder / "out.onnx", "--external-data", "--no-check")
+    assert status == 0
+
+
+def test_weights_that_are_needed_transposed_are_in_the_model(tmp_path: Path) -> None:
+    turned, kept = (f"inner_product_param {{ num_output: 40 axis: 2 {more}}} }}" for more in ("", "transpose: true "))
+    net = make(
+        'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 dim: 30 } } }\n'
+        f'layer {{ name: "f" type: "InnerProduct" bottom: "x" top: "f" {turned}\n'
+        f'layer {{ name: "g" type: "InnerProduct" bottom: "f" top: "g" {kept}\n'
+    )
+    (tmp_path / "net.prototxt").write_text(text_of(net))
+    bridge.save(net, tmp_path / "net.caffemodel")
+    read = bridge.load(tmp_path / "net.prototxt", tmp_path / "net.caffemodel")
+    graph = bridge.export_onnx(read, tmp_path / "out.onnx", external_data="source", check=False)
+    assert graph.notes == ["1 of 2 weights are in the model: the source has them in another form"]
+    assert list(external(tmp_path / "out.onnx")) == ["g.weight"]
+    need("onnxruntime")
+    x = np.random.default_rng(0).standard_normal((2, 3, 30)).astype(np.float32)
+    expected = (x @ net["f"].weight.T + net["f"].bias) @ net["g"].weight + net["g"].bias
+    np.testing.assert_allclose(run(tmp_path / "out.onnx", {"x": x})["g"], expected, 1e-4, 1e-4)
+
+
+def text_of(net: Net) -> str:
+    from bridge import prototxt
+
+    return prototxt.format(net.to_message())
+
+
+def test_half_weights_serve_a_half_model_where_they_are(tmp_path: Path) -> None:
+    need("onnxruntime")
+    weight = np.random.default_rng(0).standard_normal((30, 40)).astype(np.float16)
+    layer = chunk(1, b"f") + chunk(2, b"InnerProduct") + chunk(7, blob(weight, "half"))
+    (tmp_path / "net.caffemodel").write_bytes(chunk(100, layer))
+    (tmp_path / "net.prototxt").write_text(
+        'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 40 } } }\n'
+        'layer { name: "f" type: "InnerProduct" bottom: "x" top: "f" '
+        "inner_product_param { num_output: 30 bias_term: false } }"
+    )
+    net = bridge.load(tmp_path / "net.prototxt", tmp_path / "net.caffemodel")
+    bridge.export_onnx(net, tmp_path / "out.onnx", external_data="source", half=True)
+    assert list(external(tmp_path / "out.onnx")) == ["f.weight"]
+    x = np.random.default_rng(1).standard_normal((2, 40)).astype(np.float32)
+    np.testing.assert_allclose(run(tmp_path / "out.onnx", {"x": x})["f"], x @ weight.T.astype(np.float32), 4e-3, 2e-2)
+    with pytest.raises(UsageError, match="another type"):
+        bridge.export_onnx(net, tmp_path / "out.onnx", external_data="source", check=False)
+
+
+@pytest.mark.parametrize("mode", [None, "file", "source"])
+def test_the_source_is_not_written_over(mode: str | None, model: tuple[Path, Path]) -> None:
+    before = model[1].read_bytes()
+    targets = [model[0], model[1], *([model[1].with_suffix("")] if mode == "file" else [])]
+    if mode == "file":
+        model[1].rename(model[1].with_suffix(".data"))
+        model = (model[0], model[1].with_suffix(".data"))
+        targets = [model[1].with_suffix("")]
+    for target in targets:
+        with pytest.raises(UsageError, match="would be written over"):
+            bridge.export_onnx(bridge.load(*model), target, external_data=mode, check=False)
+    assert model[1].read_bytes() == before
+
+
+# ---- large models ----------------------------------------------------------------------------------
+
+
+def sparse_model(folder: Path, rows: int, columns: int, layers: int) -> tuple[Path, Path]:
+    """A net of square layers whose weights are a hole in the file: all zeros, and no space on the disk."""
+    text = f'layer {{ name: "x" type: "Input" top: "x" input_param {{ shape {{ dim: 1 dim: {columns} }} }} }}\n'
+    param = f"inner_product_param {{ num_output: {rows} bias_term: false }}"
+    with open(folder / "net.caffemodel", "wb") as file:
+        for index in range(layers):
+            bottom = f"f{index - 1}" if index else "x"
+            text += f'layer {{ name: "f{index}" type: "InnerProduct" bottom: "{bottom}" top: "f{index}" {param} }}\n'
+            length = rows * columns * 4
+            shape = chunk(7, chunk(1, varint(rows) + varint(columns)))
+            head = shape + tag(5, 2) + varint(length)
+            inner = chunk(1, f"f{index}".encode()) + chunk(2, b"InnerProduct")
+            inner += tag(7, 2) + varint(len(head) + length) + head
+            file.write(tag(100, 2) + varint(len(inner) + length) + inner)
+            file.seek(length, 1)
+        file.write(chunk(1, b"sparse"))
+    (folder / "net.prototxt").write_text(text)
+    return folder / "net.prototxt", folder / "net.caffemodel"
+
+
+def test_a_model_too_large_for_one_file_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_file, "LIMIT", 100_000)
+    with pytest.raises(UsageError, match=r"takes 1\d\d,\d\d\d bytes, one file can hold 95,904") as error:
+        bridge.export_onnx(bridge.load(DEPLOY, WEIGHTS), tmp_path / "out.onnx")
+    assert "--external-data" in error.value.hint
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_weights_of_more_than_two_gigabytes(tmp_path: Path) -> None:
+    files = sparse_model(tmp_path, 17_000, 17_000, 2)
+    assert files[1].stat().st_size > 1 << 31
+    net = bridge.load(*files)
+    with pytest.raises(UsageError, match="one file can hold"):
+        bridge.export_onnx(net, tmp_path / "out.onnx", check=False)
+    for mode in ("source", "file"):
+        bridge.export_onnx(net, tmp_path / "out.onnx", external_data=mode, check=False)
+        assert (tmp_path / "out.onnx").stat().st_size < 10_000
+        places = external(tmp_path / "out.onnx")
+        assert int(places["f1.weight"]["offset"]) + int(places["f1.weight"]["length"]) > 1 << 31
+        assert bridge.load(tmp_path / "out.onnx")["f1"].weight.shape == (17_000, 17_000)
+    assert (tmp_path / "out.onnx.data").stat().st_size > 1 << 31
+
+
+# ---- the check -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wrong_pooling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exporter whose Pooling is off by a thousandth."""
+    right = Pooling.to_onnx
+
+    def wrong(self: Pooling, g: Any, *x: str) -> Any:
+        made = right(self, g, *x)
+        return g.Mul(made, g.const(np.float32(1.001)))
+
+    monkeypatch.setattr(Pooling, "to_onnx", wrong)
+
+
+@pytest.mark.usefixtures("wrong_pooling")
+@pytest.mark.parametrize("given", [(), ("--recorded", IO)])
+def test_a_model_that_differs_is_not_written(
+    given: tuple[Any, ...], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    need("onnxruntime", "chainer")
+    status, out, err = ends(capfd, DEPLOY, WEIGHTS, "-o", tmp_path / "out.onnx", *given)
+    assert (status, out) == (1, "")
+    assert "layer 'pool1' (Pooling): top 'pool1' differs" in err
+    assert err.splitlines()[-1] == "  hint: nothing was written; --no-check writes it all the same"
+    assert not list(tmp_path.iterdir())
+    status, _, _ = ends(capfd, DEPLOY, WEIGHTS, "-o", tmp_path / "out.onnx", "--no-check")
+    assert status == 0
+
+
+def recorded(folder: Path, **changes: Any) -> Path:
+    """The fixture's recorded arrays, changed: a function of the array, or ``None`` to leave one out."""
+    with np.load(IO) as arrays:
+        kept = {name: arrays[name] for name in arrays}
+    for key, change in changes.items():
+        name = key.replace("_", ":")
+        array = kept.pop(name)
+        if change is not None:
+            kept[name] = change(array)
+    np.savez(folder / "io.npz", **kept)
+    return folder / "io.npz"
+
+
+def test_recorded_outputs_are_what_counts(tmp_path: Path) -> None:
+    need("onnxruntime")
+    net = bridge.load(DEPLOY, WEIGHTS)
+    assert bridge.export_onnx(net, tmp_path / "out.onnx", recorded=IO).notes == []
+    with pytest.raises(DifferenceError, match=r"differs from .*io.npz: layer 'prob' \(Softmax\)"):
+        bridge.export_onnx(net, tmp_path / "out.onnx", recorded=recorded(tmp_path, out_prob=lambda prob: prob + 0.01))
+    with pytest.raises(DifferenceError, match="'prob'"):  # of an export in float16 as well
+        bridge.export_onnx(net, tmp_path / "out.onnx", recorded=tmp_path / "io.npz", half=True)
+
+
+def test_recorded_arrays_must_fit(tmp_path: Path) -> None:
+    need("onnxruntime")
+    net, target = bridge.load(DEPLOY, WEIGHTS), tmp_path / "out.onnx"
+    for changes, message in (
+        ({"in_data": None}, "records no input 'data'"),
+        ({"in_data": lambda x: x[:, :, :9]}, "input 'data' is 10 x 1 x 9 x 28, the model takes batch x 1 x 28 x 28"),
+        ({"out_prob": None, "blob_prob": None}, "records none of the outputs prob"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            bridge.export_onnx(net, target, recorded=recorded(tmp_path, **changes))
+    with pytest.raises(BridgeError, match="cannot be read"):
+        bridge.export_onnx(net, target, recorded=tmp_path / "absent.npz")
+    assert not target.exists()
+
+
+def test_recorded_inputs_are_those_of_the_net_whatever_the_model_does_before(tmp_path: Path) -> None:
+    need("onnxruntime")
+    from bridge.onnx_export.preprocess import Preprocess
+
+    preprocess = Preprocess(np.float32([0.3]), 2.0)
+    bridge.export_onnx(bridge.load(DEPLOY, WEIGHTS), tmp_path / "out.onnx", recorded=IO, preprocess=preprocess)
+    _, inputs, outputs = load(FASHION)
+    raw = {"data": preprocess.undo(inputs["data"])}
+    np.testing.assert_allclose(run(tmp_path / "out.onnx", raw)["prob"], outputs["prob"], 1e-4, 1e-5)
+
+
+def test_a_run_that_differs_as_a_whole_is_told_apart_from_a_layer_that_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a runtime's optimiser breaks what it joins."""
+    need("onnxruntime", "chainer")
+    plain = exported._Check._run_model
+
+    def broken(self: Any, more: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+        return {name: array + (0 if more else 0.01) for name, array in plain(self, more).items()}
+
+    monkeypatch.setattr(exported._Check, "_run_model", broken)
+    for given in (None, IO):
+        with pytest.raises(DifferenceError, match=r"as a whole differs from .*, though no layer of it does"):
+            bridge.export_onnx(bridge.load(DEPLOY, WEIGHTS), tmp_path / "out.onnx", recorded=given)
+
+
+@pytest.mark.parametrize(
+    ("package", "remark"),
+    [("onnxruntime", "not run: engine 'onnxruntime'"), ("chainer", "run, but not compared with a second engine")],
+)
+def test_what_could_not_be_checked_is_said(
+    package: str, remark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("onnxruntime")
+    missing = engines.missing
+
+    def without(name: str) -> Any:
+        return bridge.errors.MissingExtraError(f"engine '{name}': not installed") if name == package else missing(name)
+
+    monkeypatch.setattr(engines, "missing", without)
+    (note,) = bridge.export_onnx(bridge.load(DEPLOY, WEIGHTS), tmp_path / "out.onnx").notes
+    assert note.startswith(remark)
+
+
+def test_layers_before_one_that_chainer_lacks_are_compared(tmp_path: Path) -> None:
+    need("onnxruntime", "chainer")
+    net = load(CASE["detection_output"])[0]
+    graph = bridge.export_onnx(net, tmp_path / "out.onnx")
+    assert graph.notes == ["not compared, as Chainer has no such layer: layer 'l' (DetectionOutput)"]
+
+
+@pytest.mark.usefixtures("wrong_pooling")
+def test_a_wrong_layer_before_one_that_chainer_lacks_is_found(tmp_path: Path) -> None:
+    need("onnxruntime", "chainer")
+    text = (CASE["detection_output"] / "deploy.prototxt").read_text()
+    pool = 'layer { name: "p" type: "Pooling" bottom: "img" top: "pooled" pooling_param { kernel_size: 2 } }\n'
+    data = 'layer { name: "img" type: "Input" top: "img" input_param { shape { dim: 1 dim: 1 dim: 4 dim: 4 } } }\n'
+    (tmp_path / "net.prototxt").write_text(text + data + pool)
+    net = bridge.load(tmp_path / "net.prototxt", CASE["detection_output"] / "weights.caffemodel")
+    with pytest.raises(DifferenceError, match=r"layer 'p' \(Pooling\)"):
+        bridge.export_onnx(net, tmp_path / "out.onnx")
+
+
+def test_a_model_that_the_runtime_refuses_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need("onnxruntime")
+
+    def wrong(self: Pooling, g: Any, *x: str) -> Any:
+        return g.Reshape(x[0], g.ints([7, 7]))
+
+    monkeypatch.setattr(Pooling, "to_onnx", wrong)
+    monkeypatch.setattr(onnx_file.OnnxFile, "check", lambda self: None)
+    monkeypatch.setattr(onnx_file.OnnxFile, "infer_shapes", lambda self: None)
+    with pytest.raises(ModelError, match="ONNX Runtime refuses the model"):
+        bridge.export_onnx(bridge.load(DEPLOY, WEIGHTS), tmp_path / "out.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+# ---- what cannot be --------------------------------------------------------------------------------
+
+
+def test_all_that_is_missing_is_listed_and_nothing_written(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "net.prototxt"
+    path.write_text(
+        'layer { name: "d" type: "Input" top: "d" input_param { shape { dim: 1 dim: 3 } } }\n'
+        'layer { name: "a" type: "Odd" bottom: "d" top: "a" }\nlayer { name: "b" type: "Odder" bottom: "a" top: "b" }\n'
+    )
+    status, out, err = ends(capfd, path, "-o", tmp_path / "out.onnx")
+    assert (status, out) == (2, "")
+    assert "layer 'a' (Odd)" in err.splitlines()[0]
+    assert "layer 'b' (Odder)" in err.splitlines()[0]
+    assert not (tmp_path / "out.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--opset", "12"], "opset 12 is outside"),
+        (["--input", "nope=1,2"], "the net has no input 'nope'"),
+        (["--input", "data=1,1,0,28"], "extent 0 is not positive"),
+        (["--mean", "absent.binaryproto"], "absent.binaryproto"),
+        (["--mean", "1,2"], "a mean of 2 does not fit an input of 1 channels"),
+        (["--scale", "0"], "the scale not 0"),
+        (["--input", "data=batch,1,h,w"], "cannot be left open"),
+        (["--recorded", "absent.npz"], "absent.npz"),
+    ],
+)
+def test_bad_usage_is_one_line_and_status_2(
+    arguments: list[str], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    need("onnxruntime")
+    status, out, err = ends(capfd, DEPLOY, WEIGHTS, "-o", tmp_path / "out.onnx", *arguments)
+    assert (status, out) == (2, "")
+    lines = err.splitlines()
+    assert message in lines[0]
+    assert len(lines) == 1 + lines[-1].startswith("  hint: ")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("target", ["absent/out.onnx", "."])
+def test_a_target_that_cannot_be_written(target: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    status, _, err = ends(capfd, DEPLOY, WEIGHTS, "-o", tmp_path / target, "--no-check")
+    assert status == 2
+    assert len(err.splitlines()) == 1
+
+
+# ---- which weights go with which layer ---------------------------------------------------------------
+
+
+def test_weights_without_a_layer_are_reported(model: tuple[Path, Path], capfd: pytest.CaptureFixture[str]) -> None:
+    definition, weights = model
+    text = definition.read_text()
+    start = text.index('layer {\n  name: "prob"') if 'layer {\n  name: "prob"' in text else text.rindex("layer")
+    definition.write_text(text[:start].replace('"fc8"', '"renamed"') + text[start:].replace('"fc8"', '"renamed"'))
+    status, _, err = ends(capfd, definition, weights, "-o", definition.with_name("out.onnx"))
+    assert status == 2
+    assert "layer 'renamed' (InnerProduct)" in err
+    assert not definition.with_name("out.onnx").exists()
+
+
+def test_weights_that_no_layer_takes_are_a_note(model: tuple[Path, Path], capfd: pytest.CaptureFixture[str]) -> None:
+    definition, weights = model
+    weights.write_bytes(weights.read_bytes() + layer_bytes("spare", "InnerProduct", np.ones((2, 3), np.float32)))
+    status, _, err = ends(capfd, definition, weights, "-o", definition.with_name("out.onnx"), "--no-check")
+    assert status == 0
+    assert "'spare'" in err
+
+
+def layer_bytes(name: str, kind: str, *blobs: np.ndarray, bottom: str = "", more: bytes = b"") -> bytes:
+    """A V2 layer."""
+    wiring = chunk(3, bottom.encode()) + chunk(4, name.encode()) if bottom else b""
+    return chunk(
+        100,
+        chunk(1, name.encode()) + chunk(2, kind.encode()) + wiring + b"".join(chunk(7, blob(b)) for b in blobs) + more,
+    )
+
+
+# ---- the caffemodel alone ------------------------------------------------------------------------------
+
+INPUT = chunk(100, chunk(1, b"x") + chunk(2, b"Input") + chunk(4, b"x")
+              + chunk(143, chunk(1, chunk(1, b"".join(map(varint, (1, 3, 6, 8)))))))  # fmt: skip
+
+
+def test_the_net_inside_the_caffemodel_is_used(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    weights = CASE["net_inplace"] / "weights.caffemodel"
+    status, _, err = ends(capfd, weights, "-o", tmp_path / "alone.onnx", "--no-check", "--input", "data=2,3,12,12")
+    assert status == 0, err
+    need("onnxruntime")
+    _, inputs, outputs = load(CASE["net_inplace"])
+    for name, values in run(tmp_path / "alone.onnx", inputs).items():
+        np.testing.assert_allclose(values, outputs[name], 1e-4, 1e-5)
+
+
+def test_a_number_that_two_forks_use_is_told_by_the_type(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """143 is BVLC's input_param, and PSPNet's interp_param; both in one file."""
+    need("onnxruntime")
+    interp = layer_bytes("up", "Interp", bottom="x", more=chunk(143, number(1, 11) + number(2, 15)))
+    (tmp_path / "net.caffemodel").write_bytes(INPUT + interp)
+    status, _, err = ends(capfd, tmp_path / "net.caffemodel", "-o", tmp_path / "out.onnx")
+    assert (status, err) == (0, "")
+    x = np.random.default_rng(0).standard_normal((1, 3, 6, 8)).astype(np.float32)
+    up = run(tmp_path / "out.onnx", {"x": x})["up"]
+    assert up.shape == (1, 3, 11, 15)
+    np.testing.assert_allclose(up[:, :, ::2, ::2], x, 1e-5, 1e-6)
+
+
+def test_a_forks_own_number_is_read_with_its_dialect_and_without(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """45 is SegNet's bn_param, which no other fork has; the dialect says so too."""
+    blobs = [np.full((1, 3, 1, 1), value, np.float32) for value in (2, 5)]
+    bn = layer_bytes("bn", "BN", *blobs, bottom="x", more=chunk(45, number(3, 1)))
+    (tmp_path / "net.caffemodel").write_bytes(INPUT + bn)
+    for given in ([], ["--dialect", "segnet"]):
+        status, _, err = ends(capfd, tmp_path / "net.caffemodel", "-o", tmp_path / "out.onnx", *given)
+        assert (status, err) == (0, "")
+        need("onnxruntime")
+        x = np.random.default_rng(0).standard_normal((1, 3, 6, 8)).astype(np.float32)
+        np.testing.assert_allclose(run(tmp_path / "out.onnx", {"x": x})["bn"], 2 * x + 5, 1e-5, 1e-5)
+    status, _, err = ends(capfd, tmp_path / "net.caffemodel", "-o", tmp_path / "out.onnx", "--dialect", "klingon")
+    assert status == 2
+    assert "no dialect 'klingon'" in err
+
+
+def test_an_export_leaves_the_net_as_it_is(tmp_path: Path) -> None:
+    net = bridge.load(DEPLOY, WEIGHTS)
+    written = []
+    for half in (False, True, False):
+        bridge.export_onnx(net, tmp_path / "out.onnx", half=half, check=False)
+        written.append((tmp_path / "out.onnx").read_bytes())
+    assert written[0] == written[2] != written[1]
