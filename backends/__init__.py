@@ -1,1 +1,4 @@
-"""The interchangeable readers: each module offers one function, ``read(path, *, prototxt=None, **options) -> RawNet``."""
+"""The interchangeable readers.
+
+Each module offers one function, ``read(path, *, prototxt=None, **options) -> RawNet``; none imports another.
+"""
