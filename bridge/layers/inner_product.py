@@ -21,7 +21,7 @@ class InnerProduct(CaffeLayer):
         axis: First of the axes that are multiplied over.
         transpose: Whether the weight is stored transposed.
 
-    Source: caffe.proto ``InnerProductParameter``, inner_product_layer.cpp; ONNX ``Gemm``.
+    Source: caffe.proto ``InnerProductParameter``, inner_product_layer.cpp; ONNX ``Gemm``, ``MatMul``.
     """
 
     message = "inner_product_param"
@@ -58,11 +58,12 @@ class InnerProduct(CaffeLayer):
         shape = g.shape(x[0])
         axis = canonical_axis(self.axis, len(shape), self)
         blobs = [g.blob(self, role) for role in self.blobs]
-        flat = x[0] if axis == len(shape) - 1 else g.Flatten(x[0], axis=axis)
-        if axis == 1:
-            return str(g.Gemm(flat, *blobs, transB=int(not self.transpose)))
-        if axis < len(shape) - 1:  # keep the leading axes apart, as the top has them
-            flat = g.Reshape(x[0], g.ints([0] * axis + [-1]))
+        if axis < 2:
+            flat = x[0] if (axis, len(shape)) == (1, 2) else g.Flatten(x[0], axis=axis)
+            y = g.Gemm(flat, *blobs, transB=int(not self.transpose))
+            return str(y if axis else g.Reshape(y, g.ints([-1])))
+        # keep the leading axes apart, as the top has them
+        flat = x[0] if axis == len(shape) - 1 else g.Reshape(x[0], g.ints([0] * axis + [-1]))
         weight = blobs[0] if self.transpose else g.Transpose(blobs[0], perm=[1, 0])
         y = g.MatMul(flat, weight)
         return str(g.Add(y, blobs[1]) if self.bias_term else y)

@@ -14,8 +14,8 @@ from bridge.schema import Shape, count
 class Reduction(CaffeLayer):
     """``coeff`` times the SUM, ASUM (of absolute values), SUMSQ (of squares) or MEAN from ``axis`` on.
 
-    Source: caffe.proto ``ReductionParameter``, reduction_layer.cpp; ONNX ``ReduceSum``,
-    ``ReduceL1``, ``ReduceSumSquare``, ``ReduceMean``.
+    Source: caffe.proto ``ReductionParameter``, reduction_layer.cpp; ONNX ``Abs``,
+    ``ReduceSum``, ``ReduceSumSquare``, ``ReduceMean``.
     """
 
     message = "reduction_param"
@@ -34,8 +34,10 @@ class Reduction(CaffeLayer):
         return (bottoms[0][: canonical_axis(self.axis, len(bottoms[0]), self)],)
 
     def to_onnx(self, g: Any, *x: str) -> str:
-        kind = {"SUM": "Sum", "ASUM": "L1", "SUMSQ": "SumSquare", "MEAN": "Mean"}[self.operation]
-        y = g.reduce(kind, x[0], self._axes(len(g.shape(x[0]))), keepdims=False)
+        kind = {"SUM": "Sum", "ASUM": "Sum", "SUMSQ": "SumSquare", "MEAN": "Mean"}[self.operation]
+        axes = self._axes(len(g.shape(x[0])))
+        # not ReduceL1: OpenVINO 2026 does not see its axes where they are an attribute, before opset 18
+        y = g.reduce(kind, g.Abs(x[0]) if self.operation == "ASUM" else x[0], axes, keepdims=False)
         return str(y if self.coeff == 1 else g.Mul(y, g.const(np.float32(self.coeff))))
 
     def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
