@@ -18,6 +18,6 @@ def demo() -> None:
 
     start = time.perf_counter()
     with Progress(hidden=not sys.stderr.isatty()) as progress:
-        found = way.run(lambda text: click.echo(f"{text} ...", err=True), progress.step)
+        found = way.run(lambda text: click.echo(f"{text} ...", err=True), progress.step or (lambda record: None))
     options.table("weight bridge, the whole way", ["what", "found"], [list(row) for row in found])
     click.echo(f"done in {time.perf_counter() - start:.0f} s")

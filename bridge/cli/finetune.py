@@ -30,20 +30,20 @@ _USUAL = {
 @click.command()
 @options.files
 @options.reading
-@click.option("--data", required=True, help="Folder per class, .npz with x and y, list of 'path label', or module:function.")
+@click.option("--data", required=True, help="A folder per class, .npz with x and y, list of files, or module:function.")
 @click.option("-o", "--output", required=True, type=click.Path(), help="Folder of the run.")
 @click.option("--validation", default="", help="Validation data; else a share of --data.")
 @click.option("--validation-share", default=0.1, show_default=True, type=click.FloatRange(0, 0.9))
-@click.option("--class-names", type=click.Path(), help="A file with a class's name on each line, where the data have none.")
-@click.option("--root", default="", type=click.Path(), help="Folder that the paths of a list are in; else the list's own.")
-@click.option("--head", "heads", multiple=True, metavar="LAYER=[NAME:]10", help="New outputs for a layer; may be repeated.")
+@click.option("--class-names", type=click.Path(), help="A file with a class's name per line, where the data have none.")
+@click.option("--root", default="", type=click.Path(), help="Folder that the paths of a list are in; else its own.")
+@click.option("--head", "heads", multiple=True, metavar="LAYER=[NAME:]10", help="New outputs for a layer; repeatable.")
 @click.option("--freeze", multiple=True, metavar="PATTERN", help="Layers that stay as they are, such as 'conv*'.")
 @click.option("--unfreeze-at", default=-1, metavar="EPOCH", help="After how many epochs frozen layers start to learn.")
 @click.option("--solver", type=click.Path(), help="A Caffe solver.prototxt as the recipe.")
 @click.option("--epochs", type=click.IntRange(1), help="[default: the solver's max_iter, or 10]")
 @click.option("--batch-size", default=0, type=click.IntRange(0), help="[default: the train prototxt's, or 32]")
 @click.option("--iter-size", type=click.IntRange(1), help="Batches whose gradients make one update.  [default: 1]")
-@click.option("--optimizer", help="Caffe's SGD, Nesterov, AdaGrad, RMSProp, AdaDelta, Adam; or Chainer's, such as AdamW.")
+@click.option("--optimizer", help="One of Caffe's (SGD, Nesterov, ...) or Chainer's (AdamW, ...).")
 @click.option("--lr", type=float, help="Learning rate at the start.  [default: 0.01; 0.001 for Adam and its kin]")
 @click.option("--lr-policy", help="fixed, step, exp, inv, multistep, poly, sigmoid or cosine.")
 @click.option("--lr-mult", "lr_mults", multiple=True, metavar="PATTERN=FACTOR", help="A factor on some layers' rate.")
@@ -51,13 +51,13 @@ _USUAL = {
 @click.option("--power", type=float, help="For the policy.")
 @click.option("--stepsize", type=int, help="For the policy, in iterations.")
 @click.option("--stepvalue", multiple=True, type=int, help="For multistep; may be repeated.")
-@click.option("--warmup", default=0, type=click.IntRange(0), help="Iterations over which the rate rises to the policy's.")
+@click.option("--warmup", default=0, type=click.IntRange(0), help="Iterations over which the rate rises.")
 @click.option("--momentum", type=float, help="[default: 0.9, where the optimizer has one]")
 @click.option("--weight-decay", type=float, help="[default: 0.0005]")
 @click.option("--clip-gradients", type=float, help="Largest norm of all gradients together.")
 @click.option("--label-smoothing", default=0.0, type=click.FloatRange(0, 0.99))
-@click.option("--patience", default=0, type=click.IntRange(0), help="Stop after so many epochs without improvement.")
-@click.option("--use-best", is_flag=True, help="Make the model of the epoch with the lowest validation loss.")
+@click.option("--patience", default=0, type=click.IntRange(0), help="Epochs without improvement after which to stop.")
+@click.option("--use-best", is_flag=True, help="Take the epoch with the lowest validation loss.")
 @click.option("--scale", type=float, help="Factor on images, after the mean.")
 @click.option("--mean", help="Mean: one number, one per channel (b,g,r), or a .binaryproto.")
 @click.option("--resize", metavar="H,W", help="Size that pictures are brought to.")
@@ -65,16 +65,20 @@ _USUAL = {
 @click.option("--mirror/--no-mirror", default=None, help="Flip training images at random.")
 @click.option("--swap-channels", is_flag=True, help="Turn channels round first, for arrays that are RGB.")
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(0), help="Processes that decode pictures.")
-@click.option("--max-bad", default=0, show_default=True, type=click.IntRange(0), help="Unreadable pictures to skip at most.")
+@click.option("--max-bad", default=0, show_default=True, type=click.IntRange(0), help="Unreadable pictures to skip.")
 @click.option("--cache/--no-cache", default=True, show_default=True, help="Compute the frozen trunk once per image.")
-@click.option("--cache-memory", default="1G", show_default=True, help="Features or pictures to keep in memory; more go to files.")
+@click.option("--cache-memory", default="1G", show_default=True, help="Features to keep in memory; more go to files.")
 @click.option("--cache-dir", default="", type=click.Path(), help="Keep the features there, for later runs.")
-@click.option("--augment-cache", default=0, type=click.IntRange(0), metavar="K", help="Draws of each augmented image to cache.")
-@click.option("--trunk-engine", type=click.Choice(["auto", "chainer", "onnxruntime"]), default="auto", show_default=True)
-@click.option("--snapshot-every", default=0, type=click.IntRange(0), help="Iterations between snapshots.  [default: now and then]")
+@click.option(
+    "--augment-cache", default=0, type=click.IntRange(0), metavar="K", help="Draws of augmented images to cache."
+)
+@click.option(
+    "--trunk-engine", type=click.Choice(["auto", "chainer", "onnxruntime"]), default="auto", show_default=True
+)
+@click.option("--snapshot-every", default=0, type=click.IntRange(0), help="Iterations between snapshots.")
 @click.option("--device", default=None, help="-1 is the CPU; 0 or @cupy:0 a GPU.  [default: -1]")
 @click.option("--half", is_flag=True, help="Store parameters and blobs as float16 (on a GPU).")
-@click.option("--communicator", default="", help="ChainerMN's, for processes that mpiexec started: naive, pure_nccl, ...")
+@click.option("--communicator", default="", help="ChainerMN's, under mpiexec: naive, pure_nccl, ...")
 @click.option("--seed", type=click.IntRange(0), help="For order, augmentation, dropout and fillers.")
 @click.option("--resume", is_flag=True, help="Go on with the run in the folder.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar, no remarks.")
@@ -176,7 +180,17 @@ def _recipe(given: dict[str, Any]) -> Any:
         kind = given["optimizer"] or "SGD"
         rate, momentum = _USUAL.get(kind.removeprefix("chainer."), _USUAL["SGD"])
         recipe = Recipe(type=kind, base_lr=rate, momentum=momentum, weight_decay=0.0005)
-    names = ("lr_policy", "gamma", "power", "stepsize", "momentum", "weight_decay", "clip_gradients", "iter_size", "seed")
+    names = (
+        "lr_policy",
+        "gamma",
+        "power",
+        "stepsize",
+        "momentum",
+        "weight_decay",
+        "clip_gradients",
+        "iter_size",
+        "seed",
+    )
     changes = {name: given[name] for name in names if given[name] is not None}
     renamed = {"type": given["optimizer"], "base_lr": given["lr"], "stepvalue": given["stepvalue"] or None}
     changes.update({name: value for name, value in renamed.items() if value is not None})

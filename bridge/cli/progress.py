@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 from typing import Any
 
-from bridge.cli import options
+from bridge.cli import options, printable
 
 _SPAN = 0.2
 """Seconds between two looks of the bar."""
@@ -45,7 +45,7 @@ class Progress:
         if self._bar is None:
             options.note(text)
         else:
-            self._bar.console.print(f"note: {options.printable(text)}", markup=False, highlight=False)
+            self._bar.console.print(f"note: {printable(text)}", markup=False, highlight=False)
 
     def _step(self, record: dict[str, Any]) -> None:
         """Move the bar by a step."""

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bridge.finetune.config import Config
-    from bridge.finetune.recipe import Recipe, read_solver
     from bridge.finetune.predict import classify, read_images
+    from bridge.finetune.recipe import Recipe, read_solver
     from bridge.finetune.run import Run, finetune
 
 _HOMES = {

@@ -84,11 +84,11 @@ class Images:
         """Three numbers in [0, 1) for each image, the same in whatever company it comes."""
         if self._table[0] != draw:
             self._table = draw, np.random.default_rng([self._seed, 3, draw]).random((len(self._data), 3))
-        return self._table[1][indices]
+        return np.asarray(self._table[1][indices])
 
     def labels(self, indices: np.ndarray) -> np.ndarray:
         """Labels (n) int64 or float32."""
-        return self._data.y[indices].reshape(-1)
+        return np.asarray(self._data.y[indices]).reshape(-1)
 
     def chunks(self, size: int, draws: int) -> Iterator[np.ndarray]:
         """All images in order, ``size`` at a time, once per draw."""

@@ -47,7 +47,9 @@ class Cache:
             return False
         try:
             shapes = {blob: tuple(shape) for blob, shape in json.loads(self._index.read_text(encoding="utf-8")).items()}
-            self._arrays = {blob: map_rows(path, np.float32, shapes[blob]) for blob, path in self._paths(shapes).items()}
+            self._arrays = {
+                blob: map_rows(path, np.float32, shapes[blob]) for blob, path in self._paths(shapes).items()
+            }
         except (OSError, ValueError, AttributeError, TypeError, FormatError):
             return False  # what is damaged is computed again
         if any(len(array) != self._rows for array in self._arrays.values()):

@@ -44,7 +44,7 @@ class Data:
 
     def images(self, indices: np.ndarray) -> np.ndarray:
         """Some of the images, as stored."""
-        return self.x[indices if self.order is None else self.order[indices]]
+        return np.asarray(self.x[indices if self.order is None else self.order[indices]])
 
     def take(self, indices: np.ndarray, notes: tuple[str, ...] = ()) -> Data:
         """The data of some of the images, which stay where they are."""
@@ -105,7 +105,9 @@ def load_data(source: str, loading: Loading, classes: Sequence[str] = ()) -> Dat
         return _share(_arrays(path, loading.shape), loading)
     if ":" in source:
         return _share(_callable(source, loading.shape), loading)
-    raise MissingFileError("does not exist", where=source, hint="a folder per class, .npz, list file or module:function")
+    raise MissingFileError(
+        "does not exist", where=source, hint="a folder per class, .npz, list file or module:function"
+    )
 
 
 def _share(data: Data, loading: Loading) -> Data:

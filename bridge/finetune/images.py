@@ -57,9 +57,7 @@ def _eight_bits(picture: Any) -> Any:
     return Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
 
 
-def decode_all(
-    paths: Sequence[Path], size: tuple[int, int], channels: int, workers: int
-) -> Iterator[np.ndarray | str]:
+def decode_all(paths: Sequence[Path], size: tuple[int, int], channels: int, workers: int) -> Iterator[np.ndarray | str]:
     """Each picture in order, from ``workers`` processes; 0 decodes in this one."""
     jobs = [(str(path), *size, channels) for path in paths]
     if workers < 1 or len(jobs) < 4 * _BATCH:

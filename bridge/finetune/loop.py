@@ -16,6 +16,7 @@ from bridge.chain.functions import chainer
 from bridge.errors import FormatError, ModelError, UsageError
 from bridge.finetune import snapshot
 from bridge.finetune.batches import Batches
+from bridge.finetune.cache import Features
 from bridge.finetune.interrupts import Interrupts
 from bridge.finetune.logfile import LogFile
 from bridge.finetune.objective import Judged, Objective
@@ -23,7 +24,7 @@ from bridge.finetune.optimizers import Updater
 from bridge.finetune.parallel import Ranks
 from bridge.finetune.recipe import Recipe
 from bridge.finetune.sources import Source
-from bridge.finetune.trunk import Cut, Features
+from bridge.finetune.trunk import Cut
 
 _SPARE = 50
 """A snapshot that nobody asked for waits until so many times what the last one took have passed."""
@@ -141,8 +142,7 @@ class Loop:
                 raise UsageError(
                     f"not enough memory in iteration {self.state.iteration}: {str(error) or 'no more is to be had'}",
                     where=str(self.folder),
-                    hint="take a smaller --batch-size, or --cache-memory; the last snapshot is kept, --resume needs the same "
-                    "options",
+                    hint="the last snapshot is kept; a new run may take a smaller --batch-size",
                 ) from None
             self._save(log)
         return self.state

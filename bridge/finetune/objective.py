@@ -118,10 +118,10 @@ def _inputs(net: Net) -> tuple[str, str]:
 def _scores(net: Net, label: str) -> str | None:
     """What the net's last classification has for each class, with the greatest weight where there are several."""
     found = [layer for layer in net.layers if layer.type in _CLASSIFIERS and layer.bottoms[1:2] == (label,)]
-    best = max(found, key=lambda layer: layer.loss_weights[0], default=None)  # type: ignore[attr-defined]
+    best = max(found, key=lambda layer: layer.loss_weights[0], default=None)
     if best is None:
         return None
-    last = [layer for layer in found if layer.loss_weights[0] == best.loss_weights[0]][-1]  # type: ignore[attr-defined]
+    last = [layer for layer in found if layer.loss_weights[0] == best.loss_weights[0]][-1]
     return last.bottoms[0]
 
 

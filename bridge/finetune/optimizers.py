@@ -86,9 +86,8 @@ def _chainers(recipe: Recipe) -> Any:
     maker = getattr(chainer.optimizers, name, None)
     if not isinstance(maker, type) or not issubclass(maker, chainer.GradientMethod):
         found = [n for n, kind in vars(chainer.optimizers).items() if _is_method(kind)]
-        raise UsageError(
-            f"no optimizer '{recipe.type}'", hint=f"Caffe's: {', '.join(SOLVERS)}; Chainer's: {', '.join(sorted(found))}"
-        )
+        known = f"Caffe's: {', '.join(SOLVERS)}; Chainer's: {', '.join(sorted(found))}"
+        raise UsageError(f"no optimizer '{recipe.type}'", hint=known)
     optimizer = maker()
     if "momentum" in optimizer.hyperparam:
         optimizer.hyperparam.momentum = recipe.momentum

@@ -89,25 +89,32 @@ class ChainerMN(Ranks):
         self.rank, self.size, self.local_rank = self._comm.rank, self._comm.size, self._comm.intra_rank
 
     def total(self, *values: float) -> Sequence[float]:
+        """Each value summed over all ranks."""
         summed: Sequence[float] = self._comm.allreduce_obj(np.array(values, np.float64)).tolist()
         return summed
 
     def largest(self, value: int) -> int:
+        """The largest of the ranks' values."""
         return int(max(self._comm.mpi_comm.allgather(value)))
 
     def told(self, value: Any) -> Any:
+        """Rank 0's value."""
         return self._comm.bcast_obj(value)
 
     def collected(self, value: Any) -> list[Any]:
+        """Every rank's value in order, for rank 0."""
         return self._comm.gather_obj(value) or []
 
     def share_parameters(self, chain: Any) -> None:
+        """Give all ranks the parameters of rank 0."""
         self._comm.bcast_data(chain)
 
     def average_gradients(self, chain: Any) -> None:
+        """Give all ranks the mean of the gradients."""
         self._comm.multi_node_mean_grad(chain)
 
     def average_statistics(self, chain: Any) -> None:
+        """Give all ranks the mean of the running statistics."""
         for link in chain.links():
             for name in sorted(link._persistent):
                 array = getattr(link, name)

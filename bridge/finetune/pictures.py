@@ -44,7 +44,8 @@ def _png(canvas: Any) -> bytes:
 def _styled() -> Any:
     import matplotlib
 
-    return matplotlib.rc_context(_STYLE)
+    style: Any = _STYLE
+    return matplotlib.rc_context(style)
 
 
 def curves(log: Sequence[dict[str, Any]], names: Sequence[str] = ("loss", "accuracy"), best: int = -1) -> bytes:
@@ -70,14 +71,16 @@ def _curve(axes: Any, log: Sequence[dict[str, Any]], name: str, best: int) -> No
     axes.plot(epochs, values, color=TRAIN, alpha=0.2, linewidth=0.8)
     axes.plot(epochs, smooth(values, max(1, len(values) // 40)), color=TRAIN, linewidth=1.8, label="training")
     key = f"validation_{name}"
-    held = [(epoch, factor * record[key], record["epoch"]) for epoch, record in zip(epochs, log, strict=True) if key in record]
+    pairs = zip(epochs, log, strict=True)
+    held = [(epoch, factor * record[key], record["epoch"]) for epoch, record in pairs if key in record]
     if held:
         x, y, _ = zip(*held, strict=True)
         marker = "o" if len(held) <= 40 else None
         axes.plot(x, y, color=VALIDATION, marker=marker, markersize=4, linewidth=1.8, label="validation")
     chosen = [point for point in held if point[2] == best]
     if chosen:
-        axes.plot(*chosen[0][:2], "o", color=VALIDATION, markersize=11, fillstyle="none", label="lowest validation loss")
+        ring = {"color": VALIDATION, "markersize": 11, "fillstyle": "none", "label": "lowest validation loss"}
+        axes.plot(*chosen[0][:2], "o", **ring)
     axes.set_title("accuracy, %" if factor == 100 else name)
     axes.set_xlabel("epoch")
     axes.grid(visible=True)

@@ -114,7 +114,9 @@ class _Decoding:
         if not self.paths:
             raise FormatError("has no pictures", where=str(self.source))
         if self.row[0] not in (1, 3):
-            raise UsageError(f"the net's input has {self.row[0]} channels, pictures have 1 or 3", where=str(self.source))
+            raise UsageError(
+                f"the net's input has {self.row[0]} channels, pictures have 1 or 3", where=str(self.source)
+            )
         fits = count(self.row) * len(self.paths) <= self.loading.memory
         try:
             x, content = self._in_memory() if fits else self._in_file()

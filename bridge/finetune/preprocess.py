@@ -125,7 +125,8 @@ def preprocessing(
     _, channels, height, width = shape
     mean = _mean(config.mean, channels) if config.mean else _own_mean(net, transform)
     resize = config.resize or _own_size(source, mean) or (height, width)
-    crop = config.crop or ((height, width) if config.resize or transform.crop_size or resize != (height, width) else None)
+    crops = config.resize or transform.crop_size or resize != (height, width)
+    crop = config.crop or ((height, width) if crops else None)
     preprocess = Preprocess(
         scale=config.scale if config.scale is not None else transform.scale,
         mean=mean,
@@ -141,7 +142,7 @@ def _own_size(source: DataSource | None, mean: np.ndarray) -> tuple[int, int] | 
     new = getattr(source, "new_height", 0), getattr(source, "new_width", 0)
     if all(new):
         return new
-    return mean.shape[-2:] if mean.ndim == 3 else None  # type: ignore[return-value]
+    return mean.shape[-2:] if mean.ndim == 3 else None
 
 
 def _own_mean(net: Net, transform: Transform) -> np.ndarray:
@@ -152,7 +153,9 @@ def _own_mean(net: Net, transform: Transform) -> np.ndarray:
     path = (folder / transform.mean_file).resolve()
     if not path.is_relative_to(folder) or not path.exists():
         raise UsageError(
-            f"its mean_file '{transform.mean_file}' is not below {folder}", where=net.where, hint="give it with --mean FILE"
+            f"its mean_file '{transform.mean_file}' is not below {folder}",
+            where=net.where,
+            hint="give it with --mean FILE",
         )
     return _mean(str(path), 0)
 

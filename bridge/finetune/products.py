@@ -30,7 +30,7 @@ images = read_images(".", ["{picture}"])""",
 import onnxruntime
 scores = onnxruntime.InferenceSession("model.onnx").run(None, {{"{data}": images}})[0]""",
     "Caffe: model.caffemodel": """\
-import caffe; net = caffe.Net("deploy.prototxt", "model.caffemodel", caffe.TEST); net.blobs["{data}"].reshape(*images.shape)
+import caffe; net = caffe.Net("deploy.prototxt", "model.caffemodel", caffe.TEST)
 scores = net.forward_all({data}=images)["{scores}"]""",
     "Chainer: model.npz": """\
 import bridge; chain = bridge.build_chain(bridge.load("deploy.prototxt")); from chainer import config, serializers

@@ -152,7 +152,7 @@ def read_solver(message: Message) -> Recipe:
             raise FormatError(f"unknown solver parameter '{name}'", where=message.where)
     if values.get("type", "SGD") not in SOLVERS:
         raise FormatError(
-            f"unknown solver type '{values['type']}'", where=message.where, hint=f"types: {', '.join(SOLVERS)}"
+            f"unknown solver type '{values['type']!s}'", where=message.where, hint=f"types: {', '.join(SOLVERS)}"
         )
     try:
         return Recipe(**values)
@@ -175,5 +175,5 @@ def _old_type(message: Message) -> str:
         return SOLVERS[value]
     found = {name.upper(): name for name in SOLVERS}.get(str(value).upper())
     if found is None:
-        raise FormatError(f"unknown solver_type {value}", where=message.where)
+        raise FormatError(f"unknown solver_type {value!r}", where=message.where)
     return found

@@ -31,7 +31,7 @@ h3 { margin: 1rem 0 .25rem; font-size: 1rem; font-weight: 600; } p { margin: .25
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.25rem; margin: 0; }
 dt { color: var(--soft); } dd { margin: 0; }
 .side { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem; }
-img { display: block; width: 100%; height: auto; background: #fff; border: 1px solid var(--line); border-radius: .4rem; }
+img { display: block; width: 100%; height: auto; background: #fff; border: 1px solid var(--line); }
 img.small { width: auto; max-width: 100%; }
 pre { background: var(--track); padding: .7rem .9rem; margin: 0; overflow-x: auto; border-radius: .4rem;
   font: 13px/1.5 ui-monospace, monospace; overflow-wrap: normal; }
@@ -121,9 +121,7 @@ def _first_filters(before: Net, after: Net) -> tuple[np.ndarray, np.ndarray] | N
     return None
 
 
-def _page(
-    run: Run, deploy: Net, log: list[dict[str, Any]], judged: Judged | None, made: dict[str, bytes]
-) -> str:
+def _page(run: Run, deploy: Net, log: list[dict[str, Any]], judged: Judged | None, made: dict[str, bytes]) -> str:
     title = f"Fine-tuning of {run.net.name or 'a net'}"
     body = "\n".join(_sections(run, deploy, log, judged, made))
     return (
@@ -178,10 +176,12 @@ def _facts(run: Run, log: list[dict[str, Any]], judged: Judged | None) -> Iterat
     thaw = f", from epoch {config.unfreeze_at + 1} on nothing" if config.freeze and config.unfreeze_at >= 0 else ""
     yield "frozen", (", ".join(config.freeze) or "nothing") + thaw
     momentum = f", momentum {recipe.momentum:g}" if recipe.momentum else ""
-    yield "recipe", f"{recipe.type}, rate {recipe.base_lr:g} ({recipe.lr_policy}){momentum}, decay {recipe.weight_decay:g}"
+    rate = f"rate {recipe.base_lr:g} ({recipe.lr_policy})"
+    yield "recipe", f"{recipe.type}, {rate}{momentum}, decay {recipe.weight_decay:g}"
     epochs = log[-1]["epoch"] + 1 if log else 0
     early = ", stopped early" if state.stopped else ""
-    yield "length", f"{epochs} epochs, {state.iteration} steps of {run.loop.batches.size * recipe.iter_size} images{early}"
+    images = run.loop.batches.size * recipe.iter_size * run.loop.ranks.size
+    yield "length", f"{epochs} epochs, {state.iteration} steps of {images} images{early}"
     if state.best is not None:
         yield "lowest validation loss", f"{state.best:.4f}, after epoch {state.best_epoch + 1}"
     if judged is not None:

@@ -13,7 +13,7 @@ import bridge
 from bridge.chain.build import NetChain, build_chain
 from bridge.errors import UsageError
 from bridge.finetune import prepare
-from bridge.finetune.batches import Batches, Images
+from bridge.finetune.batches import Batches
 from bridge.finetune.config import Config, check_folder, open_folder
 from bridge.finetune.data import Data, Loading, load_data, split
 from bridge.finetune.loop import Loop, State
@@ -163,7 +163,7 @@ def training_net(config: Config) -> tuple[Net, Any, list[str]]:
 
 def _data(config: Config, shape: Any, resize: tuple[int, int], ranks: Ranks) -> tuple[Data, Data | None]:
     loading = Loading(
-        shape=tuple(shape[1:]),  # type: ignore[arg-type]
+        shape=tuple(shape[1:]),
         resize=resize,
         workers=config.workers,
         max_bad=config.max_bad,

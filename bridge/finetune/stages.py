@@ -156,7 +156,7 @@ class Stages:
         return digest([(layer.type, layer.bottoms, layer.tops, layer.definition) for layer in layers], cut, *arrays)
 
     def _engine(self, key: str, splits: list[Split]) -> str:
-        """The engine asked for, or the one that this run began with or that has filled a cache: another has other bits."""
+        """The engine asked for; else the one that this run began with, or that has filled a cache, for its bits."""
         chosen = self.config.folder / _ENGINE
         if self.config.trunk_engine != "auto":
             return self.config.trunk_engine
@@ -164,7 +164,8 @@ class Stages:
             return chosen.read_text(encoding="utf-8")
         images, data = splits[0]
         draws = 0 if data.fixed or not self.config.cache else self.config.augment_cache if images.augmented else 1
-        known = [name for name in ("onnxruntime", "chainer") if draws and self._cache(images, data, draws, name, key).load()]
+        both = ("onnxruntime", "chainer") if draws else ()
+        known = [name for name in both if self._cache(images, data, draws, name, key).load()]
         return known[0] if known and engines.missing(known[0]) is None else "auto"
 
 

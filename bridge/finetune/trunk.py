@@ -66,14 +66,14 @@ def is_random(layer: Any) -> bool:
     """Whether the layer draws random numbers in training."""
     if layer.type == "Dropout":
         return bool(layer.dropout_ratio > 0)
-    return layer.type == "Pooling" and layer.pool == "STOCHASTIC"
+    return bool(layer.type == "Pooling" and layer.pool == "STOCHASTIC")
 
 
 def _uses_batch(layer: Any) -> bool:
     """Whether the layer normalises by the batch's own statistics in training."""
     if layer.type == "BatchNorm":
-        return layer.use_global_stats is not True
-    return layer.type == "BN" and not layer.frozen and layer.bn_mode != "INFERENCE"
+        return bool(layer.use_global_stats is not True)
+    return bool(layer.type == "BN" and not layer.frozen and layer.bn_mode != "INFERENCE")
 
 
 def _handed_on(net: Net, index: int) -> tuple[str, ...]:
@@ -213,7 +213,9 @@ class _OnnxTrunk:
         prefix = trunk_net(net, cut.index)
         shape = prefix.inputs[data] or ()
         file, graph = to_onnx_file(prefix, inputs={data: [1, *shape[1:]]}, dynamic_batch=False)
-        last = {top: name for layer, names in zip(prefix, graph.tops, strict=True) for top, name in zip(layer.tops, names, strict=True)}
+        last: dict[str, str] = {}
+        for layer, names in zip(prefix, graph.tops, strict=True):
+            last.update(zip(layer.tops, names, strict=True))
         self._names = {blob: last[blob] for blob in cut.blobs}
         if not all(self._names.values()):
             raise UnsupportedLayerError("a blob that the trunk hands on has no value of its own in the model")
