@@ -4,7 +4,8 @@
 
 The built chain and the hand-written one hold the same weights and run in turns, so that what
 else the machine does falls on both; each figure is the best of its turns. Before that their
-results are compared. ``fashion`` is the trained net of the fixtures, ``alexnet`` a net of
+results are compared. With one thread the clock is that of the processor, which stands still while
+other programs run. ``fashion`` is the trained net of the fixtures, ``alexnet`` a net of
 AlexNet's shapes at 227 x 227 with random weights. Caffe runs in its own interpreter, named by
 BRIDGE_PYCAFFE_PYTHON; without one it is left out by name.
 """
@@ -138,18 +139,19 @@ MODELS: dict[str, tuple[Callable[[], tuple[Any, int]], Callable[[Any], Any]]] = 
 # -- measuring ---------------------------------------------------------------------------------
 
 
-def turns(works: dict[str, Callable[[], Any]], repeat: int) -> dict[str, float]:
+def turns(works: dict[str, Callable[[], Any]], repeat: int, clock: str) -> dict[str, float]:
     """The best seconds of each work, all of them in turns."""
+    now = getattr(time, clock)
     best = dict.fromkeys(works, float("inf"))
     for _ in range(repeat + 1):  # the first turn warms up, and never is the best
         for name, work in works.items():
-            start = time.perf_counter()
+            start = now()
             work()
-            best[name] = min(best[name], time.perf_counter() - start)
+            best[name] = min(best[name], now() - start)
     return best
 
 
-def measure(name: str, repeat: int) -> dict[str, Any]:
+def measure(name: str, repeat: int, clock: str) -> dict[str, Any]:
     import numpy as np
 
     import bridge
@@ -184,9 +186,9 @@ def measure(name: str, repeat: int) -> dict[str, Any]:
     np.testing.assert_allclose(forward(built)().array, expected, rtol=1e-4, atol=1e-6)
     found: dict[str, Any] = {"batch": batch}
     for what, make_work in (("forward", forward), ("forward and backward", both)):
-        seconds = turns({"built": make_work(built), "by hand": make_work(hand)}, repeat)
+        seconds = turns({"built": make_work(built), "by hand": make_work(hand)}, repeat, clock)
         found[what] = {**seconds, "ratio": seconds["built"] / seconds["by hand"]}
-    caffe = in_caffe(net, x, gradient, expected, repeat)
+    caffe = in_caffe(net, x, gradient, expected, repeat, clock)
     for what in ("forward", "forward and backward"):
         if "skipped" not in caffe:
             found[what].update(caffe=caffe[what], ratio_to_caffe=found[what]["built"] / caffe[what])
@@ -195,7 +197,7 @@ def measure(name: str, repeat: int) -> dict[str, Any]:
 
 IN_CAFFE = """
 import json, sys, time, numpy as np, caffe
-folder, repeat = sys.argv[1], int(sys.argv[2])
+folder, repeat, now = sys.argv[1], int(sys.argv[2]), getattr(time, sys.argv[3])
 given = np.load(folder + '/given.npz')
 net = caffe.Net(folder + '/net.prototxt', folder + '/net.caffemodel', caffe.TEST)
 net.blobs['data'].reshape(*given['x'].shape)
@@ -209,14 +211,14 @@ found = {}
 for name, work in (('forward', forward), ('forward and backward', both)):
     best = 1e9
     for _ in range(repeat + 1):
-        start = time.perf_counter(); work(); best = min(best, time.perf_counter() - start)
+        start = now(); work(); best = min(best, now() - start)
     found[name] = best
 found['off'] = float(np.abs(net.blobs['prob'].data - given['y']).max())
 print(json.dumps(found))
 """
 
 
-def in_caffe(net: Any, x: Any, gradient: Any, expected: Any, repeat: int) -> dict[str, Any]:
+def in_caffe(net: Any, x: Any, gradient: Any, expected: Any, repeat: int, clock: str) -> dict[str, Any]:
     """Seconds of the real Caffe on the same weights and images."""
     import numpy as np
 
@@ -233,7 +235,7 @@ def in_caffe(net: Any, x: Any, gradient: Any, expected: Any, repeat: int) -> dic
         bridge.save(net, Path(folder, "net.caffemodel"))
         np.savez(Path(folder, "given.npz"), x=x, g=gradient, y=expected)
         done = subprocess.run(
-            [python, "-c", IN_CAFFE, folder, str(repeat)],
+            [python, "-c", IN_CAFFE, folder, str(repeat), clock],
             env={**os.environ, "GLOG_minloglevel": "2"}, capture_output=True, text=True, check=False,
         )  # fmt: skip
     if done.returncode:
@@ -255,8 +257,9 @@ def main() -> None:
     results: dict[str, Any] = {
         "python": platform.python_version(), "machine": platform.machine(), "threads": options.threads, "models": {},
     }  # fmt: skip
+    clock = "process_time" if options.threads == 1 else "perf_counter"
     for name in options.models.split(","):
-        results["models"][name] = found = measure(name, options.repeat)
+        results["models"][name] = found = measure(name, options.repeat, clock)
         print(f"\n{name}, {found['batch']} images, {options.threads} thread(s)\n")
         print("| | built | by hand | ratio | Caffe | ratio |\n|---|---:|---:|---:|---:|---:|")
         for what in ("forward", "forward and backward"):

@@ -87,10 +87,10 @@ class WeightGradient(_forward.Convolution2DGradW):
         x, gy = inputs
         windows = _Windows(self, self.W_shape, gy.shape[2:])
         products = np.ascontiguousarray(gy).reshape(len(x), *windows.products)
-        total = np.zeros(windows.kernels, self.W_dtype)
+        total, own = np.zeros(windows.kernels, self.W_dtype), np.empty(windows.kernels, self.W_dtype)
         for images in windows.chunks(x):
             for columns, product in zip(windows.columns(x[images]), products[images], strict=True):
-                total += np.matmul(product, columns.swapaxes(1, 2))
+                total += np.matmul(product, columns.swapaxes(1, 2), out=own)
         return (total.reshape(self.W_shape),)
 
 
