@@ -101,3 +101,12 @@ def test_info_tells_machines_of_a_grouped_weight() -> None:
     found = json.loads(CliRunner().invoke(info, [*MODEL, "--json"]).output)
     layer = next(layer for layer in found["layers"] if layer["name"] == "conv2")
     assert (layer["group"], layer["blobs"][0]["shape"]) == (2, [32, 8, 5, 5])
+
+
+@pytest.mark.parametrize("second", [MODEL, MODEL[::-1]], ids=["prototxt first", "weights first"])
+def test_a_second_model_is_files_too(second: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    silent = ("--readers", "none", "--engines", "none")
+    status, out, err = ends(capfd, "verify", *MODEL, "--against", *second, *silent)
+    assert (status, err) == (0, "")
+    assert out.splitlines()[-1].startswith("PASSED: 10 blobs the same")
+    assert ends(capfd, "verify", "--against", MODEL[1], *silent, *MODEL)[0] == 0

@@ -20,16 +20,39 @@ def _list_checks(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
         ctx.exit()
 
 
-@click.command()
+class _Verify(click.Command):
+    """A command whose ``--against`` takes FILES, up to two, as the command itself does."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _repeated(args, "--against"))
+
+
+def _repeated(args: list[str], option: str) -> list[str]:
+    """``--against A B`` as ``--against A --against B``: click's options take a fixed number of values.
+
+    Only behind the command's own FILES; before them nobody could tell whose the second one is.
+    """
+    result: list[str] = []
+    if not args or args[0].startswith("-"):
+        return args
+    for place, argument in enumerate(args):
+        second = args[max(0, place - 2) : place][:1] == [option] and not argument.startswith("-")
+        if second and not args[place - 1].startswith("-"):
+            result.append(option)
+        result.append(argument)
+    return result
+
+
+@click.command(cls=_Verify)
 @options.files
 @options.reading
 @click.option(
     "--against",
     "against",
     multiple=True,
-    metavar="FILE",
+    metavar="FILES",
     type=click.Path(),
-    help="A second model; repeat it for a prototxt and weights.",
+    help="A second model: [PROTOTXT] WEIGHTS in any order.",
 )
 @click.option("--recorded", type=click.Path(), metavar="IO.npz", help="Recorded inputs and outputs to compare with.")
 @click.option("--record", type=click.Path(), metavar="IO.npz", help="Write such a file from the first engine.")
