@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge import engines, prototxt
+from bridge.errors import BridgeError
 from bridge.layers import REGISTRY
-from bridge.layers.base import CaffeLayer
+from bridge.layers.base import CaffeLayer, NeuronLayer
+from bridge.layers.fork_training import ForkLoss
 from bridge.schema import Layer
 from tests.conftest import GOLDEN, need
-from tests.strategies import CASES
+from tests.strategies import CASES, LayerCase
 
 RUNNABLE = sorted(name for name, cls in REGISTRY.items() if cls.to_onnx is not Layer.to_onnx)
 TRAINABLE = sorted(name for name in RUNNABLE if REGISTRY[name].to_chainer is not Layer.to_chainer)
+PLAIN = [
+    name for name in TRAINABLE if issubclass(REGISTRY[name], NeuronLayer) and REGISTRY[name].roles is CaffeLayer.roles
+]
 
 
 def recorded_types() -> set[str]:
@@ -61,3 +68,23 @@ def test_infers_the_shapes_that_come_out_and_engines_agree(name: str, data: st.D
 def _without(axes: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
     """The extents that do not depend on values."""
     return tuple(extent for axis, extent in enumerate(shape) if axis not in axes)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("shape", [(), (0,)], ids=["a number", "nothing"])
+def test_takes_the_smallest_inputs(name: str, shape: tuple[int, ...]) -> None:
+    need("onnxruntime", "chainer")
+    case = LayerCase(name, "clip_param { min: 0 max: 1 }" if name == "Clip" else "", (shape,))
+    net, inputs = case.net(), case.inputs()
+    with contextlib.suppress(BridgeError):
+        net.infer()
+        mine, other = (engines.make(engine, net).tops(inputs)[-1][0] for engine in ("onnxruntime", "chainer"))
+        assert mine is not None
+        assert other is not None
+        np.testing.assert_allclose(mine, other, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(name for name, cls in REGISTRY.items() if issubclass(cls, ForkLoss)))
+def test_a_loss_of_a_fork_takes_what_the_fork_gives_it(name: str) -> None:
+    assert LayerCase(name, "", ((2, 3, 4),)).net().infer()[-1] == ((),)
+    assert LayerCase(name, "", ((2, 3, 4), (5,), (6, 7))).net().infer()[-1] == ((),)

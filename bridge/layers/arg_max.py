@@ -68,7 +68,7 @@ class ArgMax(CaffeLayer):
         return str(g.Cast(g.Sub(g.const(np.int64(last)), places), to=g.FLOAT)), str(values)
 
     def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
-        values = x[0].array if self.axis is not None else x[0].array.reshape(len(x[0]), -1)
+        values = x[0].array if self.axis is not None else x[0].array.reshape(len(x[0]), count(x[0].shape[1:]))
         places, largest = F.largest(values, self.top_k, 1 if self.axis is None else self.axis)
         if self.axis is not None:
             return F.as_variable(largest if self.out_max_val else places)

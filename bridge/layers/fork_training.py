@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bridge.layers.base import MANY, layer_type
 from bridge.layers.loss import Loss
+from bridge.schema import Shape
 
 
 @layer_type(
@@ -21,6 +22,9 @@ class ForkLoss(Loss):
 
     def roles(self, stored: int) -> tuple[str, ...]:
         return tuple(f"blob{index}" for index in range(stored))
+
+    def check_bottoms(self, *bottoms: Shape) -> None:
+        """Do nothing: each fork has its own rules."""
 
 
 @layer_type("DetectionEvaluate", "SegAccuracy", "LabelsequenceAccuracy")

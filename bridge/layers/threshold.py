@@ -24,4 +24,4 @@ class Threshold(NeuronLayer):
         return str(g.Cast(g.Greater(x[0], g.const(np.float32(self.threshold))), to=g.FLOAT))
 
     def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
-        return F.as_variable((x[0].array > self.threshold).astype(x[0].dtype))
+        return F.as_variable(x[0].xp.asarray(x[0].array > self.threshold, x[0].dtype))
