@@ -406,6 +406,16 @@ def test_names_with_brackets_are_names_first() -> None:
     assert chain.child("conv[2]").W.requires_grad is False
 
 
+def test_a_pattern_may_be_the_end_of_a_path() -> None:
+    chain = built()
+    from bridge.chain.functions import chainer
+
+    model = chainer.links.Classifier(chain)
+    assert bridge.freeze(model, "conv*") == ["predictor/conv1", "predictor/conv2/a"]
+    assert bridge.freeze(chain, "a") == ["conv2/a"]
+    assert bridge.freeze(written(), "conv") == ["blocks/0/conv", "blocks/1/conv"]
+
+
 def test_one_parameter_of_a_layer_can_be_frozen() -> None:
     from bridge.chain.freezing import is_frozen
 

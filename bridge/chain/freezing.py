@@ -142,7 +142,7 @@ def freeze(chain: Any, *patterns: str) -> list[str]:
     Args:
         chain: Made by :func:`~bridge.chain.build.build_chain`, or any link of Chainer's.
         patterns: Names of layers (for a chain of one's own: paths of links or parameters, such as ``block/conv1``
-            or ``conv1/W``), or patterns such as ``conv*``.
+            or ``conv1/W``), or patterns such as ``conv*``. What is no whole name may be the end of one.
 
     Returns:
         The names of the frozen layers.
@@ -234,7 +234,10 @@ def _change(chain: Any, patterns: Iterable[str], param: Callable[[Any], Any], li
 def _matching(targets: dict[str, _Target], pattern: str) -> dict[str, _Target]:
     if pattern in targets:
         return {pattern: targets[pattern]}
-    return {name: target for name, target in targets.items() if fnmatchcase(name, pattern)}
+    for wanted in (pattern, f"*/{pattern}"):
+        if found := {name: target for name, target in targets.items() if fnmatchcase(name, wanted)}:
+            return found
+    return {}
 
 
 def _layers(chain: NetChain) -> dict[str, _Target]:

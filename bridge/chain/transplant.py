@@ -67,6 +67,26 @@ class TransplantReport:
         """Blobs that do not fit; ``detail`` has both shapes."""
         return self._of("mismatched")
 
+    def check(self, where: str) -> None:
+        """See that nothing was left over but what was asked for.
+
+        Args:
+            where: Name of the net, for the error.
+
+        Raises:
+            ModelError: Something was; names the first of it.
+        """
+        left = (*self.mismatched, *self.missing)
+        if left:
+            first = left[0]
+            what = f"layer '{first.layer}': blob '{first.role}'" if first.layer else f"array '{first.path}'"
+            more = f" ({len(left) - 1} more)" if len(left) > 1 else ""
+            raise ModelError(
+                f"{what}: {first.detail}{more}",
+                where=where,
+                hint="name what may be left out with skip; without strict, the report tells of every blob",
+            )
+
     def __str__(self) -> str:
         cells = [("layer", "blob", "array", "state", "detail")]
         cells += [(row.layer, row.role, row.path, row.state, row.detail) for row in self.rows]
@@ -110,10 +130,8 @@ def transplant(
         plan.add(pair)
     plan.add_left_over()
     report = TransplantReport(tuple(plan.rows))
-    if strict and (report.missing or report.mismatched):
-        raise ModelError(
-            f"the transplant is not complete\n{report}", where=net.where, hint="name what may be left out with skip"
-        )
+    if strict:
+        report.check(net.where)
     for part, values in plan.fills:
         part.fill(values)
     return report
