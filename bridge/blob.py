@@ -62,7 +62,7 @@ class Blob:
     @property
     def nbytes(self) -> int:
         """Bytes of the values, as stored."""
-        return self.size * self.dtype.itemsize
+        return self.size * int(self.dtype.itemsize)
 
     def numpy(self) -> np.ndarray:
         """The values as a read-only array of ``shape`` and ``dtype``; made once, then kept."""

@@ -417,8 +417,26 @@ def test_the_oldest_and_a_new_operator_set(case: Path) -> None:
         check_opset(case, opset)
 
 
+def runs(opset: int) -> bool:
+    """Whether the ONNX Runtime that is installed knows the operator set."""
+    import onnxruntime as ort
+    from onnx import TensorProto, helper
+
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [x], [y])
+    opsets = [helper.make_opsetid("", opset)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets))
+    try:
+        ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    except (RuntimeError, ort.capi.onnxruntime_pybind11_state.Fail, ort.capi.onnxruntime_pybind11_state.InvalidGraph):
+        return False
+    return True
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("opset", range(13, newest_opset() + 1))
 def test_every_operator_set_on_every_case(opset: int) -> None:
+    if not runs(opset):
+        pytest.skip(f"this ONNX Runtime does not know opset {opset}")
     for case in RUNNABLE:
         check_opset(case, opset)

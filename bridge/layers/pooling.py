@@ -124,7 +124,7 @@ class Pooling(CaffeLayer):
         leading, trailing = attributes["pads"][:2], attributes["pads"][2:]
         if not any(leading) and not self.sparse:  # nothing but the image counts
             return str(g.AveragePool(x, **attributes, count_include_pad=0))
-        y = g.AveragePool(x, **attributes, count_include_pad=1)
+        y = _mean_with_pads(g, x, g.shape(x)[1], attributes)
         if leading == trailing and not self.sparse:
             return str(y)
         if not self.sparse and _open(g.shape(x)):
@@ -139,7 +139,7 @@ class Pooling(CaffeLayer):
         ones = g.Expand(g.const(np.ones((1, 1, 1, 1), np.float32)), g.Concat(g.ints([1, 1]), padded, axis=0))
         pads = (0, 0, *(t - p for t, p in zip(trailing, self.pad, strict=True)))
         attributes = {"kernel_shape": self.kernel_size, "strides": self.stride, "pads": pads}
-        return str(g.AveragePool(ones, **attributes, count_include_pad=1))
+        return _mean_with_pads(g, ones, 1, attributes)
 
     def _stochastic(self, g: Any, x: str) -> str:
         """The sum of squares over the sum; 0 where that is not positive."""
@@ -151,10 +151,23 @@ class Pooling(CaffeLayer):
     def _mean(self, g: Any, value: str, x: str) -> str:
         if self.global_pooling:
             return str(g.GlobalAveragePool(value))
-        return str(g.AveragePool(value, **self._attributes(g, x), count_include_pad=1))
+        return _mean_with_pads(g, value, g.shape(x)[1], self._attributes(g, x))
 
     def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
         return F.caffe_pooling(x[0], self)
+
+
+def _mean_with_pads(g: Any, x: str, channels: int, attributes: dict[str, Any]) -> str:
+    """The mean of whole windows, padding counted.
+
+    Where the padding is not the same on all sides, ONNX Runtime before 1.25 counts it wrongly in the
+    AveragePool of opset 19 and later; a convolution per channel says the same.
+    """
+    if g.opset < 19 or len(set(attributes["pads"])) == 1:
+        return str(g.AveragePool(x, **attributes, count_include_pad=1))
+    kernel = attributes["kernel_shape"]
+    weight = np.full((channels, 1, *kernel), 1 / count(kernel), np.float32)
+    return str(g.Conv(x, g.const(weight), **attributes, group=channels))
 
 
 def _open(shape: Any) -> bool:
