@@ -67,7 +67,9 @@ ENGINES: dict[str, Entry] = {
         Entry("chainer", "Chainer, on the built chain", ("chainer",), "pip install 'weight-bridge[chainer]'"),
         Entry("pycaffe", "the real Caffe, in another interpreter", (), "set BRIDGE_PYCAFFE_PYTHON", probed=True),
         Entry("opencv", "OpenCV 4, on the Caffe files", ("cv2",), _OPENCV, asked=True),
-        Entry("opencv_onnx", "OpenCV, on the exported model", ("cv2",), _OPENCV, asked=True),
+        Entry(
+            "opencv_onnx", "OpenCV, on the exported model", ("cv2",), "pip install opencv-python-headless", asked=True
+        ),
     )
 }
 """Name -> engine, the first ones preferred."""

@@ -52,18 +52,18 @@ class Engine:
         ]
 
 
-def import_opencv() -> Any:
-    """OpenCV, of a version with an importer of Caffe files.
+def import_opencv(importer: str = "readNetFromCaffe") -> Any:
+    """OpenCV, of a version with an importer of the given name.
 
     Raises:
-        MissingExtraError: It is not installed, or newer.
+        MissingExtraError: It is not installed, or of another version.
     """
     try:
         cv2: Any = importlib.import_module("cv2")
     except ImportError:
         raise MissingExtraError("OpenCV is not installed", hint=HINT) from None
-    if not hasattr(cv2.dnn, "readNetFromCaffe"):
-        raise MissingExtraError(f"OpenCV {cv2.__version__} has no importer of Caffe files", hint=HINT)
+    if not hasattr(cv2.dnn, importer):
+        raise MissingExtraError(f"OpenCV {cv2.__version__} has no {importer}", hint=HINT)
     return cv2
 
 

@@ -13,14 +13,14 @@ class Engine(opencv.Engine):
     """See :class:`bridge.engines.Engine`."""
 
     def tops(self, inputs: Arrays) -> list[Tops]:
-        cv2 = import_opencv()
+        cv2 = import_opencv("readNetFromONNX")
         extents = {name: list(inputs[name].shape) for name in self._net.inputs if name in inputs}
         shapes = self._net.infer({name: tuple(shape) for name, shape in extents.items()})
         model, graph = to_onnx_model(self._net, inputs=extents, dynamic_batch=False, every_top=True)
         try:
             loaded = cv2.dnn.readNetFromONNX(np.frombuffer(model.SerializeToString(), np.uint8))
             feed(loaded, {value.name: inputs[value.name] for value in model.graph.input})
-            names = list(loaded.getUnconnectedOutLayersNames())
+            names = [value.name for value in model.graph.output]
             found = dict(zip(names, loaded.forward(names), strict=True)) if names else {}
         except cv2.error as error:
             raise refusal(error, self._net) from None
