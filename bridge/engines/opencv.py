@@ -69,7 +69,8 @@ def import_opencv(importer: str = "readNetFromCaffe") -> Any:
 
 def feed(loaded: Any, inputs: Arrays) -> None:
     """Hand the inputs to a net of OpenCV's, and have it compute every layer apart, and as it is defined."""
-    loaded.enableFusion(False)
+    if hasattr(import_opencv("readNetFromONNX").dnn, "readNetFromCaffe"):  # OpenCV 5 loses its inputs by it
+        loaded.enableFusion(False)
     if hasattr(loaded, "enableWinograd"):  # its error is not bounded by the terms of the sum
         loaded.enableWinograd(False)
     for name, array in inputs.items():
