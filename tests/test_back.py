@@ -18,7 +18,7 @@ from bridge.schema import Net
 from tests import nets
 from tests.conftest import FASHION, GOLDEN, TRAINING, need
 from tests.strategies import CASES, whole_nets
-from tests.test_equivalence import ENCODINGS, write
+from tests.test_equivalence import ENCODINGS, encoding_id, write
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_every_recorded_net_comes_back(case: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a.caffemodel").read_bytes() == (tmp_path / "b.caffemodel").read_bytes()
 
 
-@pytest.mark.parametrize(("generation", "values", "shape", "readers"), ENCODINGS, ids=lambda value: str(value)[:12])
+@pytest.mark.parametrize(("generation", "values", "shape", "readers"), ENCODINGS, ids=encoding_id)
 @settings(max_examples=25)
 @given(data=st.data())
 def test_any_net_in_any_encoding_comes_back(

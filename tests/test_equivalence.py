@@ -66,12 +66,12 @@ def names_of_readers(path: Path) -> list[str]:
     return [name for name in readers.readers_of(path) if readers.status(name).works]
 
 
-def _id(value: object) -> str:
+def encoding_id(value: object) -> str:
     """The same in every worker, where the order of a set is not."""
     return "+".join(sorted(value)) if isinstance(value, set) else str(value)
 
 
-@pytest.mark.parametrize(("generation", "values", "shape", "covering"), ENCODINGS, ids=_id)
+@pytest.mark.parametrize(("generation", "values", "shape", "covering"), ENCODINGS, ids=encoding_id)
 @given(data=st.data())
 def test_every_reader_delivers_the_bits_that_were_written(
     folder: Path, generation: str, values: str, shape: str, covering: set[str], data: st.DataObject
