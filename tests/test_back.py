@@ -119,7 +119,7 @@ def test_what_changed_comes_back_changed_and_the_rest_as_it_was(name: str, data:
     for role in roles:
         old, new = net.layers[index].blobs.blob(role), back.layers[index].blobs.blob(role)
         if role in moved and old.size:
-            assert np.array_equal(new.numpy(), old.numpy() + 1)
+            assert np.array_equal(new.numpy(), old.numpy() + np.float32(1))
             assert new.shape == old.shape
         else:
             assert new is old
