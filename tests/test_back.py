@@ -21,6 +21,11 @@ from tests.strategies import CASES, whole_nets
 from tests.test_equivalence import ENCODINGS, encoding_id, write
 
 
+@pytest.fixture(autouse=True)
+def _needs_chainer() -> None:
+    need("chainer")
+
+
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     """One folder for all examples of a test; each writes its files anew."""

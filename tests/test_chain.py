@@ -25,6 +25,12 @@ from tests import nets
 from tests.conftest import FASHION, GOLDEN, need
 from tests.strategies import CASES, NAMES
 
+
+@pytest.fixture(autouse=True)
+def _needs_chainer() -> None:
+    need("chainer")
+
+
 RESERVED = ["params", "name", "copy", "links", "children", "forward", "xp", "device", "run", "child", "loss",
             "net_inputs", "net_outputs", "_params", "_layers", "", ".", "..", "conv1/3x3", "/", "a/b/", "W", "file",
             "conv1%2F3x3", "params%", "x%~2", "%", "%%", "a\\b", "a:b", "a b", "a.npy", "\x00", "é", "層",

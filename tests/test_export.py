@@ -168,6 +168,7 @@ def test_both_files_stay_as_they_were_when_one_cannot_be_written(
 
 @pytest.mark.parametrize("folder", [".", "models"])
 def test_weights_stay_in_the_caffemodel(folder: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    need("chainer", "onnxruntime")
     sources = tmp_path / folder
     sources.mkdir(exist_ok=True)
     files = [shutil.copy(path, sources) for path in (DEPLOY, WEIGHTS)]
@@ -565,6 +566,7 @@ def test_a_forks_own_number_is_read_with_its_dialect_and_without(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """45 is SegNet's bn_param, which no other fork has; the dialect says so too."""
+    need("chainer", "onnxruntime")
     blobs = [np.full((1, 3, 1, 1), value, np.float32) for value in (2, 5)]
     bn = layer_bytes("bn", "BN", *blobs, bottom="x", more=chunk(45, number(3, 1)))
     (tmp_path / "net.caffemodel").write_bytes(INPUT + bn)

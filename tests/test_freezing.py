@@ -149,6 +149,11 @@ def hook(name: str) -> Any:
 
 
 @pytest.fixture(autouse=True)
+def _needs_chainer() -> None:
+    need("chainer")
+
+
+@pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
     """Some of the optimizers, such as MSVAG with its default rate, run away on data that is noise."""
     with np.errstate(all="ignore"):

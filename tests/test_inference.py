@@ -18,7 +18,7 @@ from tests.conftest import GOLDEN, TRAINING, need
 from tests.nets import Session, make
 
 DATA = 'layer { name: "data" type: "Data" top: "data" top: "label" '
-FC = 'inner_product_param { num_output: 5 } }\n'
+FC = "inner_product_param { num_output: 5 } }\n"
 TRAIN_VAL = (
     DATA + "include { phase: TRAIN } transform_param { mirror: true crop_size: 9 } data_param { batch_size: 64 } }\n"
     + DATA + "include { phase: TEST } transform_param { crop_size: 9 } data_param { batch_size: 50 } }\n"
@@ -77,6 +77,7 @@ def test_a_train_val_net_computes_what_its_deploy_net_does() -> None:
 
 
 def test_every_thing_done_is_noted() -> None:
+    need("onnxruntime")
     assert [note.partition(" of ")[0] for note in inference_net(trained()).notes] == [
         "layer 'loss' (SoftmaxWithLoss) became layer 'prob' (Softmax)",
         "layer 'data' (Data) became the input 'data'",
@@ -298,8 +299,13 @@ def test_random_data_is_an_input_and_constant_data_is_a_constant() -> None:
 def test_constant_data_is_an_input_where_a_net_in_training_has_no_other() -> None:
     net = parsed(DUMMY.format("") + fc("g", "d") + loss(bottoms="g label"))
     assert inference_net(net).inputs == {"d": (2, 3)}
-    other = parsed(DUMMY.format("") + 'input: "x" input_shape { dim: 2 dim: 3 }\n' + fc("g", "x")
-                   + 'layer { name: "e" type: "Concat" bottom: "g" bottom: "d" top: "e" }\n' + loss(bottoms="e label"))
+    other = parsed(
+        DUMMY.format("")
+        + 'input: "x" input_shape { dim: 2 dim: 3 }\n'
+        + fc("g", "x")
+        + 'layer { name: "e" type: "Concat" bottom: "g" bottom: "d" top: "e" }\n'
+        + loss(bottoms="e label")
+    )
     assert list(inference_net(other).inputs) == ["x"]
     assert "d" in [layer.name for layer in inference_net(other).layers]
 

@@ -20,6 +20,12 @@ from bridge.weights import spread_groups
 from tests import encode, nets
 from tests.conftest import FASHION, need
 
+
+@pytest.fixture(autouse=True)
+def _needs_chainer() -> None:
+    need("chainer")
+
+
 ALEXNET = """
 name: "AlexNet"
 layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 99 dim: 99 } } }

@@ -451,6 +451,7 @@ def test_inputs_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 
 def test_weights_alone_are_no_error_but_outputs_then_are_not_compared(tmp_path: Path) -> None:
+    need("onnxruntime")
     net = bridge.load(DEPLOY, WEIGHTS)
     bridge.save(net.replace(layers=net.layers[1:]), tmp_path / "bare.caffemodel")
     report = bridge.verify(tmp_path / "bare.caffemodel", against=WEIGHTS)

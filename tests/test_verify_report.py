@@ -81,6 +81,7 @@ def test_exit_status_2_and_one_line_for_a_truncated_file(tmp_path: Path) -> None
 
 
 def test_exit_status_2_where_nothing_was_compared() -> None:
+    need("onnxruntime")
     done = command(*FILES, "--readers", "protobuf", "--engines", "onnxruntime")
     assert done.returncode == 2
     assert "nothing was compared" in done.stdout.splitlines()[-1]
