@@ -85,6 +85,7 @@ def attempt(folder: Path, text: str, weights: Path | None, look: bool) -> str:
     try:
         with _Alarm(), warnings.catch_warnings():
             warnings.simplefilter("error")
+            warnings.simplefilter("ignore", UserWarning)  # what a writer leaves out, and says so
             outcome = _stages(path, weights)
     except Slow:
         outcome = "time"
@@ -109,7 +110,7 @@ def _stages(path: Path, weights: Path | None) -> str:
         net.infer,
         lambda: bridge.export_onnx(net, path.with_suffix(".onnx"), check=False),
         lambda: bridge.build_chain(net),
-        lambda: bridge.save(net, path.with_suffix(".npz")),
+        *(lambda suffix=suffix: _again(net, path.with_suffix(suffix)) for suffix in (".npz", ".caffemodel")),  # type: ignore[misc]
     )
     for stage in stages:
         try:
@@ -117,6 +118,12 @@ def _stages(path: Path, weights: Path | None) -> str:
         except BridgeError:
             fails += 1
     return "BridgeError" if fails else "ends"
+
+
+def _again(net: bridge.Net, path: Path) -> None:
+    """Write the net, and read it back."""
+    bridge.save(net, path)
+    bridge.load(path).infer()
 
 
 class _Alarm:

@@ -111,7 +111,7 @@ def test_fields_of_forks_and_unknown_numbers_come_back(tmp_path: Path) -> None:
 
 def test_field_that_no_schema_has_is_told(tmp_path: Path) -> None:
     source = opaque('name: "l" type: "T" flux_param { capacity: 1 } lrn_param { k: 2 size: 3 }', np.ones(2, "f4"))
-    with pytest.warns(UserWarning, match="is in no known") as told:
+    with pytest.warns(UserWarning, match="is not written, as no known") as told:
         path = written(source, tmp_path / "net.caffemodel")
     assert [str(warning.message).split("'")[-2] for warning in told] == ["flux_param", "lrn_param.size"]
     assert "layer 'l' (T)" in str(told[0].message)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -12,6 +14,7 @@ from bridge import cli
 from bridge.cli import options
 from bridge.cli.doctor import doctor
 from bridge.cli.info import info
+from bridge.errors import UsageError
 from tests.conftest import ROOT
 
 FASHION = ROOT / "fixtures" / "fashion"
@@ -110,3 +113,29 @@ def test_a_second_model_is_files_too(second: list[str], capfd: pytest.CaptureFix
     assert (status, err) == (0, "")
     assert out.splitlines()[-1].startswith("PASSED: 10 blobs the same")
     assert ends(capfd, "verify", "--against", MODEL[1], *silent, *MODEL)[0] == 0
+
+
+def test_what_a_writer_leaves_out_is_a_note(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "deploy.prototxt"
+    path.write_text(Path(MODEL[0]).read_text().replace("num_output: 10", "num_output: 10 our_own: 1"))
+    status, _, err = ends(capfd, "convert", str(path), MODEL[1], "-o", str(tmp_path / "out.caffemodel"))
+    where = f"{MODEL[1]}: layer 'fc8' (InnerProduct)"
+    assert status == 0
+    assert err == f"note: {where}: 'inner_product_param.our_own' is not written, as no known caffe.proto has it so\n"
+
+
+def test_warnings_of_other_packages_stay_unsaid(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def examine() -> None:
+        np.float32(1e38) * np.float32(1e38)
+        warnings.warn_explicit("old", DeprecationWarning, "chainer.py", 1, "chainer")
+        warnings.warn_explicit("old", UserWarning, "chainer.py", 1, "chainer")
+        raise UsageError("x" * 5000, hint="y" * 3000)
+
+    monkeypatch.setattr("bridge.cli.doctor.examine", examine)
+    status, out, err = ends(capfd, "doctor")
+    assert (status, out) == (2, "")
+    assert (
+        err == f"bridge: {'x' * 2000} ... (3,000 more characters)\n  hint: {'y' * 2000} ... (1,000 more characters)\n"
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from typing import Any, NoReturn
 
 import click
@@ -25,6 +26,9 @@ COMMANDS = {
     "doctor": "Show what is installed and what works.",
     "demo": "Go the whole way on a small trained model.",
 }
+
+_LONG = 2000
+"""Of a message no more characters than this are printed."""
 
 
 class _Commands(click.Group):
@@ -44,28 +48,30 @@ class _Commands(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
 @click.version_option(__version__, prog_name="weight-bridge")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Carry trained weights out of Caffe files, and prove that they arrived.
 
     FILES is what caffe.Net takes, [PROTOTXT] WEIGHTS in any order.
 
     Exit status: 0 it holds, 1 a difference was found, 2 it could not be done.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
 
 
 def main(args: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its status."""
+    _tame_warnings()
     try:
         status: Any = cli.main(args=args, prog_name="bridge", standalone_mode=False)
     except click.exceptions.Abort:
         status = _say("interrupted", 130)
     except KeyboardInterrupt:
         status = _say("interrupted", 130)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        status = 2
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "bridge"
         status = _say(error.format_message(), 2, f"{command} --help tells what there is")
@@ -83,11 +89,24 @@ def main(args: list[str] | None = None) -> NoReturn:
     sys.exit(status if isinstance(status, int) else 0)
 
 
+def _tame_warnings() -> None:
+    """What this package warns of becomes a note; what others do stays unsaid, as the numbers tell it better."""
+    warnings.simplefilter("ignore")
+    warnings.filterwarnings("default", category=UserWarning, module=r"(bridge|backends)\b")
+    warnings.showwarning = lambda message, *_, **__: click.echo(f"note: {printable(str(message))}", err=True)
+
+
 def _say(message: str, status: int, hint: str = "") -> int:
-    click.echo(f"bridge: {printable(message)}", err=True)
+    click.echo(f"bridge: {printable(_cut(message))}", err=True)
     if hint:
-        click.echo(f"  hint: {printable(hint)}", err=True)
+        click.echo(f"  hint: {printable(_cut(hint))}", err=True)
     return status
+
+
+def _cut(text: str) -> str:
+    """Text out of a file, without its end where it is long."""
+    rest = len(text) - _LONG
+    return text if rest <= 0 else f"{text[:_LONG]} ... ({rest:,} more characters)"
 
 
 def printable(text: str) -> str:

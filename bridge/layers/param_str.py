@@ -31,7 +31,7 @@ def read_param_str(p: Params, names: Mapping[str, str]) -> None:
         except ValueError:
             raise p.fail(f"param_str has {name} {value}, expected numbers") from None
     if _ENTRY.sub("", text).strip("{}, \n\t\r"):
-        raise p.fail(f"param_str {text!r} is not a list of names and numbers")
+        raise p.fail(f"param_str {text[:60]!r} is not a list of names and numbers")
 
 
 def _number(text: str) -> Value:

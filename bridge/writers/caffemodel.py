@@ -50,7 +50,7 @@ def write(net: Net, stream: IO[bytes], *, half: bool = False, dialect: str = "bv
 
 def _warner(where: str) -> Callable[[str], None]:
     def warn(path: str) -> None:
-        warnings.warn(f"{where}: '{path}' is in no known caffe.proto and is not written", stacklevel=4)
+        warnings.warn(f"{where}: '{path}' is not written, as no known caffe.proto has it so", stacklevel=2)
 
     return warn
 
