@@ -15,7 +15,7 @@ from bridge.message import Message, Scalar, Symbol
 
 _TOKEN = re.compile(
     r"""(?P<skip>[\s\ufeff]+|\#[^\n]*)
-      | (?P<string>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')
+      | (?P<string>"[^"\\\n]*(?:\\.[^"\\\n]*)*"|'[^'\\\n]*(?:\\.[^'\\\n]*)*')
       | (?P<number>[-+]?\s*(?:0[xX][0-9a-fA-F]+|(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?[fF]?))(?![\w.])
       | (?P<word>[-+]?[A-Za-z_][\w.\-/]*)
       | (?P<mark>[{}<>\[\]:;,])""",

@@ -163,3 +163,10 @@ def test_a_blob_that_is_computed_cannot_be_declared() -> None:
     text += 'layer { name: "in" type: "Input" top: "out0" input_param { shape { dim: 2 } } }'
     with pytest.raises(ModelError, match=r"layer 'in' \(Input\): declares blob 'out0', which an earlier layer writes"):
         assemble(None, prototxt.parse(text)).infer()
+
+
+def test_a_layer_is_named_once_whatever_its_class_is_called() -> None:
+    net = LayerCase("DepthwiseConvolution", "convolution_param { num_output: 0 }", (IMAGE,)).net()
+    with pytest.raises(UnsupportedLayerError) as caught:
+        net.infer()
+    assert caught.value.args[0] == "layer 'l' (DepthwiseConvolution): parameter 'num_output' is 0, expected at least 1"

@@ -203,7 +203,9 @@ def build_layer(definition: Message, blobs: Sequence[Blob] = (), uncovered: str 
             layer.check_wiring()
             return layer.with_blobs(blobs) if blobs else layer
         except ModelError as error:
-            problem = str(error.args[0]).removeprefix(f"layer '{common['name']}' ({common['type']}): ")
+            problem = str(error.args[0])
+            for label in (common["type"], cls.__name__):
+                problem = problem.removeprefix(f"layer '{common['name']}' ({label}): ")
     numbered = {f"blob{index}": blob for index, blob in enumerate(blobs)}
     return Opaque(**common, blobs=Blobs(numbered), problem=problem)
 
