@@ -30,7 +30,7 @@ _HOMES = {
     "corner_aligned_resize": "bridge.chain.forks",
     "roi_max_pooling": "bridge.chain.forks",
     "position_sensitive_pooling": "bridge.chain.forks",
-    "softmax_loss": "bridge.chain.losses",
+    "softmax_loss": "bridge.chain.softmax",
     "infogain_loss": "bridge.chain.losses",
     "sigmoid_cross_entropy_loss": "bridge.chain.losses",
     "margins": "bridge.chain.losses",

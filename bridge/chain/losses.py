@@ -19,26 +19,16 @@ if TYPE_CHECKING:
     from bridge.layers.infogain_loss import InfogainLoss
     from bridge.layers.loss import Loss
     from bridge.layers.sigmoid_cross_entropy_loss import SigmoidCrossEntropyLoss
-    from bridge.layers.softmax_with_loss import SoftmaxWithLoss
 
 F = chainer.functions
-_LARGEST = 87.33654475  # -log of the smallest normal float32
 _SMALLEST = 1e-20
 _NONE = -1
 
 
-def softmax_loss(x: Any, labels: Any, layer: SoftmaxWithLoss) -> Any:
-    """``-log softmax(x)[label]``, at most 87.3, over the places that count."""
-    places, outer, inner = _by_place(x, layer.axis)
-    wanted, valid = _labels(labels, places.shape[1], layer, layer.ignore_label)
-    each = F.softmax_cross_entropy(places, wanted, ignore_label=_NONE, reduce="no")
-    return F.sum(_held(each, each.array.clip(None, _LARGEST))) / layer.divisor(outer, inner, valid)
-
-
 def infogain_loss(x: Any, labels: Any, matrix: Any, layer: InfogainLoss) -> Any:
     """``-sum_k H[label, k] log softmax(x)[k]``, the softmax at least 1e-20, over the places that count."""
-    places, outer, inner = _by_place(x, layer.axis)
-    wanted, valid = _labels(labels, places.shape[1], layer, layer.ignore_label)
+    places, outer, inner = by_place(x, layer.axis)
+    wanted, valid = counted_labels(labels, places.shape[1], layer, layer.ignore_label)
     weights = matrix.array.reshape(places.shape[1], -1)[wanted] * (wanted != _NONE)[:, None]
     logs = F.log_softmax(places)
     held = _held(logs, logs.array.clip(math.log(_SMALLEST), None))
@@ -58,7 +48,7 @@ def sigmoid_cross_entropy_loss(x: Any, targets: Any, layer: SigmoidCrossEntropyL
 def margins(x: Any, labels: Any, layer: Loss) -> Any:
     """``max(0, 1 - s x)``, s being 1 for the sample's class and -1 for others."""
     flat = F.reshape(x, (len(x), -1))
-    wanted, _ = _labels(labels, flat.shape[1], layer, None)
+    wanted, _ = counted_labels(labels, flat.shape[1], layer, None)
     signs = _array_module(x).ones_like(flat.array)
     signs[_array_module(x).arange(len(x)), wanted] = -1
     return F.relu(1 + signs * flat)
@@ -67,7 +57,7 @@ def margins(x: Any, labels: Any, layer: Loss) -> Any:
 def log_loss(x: Any, labels: Any, layer: Loss) -> Any:
     """The mean of ``-log x[label]``, x at least 1e-20."""
     flat = F.reshape(x, (len(x), -1))
-    wanted, _ = _labels(labels, flat.shape[1], layer, None)
+    wanted, _ = counted_labels(labels, flat.shape[1], layer, None)
     picked = F.select_item(flat, wanted)
     return -F.sum(F.log(_held(picked, picked.array.clip(_SMALLEST, None)))) / len(x)
 
@@ -89,8 +79,8 @@ def contrastive_loss(a: Any, b: Any, alike: Any, layer: ContrastiveLoss) -> Any:
 def caffe_accuracy(x: Any, labels: Any, layer: Accuracy) -> tuple[Any, ...]:
     """The part of the places that are right, and, where the layer has a second top, that part per class."""
     xp = _array_module(x)
-    places, _, _ = _by_place(x, layer.axis)
-    wanted, valid = _labels(labels, places.shape[1], layer, layer.ignore_label)
+    places, _, _ = by_place(x, layer.axis)
+    wanted, valid = counted_labels(labels, places.shape[1], layer, layer.ignore_label)
     values, counted = places.array, wanted != _NONE
     own = values[xp.arange(len(values)), wanted]
     right = counted & ((values >= own[:, None]).sum(axis=1) - 1 < layer.top_k)
@@ -103,7 +93,7 @@ def caffe_accuracy(x: Any, labels: Any, layer: Accuracy) -> tuple[Any, ...]:
     return total, chainer.as_variable(shares.astype(x.dtype))
 
 
-def _by_place(x: Any, axis: int) -> tuple[Any, int, int]:
+def by_place(x: Any, axis: int) -> tuple[Any, int, int]:
     """``x`` as (places, classes), and the extents before and behind the classes that the places are of."""
     axis %= x.ndim
     outer, inner = count(x.shape[:axis]), count(x.shape[axis + 1 :])
@@ -113,7 +103,7 @@ def _by_place(x: Any, axis: int) -> tuple[Any, int, int]:
     return F.reshape(moved, (outer * inner, x.shape[axis])), outer, inner
 
 
-def _labels(labels: Any, classes: int, layer: Any, ignore: int | None) -> tuple[Any, int]:
+def counted_labels(labels: Any, classes: int, layer: Any, ignore: int | None) -> tuple[Any, int]:
     """The labels as int32, ignored ones as -1, and the number of the others.
 
     Raises:
