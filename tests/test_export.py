@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from bridge.layers.pooling import Pooling
 from bridge.onnx_export import file as onnx_file
 from bridge.schema import Net
 from bridge.verify import exported
-from tests.conftest import FASHION, GOLDEN, need
+from tests.conftest import FASHION, GOLDEN, ROOT, need
 from tests.encode import blob, chunk, number, tag, varint
 from tests.nets import make
 from tests.test_export_graph import run
@@ -588,3 +589,54 @@ def test_an_export_leaves_the_net_as_it_is(tmp_path: Path) -> None:
         bridge.export_onnx(net, tmp_path / "out.onnx", half=half, check=False)
         written.append((tmp_path / "out.onnx").read_bytes())
     assert written[0] == written[2] != written[1]
+
+
+# ---- docs/export.md ------------------------------------------------------------------------------------
+
+PAGE = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+COMMANDS = [line.strip() for line in PAGE.splitlines() if line.strip().startswith("bridge export ")]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that the page speaks of."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(DEPLOY, "deploy.prototxt")
+    shutil.copy(WEIGHTS, "model.caffemodel")
+    shutil.copy(IO, "io.npz")
+    data = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 9 dim: 9 } } }\n'
+    net = make(data + 'layer { name: "c" type: "Convolution" bottom: "data" top: "c" '
+               "convolution_param { num_output: 4 kernel_size: 3 } }\n")  # fmt: skip
+    Path("fcn.prototxt").write_text(text_of(net))
+    bridge.save(net, "fcn.caffemodel")
+    Path("mean.binaryproto").write_bytes(blob(np.full((1, 1, 32, 32), 33.3, np.float32), "packed", "legacy"))
+    return tmp_path
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("command", sorted(set(COMMANDS)))
+def test_commands_of_the_page_work(command: str, capfd: pytest.CaptureFixture[str]) -> None:
+    need("onnxruntime", "chainer")
+    status, out, err = ends(capfd, *command.split()[2:])
+    assert status == 0, err
+    assert "nodes" in out
+
+
+def test_the_page_names_every_option(capfd: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = ends(capfd, "--help")
+    shared = {"--reader", "--phase", "--stage", "--pycaffe-python", "--help", "--output", "--plugin"}
+    options = set(re.findall(r"--[a-z0-9-]+", out)) - shared
+    positive = {option for option in options if not option.startswith("--no-")}
+    assert {option for option in positive if option not in PAGE} <= {"--dynamic-batch", "--check"}
+
+
+def test_the_page_leads_opencv_from_caffe_to_onnx(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    need("cv2", "onnxruntime")
+    import cv2
+
+    status, _, _ = ends(capfd, "deploy.prototxt", "model.caffemodel", "-o", "model.onnx", "--no-check")
+    assert status == 0
+    _, inputs, recorded = load(FASHION)
+    net = cv2.dnn.readNetFromONNX("model.onnx")
+    net.setInput(inputs["data"], "data")
+    np.testing.assert_allclose(net.forward("prob"), recorded["prob"], 1e-4, 1e-5)
