@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -93,11 +92,11 @@ def check_same_bits(path: Path) -> RawNet:
 @pytest.mark.parametrize("case", [c for c in GOLDEN if c.name not in UNREADABLE], ids=lambda path: path.name)
 def test_delivers_the_recorded_cases_bit_for_bit_or_says_why_not(case: Path) -> None:
     path = case / "weights.caffemodel"
-    try:
-        found = check_same_bits(path)
-    except UnsupportedLayerError as error:
-        assert any(re.search(words, str(error)) for words in REFUSALS)
+    if not _is_read(path):
+        with pytest.raises(UnsupportedLayerError, match="|".join(REFUSALS)):
+            read(path)
         return
+    found = check_same_bits(path)
     generation = case.name.rpartition("_")[2]
     expected = {layer.name: expected_reason(layer, generation) for layer in protobuf.read(path).layers if layer.blobs}
     assert {layer.name: layer.uncovered for layer in found.layers if layer.name in expected} == expected
@@ -108,11 +107,18 @@ def test_delivers_most_of_the_recorded_cases_with_weights() -> None:
     assert len(whole) >= 25
 
 
-def _delivers_all(path: Path) -> bool:
+def _is_read(path: Path) -> bool:
     try:
-        found = read(path)
+        read(path)
     except UnsupportedLayerError:
         return False
+    return True
+
+
+def _delivers_all(path: Path) -> bool:
+    if not _is_read(path):
+        return False
+    found = read(path)
     return any(layer.blobs for layer in found.layers) and not any(layer.uncovered for layer in found.layers)
 
 

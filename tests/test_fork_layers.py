@@ -104,9 +104,7 @@ def run_open(case: LayerCase, other: LayerCase, extents: dict[str, list[int | st
 ROIS = {1: lambda rng, shape: np.array([[0, 1, 2, 6, 5], [1, 0, 0, 3.2, 7.7], [1, 5, 5, 5, 5]])}
 SMOOTH = [
     *OPEN,
-    LayerCase(
-        "BN", "bn_param { var_eps: 0.01 moving_average: true }", ((2, 3, 4, 5),), blobs={"variance": positive}
-    ),
+    LayerCase("BN", "bn_param { var_eps: 0.01 moving_average: true }", ((2, 3, 4, 5),), blobs={"variance": positive}),
     LayerCase("BN", "bn_param { bn_mode: INFERENCE }", ((2, 3, 4, 5),)),
     LayerCase("Interp", "interp_param { shrink_factor: 2 }", ((2, 3, 5, 6),)),
     LayerCase("Reorg", "reorg_param { stride: 2 }", ((2, 4, 4, 6),)),

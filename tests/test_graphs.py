@@ -366,8 +366,10 @@ def _net_and_channels(case: Path) -> tuple[Net, int]:
 
 
 def test_extents_that_follow_an_input_have_its_name() -> None:
-    net = make(DATA + f'layer {{ name: "c" bottom: "data" top: "c" {CONV} }}\n'
-               'layer { name: "p" type: "Pooling" bottom: "c" top: "p" pooling_param { kernel_size: 2 stride: 2 } }\n')
+    net = make(
+        DATA + f'layer {{ name: "c" bottom: "data" top: "c" {CONV} }}\n'
+        'layer { name: "p" type: "Pooling" bottom: "c" top: "p" pooling_param { kernel_size: 2 stride: 2 } }\n'
+    )
     shapes = Session(net, inputs={"data": ["n", 3, "h", "w"]}).shapes()
     assert shapes == {"data": ["n", 3, "h", "w"], "p": ["n", 4, "p_dim2", "p_dim3"]}
 

@@ -134,7 +134,7 @@ def _limited(graph: Graph) -> list[str]:
     """Which weights have values that float16 has not."""
     notes = []
     for name, init in graph.builder.initializers.items():
-        if init.float_type.itemsize == 2 and init.roles and init.values.dtype.itemsize > 2:
-            if any(part.max() > HALF_MAX or part.min() < -HALF_MAX for part in init.parts()):
-                notes.append(f"'{name}' has values beyond float16's range: they are limited to {HALF_MAX:g}")
+        narrowed = init.float_type.itemsize == 2 and init.roles and init.values.dtype.itemsize > 2
+        if narrowed and any(part.max() > HALF_MAX or part.min() < -HALF_MAX for part in init.parts()):
+            notes.append(f"'{name}' has values beyond float16's range: they are limited to {HALF_MAX:g}")
     return notes
