@@ -143,6 +143,10 @@ def test_delivers_the_alexnet_in_miniature() -> None:
 
 @pytest.mark.parametrize("path", sorted(TRAINING.glob("*/*.caffemodel")), ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_delivers_what_the_real_solver_wrote(path: Path) -> None:
+    if path.parent.name == "adadelta_poly":  # its LRN is within channels
+        with pytest.raises(UnsupportedLayerError, match=UNREADABLE["lrn_within"]):
+            read(path)
+        return
     check_same_bits(path)
 
 
