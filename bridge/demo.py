@@ -29,7 +29,9 @@ def model_folder() -> Path:
     for folder in (here / "demo_data", here.parent / "fixtures" / "fashion"):
         if all((folder / name).exists() for name in FILES):
             return folder
-    raise MissingFileError("the demo's model is not there", where=str(here / "demo_data"), hint="install the wheel or clone the repository")
+    raise MissingFileError(
+        "the demo's model is not there", where=str(here / "demo_data"), hint="install the wheel or clone the repository"
+    )
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:

@@ -71,6 +71,8 @@ class InnerProduct(CaffeLayer):
     def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
         axis = canonical_axis(self.axis, x[0].ndim, self)
         weight = F.transpose(link.W) if self.transpose else link.W
-        return F.linear(x[0], weight, link.b if self.bias_term else None, n_batch_axes=axis) if axis else (
-            F.reshape(F.linear(F.reshape(x[0], (1, -1)), weight, link.b if self.bias_term else None), (-1,))
+        return (
+            F.linear(x[0], weight, link.b if self.bias_term else None, n_batch_axes=axis)
+            if axis
+            else (F.reshape(F.linear(F.reshape(x[0], (1, -1)), weight, link.b if self.bias_term else None), (-1,)))
         )
