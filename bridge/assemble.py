@@ -8,7 +8,7 @@ share a parameter (``Net::AppendParam``: by parameter name).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bridge.errors import ModelError
@@ -78,6 +78,7 @@ def assemble(
     )
     if prototxt is not None:
         notes += _unused(stored, net)
+    notes += _written_over(net)
     return read_zero_scale_factors(net.replace(notes=tuple(notes)), zero_scale_factor)
 
 
@@ -134,6 +135,38 @@ def _unused(stored: Sequence[RawLayer], net: Net) -> list[str]:
                 + (f"; {hint}" if hint else "")
             )
     return notes
+
+
+def _written_over(net: Net) -> list[str]:
+    """A note for each layer that reads, in Caffe, what another wrote over by working in place.
+
+    Some layers' tops are their bottoms' memory in another shape. A layer that works in place
+    on such a top changes the bottom too, for whoever reads it later.
+    """
+    holders: dict[str, set[str]] = {}  # blob -> all that lie in its memory
+    changed: dict[str, Layer] = {}
+    notes = []
+    for layer in net.layers:
+        notes += [_late(layer.label, bottom, changed) for bottom in dict.fromkeys(layer.bottoms) if bottom in changed]
+        for place, top in enumerate(layer.tops):
+            if layer.bottoms[place : place + 1] != (top,):
+                holders.get(top, set()).discard(top)
+                holders[top] = holders.setdefault(layer.bottoms[0], {layer.bottoms[0]}) if _shares(layer) else set()
+                holders[top].add(top)
+                changed.pop(top, None)
+            elif layer.type != "Dropout":
+                changed.update((name, layer) for name in holders.get(top, ()) if name != top)
+    return notes + [_late("the net's output", blob, changed) for blob in net.outputs if blob in changed]
+
+
+def _late(reader: str, blob: str, changed: Mapping[str, Layer]) -> str:
+    return f"{reader} takes blob '{blob}' as computed; in Caffe {changed[blob].label} wrote over it, in place"
+
+
+def _shares(layer: Layer) -> bool:
+    """Whether the tops are the bottom's own memory. Source: the layers' calls of ``ShareData``."""
+    one = len(layer.bottoms) == len(layer.tops) == 1
+    return layer.type in ("Reshape", "Flatten", "Split") or (layer.type in ("Concat", "Slice") and one)
 
 
 def _state(rest: Message, phase: str, level: int, stages: Sequence[str]) -> tuple[str, int, frozenset[str]]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 
 import numpy as np
+import pytest
 
 from bridge.assemble import assemble
 from bridge.message import Message
+from bridge.prototxt import parse
 from bridge.schema import Blob, RawLayer, RawNet
 
 
@@ -36,3 +38,38 @@ def test_many_layers_take_time_in_proportion() -> None:
     assert len(net.notes) == 20_000
     assert "did you mean" in net.notes[0]
     assert "did you mean" not in net.notes[-1]
+
+
+def over(kind: str, more: str = "", inplace: str = "ReLU") -> tuple[str, ...]:
+    """The notes about a net that works in place on what a layer of this type made of the data."""
+    text = f"""
+      layer {{ name: "in" type: "Input" top: "x" }}
+      layer {{ name: "s" type: "{kind}" bottom: "x" top: "y" {more} }}
+      layer {{ name: "i" type: "{inplace}" bottom: "y" top: "y" }}
+      layer {{ name: "r" type: "Power" bottom: "x" top: "z" }}
+    """
+    return assemble(None, parse(text)).notes
+
+
+@pytest.mark.parametrize("kind", ["Reshape", "Flatten", "Concat", "Slice"])
+def test_tells_what_caffe_writes_over(kind: str) -> None:
+    note = "layer 'r' (Power) takes blob 'x' as computed; in Caffe layer 'i' (ReLU) wrote over it, in place"
+    assert over(kind) == (note,)
+
+
+def test_tells_of_an_output_that_caffe_writes_over() -> None:
+    (note,) = over("Split", 'top: "w"')[1:]
+    assert note == "the net's output takes blob 'w' as computed; in Caffe layer 'i' (ReLU) wrote over it, in place"
+
+
+def test_tells_of_nothing_else() -> None:
+    assert not over("Tile")
+    assert not over("Flatten", inplace="Dropout")
+    assert not over("Concat", 'bottom: "x"')
+    chain = 'layer { name: "a" type: "ReLU" bottom: "x" top: "x" }' * 3
+    assert not assemble(None, parse(chain)).notes
+    anew = """
+      layer { name: "s" type: "Flatten" bottom: "x" top: "y" } layer { name: "i" type: "ReLU" bottom: "y" top: "y" }
+      layer { name: "o" type: "Power" bottom: "y" top: "x" } layer { name: "r" type: "Power" bottom: "x" top: "z" }
+    """
+    assert not assemble(None, parse(anew)).notes

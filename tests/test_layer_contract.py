@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge import engines, prototxt
+from bridge.assemble import assemble
 from bridge.errors import BridgeError
 from bridge.layers import REGISTRY
 from bridge.layers.base import CaffeLayer, NeuronLayer
@@ -88,3 +89,18 @@ def test_takes_the_smallest_inputs(name: str, shape: tuple[int, ...]) -> None:
 def test_a_loss_of_a_fork_takes_what_the_fork_gives_it(name: str) -> None:
     assert LayerCase(name, "", ((2, 3, 4),)).net().infer()[-1] == ((),)
     assert LayerCase(name, "", ((2, 3, 4), (5,), (6, 7))).net().infer()[-1] == ((),)
+
+
+@pytest.mark.parametrize(("body", "expected"), [("", [-3, 6]), ("eltwise_param { coeff: 5 coeff: -1 }", [3, -6])])
+def test_a_sum_in_place_loses_what_it_writes_over(body: str, expected: list[float]) -> None:
+    """As the real Caffe was seen to do."""
+    need("onnxruntime", "chainer")
+    text = f"""
+      layer {{ name: "in" type: "Input" top: "x" input_param {{ shape {{ dim: 2 }} }} }}
+      layer {{ name: "p" type: "Power" bottom: "x" top: "y" }}
+      layer {{ name: "e" type: "Eltwise" bottom: "y" bottom: "x" top: "y" {body} }}
+    """
+    net = assemble(None, prototxt.parse(text))
+    for engine in ("onnxruntime", "chainer"):
+        (found,) = engines.make(engine, net).tops({"x": np.array([-3, 6], np.float32)})[-1]
+        np.testing.assert_array_equal(found, expected)

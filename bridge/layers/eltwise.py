@@ -15,6 +15,8 @@ from bridge.schema import Shape
 class Eltwise(CaffeLayer):
     """PROD, SUM (with one coefficient per bottom) or MAX (which takes no heed of coefficients).
 
+    A SUM that works in place loses the bottom it writes over: Caffe sets the top to 0 before it adds.
+
     Source: caffe.proto ``EltwiseParameter``, eltwise_layer.cpp; ONNX ``Mul``, ``Add``, ``Max``.
     """
 
@@ -46,4 +48,6 @@ class Eltwise(CaffeLayer):
         return reduce((lambda a, b: a * b) if self.operation == "PROD" else F.maximum, x)
 
     def _terms(self, x: tuple[Any, ...]) -> list[tuple[Any, float]]:
-        return list(zip(x, self.coeff or (1.0,) * len(x), strict=True))
+        """What is added up: each bottom and its coefficient."""
+        terms = zip(x, self.coeff or (1.0,) * len(x), self.bottoms, strict=True)
+        return [(v, c) for v, c, bottom in terms if bottom not in self.tops] or [(x[0], 0.0)]
