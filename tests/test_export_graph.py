@@ -268,6 +268,21 @@ def test_preprocessing_is_not_rounded_to_float16(tmp_path: Path) -> None:
     np.testing.assert_allclose(run(tmp_path / "m.onnx", {"data": x})["r"][:, 0], 49.301, rtol=2e-3)
 
 
+def test_a_custom_node_is_fed_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bridge.layers.pooling import Pooling
+
+    monkeypatch.setattr(Pooling, "to_onnx", lambda self, g, *x: g.custom(self, *x, reason="a test"))
+    pool = 'layer { name: "p" type: "Pooling" bottom: "c" top: "p" pooling_param { kernel_size: 2 } }\n'
+    net = make(DATA + CONV + pool + CONV.replace('"data"', '"p"').replace('"c"', '"d"'))
+    model = export(net, tmp_path / "m.onnx", half=True, allow_custom=True)
+    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    (node,) = (node for node in model.graph.node if node.domain)
+    assert [types[name] for name in (*node.input, *node.output)] == [1, 1]
+    assert [
+        types[node.output[0]] for node in model.graph.node if node.op_type == "Conv" and node.output[0] in types
+    ] == [10, 10]
+
+
 # ---- preprocessing -------------------------------------------------------------------------------
 
 IMAGE = np.random.default_rng(5).uniform(0, 255, (3, 10, 9)).astype(np.float32)

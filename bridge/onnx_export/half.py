@@ -85,7 +85,8 @@ class _Conversion:
         # float16 has not each integer beyond 2,048
         integers = node.op_type == "Cast" and self.types.get(node.inputs[0]) in (_INT32, _INT64)
         old_norm = node.op_type == "BatchNormalization" and self.g.opset < 15  # one type for all inputs
-        return _FLOAT if integers or old_norm or node.layer_type in _TO_FLOAT32 else _FLOAT16
+        float32 = integers or old_norm or node.layer_type in _TO_FLOAT32 or node.domain  # of which no type is known
+        return _FLOAT if float32 else _FLOAT16
 
     def _as(self, kind: int, name: str) -> str:
         """The value in a type; a Cast makes it, or for a constant, the file holds it so."""
