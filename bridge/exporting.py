@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -67,7 +68,7 @@ def export_onnx(
         DifferenceError: The model computes something else; names the first layer. Nothing is written.
         OutputError: The file cannot be written.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path) if os.path.islink(path) else path)  # external data lie beside the file itself
     if external_data not in (None, "file", "source"):
         raise UsageError(f"external data '{external_data}', expected file or source")
     _refuse_sources(net, [target, *([_beside(target)] if external_data == "file" else [])])

@@ -145,6 +145,17 @@ def test_both_files_are_written_over(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == list(SOURCES)
 
 
+def test_a_link_stays_a_link_and_the_data_lie_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    link, file = tmp_path / "link.onnx", tmp_path / "models" / "модель 1.onnx"
+    file.write_bytes(b"old")
+    link.symlink_to(file)
+    bridge.export_onnx(bridge.load(DEPLOY, WEIGHTS), link, external_data="file", check=False)
+    assert link.is_symlink()
+    assert sorted(path.name for path in file.parent.iterdir()) == [file.name, f"{file.name}.data"]
+    check_numbers(file)
+
+
 @pytest.mark.parametrize("fails", [1, 2])
 def test_both_files_stay_as_they_were_when_one_cannot_be_written(
     fails: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
