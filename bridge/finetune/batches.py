@@ -7,7 +7,7 @@ sees the batches that it would have seen.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,8 +15,7 @@ from bridge.finetune.data import Data
 from bridge.finetune.preprocess import Preprocess
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """Indices into the data, and the epoch."""
 
     indices: np.ndarray
@@ -69,6 +68,7 @@ class Images:
         self._data, self._preprocess, self._seed = data, preprocess, seed
         self.augmented = train and preprocess.random
         self._table: tuple[int, np.ndarray] = (-1, np.empty(0))
+        self._labels = data.y.astype(np.float32)
 
     def __len__(self) -> int:
         return len(self._data)
@@ -87,8 +87,8 @@ class Images:
         return np.asarray(self._table[1][indices])
 
     def labels(self, indices: np.ndarray) -> np.ndarray:
-        """Labels (n) int64 or float32."""
-        return np.asarray(self._data.y[indices]).reshape(-1)
+        """Labels (n) float32, as Caffe has them."""
+        return self._labels[indices].reshape(-1)
 
     def chunks(self, size: int, draws: int) -> Iterator[np.ndarray]:
         """All images in order, ``size`` at a time, once per draw."""

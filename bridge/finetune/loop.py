@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bridge.chain.build import NetChain
+from bridge.chain.freezing import is_frozen
 from bridge.chain.functions import chainer
 from bridge.errors import FormatError, ModelError, UsageError
 from bridge.finetune import snapshot
@@ -110,6 +111,9 @@ class Loop:
     def __post_init__(self) -> None:
         self.stages[-1].freeze()
         self.trained = snapshot.Trained(self.chain)
+        self._params: list[Any] = []
+        # where a snapshot cannot hold the generator's state, each step begins with one of its own
+        self._reseeds = self.random and (self.chain.xp is not np or self.ranks.size > 1)
         self._unsaved_best = False
         self._snapshot_due = 0.0
 
@@ -128,6 +132,7 @@ class Loop:
             OutputError: Log or snapshot cannot be written.
             KeyboardInterrupt: A signal asked for the end; a snapshot holds all steps that were done.
         """
+        self.seed(0)
         if resume:
             self._restore()
         self._enter([stage for stage in self.stages if stage.start <= self.state.iteration][-1])
@@ -159,8 +164,8 @@ class Loop:
         epoch_ends = self.batches.epoch_ends(iteration, self.recipe.iter_size)
         if epoch_ends or iteration + 1 == self.iterations:
             record.update(self._validate(record["epoch"]))
-        log.write(record)
         now = time.perf_counter()
+        log.write(record, now)
         if self._is_due(iteration + 1, epoch_ends, now):
             self._save(log)
         if self.on_step is not None:
@@ -171,17 +176,19 @@ class Loop:
     def _step(self, iteration: int, interrupted: bool) -> tuple[dict[str, Any], bool]:
         """One update; what the log says of it, and whether a rank was asked to stop."""
         rate = self.recipe.rate(iteration)
-        if self.random:
-            self._seed(iteration)
-        self.chain.cleargrads()
-        loss, right, seen, epoch = 0.0, 0, 0, 0
+        if self._reseeds:
+            self.seed(iteration)
+        for param in self._params:
+            param.cleargrad()
+        source, loss, right, seen, epoch = self._source(), 0.0, 0, 0, 0
         for part in range(self.recipe.iter_size):
             batch = self.batches[iteration * self.recipe.iter_size + part]
-            values, label = self._forward(self._source().get(batch.indices, batch.epoch))
+            values, label = self._forward(source.get(batch.indices, batch.epoch))
             value = self.objective(values)
+            predicted = self.objective.predicted(values)
+            del values  # the graph keeps what the backward pass wants
             value.backward(loss_scale=self.updater.loss_scale)
             loss += float(value.array)
-            predicted = self.objective.predicted(values)
             if predicted is not None:
                 right += int((predicted == label).sum())
             seen, epoch = seen + label.size, batch.epoch
@@ -200,17 +207,18 @@ class Loop:
             record["accuracy"] = right / max(1, seen)
         return record, bool(stop)
 
-    def _seed(self, iteration: int) -> None:
-        """Make what Chainer draws in this step follow from the seed and the iteration."""
+    def seed(self, iteration: int) -> None:
+        """Make what Chainer draws from here on follow from the seed and the iteration."""
         mixed = (self.recipe.seed * 1_000_003 + iteration * 9_176 + self.ranks.rank) % 2**32
         self.chain.xp.random.seed(mixed)
 
     def _forward(self, features: Features) -> tuple[dict[str, Any], Any]:
-        xp, label = self.chain.xp, features[self.objective.label]
-        fed = {name: xp.asarray(values) for name, values in features.items()}
+        xp, label = self.chain.xp, self.objective.label
+        if xp is not np:
+            features = {name: xp.asarray(values) for name, values in features.items()}
         if self.half:
-            fed = {name: x if name == self.objective.label else x.astype(np.float16) for name, x in fed.items()}
-        return self.chain.run(fed, start=self.cut.index if self.cut else 0), xp.asarray(label)
+            features = {name: x if name == label else x.astype(np.float16) for name, x in features.items()}
+        return self.chain.run(features, start=self.cut.index if self.cut else 0), features[label]
 
     def _validate(self, epoch: int) -> dict[str, float]:
         self.ranks.average_statistics(self.chain)
@@ -241,7 +249,7 @@ class Loop:
                     predicted.append(np.asarray(chainer.backends.cuda.to_cpu(found)))
         loss, right, seen = self.ranks.total(loss, right, len(source))  # type: ignore[assignment]
         mine = np.concatenate(predicted) if predicted else np.zeros(0, int)
-        every = self.ranks.collected((source.labels(), mine))
+        every = self.ranks.collected((source.labels().astype(int), mine))
         true, guessed = (np.concatenate(parts) for parts in zip(*every, strict=True)) if every else (mine, mine)
         return Judged(loss / max(1, seen), right / max(1, seen) if predicted else None, true, guessed, len(mine))
 
@@ -261,7 +269,8 @@ class Loop:
             if self._unsaved_best:  # before the snapshot: one that is newer is met again, and is the same
                 snapshot.save(self.folder / snapshot.BEST, self.best, state)
                 self._unsaved_best = False
-            snapshot.save(self.folder / snapshot.NAME, self.trained.copies(), state, self.updater.optimizer)
+            arrays = {**self.trained.copies(), **snapshot.generator()}
+            snapshot.save(self.folder / snapshot.NAME, arrays, state, self.updater.optimizer)
         end = time.perf_counter()
         self._snapshot_due = end + max(_MOMENT, _SPARE * (end - start))
 
@@ -279,6 +288,7 @@ class Loop:
             )
         try:
             self.trained.fill(arrays)
+            snapshot.set_generator(arrays)
         except (KeyError, ValueError) as error:
             raise FormatError(f"is no snapshot of this run: {error}", where=str(path), hint=snapshot.HINT) from None
         best = self.folder / snapshot.BEST
@@ -298,4 +308,5 @@ class Loop:
     def _enter(self, stage: Stage) -> None:
         """Begin a stage: what it freezes, and where the trained part starts."""
         stage.freeze()
+        self._params = [param for param in self.chain.params() if not is_frozen(param)]
         self.cut, self.train, self.validation = stage.prepare()

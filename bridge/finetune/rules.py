@@ -29,6 +29,22 @@ class CaffeRule(chainer.UpdateRule):
         self._optimizer = optimizer
         self.lr_mult = 1.0
         self.decay_mult = 1.0
+        self._usual = False
+
+    def add_hook(self, *args: Any, **kwargs: Any) -> None:
+        """Call a hook in each update."""
+        self._usual = False
+        super().add_hook(*args, **kwargs)
+
+    def update(self, param: Any) -> None:
+        """Update a parameter; the second time at once where it is on the CPU, is float32 and has no hooks."""
+        if self._usual and self.enabled and param._loss_scale is None:
+            self.t += 1
+            self.update_core(param)
+            return
+        super().update(param)
+        hooks = self._hookable._pre_update_hooks or self._hookable._post_update_hooks
+        self._usual = self.state is not None and param.xp is np and not self._use_fp32_update and not hooks
 
     def init_state(self, param: Any) -> None:
         """Make the histories, zeros of the parameter's shape."""

@@ -1,7 +1,7 @@
 """Snapshots: all that a run is, in one file that appears whole or not at all.
 
-A run draws no random number that does not follow from its seed, the epoch and the
-iteration, so that what is trained, the optimizer and the iteration are its whole state.
+Order and augmentation follow from the seed and the epoch, so that what is trained, the
+optimizer, the iteration and the generator that dropout draws from are the whole state.
 What stays frozen to the end is in the model's own files, or follows from the seed.
 """
 
@@ -77,6 +77,23 @@ def _precise(value: Any) -> Any:
     return getattr(value if original is None else original, "array", value)
 
 
+def generator() -> dict[str, np.ndarray]:
+    """The state of NumPy's own generator, which Chainer draws from on the CPU."""
+    _, key, place, has_gauss, gauss = np.random.get_state(legacy=True)
+    return {"random/key": np.asarray(key), "random/rest": np.array([place, has_gauss, gauss], np.float64)}
+
+
+def set_generator(arrays: Mapping[str, np.ndarray]) -> None:
+    """The opposite of :func:`generator`.
+
+    Raises:
+        KeyError: The state is not there.
+        ValueError: It is none.
+    """
+    place, has_gauss, gauss = arrays["random/rest"].tolist()
+    np.random.set_state(("MT19937", arrays["random/key"], int(place), int(has_gauss), gauss))
+
+
 def _to_cpu(array: Any) -> Any:
     return chainer.backends.cuda.to_cpu(array)
 
@@ -116,7 +133,7 @@ def load(path: Path, content: bytes = b"", optimizer: Any = None) -> tuple[dict[
     try:
         with np.load(io.BytesIO(content) if content else path, allow_pickle=False) as archive:
             state: dict[str, Any] = json.loads(archive[_STATE].tobytes())
-            arrays = {key: archive[key] for key in archive.files if key.startswith("chain/")}
+            arrays = {key: archive[key] for key in archive.files if not key.startswith(("optimizer/", _STATE))}
             if optimizer is not None:
                 # not strict: a parameter that was never updated has no history to load
                 chainer.serializers.NpzDeserializer(archive, strict=False)["optimizer"].load(optimizer)

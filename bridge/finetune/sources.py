@@ -34,11 +34,11 @@ class Source:
         return len(self.images)
 
     def labels(self) -> np.ndarray:
-        """The labels of all images."""
+        """The labels of all images, (N) float32."""
         return self.images.labels(np.arange(len(self.images)))
 
     def get(self, indices: np.ndarray, epoch: int) -> Features:
-        """The blobs that the trained part starts from, and the labels as float32, as Caffe has them."""
+        """The blobs that the trained part starts from, and the labels."""
         if self.cache is not None:
             draw = epoch % self.draws
             features = self.cache.rows(indices + draw * len(self.images) if draw else indices)
@@ -46,5 +46,5 @@ class Source:
             features = self.trunk(self.images.get(indices, epoch))
         else:
             features = {self.objective.data: self.images.get(indices, epoch)}
-        features[self.objective.label] = self.images.labels(indices).astype(np.float32)
+        features[self.objective.label] = self.images.labels(indices)
         return features
