@@ -165,8 +165,8 @@ def _late(reader: str, blob: str, changed: Mapping[str, Layer]) -> str:
 
 def _shares(layer: Layer) -> bool:
     """Whether the tops are the bottom's own memory. Source: the layers' calls of ``ShareData``."""
-    one = len(layer.bottoms) == len(layer.tops) == 1
-    return layer.type in ("Reshape", "Flatten", "Split") or (layer.type in ("Concat", "Slice") and one)
+    whole = ("Reshape", "Flatten", "Split", *(("Concat", "Slice") if len(layer.tops) == 1 else ()))
+    return layer.type in whole and len(layer.bottoms) == 1
 
 
 def _state(rest: Message, phase: str, level: int, stages: Sequence[str]) -> tuple[str, int, frozenset[str]]:

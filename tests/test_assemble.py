@@ -66,6 +66,7 @@ def test_tells_of_nothing_else() -> None:
     assert not over("Tile")
     assert not over("Flatten", inplace="Dropout")
     assert not over("Concat", 'bottom: "x"')
+    assert not assemble(None, parse('layer { name: "s" type: "Reshape" top: "y" }')).notes
     chain = 'layer { name: "a" type: "ReLU" bottom: "x" top: "x" }' * 3
     assert not assemble(None, parse(chain)).notes
     anew = """
