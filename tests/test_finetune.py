@@ -178,34 +178,43 @@ def test_layers_thaw_at_their_epoch(tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_killed_ends_in_the_same_bits(tmp_path: Path) -> None:
+    """Ten kills at random moments, in as many runs as it takes, each of which is resumed to its end."""
     small_npz(tmp_path / "data.npz", 320)
     base = [
         sys.executable, "-m", "bridge", "finetune", *MODEL, "--data", str(tmp_path / "data.npz"), "--head", "fc8=4",
-        "--freeze", "conv[12]", "--epochs", "40", "--scale", "0.00390625", "--snapshot-every", "3",
+        "--freeze", "conv[12]", "--epochs", "40", "--scale", "0.00390625", "--snapshot-every", "3", "-q",
     ]  # fmt: skip
-    whole, killed = str(tmp_path / "whole"), str(tmp_path / "killed")
-    subprocess.run([*base, "-o", whole, "-q"], check=True, cwd=ROOT, capture_output=True)
+    whole = tmp_path / "whole"
+    start = time.monotonic()
+    subprocess.run([*base, "-o", str(whole)], check=True, cwd=ROOT, capture_output=True)
+    seconds = time.monotonic() - start
     rng = random.Random(5)
+    kills = runs = 0
+    while kills < 10:
+        folder = tmp_path / f"killed{runs}"
+        runs += 1
+        kills += resume_until_done([*base, "-o", str(folder), "--resume"], seconds, rng, 10 - kills)
+        mine, theirs = parameters(whole), parameters(folder)
+        assert mine.keys() == theirs.keys()
+        assert all(mine[name].tobytes() == theirs[name].tobytes() for name in mine)
+        assert log_of(whole) == log_of(folder)
+        assert runs < 40, "the runs end before they can be killed"
+
+
+def resume_until_done(command: list[str], seconds: float, rng: random.Random, most: int) -> int:
+    """Start a run again and again, killing it at a random moment up to ``most`` times; returns how often."""
     kills = 0
-    for _ in range(40):
-        process = subprocess.Popen([*base, "-o", killed, "-q", "--resume"], cwd=ROOT, stderr=subprocess.PIPE)
-        if kills < 10:
-            deadline = time.monotonic() + rng.uniform(0.8, 2.5)
-            while time.monotonic() < deadline and process.poll() is None:
-                time.sleep(0.05)
-        if kills < 10 and process.poll() is None:
+    while True:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        try:
+            _, errors = process.communicate(timeout=seconds * rng.uniform(0.3, 0.95) if kills < most else None)
+        except subprocess.TimeoutExpired:
             os.kill(process.pid, signal.SIGKILL)
             process.communicate()
             kills += 1
             continue
-        _, errors = process.communicate()
         assert process.returncode == 0, errors
-        break
-    assert kills >= 5
-    mine, theirs = parameters(Path(whole)), parameters(Path(killed))
-    assert mine.keys() == theirs.keys()
-    assert all(mine[name].tobytes() == theirs[name].tobytes() for name in mine)
-    assert log_of(Path(whole)) == log_of(Path(killed))
+        return kills
 
 
 # ---- data -----------------------------------------------------------------------------------
