@@ -88,7 +88,7 @@ class Images:
 
     def labels(self, indices: np.ndarray) -> np.ndarray:
         """Labels (n) float32, as Caffe has them."""
-        return self._labels[indices].reshape(-1)
+        return np.asarray(self._labels[indices].reshape(-1))
 
     def chunks(self, size: int, draws: int) -> Iterator[np.ndarray]:
         """All images in order, ``size`` at a time, once per draw."""

@@ -19,6 +19,8 @@ from bridge.chain.functions import chainer
 from bridge.finetune.recipe import Recipe
 
 _History = list[Any]
+_CHUNK = 1 << 15
+"""Values that are updated at a time, where a parameter has more: they and what comes between stay in the cache."""
 
 
 class CaffeRule(chainer.UpdateRule):
@@ -55,13 +57,21 @@ class CaffeRule(chainer.UpdateRule):
 
     def update_core(self, param: Any) -> None:
         """One update."""
-        optimizer = self._optimizer
-        recipe = optimizer.recipe
-        xp = param.device.xp
-        grad = _regularised(xp, recipe, param, optimizer.grad_scale, recipe.weight_decay * self.decay_mult)
+        recipe, xp = self._optimizer.recipe, param.device.xp
         history = [self.state[f"history{index}"] for index in range(_HISTORIES[recipe.type])]
+        arrays = (param.data, param.grad, *history)
+        if xp is np and param.size > _CHUNK and all(array.flags.c_contiguous for array in arrays):
+            flat = [array.reshape(-1) for array in arrays]
+            for start in range(0, param.size, _CHUNK):
+                self._update(np, *(array[start : start + _CHUNK] for array in flat))
+        else:
+            self._update(xp, *arrays)
+
+    def _update(self, xp: Any, data: Any, grad: Any, *history: Any) -> None:
+        optimizer, recipe = self._optimizer, self._optimizer.recipe
+        grad = _regularised(xp, recipe, data, grad, optimizer.grad_scale, recipe.weight_decay * self.decay_mult)
         rate = np.float32(optimizer.rate * self.lr_mult)
-        param.data -= _STEPS[recipe.type](xp, recipe, grad, history, rate, optimizer.t)
+        data -= _STEPS[recipe.type](xp, recipe, grad, list(history), rate, optimizer.t)
 
 
 class CaffeOptimizer(chainer.GradientMethod):
@@ -108,12 +118,13 @@ class CaffeOptimizer(chainer.GradientMethod):
         return limit / norm if norm > limit else 1.0
 
 
-def _regularised(xp: Any, recipe: Recipe, param: Any, scale: np.float32, decay: float) -> Any:
+def _regularised(xp: Any, recipe: Recipe, data: Any, grad: Any, scale: np.float32, decay: float) -> Any:
     """The gradient, scaled, with the derivative of the regularisation added; a new array or the gradient."""
-    grad = param.grad if scale == 1 else param.grad * scale
+    if scale != 1:
+        grad = grad * scale
     if not decay:
         return grad
-    return grad + np.float32(decay) * (param.data if recipe.regularization_type == "L2" else xp.sign(param.data))
+    return grad + np.float32(decay) * (data if recipe.regularization_type == "L2" else xp.sign(data))
 
 
 def _sgd(xp: Any, r: Recipe, g: Any, h: _History, rate: np.float32, t: int) -> Any:
