@@ -74,7 +74,7 @@ _MAGIC = (
     (b"PK\x05\x06", "zip"),
 )
 _HTML = re.compile(rb"\s*<(!doctype|html|head|\?xml|body)", re.IGNORECASE)
-_PROTOTXT = re.compile(rb"(?:\xef\xbb\xbf)?(?:\s|#[^\n]*(?:\n|$))*(?:[A-Za-z_]\w*\s*(?:[:{<]|$)|$)")
+_PROTOTXT = re.compile(rb"(?:\xef\xbb\xbf)?(?:\s|#[^\n]*(?:\n|$))*(?:[A-Za-z_]\w*\s*(?:[:{<]|(?P<cut>$))|$)")
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 
 # Field number -> wire types that it may have, at the top level of each message.
@@ -114,7 +114,8 @@ def identify(head: bytes) -> str:
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "pickle"
     if not _CONTROL.search(head):
-        if _PROTOTXT.match(head):
+        text = _PROTOTXT.match(head)
+        if text and (text["cut"] is None or len(head) >= HEAD):  # a lone word is a net's name in a tiny caffemodel
             return "prototxt"
         if head.lstrip()[:1] in (b"{", b"["):
             return "json"

@@ -139,3 +139,20 @@ def test_warnings_of_other_packages_stay_unsaid(
     assert (
         err == f"bridge: {'x' * 2000} ... (3,000 more characters)\n  hint: {'y' * 2000} ... (1,000 more characters)\n"
     )
+
+
+def test_a_defect_of_ours_is_no_difference(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr("bridge.cli.info.describe", broken)
+    status, _, err = ends(capfd, "info", *MODEL)
+    assert status == 2
+    assert "unexpected ZeroDivisionError: by zero" in err
+
+
+@pytest.mark.parametrize("command", [("verify",), ("export", "-o", "x.onnx")], ids=lambda command: command[0])
+def test_a_negative_seed_is_refused(command: tuple[str, ...], capfd: pytest.CaptureFixture[str]) -> None:
+    status, _, err = ends(capfd, *command, *MODEL, "--seed", "-1")
+    assert status == 2
+    assert "seed" in err

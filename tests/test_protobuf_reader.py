@@ -379,6 +379,11 @@ def test_caffemodel_is_never_taken_for_something_else(layers: strategies.StoredN
     assert identify(data[:4096]) == "caffemodel"
 
 
+@pytest.mark.parametrize("letters", [9, 10, 12, 13, 32])
+def test_a_name_alone_is_no_prototxt_though_its_length_is_white_space(letters: int) -> None:
+    assert identify(bytes([0x0A, letters]) + b"n" * letters) == "caffemodel"
+
+
 def test_folder_pipe_and_missing_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe"):

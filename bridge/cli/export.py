@@ -34,7 +34,7 @@ from bridge.cli import options
     "--check/--no-check", default=True, show_default=True, help="Run the model and compare with a second engine."
 )
 @click.option("--recorded", type=click.Path(), metavar="IO.npz", help="Recorded inputs and outputs to compare with.")
-@click.option("--seed", default=0, show_default=True, help="For the inputs of the check.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="For the inputs of the check.")
 @click.option(
     "--digest/--no-digest", default=None, help="SHA-256 of FILES in the metadata.  [default: if the model is checked]"
 )

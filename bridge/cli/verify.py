@@ -60,7 +60,7 @@ def _repeated(args: list[str], option: str) -> list[str]:
 @click.option("--engines", metavar="A,B", help="Engines to compare, or none; all that work here by default.")
 @click.option("--rtol", metavar="T[,BLOB:T]", help="Relative tolerance of outputs; else it follows from the layer.")
 @click.option("--atol", metavar="T[,BLOB:T]", help="Absolute tolerance of outputs.")
-@click.option("--seed", default=0, show_default=True, help="For random inputs.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="For random inputs.")
 @click.option("--isolate", is_flag=True, help="Judge each layer alone, on the other side's inputs.")
 @click.option("--range", "value_range", metavar="LO,HI", help="Range of random inputs.")
 @click.option(

@@ -14,7 +14,7 @@ from pathlib import Path
 import onnx
 from onnx import helper
 
-from bridge.errors import UsageError
+from bridge.errors import ModelError, UsageError
 from bridge.onnx_export.builder import Initializer
 
 SMALL = 1024
@@ -109,8 +109,15 @@ class OnnxFile:
     # -- what ONNX makes of it ---------------------------------------------------------------------
 
     def check(self) -> None:
-        """ONNX's own full check, with the large tensors as inputs, so that none has to be loaded."""
-        onnx.checker.check_model(self._twin(), full_check=True)
+        """ONNX's own full check, with the large tensors as inputs, so that none has to be loaded.
+
+        Raises:
+            ModelError: ONNX does not take the graph.
+        """
+        try:
+            onnx.checker.check_model(self._twin(), full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            raise ModelError(f"ONNX does not take the graph: {' '.join(str(error).split())}") from None
 
     def infer_shapes(self) -> None:
         """Write down the types and shapes that follow for values that have none yet."""
