@@ -135,6 +135,18 @@ def test_an_unknown_solver_parameter_is_an_error() -> None:
         read_solver(prototxt.parse("base_lr: 1 momentun: 0.9"))
 
 
+CHAINERS = ["AMSGrad", "AdaBound", "AdamW", "MomentumSGD", "NesterovAG", "RMSprop", "SMORMS3"]
+
+
+@pytest.mark.parametrize("name", CHAINERS)
+def test_chainers_optimizers_train_by_name(name: str, tmp_path: Path) -> None:
+    from bridge.finetune import Recipe
+
+    run(config(tmp_path, epochs=3, recipe=Recipe(type=name, base_lr=1e-3, momentum=0.9, weight_decay=1e-4, seed=3)))
+    losses = [record["loss"] for record in log_of(tmp_path / "run")]
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+
+
 # ---- caching, freezing, resuming ------------------------------------------------------------
 
 

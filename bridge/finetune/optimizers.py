@@ -89,7 +89,7 @@ def _chainers(recipe: Recipe) -> Any:
         known = f"Caffe's: {', '.join(SOLVERS)}; Chainer's: {', '.join(sorted(found))}"
         raise UsageError(f"no optimizer '{recipe.type}'", hint=known)
     optimizer = maker()
-    if "momentum" in optimizer.hyperparam:
+    if hasattr(optimizer.hyperparam, "momentum"):
         optimizer.hyperparam.momentum = recipe.momentum
     return optimizer
 
