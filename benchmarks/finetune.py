@@ -119,7 +119,7 @@ class AlexNet(chainer.Chain):
             self.conv3 = L.Convolution2D(256, 384, 3, pad=1)
             self.conv4 = L.Convolution2D(384, 384, 3, pad=1, groups=2)
             self.conv5 = L.Convolution2D(384, 256, 3, pad=1, groups=2)
-            self.fc6 = L.Linear(6400, 4096)
+            self.fc6 = L.Linear(9216, 4096)
             self.fc7 = L.Linear(4096, 4096)
             self.fc8 = L.Linear(4096, 10)
 

@@ -1,14 +1,9 @@
-"""The runner: Caffe's own recipes, resuming, caching, faults, products."""
+"""The runner's training: Caffe's own recipes, Chainer's optimizers, caching, freezing, heads."""
 
 from __future__ import annotations
 
-import json
+import math
 import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +12,11 @@ import pytest
 
 import bridge
 from bridge import prototxt
-from bridge.errors import BridgeError, FormatError, ModelError, UsageError
-from tests.conftest import FASHION, ROOT, TRAINING, need
+from bridge.errors import BridgeError, FormatError, UsageError
+from tests.conftest import FASHION, TRAINING, need
+from tests.finetuning import MODEL, call, config, log_of, losses, run, small_npz, trained
 
 RECIPES = sorted(path.parent.name for path in TRAINING.glob("*/solver.prototxt"))
-MODEL = (str(FASHION / "deploy.prototxt"), str(FASHION / "fashion_alexnet.caffemodel"))
 
 
 @pytest.fixture(autouse=True)
@@ -29,84 +24,27 @@ def _needs_chainer() -> None:
     need("chainer")
 
 
-@pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder per class with small grey pictures, 3 classes of 24."""
-    need("PIL")
-    from PIL import Image
-
-    root = tmp_path_factory.mktemp("pictures")
-    with np.load(FASHION / "fashion_mini.npz") as data:
-        x, y = data["x_train"], data["y_train"]
-    for label, name in enumerate(("bag", "boot", "coat")):
-        (root / name).mkdir()
-        for index in np.flatnonzero(y == label)[:24]:
-            Image.fromarray(x[index]).save(root / name / f"{index}.png")
-    return root
-
-
-def small_npz(path: Path, count: int = 160, classes: int = 4) -> Path:
-    """Images of the first classes of Fashion-MNIST."""
-    with np.load(FASHION / "fashion_mini.npz") as data:
-        chosen = np.flatnonzero(data["y_train"] < classes)[:count]
-        np.savez(path, x=data["x_train"][chosen], y=data["y_train"][chosen].astype(np.int64))
-    return path
-
-
-def config(tmp_path: Path, **changes: Any) -> Any:
-    from bridge.finetune import Config, Recipe
-
-    settings: dict[str, Any] = {
-        "files": MODEL,
-        "data": str(small_npz(tmp_path / "data.npz")),
-        "output": str(tmp_path / "run"),
-        "heads": ("fc8=4",),
-        "freeze": ("conv*",),
-        "epochs": 2,
-        "scale": 1 / 256,
-        "recipe": Recipe(momentum=0.9, weight_decay=5e-4, seed=7),
-        "validation_share": 0.2,
-    }
-    return Config(**{**settings, **changes})
-
-
-def run(settings: Any) -> Any:
-    from bridge.finetune import finetune
-
-    return finetune(settings)
-
-
-def log_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
-def parameters(folder: Path) -> dict[str, np.ndarray]:
-    with np.load(folder / "model.npz") as archive:
-        return {name: archive[name] for name in archive.files}
-
-
 # ---- Caffe's recipes ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_solver_prototxt_means_what_it_means_in_caffe(name: str, tmp_path: Path) -> None:
-    recipe = TRAINING / name
-    command = [
-        sys.executable, "-m", "bridge", "finetune", recipe / "train.prototxt", recipe / "start.caffemodel",
-        "--solver", recipe / "solver.prototxt", "--data", TRAINING / "batches.npz", "--scale", "0.00390625",
-        "-o", tmp_path / "run",
-    ]  # fmt: skip
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT)
+    recipe, output = TRAINING / name, tmp_path / "run"
+    own = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "OPENBLAS_"))}
+    done = call(
+        "finetune", recipe / "train.prototxt", recipe / "start.caffemodel", "--solver", recipe / "solver.prototxt",
+        "--data", TRAINING / "batches.npz", "--scale", "0.00390625", "-o", output, env=own,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     with np.load(recipe / "loss.npz") as archive:
         expected = archive["loss"]
-    log = log_of(tmp_path / "run")
-    assert [record["iteration"] for record in log] == list(range(len(expected)))
-    np.testing.assert_allclose([record["loss"] for record in log], expected, rtol=0, atol=1e-5)
-    end, made = bridge.load(recipe / "end.caffemodel"), bridge.load(tmp_path / "run" / "model.caffemodel")
+    assert [record["iteration"] for record in log_of(output)] == list(range(len(expected)))
+    np.testing.assert_allclose(losses(output), expected, rtol=0, atol=1e-5)
+    end, made = bridge.load(recipe / "end.caffemodel"), bridge.load(output / "model.caffemodel")
+    assert {layer.name for layer in made if layer.blobs} <= {layer.name for layer in end}
     for layer in made:
         for role, values in layer.blobs.items():
-            np.testing.assert_allclose(values, end[layer.name].blobs[role], rtol=1e-5, atol=1e-5, err_msg=layer.name)
+            np.testing.assert_allclose(values, end[layer.name].blobs[role], 0, 1e-5, err_msg=layer.name)
 
 
 @pytest.mark.parametrize(
@@ -117,8 +55,9 @@ def test_a_solver_prototxt_means_what_it_means_in_caffe(name: str, tmp_path: Pat
         ('lr_policy: "exp" gamma: 0.5', [1, 0.5, 0.25, 0.125]),
         ('lr_policy: "inv" gamma: 1 power: 2', [1, 1 / 4, 1 / 9, 1 / 16]),
         ('lr_policy: "multistep" gamma: 0.1 stepvalue: 1 stepvalue: 3', [1, 0.1, 0.1, 0.01]),
+        ('lr_policy: "multistep" gamma: 0.1 stepvalue: 1 stepvalue: 1', [1, 0.1, 0.01, 0.01]),
         ('lr_policy: "poly" power: 2 max_iter: 4', [1, 9 / 16, 1 / 4, 1 / 16]),
-        ('lr_policy: "sigmoid" gamma: -1 stepsize: 1', [1 / (1 + np.exp(-(1 - i))) for i in range(4)]),
+        ('lr_policy: "sigmoid" gamma: -1 stepsize: 1', [1 / (1 + math.exp(i - 1)) for i in range(4)]),
     ],
 )
 def test_learning_rate_policies(text: str, rates: list[float]) -> None:
@@ -128,44 +67,235 @@ def test_learning_rate_policies(text: str, rates: list[float]) -> None:
     np.testing.assert_allclose([recipe.rate(i) for i in range(4)], rates, rtol=1e-6)
 
 
-def test_an_unknown_solver_parameter_is_an_error() -> None:
+def test_cosine_and_warm_up() -> None:
+    from bridge.finetune import Recipe
+
+    cosine = Recipe(base_lr=2, lr_policy="cosine", max_iter=4)
+    np.testing.assert_allclose([cosine.rate(i) for i in range(5)], [2, 1 + 0.5**0.5, 1, 1 - 0.5**0.5, 0], atol=1e-12)
+    warm = Recipe(base_lr=1, warmup=3)
+    np.testing.assert_allclose([warm.rate(i) for i in range(5)], [0.25, 0.5, 0.75, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('base_lr: 1 lr_policy: "fixed" momentun: 0.9', "momentun"),
+        ("base_lr: 1", "no learning-rate policy ''"),
+        ('base_lr: 1 lr_policy: "wave"', "wave"),
+        ('base_lr: 1 lr_policy: "step" gamma: 0.1', "stepsize"),
+        ('base_lr: 1 lr_policy: "multistep" gamma: 0.1', "stepvalue"),
+        ('base_lr: 1 lr_policy: "fixed" type: "Adagrad"', "Adagrad"),
+        ('base_lr: 1 lr_policy: "fixed" type: "AdaGrad" momentum: 0.9', "AdaGrad has none"),
+        ('base_lr: "fast" lr_policy: "fixed"', "base_lr"),
+        ('base_lr: 1 lr_policy: "fixed" iter_size: 0', "iter_size"),
+    ],
+)
+def test_a_recipe_that_caffe_would_not_take_is_an_error(text: str, words: str) -> None:
     from bridge.finetune import read_solver
 
-    with pytest.raises(FormatError, match="momentun"):
-        read_solver(prototxt.parse("base_lr: 1 momentun: 0.9"))
+    with pytest.raises(FormatError, match=words):
+        read_solver(prototxt.parse(text))
 
 
-CHAINERS = ["AMSGrad", "AdaBound", "AdamW", "MomentumSGD", "NesterovAG", "RMSprop", "SMORMS3"]
+def test_what_a_solver_prototxt_leaves_out_has_caffes_defaults() -> None:
+    from bridge.finetune import read_solver
+
+    recipe = read_solver(prototxt.parse('lr_policy: "inv" solver_type: ADAM'))
+    assert (recipe.type, recipe.base_lr, recipe.gamma, recipe.power, recipe.momentum) == ("Adam", 0, 0, 0, 0)
+
+
+def test_a_replay_rounds_as_caffe_does_and_nothing_else_does(tmp_path: Path) -> None:
+    """The environment that OpenBLAS reads is set for a solver over fixed batches alone."""
+    from bridge.cli import rounding
+
+    np.savez(tmp_path / "fixed.npz", x=np.zeros((2, 3, 1, 4, 4)), y=np.zeros((2, 3), int))
+    np.savez(tmp_path / "images.npz", x=np.zeros((6, 1, 4, 4)), y=np.zeros(6, int))
+    assert rounding._are_batches(str(tmp_path / "fixed.npz"))
+    assert not rounding._are_batches(str(tmp_path / "images.npz"))
+    assert not rounding._are_batches("no:module")
+    assert rounding._value(["--solver=a", "--data", "b"], "--solver") == "a"
+    assert rounding._value(["--solver=a", "--data", "b"], "--data") == "b"
+
+
+# ---- optimizers -----------------------------------------------------------------------------
+
+
+CHAINERS = [
+    "MomentumSGD", "CorrectedMomentumSGD", "NesterovAG", "chainer.SGD", "chainer.Adam", "AdamW", "AMSGrad",
+    "AdaBound", "AMSBound", "chainer.AdaGrad", "chainer.AdaDelta", "RMSprop", "RMSpropGraves", "SMORMS3", "MSVAG",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CHAINERS)
-def test_chainers_optimizers_train_by_name(name: str, tmp_path: Path) -> None:
+def test_chainers_optimizers_train_and_resume_in_the_same_bits(name: str, tmp_path: Path) -> None:
+    from bridge.finetune import Recipe
+    from bridge.finetune.run import begin
+
+    recipe = Recipe(type=name, base_lr=1e-3, momentum=0.9, weight_decay=1e-3, seed=3)
+    settings = {"recipe": recipe, "snapshot_every": 3, "validation_share": 0.0}
+    whole = trained(config(tmp_path, output=str(tmp_path / "whole"), **settings))
+    halves = config(tmp_path, output=str(tmp_path / "halves"), **settings)
+    first = begin(halves, None, lambda note: None)
+    first.loop.iterations = 6
+    first.loop.run(False)
+    second = trained(config(tmp_path, output=str(tmp_path / "halves"), resume=True, **settings))
+    assert losses(tmp_path / "whole") == losses(tmp_path / "halves")
+    mine, theirs = whole.loop.trained.copies(), second.loop.trained.copies()
+    assert all(mine[key].tobytes() == theirs[key].tobytes() for key in mine)
+    assert losses(tmp_path / "whole")[-1] < losses(tmp_path / "whole")[0]
+
+
+def test_there_is_no_such_optimizer(tmp_path: Path) -> None:
     from bridge.finetune import Recipe
 
-    run(config(tmp_path, epochs=3, recipe=Recipe(type=name, base_lr=1e-3, momentum=0.9, weight_decay=1e-4, seed=3)))
-    losses = [record["loss"] for record in log_of(tmp_path / "run")]
-    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    with pytest.raises(UsageError, match="no optimizer 'Adamm'"):
+        trained(config(tmp_path, recipe=Recipe(type="Adamm")))
 
 
-# ---- caching, freezing, resuming ------------------------------------------------------------
+def _step(tmp_path: Path, name: str, **changes: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Weight and bias of the head after one step, less what they were."""
+    recipe = changes.pop("recipe")
+    made = config(tmp_path, output=str(tmp_path / name), recipe=recipe, validation_share=0.0, **changes)
+    from bridge.finetune.run import begin
+
+    started = begin(made, None, lambda note: None)
+    head = started.chain.child("fc8")
+    before = head.W.array.copy(), head.b.array.copy()
+    started.loop.iterations = 1
+    started.loop.run(False)
+    return head.W.array - before[0], head.b.array - before[1]
 
 
-def test_the_loss_curve_is_the_same_with_and_without_a_cache(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["SGD", "MomentumSGD"])
+def test_rates_and_decays_are_each_layers_own(kind: str, tmp_path: Path) -> None:
+    """The prototxt's lr_mult, 1 and 2, and ``--lr-mult`` on top of it; with a rate of its own the head moves faster."""
+    from bridge.finetune import Recipe
+
+    recipe = Recipe(type=kind, base_lr=1e-3, seed=1)
+    weight, bias = _step(tmp_path, "once", recipe=recipe)
+    more, more_bias = _step(tmp_path, "more", recipe=recipe, lr_mult={"fc8": 3.0})
+    np.testing.assert_allclose(more, 3 * weight, rtol=1e-3, atol=1e-7)
+    np.testing.assert_allclose(more_bias, 3 * bias, rtol=1e-3, atol=1e-7)
+    still, _ = _step(tmp_path, "still", recipe=recipe, lr_mult={"fc8": 0.0})
+    assert not still.any()
+
+
+@pytest.mark.parametrize("kind", ["SGD", "MomentumSGD"])
+def test_gradients_are_clipped_and_summed(kind: str, tmp_path: Path) -> None:
+    from bridge.finetune import Recipe
+
+    free, _ = _step(tmp_path, "free", recipe=Recipe(type=kind, base_lr=1.0, seed=1), freeze=("conv*", "fc6"))
+    held, _ = _step(
+        tmp_path, "held", recipe=Recipe(type=kind, base_lr=1.0, clip_gradients=1e-3, seed=1), freeze=("conv*", "fc6")
+    )
+    assert np.linalg.norm(held) <= 1e-3 < np.linalg.norm(free)
+    assert np.corrcoef(held.ravel(), free.ravel())[0, 1] > 0.99
+
+
+def test_batches_that_make_one_update_make_one_large_batch(tmp_path: Path) -> None:
+    from bridge.finetune import Recipe
+
+    files, recipe = _without_dropout(tmp_path), Recipe(base_lr=0.1, seed=1)
+    for kind in ("SGD", "MomentumSGD"):
+        one, _ = _step(tmp_path, f"{kind} one", files=files, recipe=_replaced(recipe, type=kind), batch_size=32)
+        two, _ = _step(
+            tmp_path, f"{kind} two", files=files, recipe=_replaced(recipe, type=kind, iter_size=2), batch_size=16
+        )
+        np.testing.assert_allclose(two, one, rtol=1e-3, atol=1e-7)
+
+
+def _replaced(recipe: Any, **changes: Any) -> Any:
+    import dataclasses
+
+    return dataclasses.replace(recipe, **changes)
+
+
+def _without_dropout(tmp_path: Path) -> tuple[str, str]:
+    text = Path(MODEL[0]).read_text()
+    kept = [line for line in text.splitlines() if "Dropout" not in line]
+    (tmp_path / "plain.prototxt").write_text("\n".join(kept))
+    return str(tmp_path / "plain.prototxt"), MODEL[1]
+
+
+def test_label_smoothing_lifts_the_loss_of_a_sure_net(tmp_path: Path) -> None:
+    from bridge.finetune import Recipe
+
+    plain = trained(config(tmp_path, output=str(tmp_path / "plain")))
+    smooth = trained(config(tmp_path, output=str(tmp_path / "smooth"), recipe=Recipe(seed=7, label_smoothing=0.3)))
+    assert smooth.loop.objective.smoothing == 0.3
+    assert plain.loop.evaluate(plain.loop.validation).loss < smooth.loop.evaluate(smooth.loop.validation).loss
+
+
+# ---- caching and freezing -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["chainer", "onnxruntime"])
+def test_the_loss_curve_is_the_same_with_and_without_a_cache(engine: str, tmp_path: Path) -> None:
+    need(*(["onnxruntime"] if engine == "onnxruntime" else []))
     for name, cache in (("with", True), ("without", False)):
-        run(config(tmp_path, output=str(tmp_path / name), cache=cache, trunk_engine="chainer"))
+        made = trained(config(tmp_path, output=str(tmp_path / name), cache=cache, trunk_engine=engine))
+        assert (made.loop.train.cache is not None) == cache
     assert log_of(tmp_path / "with") == log_of(tmp_path / "without")
 
 
-def test_a_cache_on_disk_is_reused_and_changes_nothing(tmp_path: Path) -> None:
+def test_both_engines_compute_the_same_trunk_and_the_faster_one_is_taken(tmp_path: Path) -> None:
+    need("onnxruntime")
     notes: list[str] = []
-    from bridge.finetune import finetune
+    run(config(tmp_path), notes)
+    said = next(note for note in notes if note.startswith("trunk of 12 layers"))
+    assert float(said.partition("largest difference ")[2].partition(";")[0]) <= 1e-5
+    logs = []
+    for engine in ("chainer", "onnxruntime"):
+        trained(config(tmp_path, output=str(tmp_path / engine), trunk_engine=engine))
+        logs.append(losses(tmp_path / engine))
+    np.testing.assert_allclose(*logs, rtol=0, atol=1e-5)
 
+
+def test_a_cache_on_disk_is_reused_and_changes_nothing(tmp_path: Path) -> None:
     shared = {"cache_memory": 0, "cache_dir": str(tmp_path / "cache"), "trunk_engine": "chainer"}
-    run(config(tmp_path, output=str(tmp_path / "memory"), trunk_engine="chainer"))
-    run(config(tmp_path, output=str(tmp_path / "first"), **shared))
-    finetune(config(tmp_path, output=str(tmp_path / "second"), **shared), on_note=notes.append)
-    assert any("reused" in note for note in notes)
+    trained(config(tmp_path, output=str(tmp_path / "memory"), trunk_engine="chainer"))
+    trained(config(tmp_path, output=str(tmp_path / "first"), **shared))
+    files = sorted((tmp_path / "cache").iterdir())
+    notes: list[str] = []
+    run(config(tmp_path, output=str(tmp_path / "second"), **{**shared, "trunk_engine": "auto"}), notes)
+    assert sum("reused" in note for note in notes) == 2
+    assert sorted((tmp_path / "cache").iterdir()) == files
     assert log_of(tmp_path / "memory") == log_of(tmp_path / "first") == log_of(tmp_path / "second")
+
+
+@pytest.mark.parametrize(
+    "change", [{"scale": 1 / 128}, {"freeze": ("conv[12]",)}, {"data": "other"}, {"validation_share": 0.25}]
+)
+def test_another_trunk_or_other_data_have_another_cache(change: dict[str, Any], tmp_path: Path) -> None:
+    shared = {"cache_dir": str(tmp_path / "cache"), "trunk_engine": "chainer", "epochs": 1}
+    trained(config(tmp_path, output=str(tmp_path / "first"), **shared))
+    if change.get("data"):
+        change = {"data": str(small_npz(tmp_path / "other.npz", 150))}
+    notes: list[str] = []
+    run(config(tmp_path, output=str(tmp_path / "second"), **{**shared, **change}), notes)
+    assert not any("reused" in note for note in notes)
+
+
+def test_a_damaged_cache_is_computed_again(tmp_path: Path) -> None:
+    shared = {"cache_dir": str(tmp_path / "cache"), "trunk_engine": "chainer"}
+    trained(config(tmp_path, output=str(tmp_path / "first"), **shared))
+    for path in (tmp_path / "cache").glob("*.rows"):
+        path.write_bytes(path.read_bytes()[:-8])
+    trained(config(tmp_path, output=str(tmp_path / "second"), **shared))
+    assert log_of(tmp_path / "first") == log_of(tmp_path / "second")
+
+
+def test_augmented_images_are_cached_in_k_draws_and_the_log_says_so(tmp_path: Path) -> None:
+    notes: list[str] = []
+    made = run(config(tmp_path, mirror=True, augment_cache=3), notes)
+    assert made.loop.train.draws == 3
+    assert len(next(iter(made.loop.train.cache._arrays.values()))) == 3 * len(made.train)
+    assert any("3 draws each" in note for note in notes)
+    notes.clear()
+    off = run(config(tmp_path, mirror=True, output=str(tmp_path / "off")), notes)
+    assert off.loop.train.cache is None
+    assert off.loop.validation.cache is not None
+    assert any("--augment-cache" in note for note in notes)
 
 
 def test_frozen_layers_keep_their_bits_and_others_move(tmp_path: Path) -> None:
@@ -189,141 +319,99 @@ def test_layers_thaw_at_their_epoch(tmp_path: Path) -> None:
     assert before["conv1"].weight.tobytes() != after["conv1"].weight.tobytes()
 
 
-def test_a_run_that_was_killed_ends_in_the_same_bits(tmp_path: Path) -> None:
-    """Ten kills at random moments, in as many runs as it takes, each of which is resumed to its end."""
-    small_npz(tmp_path / "data.npz", 320)
-    base = [
-        sys.executable, "-m", "bridge", "finetune", *MODEL, "--data", str(tmp_path / "data.npz"), "--head", "fc8=4",
-        "--freeze", "conv[12]", "--epochs", "40", "--scale", "0.00390625", "--snapshot-every", "3", "-q",
-    ]  # fmt: skip
-    whole = tmp_path / "whole"
-    start = time.monotonic()
-    subprocess.run([*base, "-o", str(whole)], check=True, cwd=ROOT, capture_output=True)
-    seconds = time.monotonic() - start
-    rng = random.Random(5)
-    kills = runs = 0
-    while kills < 10:
-        folder = tmp_path / f"killed{runs}"
-        runs += 1
-        kills += resume_until_done([*base, "-o", str(folder), "--resume"], seconds, rng, 10 - kills)
-        mine, theirs = parameters(whole), parameters(folder)
-        assert mine.keys() == theirs.keys()
-        assert all(mine[name].tobytes() == theirs[name].tobytes() for name in mine)
-        assert log_of(whole) == log_of(folder)
-        assert runs < 40, "the runs end before they can be killed"
+def test_random_layers_below_frozen_ones_are_named(tmp_path: Path) -> None:
+    text = Path(MODEL[0]).read_text().replace('bottom: "pool2" top: "conv3"', 'bottom: "drop2" top: "conv3"')
+    drop = 'layer { name: "drop2" type: "Dropout" bottom: "pool2" top: "drop2" }\nlayer { name: "conv3"'
+    (tmp_path / "net.prototxt").write_text(text.replace('layer { name: "conv3"', drop))
+    notes: list[str] = []
+    made = run(config(tmp_path, files=(str(tmp_path / "net.prototxt"), MODEL[1])), notes)
+    assert made.loop.cut.index == [layer.name for layer in made.net].index("drop2")
+    assert any("'conv3' are computed in every step, for 'drop2'" in note for note in notes)
 
 
-def resume_until_done(command: list[str], seconds: float, rng: random.Random, most: int) -> int:
-    """Start a run again and again, killing it at a random moment up to ``most`` times; returns how often."""
-    kills = 0
-    while True:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        try:
-            _, errors = process.communicate(timeout=seconds * rng.uniform(0.3, 0.95) if kills < most else None)
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
-            process.communicate()
-            kills += 1
-            continue
-        assert process.returncode == 0, errors
-        return kills
+# ---- heads ----------------------------------------------------------------------------------
 
 
-# ---- data -----------------------------------------------------------------------------------
+def test_several_heads_and_a_new_name(tmp_path: Path) -> None:
+    made = run(config(tmp_path, heads=("fc6=48", "fc8=fc8_clothes:4"), epochs=1))
+    after = bridge.load(tmp_path / "run" / "model.caffemodel")
+    assert after["fc6"].weight.shape == (48, 288)
+    assert after["fc8_clothes"].weight.shape == (4, 48)
+    assert "fc8" not in after
+    assert any("fc6, fc8_clothes" in note for note in made.notes)
 
 
-def test_a_folder_per_class_and_the_products(pictures: Path, tmp_path: Path) -> None:
-    need("onnxruntime", "matplotlib")
-    run(config(tmp_path, data=str(pictures), heads=("fc8=3",), epochs=3))
-    folder = tmp_path / "run"
-    assert (folder / "labels.txt").read_text().split() == ["bag", "boot", "coat"]
-    for name in ("model.onnx", "model.caffemodel", "deploy.prototxt", "model.npz", "preprocess.json", "curves.png",
-                 "confusion.png", "filters.png", "report.html", "log.jsonl"):  # fmt: skip
-        assert (folder / name).stat().st_size > 0
-    picture = next((pictures / "boot").iterdir())
-    command = [sys.executable, "-m", "bridge", "predict", str(folder), str(picture), "-k", "2"]
-    said = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout.splitlines()
-    assert len(said) == 3
-    assert said[1].split()[1] in ("bag", "boot", "coat")
+def test_a_layer_that_the_weights_file_lacks_is_new_as_in_caffe(tmp_path: Path) -> None:
+    """A layer renamed in the prototxt is filled anew, and trained."""
+    text = (
+        Path(MODEL[0]).read_text().replace('name: "fc8"', 'name: "fc8_new"').replace("num_output: 10", "num_output: 4")
+    )
+    (tmp_path / "net.prototxt").write_text(text)
+    made = trained(config(tmp_path, files=(str(tmp_path / "net.prototxt"), MODEL[1]), heads=()))
+    assert any("fc8_new" in note for note in made.notes)
 
 
-def test_the_products_agree_with_each_other(tmp_path: Path) -> None:
-    need("onnxruntime")
-    import onnxruntime as ort
-
-    from bridge import engines
-
-    run(config(tmp_path))
-    folder = tmp_path / "run"
-    x = np.random.default_rng(0).random((3, 1, 28, 28), np.float32)
-    onnx_scores = ort.InferenceSession(str(folder / "model.onnx")).run(None, {"data": x})[0]
-    net = bridge.load(folder / "deploy.prototxt", folder / "model.caffemodel")
-    np.testing.assert_allclose(engines.make("chainer", net).outputs({"data": x})["prob"], onnx_scores, 1e-4, 1e-6)
-    chain = bridge.build_chain(net)
-    from bridge.chain.functions import chainer
-
-    chainer.serializers.load_npz(folder / "model.npz", chain)
-
-
-def test_a_list_file(pictures: Path, tmp_path: Path) -> None:
-    lines = [f"{path} {label}\n" for label, name in enumerate(("bag", "boot")) for path in (pictures / name).iterdir()]
-    (tmp_path / "list.txt").write_text("".join(lines))
-    made = run(config(tmp_path, data=str(tmp_path / "list.txt"), heads=("fc8=2",), epochs=1))
-    assert len(made.train) + len(made.validation) == 48
-
-
-def test_broken_pictures_are_named_and_counted(pictures: Path, tmp_path: Path) -> None:
-    import shutil
-
-    copy = tmp_path / "pictures"
-    shutil.copytree(pictures, copy)
-    (copy / "coat" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
-    with pytest.raises(FormatError, match=r"(?s)broken\.png.*--max-bad 1"):
-        run(config(tmp_path, data=str(copy), heads=("fc8=3",)))
-    made = run(config(tmp_path, data=str(copy), heads=("fc8=3",), max_bad=1, epochs=1))
-    assert any("broken.png" in note for note in made.notes)
-
-
-def test_augmented_images_are_cached_in_k_draws(tmp_path: Path) -> None:
-    made = run(config(tmp_path, mirror=True, augment_cache=3))
-    assert made.loop.train.cache is not None
-    assert made.loop.train.draws == 3
-    off = run(config(tmp_path, mirror=True, output=str(tmp_path / "off")))
-    assert off.loop.train.cache is None
-
-
-# ---- faults ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("changes", "error", "words"),
-    [
-        ({"heads": ("fc8=2",)}, UsageError, "labels run from 0 to 3, the net tells 2"),
-        ({"heads": ("fc9=4",)}, BridgeError, "no layer 'fc9'"),
-        ({"freeze": ("cov*",)}, UsageError, "cov"),
-        ({"freeze": ("*",)}, UsageError, "nothing to train"),
-        ({"data": "/nowhere/at/all"}, BridgeError, "does not exist"),
-    ],
-)
-def test_what_cannot_be_done_says_so_in_one_line(
-    changes: dict[str, Any], error: type[Exception], words: str, tmp_path: Path
-) -> None:
-    with pytest.raises(error, match=words):
-        run(config(tmp_path, **changes))
-
-
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_snapshot(tmp_path: Path) -> None:
+def test_the_best_epoch_is_kept_and_can_be_the_model(tmp_path: Path) -> None:
     from bridge.finetune import Recipe
 
-    wild = Recipe(base_lr=1e18, momentum=0.9)
-    with pytest.raises(ModelError, match="the loss is"), np.errstate(all="ignore"):
-        run(config(tmp_path, recipe=wild, snapshot_every=1))
-    assert (tmp_path / "run" / "snapshot.npz").exists()
+    settings = {"epochs": 8, "recipe": Recipe(base_lr=0.3, momentum=0.9, seed=2)}
+    made = run(config(tmp_path, **settings))
+    log = [record for record in log_of(tmp_path / "run") if "validation_loss" in record]
+    best = min(log, key=lambda record: record["validation_loss"])
+    assert made.loop.state.best == best["validation_loss"]
+    assert best is not log[-1]
+    assert (tmp_path / "run" / "best.caffemodel").exists()
+    again = run(config(tmp_path, **settings, use_best=True, resume=True))
+    assert again.judged.loss == pytest.approx(best["validation_loss"], rel=1e-6)
+    best_net, model = (bridge.load(tmp_path / "run" / f"{name}.caffemodel") for name in ("best", "model"))
+    assert best_net["fc8"].weight.tobytes() == model["fc8"].weight.tobytes()
 
 
-def test_a_folder_in_use_is_not_touched(tmp_path: Path) -> None:
-    run(config(tmp_path, epochs=1))
-    with pytest.raises(UsageError, match="--resume"):
-        run(config(tmp_path, epochs=1))
-    with pytest.raises(UsageError, match="was started with epochs"):
-        run(config(tmp_path, epochs=2, resume=True))
+def test_a_run_stops_when_it_does_not_get_better(tmp_path: Path) -> None:
+    from bridge.finetune import Recipe
+
+    made = trained(config(tmp_path, epochs=50, patience=2, recipe=Recipe(base_lr=0.3, momentum=0.9, seed=2)))
+    assert made.loop.state.stopped
+    assert log_of(tmp_path / "run")[-1]["epoch"] == made.loop.state.best_epoch + 2
+
+
+def test_float16_keeps_originals_and_frozen_bits(tmp_path: Path) -> None:
+    """On a GPU in earnest; on the CPU slowly, and only from Python."""
+    plain = config(tmp_path, output=str(tmp_path / "plain"), validation_share=0.0)
+    half = config(tmp_path, output=str(tmp_path / "half"), validation_share=0.0, half=True)
+    run(plain)
+    with np.errstate(over="ignore"):  # the lowest float32, with which pooling begins on the CPU, is -inf
+        made = run(half)
+    assert all(param.dtype == np.float16 for param in made.chain.params())
+    np.testing.assert_allclose(losses(tmp_path / "half"), losses(tmp_path / "plain"), atol=0.05)
+    before, after = bridge.load(*MODEL), bridge.load(tmp_path / "half" / "model.caffemodel")
+    assert before["conv1"].weight.tobytes() == after["conv1"].weight.tobytes()
+    rounded = after["fc6"].weight.astype(np.float16).astype(np.float32)
+    assert rounded.tobytes() != after["fc6"].weight.tobytes()
+
+
+def test_a_regression_has_no_accuracy(tmp_path: Path) -> None:
+    text = Path(MODEL[0]).read_text().partition('layer { name: "fc8"')[0]
+    text += (
+        'layer { name: "number" type: "InnerProduct" bottom: "fc6" top: "number" '
+        'inner_product_param { num_output: 1 weight_filler { type: "xavier" } } }\n'
+        'layer { name: "label" type: "Input" top: "label" input_param { shape { dim: 10 } } }\n'
+        'layer { name: "loss" type: "EuclideanLoss" bottom: "number" bottom: "label" top: "loss" }\n'
+    )
+    (tmp_path / "net.prototxt").write_text(text)
+    with np.load(FASHION / "fashion_mini.npz") as data:
+        x = data["x_train"][:96]
+    np.savez(tmp_path / "numbers.npz", x=x, y=x.mean(axis=(1, 2)) / 255)
+    files = str(tmp_path / "net.prototxt"), MODEL[1]
+    made = run(config(tmp_path, files=files, heads=(), data=str(tmp_path / "numbers.npz"), epochs=4))
+    assert "accuracy" not in log_of(tmp_path / "run")[0]
+    assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0]
+    assert made.judged.accuracy is None
+    assert not (tmp_path / "run" / "labels.txt").exists()
+
+
+def test_a_net_with_two_inputs_of_images_is_refused(tmp_path: Path) -> None:
+    two = 'layer { name: "more" type: "Input" top: "more" input_param { shape { dim: 1 dim: 1 dim: 2 dim: 2 } } }\n'
+    (tmp_path / "net.prototxt").write_text(two + Path(MODEL[0]).read_text())
+    with pytest.raises(BridgeError, match="more, data"):
+        trained(config(tmp_path, files=(str(tmp_path / "net.prototxt"), MODEL[1])))

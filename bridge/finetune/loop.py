@@ -31,6 +31,8 @@ _SPARE = 50
 """A snapshot that nobody asked for waits until so many times what the last one took have passed."""
 _MOMENT = 2.0
 """Seconds that it waits at least."""
+_DISK = 5e8
+"""Bytes per second that the first one is expected to take."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ class Loop:
         if resume:
             self._restore()
         self._enter([stage for stage in self.stages if stage.start <= self.state.iteration][-1])
-        self._snapshot_due = time.perf_counter() + _MOMENT
+        self._next_snapshot(2 * self.trained.nbytes / _DISK)
         with Interrupts() as interrupts, LogFile(self.folder, self.state.iteration, self.ranks.first) as log:
             try:
                 while self.state.iteration < self.iterations and not self.state.stopped:
@@ -271,8 +273,10 @@ class Loop:
                 self._unsaved_best = False
             arrays = {**self.trained.copies(), **snapshot.generator()}
             snapshot.save(self.folder / snapshot.NAME, arrays, state, self.updater.optimizer)
-        end = time.perf_counter()
-        self._snapshot_due = end + max(_MOMENT, _SPARE * (end - start))
+        self._next_snapshot(time.perf_counter() - start)
+
+    def _next_snapshot(self, seconds: float) -> None:
+        self._snapshot_due = time.perf_counter() + max(_MOMENT, _SPARE * seconds)
 
     def _restore(self) -> None:
         path = self.folder / snapshot.NAME

@@ -161,7 +161,8 @@ def filters(before: np.ndarray, after: np.ndarray) -> bytes:
     if change.any():
         panels.append(("change, enlarged", change, _reach(change)))
     with _styled():
-        figure, canvas = _canvas(3.4 * len(panels), 3.7)
+        figure, canvas = _canvas(3.1 * len(panels), 3.4)
+        figure.get_layout_engine().set(wspace=0.08)
         for place, (title, weight, reach) in enumerate(panels):
             axes = figure.add_subplot(1, len(panels), place + 1)
             sheet = contact_sheet(0.5 + weight / (2 * reach))
@@ -211,6 +212,18 @@ def mistakes(images: np.ndarray, true: Sequence[str], predicted: Sequence[str], 
             )
             axes.set_axis_off()
         return _png(canvas)
+
+
+def thumbnail(image: np.ndarray, side: int = 112) -> bytes:
+    """One image, (C, H, W) as for :func:`mistakes`, no larger than ``side``."""
+    from PIL import Image
+
+    pixels = (255 * _shown(image)).clip(0, 255).astype(np.uint8)
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((side, side))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def _shown(image: np.ndarray) -> np.ndarray:

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from bridge.finetune.run import Run
 
 _STYLE = """
-:root { --back: #fff; --text: #1c2126; --soft: #5b6570; --line: #d8dde2; --good: #1f7a4d; --track: #edf0f2; }
+:root { --back: #fff; --text: #1c2126; --soft: #5b6570; --line: #d8dde2; --good: #1f7a4d; --track: #edf0f2;
+  --blue: #1c5fa8; }
 @media (prefers-color-scheme: dark) { :root { --back: #14181c; --text: #e4e8ec; --soft: #9aa5af; --line: #343b42;
-  --good: #4fbf86; --track: #262c32; } }
+  --good: #4fbf86; --track: #262c32; --blue: #2f7fd6; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 64rem; padding: 1rem 1rem 3rem; background: var(--back); color: var(--text);
   font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
@@ -32,7 +33,14 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.25rem;
 dt { color: var(--soft); } dd { margin: 0; }
 .side { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem; }
 img { display: block; width: 100%; height: auto; background: #fff; border: 1px solid var(--line); }
-img.small { width: auto; max-width: 100%; }
+img.small { width: auto; max-width: 100%; } img { border-radius: .4rem; }
+.sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(7rem, 1fr)); gap: .8rem; }
+figure { margin: 0; font-size: .85rem; line-height: 1.3; } figure img { image-rendering: pixelated; }
+.wide { overflow-x: auto; } .matrix { width: auto; max-width: none; } .matrix th, .matrix td { border: 0;
+  padding: .15rem .3rem; text-align: center; min-width: 2.1rem; } .matrix th.row { text-align: left;
+  white-space: nowrap; font-weight: 400; } .matrix td { border-radius: .2rem;
+  background: color-mix(in srgb, var(--blue) calc(var(--share) * 100%), var(--track)); }
+.matrix td.dark { color: #fff; }
 pre { background: var(--track); padding: .7rem .9rem; margin: 0; overflow-x: auto; border-radius: .4rem;
   font: 13px/1.5 ui-monospace, monospace; overflow-wrap: normal; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; max-width: 36rem; }
@@ -43,6 +51,8 @@ meter { width: 100%; min-width: 5rem; height: .8rem; } ul { padding-left: 1.25re
 """
 _SHOWN = 36
 """Misclassified images on the sheet."""
+_CELLS = 24
+"""Classes up to which the confusion matrix is a table."""
 _ROWS = 100
 """Classes in the table."""
 
@@ -103,12 +113,17 @@ class _Pictures:
     def _mistakes(self, judged: Judged) -> dict[str, bytes]:
         from bridge.finetune import pictures
 
-        wrong = np.flatnonzero(judged.true != judged.predicted)
-        wrong = wrong[wrong < judged.own][:_SHOWN]
+        wrong = _wrong(judged)
         if not len(wrong) or self.run.validation is None:
             return {}
         true, predicted = ([self.names[k] for k in side[wrong]] for side in (judged.true, judged.predicted))
         return {"mistakes.png": pictures.mistakes(self.run.validation.images(wrong), true, predicted)}
+
+
+def _wrong(judged: Judged) -> np.ndarray:
+    """The first of this process's images that are misclassified."""
+    wrong = np.flatnonzero(judged.true != judged.predicted)
+    return wrong[wrong < judged.own][:_SHOWN]
 
 
 def _first_filters(before: Net, after: Net) -> tuple[np.ndarray, np.ndarray] | None:
@@ -152,14 +167,13 @@ def _sections(
     if "loss" in made:
         both = [_image(made[name], name) for name in ("loss", "accuracy") if name in made]
         yield f'<h2>Loss and accuracy</h2><div class="side">{"".join(both)}</div>'
-    if "confusion.png" in made:
-        yield "<h2>Which class is taken for which</h2>" + _image(made["confusion.png"], "confusion matrix", "small")
     if judged is not None and judged.accuracy is not None:
+        yield "<h2>Which class is taken for which</h2>" + _confusion(run, judged, made.get("confusion.png", b""))
         yield from _classes(run, judged)
     if "mistakes.png" in made:
-        yield "<h2>Misclassified images</h2>" + _image(made["mistakes.png"], "misclassified images")
+        yield "<h2>Misclassified images</h2>" + _mistakes(run, judged)
     if "filters.png" in made:
-        yield "<h2>The first layer's filters</h2>" + _image(made["filters.png"], "filters before and after")
+        yield "<h2>The first layer's filters</h2>" + _image(made["filters.png"], "filters before and after", "small")
     yield "<h2>How to use it</h2>" + "".join(
         f"<h3>{escape(title)}</h3><pre>{escape(lines)}</pre>" for title, lines in use(run, deploy).items()
     )
@@ -186,6 +200,52 @@ def _facts(run: Run, log: list[dict[str, Any]], judged: Judged | None) -> Iterat
         yield "lowest validation loss", f"{state.best:.4f}, after epoch {state.best_epoch + 1}"
     if judged is not None:
         yield "validation loss of this model", f"{judged.loss:.4f}"
+
+
+def _confusion(run: Run, judged: Judged, png: bytes) -> str:
+    """The confusion matrix, as a table where it is small enough to be read."""
+    from bridge.finetune.pictures import counts
+    from bridge.finetune.products import class_names
+
+    names = class_names(run)
+    if len(names) > _CELLS:
+        return _image(png, "confusion matrix", "small") if png else ""
+    matrix = counts(judged.true, judged.predicted, len(names))
+    shares = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
+    head = "".join(f'<th title="{escape(name)}">{number}</th>' for number, name in enumerate(names, 1))
+    rows = [
+        f'<tr><th class="row">{number} {escape(name)}</th>'
+        + "".join(map(_cell, matrix[number - 1], shares[number - 1]))
+        for number, name in enumerate(names, 1)
+    ]
+    text = '<p class="soft">A row for each true class, a column for what its images are taken for.</p>'
+    return (
+        f'{text}<div class="wide"><table class="matrix"><tr><th></th>{head}</tr>{"</tr>".join(rows)}</tr></table></div>'
+    )
+
+
+def _cell(number: int, share: float) -> str:
+    dark = ' class="dark"' if share > 0.5 else ""
+    return f'<td{dark} style="--share: {share:.3f}">{number or ""}</td>'
+
+
+def _mistakes(run: Run, judged: Judged | None) -> str:
+    from bridge.finetune.pictures import thumbnail
+    from bridge.finetune.products import class_names
+
+    if judged is None or run.validation is None:
+        return ""
+    names, wrong = class_names(run), _wrong(judged)
+    total = int((judged.true != judged.predicted).sum())
+    made = [
+        f"<figure>{_image(thumbnail(image), run.validation.names[place] if run.validation.names else '')}"
+        f"<figcaption>{escape(names[judged.true[place]])}<br>"
+        f'<span class="soft">not {escape(names[judged.predicted[place]])}</span></figcaption></figure>'
+        for place, image in zip(wrong, run.validation.images(wrong), strict=True)
+    ]
+    which = "All of them" if total == len(wrong) else f"{len(wrong)} of {total}"
+    text = f'<p class="soft">{which}; below each its class, and what it was taken for.</p>'
+    return f'{text}<div class="sheet">{"".join(made)}</div>'
 
 
 def _classes(run: Run, judged: Judged) -> Iterator[str]:

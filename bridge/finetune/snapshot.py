@@ -23,7 +23,7 @@ from bridge.writers import atomic
 NAME = "snapshot.npz"
 BEST = "best.npz"
 HINT = "start over without --resume in another folder"
-_STATE = "__state__"
+_STATE, _RULES = "__state__", "__rules__"
 
 
 class Trained:
@@ -36,6 +36,12 @@ class Trained:
             params = [name for name in sorted(link._params) if not is_frozen(getattr(link, name))]
             arrays = [name for name in sorted(link._persistent) if isinstance(getattr(link, name), chain.xp.ndarray)]
             self._places.update((f"chain{path}/{name}", (link, name)) for name in params + arrays)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that they have together."""
+        values = [getattr(link, name) for link, name in self._places.values()]
+        return sum(int(value.size * value.dtype.itemsize) for value in values)
 
     def copies(self) -> dict[str, np.ndarray]:
         """Copies of them, by path; of a parameter that is kept as float16, its float32 original."""
@@ -60,6 +66,18 @@ class Trained:
             value.array[...] = xp.asarray(new, dtype=value.dtype)
             if value.dtype == np.float16:
                 value.update_rule._fp32_param = chainer.Parameter(xp.asarray(new))
+
+
+def _rules(optimizer: Any) -> list[tuple[str, Any]]:
+    return [(path, param.update_rule) for path, param in sorted(optimizer.target.namedparams())]
+
+
+def _numbers(optimizer: Any) -> dict[str, dict[str, float]]:
+    """What some of Chainer's update rules count without telling a serializer (MSVAG's ``beta_power``)."""
+    return {
+        path: {name: value for name, value in vars(rule).items() if isinstance(value, float)}
+        for path, rule in _rules(optimizer)
+    }
 
 
 def put_into(chain: Any, arrays: Mapping[str, np.ndarray]) -> None:
@@ -114,6 +132,7 @@ def save(path: Path, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any],
     if optimizer is not None:
         serializer = chainer.serializers.DictionarySerializer(path="optimizer/")
         serializer.save(optimizer)
+        stored[_RULES] = np.frombuffer(json.dumps(_numbers(optimizer)).encode(), np.uint8)
         stored.update((key, np.asarray(_to_cpu(value))) for key, value in serializer.target.items())
     with atomic(path) as file:
         np.savez(file, **stored)
@@ -133,10 +152,12 @@ def load(path: Path, content: bytes = b"", optimizer: Any = None) -> tuple[dict[
     try:
         with np.load(io.BytesIO(content) if content else path, allow_pickle=False) as archive:
             state: dict[str, Any] = json.loads(archive[_STATE].tobytes())
-            arrays = {key: archive[key] for key in archive.files if not key.startswith(("optimizer/", _STATE))}
+            arrays = {key: archive[key] for key in archive.files if not key.startswith(("optimizer/", "__"))}
             if optimizer is not None:
                 # not strict: a parameter that was never updated has no history to load
                 chainer.serializers.NpzDeserializer(archive, strict=False)["optimizer"].load(optimizer)
+                for path, rule in _rules(optimizer):
+                    vars(rule).update(json.loads(archive[_RULES].tobytes()).get(path, {}))
     except (ValueError, KeyError, OSError, EOFError, TypeError) as error:
         raise FormatError(f"is no snapshot of this run: {error}", where=str(path), hint=HINT) from None
     return state, arrays

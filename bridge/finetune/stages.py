@@ -125,7 +125,7 @@ class Stages:
             return Source(images, self.objective, trunk)
         cache = self._cache(images, data, draws, trunk.engine, key)
         if not cache.load():
-            cache.fill(trunk(x) for x in images.chunks(64, draws))
+            cache.fill(trunk.to_host(x) for x in images.chunks(64, draws))
         how = "reused" if cache.reused else "computed"
         each = f", {draws} draw{'s' * (draws > 1)} each" if images.augmented else ""
         self.say(f"features of {len(images)} images{each}: {how}, in {cache.place}")

@@ -24,6 +24,7 @@ from bridge.errors import BridgeError, ModelError, UnsupportedLayerError, UsageE
 from bridge.finetune.cache import Features
 from bridge.schema import Net, Shape
 
+_to_cpu = chainer.backends.cuda.to_cpu
 _THREADS = os.cpu_count() or 1
 
 
@@ -140,10 +141,13 @@ class Trunk:
 
     def __init__(self, net: Net, chain: NetChain, cut: Cut, data: str, engine: str, sample: np.ndarray) -> None:
         self.cut, self._chain, self._data = cut, chain, data
+        self._half = any(param.dtype == np.float16 for param in chain.params())
         self._alone = chain.device.xp is np
         self.engine, self._run = "chainer", self._chainer
         self.note = f"trunk of {cut.index} layers in chainer"
-        if engine == "onnxruntime" or (engine == "auto" and self._alone and engines.missing("onnxruntime") is None):
+        if engine == "onnxruntime" or (
+            engine == "auto" and self._alone and not self._half and engines.missing("onnxruntime") is None
+        ):
             self._consider(net, engine, sample)
 
     def _consider(self, net: Net, wish: str, sample: np.ndarray) -> None:
@@ -182,9 +186,14 @@ class Trunk:
         return {blob: np.concatenate([row[blob] for row in rows]) for blob in self.cut.blobs}
 
     def _chainer(self, x: np.ndarray) -> Features:
+        fed = self._chain.xp.asarray(x, dtype=np.float16 if self._half else np.float32)
         with chainer.using_config("train", False), chainer.no_backprop_mode():
-            values = self._chain.run({self._data: self._chain.xp.asarray(x)}, stop=self.cut.index)
+            values = self._chain.run({self._data: fed}, stop=self.cut.index)
         return {blob: values[blob].array for blob in self.cut.blobs}
+
+    def to_host(self, x: np.ndarray) -> Features:
+        """As calling it, but for features that are float32 arrays of NumPy in any case."""
+        return {blob: np.asarray(_to_cpu(values), np.float32) for blob, values in self(x).items()}
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> float:

@@ -1,0 +1,93 @@
+"""What the tests of the fine-tuning runner share: small runs and a look into their folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.conftest import FASHION, ROOT
+
+MODEL = (str(FASHION / "deploy.prototxt"), str(FASHION / "fashion_alexnet.caffemodel"))
+
+
+def small_npz(path: Path, count: int = 160, classes: int = 4) -> Path:
+    """Images of the first classes of Fashion-MNIST."""
+    with np.load(FASHION / "fashion_mini.npz") as data:
+        chosen = np.flatnonzero(data["y_train"] < classes)[:count]
+        np.savez(path, x=data["x_train"][chosen], y=data["y_train"][chosen].astype(np.int64))
+    return path
+
+
+def config(tmp_path: Path, **changes: Any) -> Any:
+    """Settings of a run of two epochs, with frozen convolutions and a new head."""
+    from bridge.finetune import Config, Recipe
+
+    settings: dict[str, Any] = {
+        "files": MODEL,
+        "data": str(small_npz(tmp_path / "data.npz")),
+        "output": str(tmp_path / "run"),
+        "heads": ("fc8=4",),
+        "freeze": ("conv*",),
+        "epochs": 2,
+        "batch_size": 32,
+        "scale": 1 / 256,
+        "recipe": Recipe(momentum=0.9, weight_decay=5e-4, seed=7),
+        "validation_share": 0.2,
+    }
+    return Config(**{**settings, **changes})
+
+
+def run(settings: Any, notes: list[str] | None = None) -> Any:
+    """Run it to its products."""
+    from bridge.finetune import finetune
+
+    return finetune(settings, on_note=(lambda note: None) if notes is None else notes.append)
+
+
+def trained(settings: Any) -> Any:
+    """Run it without making products."""
+    from bridge.finetune.run import begin
+
+    made = begin(settings, None, lambda note: None)
+    made.loop.run(settings.resume)
+    return made
+
+
+def log_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def losses(folder: Path) -> list[float]:
+    return [record["loss"] for record in log_of(folder)]
+
+
+def parameters(folder: Path) -> dict[str, np.ndarray]:
+    with np.load(folder / "model.npz") as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def same_bits(one: Path, other: Path) -> bool:
+    """Whether two runs ended with the same parameters and the same log."""
+    mine, theirs = parameters(one), parameters(other)
+    equal = all(mine[name].tobytes() == theirs[name].tobytes() for name in mine)
+    return mine.keys() == theirs.keys() and equal and log_of(one) == log_of(other)
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "bridge", *map(str, arguments)]
+
+
+def call(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end."""
+    settings: dict[str, Any] = {"capture_output": True, "text": True, "cwd": ROOT, "timeout": 300}
+    return subprocess.run(command(*arguments), **{**settings, **options})
+
+
+def environment(**changes: str) -> dict[str, str]:
+    return {**os.environ, **changes}
