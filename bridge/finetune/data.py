@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,7 +121,7 @@ def _share(data: Data, loading: Loading) -> Data:
 
 def _arrays(path: Path, shape: tuple[int, int, int]) -> Data:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             keys = set(archive.files)
             x_key = next((key for key in ("x", "x_train") if key in keys), None)
             if x_key is None or x_key.replace("x", "y", 1) not in keys:
@@ -128,7 +130,7 @@ def _arrays(path: Path, shape: tuple[int, int, int]) -> Data:
             classes = tuple(map(str, archive["classes"])) if "classes" in keys else ()
     except BridgeError:
         raise
-    except (ValueError, OSError, EOFError, KeyError) as error:
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise FormatError(f"is no NumPy archive: {error}", where=str(path)) from None
     return shaped(x, y, shape, str(path), classes)
 

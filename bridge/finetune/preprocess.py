@@ -5,6 +5,7 @@ Source: caffe.proto ``TransformationParameter``, data_transformer.cpp.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,7 +131,7 @@ def preprocessing(
     preprocess = Preprocess(
         scale=config.scale if config.scale is not None else transform.scale,
         mean=mean,
-        crop=crop if crop != resize else None,
+        crop=crop,
         mirror=config.mirror if config.mirror is not None else transform.mirror,
         swap=config.swap,
     )
@@ -174,11 +175,11 @@ def _mean(text: str, channels: int) -> np.ndarray:
     return values
 
 
-def check_size(preprocess: Preprocess, data: Data, shape: Shape, where: str) -> None:
-    """Check that images come out of preprocessing as the net's input wants them.
+def fitted(preprocess: Preprocess, data: Data, shape: Shape, where: str) -> Preprocess:
+    """The preprocessing for these images, without a crop that leaves them as they are.
 
     Raises:
-        UsageError: They do not.
+        UsageError: They do not come out as the net's input wants them.
     """
     made = (data.x.shape[-3], *(preprocess.crop or data.x.shape[-2:]))
     if made != tuple(shape[1:]):
@@ -189,3 +190,5 @@ def check_size(preprocess: Preprocess, data: Data, shape: Shape, where: str) -> 
         )
     if preprocess.mean.ndim == 1 and preprocess.mean.size not in (0, 1, shape[1]):
         raise UsageError(f"the mean has {preprocess.mean.size} values, images {shape[1]} channels", where=where)
+    whole = preprocess.crop == data.x.shape[-2:]
+    return dataclasses.replace(preprocess, crop=None) if whole else preprocess

@@ -20,7 +20,7 @@ from bridge.finetune.loop import Loop, State
 from bridge.finetune.objective import Judged, Objective, objective_of
 from bridge.finetune.optimizers import Updater, factors_of
 from bridge.finetune.parallel import Ranks, ranks_of
-from bridge.finetune.preprocess import Preprocess, check_size, preprocessing
+from bridge.finetune.preprocess import Preprocess, fitted, preprocessing
 from bridge.finetune.stages import Stages
 from bridge.finetune.trunk import is_random
 from bridge.schema import Net, Shape
@@ -96,7 +96,7 @@ def begin(config: Config, on_step: Callable[[dict[str, Any]], None] | None, on_n
     shape = net.inputs[objective.data] or ()
     preprocess, resize = preprocessing(config, net, shape, source)
     train, validation = _data(config, shape, resize, ranks)
-    check_size(preprocess, train, shape, config.data)
+    preprocess = fitted(preprocess, train, shape, config.data)
     _check_labels(net, objective, train)
     if ranks.first:
         open_folder(config)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -150,14 +152,18 @@ def load(path: Path, content: bytes = b"", optimizer: Any = None) -> tuple[dict[
         FormatError: It is damaged, or of another net or optimizer.
     """
     try:
-        with np.load(io.BytesIO(content) if content else path, allow_pickle=False) as archive:
+        with (
+            io.BytesIO(content) if content else open(path, "rb") as file,
+            np.load(file, allow_pickle=False) as archive,
+        ):
             state: dict[str, Any] = json.loads(archive[_STATE].tobytes())
             arrays = {key: archive[key] for key in archive.files if not key.startswith(("optimizer/", "__"))}
             if optimizer is not None:
                 # not strict: a parameter that was never updated has no history to load
                 chainer.serializers.NpzDeserializer(archive, strict=False)["optimizer"].load(optimizer)
-                for path, rule in _rules(optimizer):
-                    vars(rule).update(json.loads(archive[_RULES].tobytes()).get(path, {}))
-    except (ValueError, KeyError, OSError, EOFError, TypeError) as error:
+                numbers = json.loads(archive[_RULES].tobytes())
+                for name, rule in _rules(optimizer):
+                    vars(rule).update(numbers.get(name, {}))
+    except (ValueError, KeyError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise FormatError(f"is no snapshot of this run: {error}", where=str(path), hint=HINT) from None
     return state, arrays
