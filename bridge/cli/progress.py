@@ -21,8 +21,9 @@ class Progress:
     """
 
     def __init__(self, hidden: bool, quiet: bool = False) -> None:
+        self._live: Any = None
         self._bar: Any = None
-        self._task: Any = None
+        self._text: Any = None
         self._quiet = quiet
         self._shown = 0.0
         self._images = 0
@@ -35,21 +36,21 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self._live is not None:
+            self._live.stop()
 
     def note(self, text: str) -> None:
         """A remark; above the bar where there is one."""
         if self._quiet:
             return
-        if self._bar is None:
+        if self._live is None:
             options.note(text)
         else:
-            self._bar.console.print(f"note: {printable(text)}", markup=False, highlight=False)
+            self._live.console.print(f"note: {printable(text)}", markup=False, highlight=False)
 
     def _step(self, record: dict[str, Any]) -> None:
         """Move the bar by a step."""
-        if self._bar is None or record["iteration"] == 0:
+        if self._live is None or record["iteration"] == 0:
             self._start(record)
         self._images += record["images"]
         if "validation_loss" in record:
@@ -59,19 +60,24 @@ class Progress:
             return
         rate = self._images / max(now - self._shown, 1e-9)
         self._shown, self._images = now, 0
-        parts = [f"epoch {record['epoch'] + 1}", _said(record), self._held, f"{rate:,.0f} images/s"]
-        self._bar.update(self._task, completed=done, description="  ".join(filter(None, parts)))
+        parts = [f"epoch {record['epoch'] + 1}", _said(record), self._held]
+        self._bar.update(self._bar.task_ids[0], completed=done, description=f"left  {rate:,.0f} images/s")
+        self._text.plain = "  ".join(filter(None, parts))
 
     def _start(self, record: dict[str, Any]) -> None:
         self.__exit__(None, None, None)
-        from rich.console import Console
+        from rich.console import Console, Group
+        from rich.live import Live
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
+        from rich.text import Text
 
-        columns = (BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-        self._bar = Bar(*columns, console=Console(stderr=True))
-        self._bar.start()
-        self._task = self._bar.add_task("", total=record["iterations"], completed=record["iteration"])
+        columns = (BarColumn(32), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+        self._bar = Bar(*columns)
+        self._bar.add_task("", total=record["iterations"], completed=record["iteration"])
+        self._text = Text(no_wrap=True, overflow="ellipsis")
+        self._live = Live(Group(self._bar, self._text), console=Console(stderr=True), refresh_per_second=1 / _SPAN)
+        self._live.start()
         self._shown, self._images = time.perf_counter() - record["seconds"], 0
 
 

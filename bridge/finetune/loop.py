@@ -200,7 +200,8 @@ class Loop:
             raise ModelError(
                 f"the loss is {loss} in iteration {iteration}",
                 where=str(self.folder),
-                hint="lower the learning rate, or limit the gradients; the last snapshot is kept",
+                hint="check that images are scaled as the net knows them (--scale, --mean), lower the learning rate, "
+                "or limit the gradients; the last snapshot is kept",
             )
         self.ranks.average_gradients(self.chain)
         self.updater.update(rate)

@@ -212,9 +212,12 @@ def _confusion(run: Run, judged: Judged, png: bytes) -> str:
         return _image(png, "confusion matrix", "small") if png else ""
     matrix = counts(judged.true, judged.predicted, len(names))
     shares = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
-    head = "".join(f'<th title="{escape(name)}">{number}</th>' for number, name in enumerate(names, 1))
+    short = max(map(len, names)) <= 3
+    head = "".join(
+        f'<th title="{escape(name)}">{escape(name) if short else number}</th>' for number, name in enumerate(names, 1)
+    )
     rows = [
-        f'<tr><th class="row">{number} {escape(name)}</th>'
+        f'<tr><th class="row">{"" if short else f"{number} "}{escape(name)}</th>'
         + "".join(map(_cell, matrix[number - 1], shares[number - 1]))
         for number, name in enumerate(names, 1)
     ]
