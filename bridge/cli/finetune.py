@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -119,8 +120,9 @@ def _all_or_none(communicator: str) -> Iterator[bool]:
         if isinstance(error, BridgeError) and error.hint:
             click.echo(f"  hint: {printable(error.hint)}", err=True)
         sys.stderr.flush()
-        ranks.Abort(130 if isinstance(error, KeyboardInterrupt) else 2)
-        raise
+        status = 130 if isinstance(error, KeyboardInterrupt) else 2
+        ranks.Abort(status)
+        os._exit(status)  # where the abortion comes later, the error would be said a second time
 
 
 def _config(files: tuple[str, ...], given: dict[str, Any]) -> Any:

@@ -20,17 +20,21 @@ import sys
 import zipfile
 from collections.abc import Sequence
 
-_OWN = ("OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "GOTO_NUM_THREADS", "MKL_NUM_THREADS")
-"""Variables with which users choose for themselves."""
+_CHOICES = {
+    "OPENBLAS_CORETYPE": ("Haswell", ("OPENBLAS_CORETYPE",)),
+    "OPENBLAS_NUM_THREADS": ("1", ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "GOTO_NUM_THREADS")),
+}
+"""Variable -> its value, and those with which users choose for themselves."""
 
 
 def follow_caffe(arguments: Sequence[str]) -> None:
     """Set the environment for a replay, if that is what the arguments of the command line ask for."""
-    if "numpy" in sys.modules or any(name in os.environ for name in _OWN) or not _has_kernels():
+    if "numpy" in sys.modules or not _has_kernels():
         return
     if _value(arguments, "--solver") and _are_batches(_value(arguments, "--data")):
-        os.environ["OPENBLAS_CORETYPE"] = "Haswell"
-        os.environ["OPENBLAS_NUM_THREADS"] = "1"
+        for name, (value, own) in _CHOICES.items():
+            if not any(variable in os.environ for variable in own):
+                os.environ[name] = value
 
 
 def _value(arguments: Sequence[str], option: str) -> str:

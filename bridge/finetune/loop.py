@@ -287,7 +287,7 @@ class Loop:
         data = self.state.data
         state, arrays = snapshot.load(path, content, self.updater.optimizer)
         self.state = State(**state)
-        if self.state.data != data:
+        if self.ranks.first and self.state.data != data:
             raise UsageError(
                 "the data are not those that the run began with", where=str(self.folder), hint="name a new folder"
             )

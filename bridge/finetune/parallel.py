@@ -99,7 +99,7 @@ class ChainerMN(Ranks):
 
     def told(self, value: Any) -> Any:
         """Rank 0's value."""
-        return self._comm.bcast_obj(value)
+        return self._comm.bcast_obj((value,) if self.first else None)[0]  # which no other rank may hand in
 
     def collected(self, value: Any) -> list[Any]:
         """Every rank's value in order, for rank 0."""

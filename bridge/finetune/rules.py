@@ -142,22 +142,22 @@ def _nesterov(xp: Any, r: Recipe, g: Any, h: _History, rate: np.float32, t: int)
 
 def _adagrad(xp: Any, r: Recipe, g: Any, h: _History, rate: np.float32, t: int) -> Any:
     h[0] += g * g
-    return rate * g / (xp.sqrt(h[0]) + np.float32(r.delta))
+    return rate * (g / (xp.sqrt(h[0]) + np.float32(r.delta)))
 
 
 def _rmsprop(xp: Any, r: Recipe, g: Any, h: _History, rate: np.float32, t: int) -> Any:
     h[0] *= np.float32(r.rms_decay)
-    h[0] += np.float32(1 - r.rms_decay) * g * g
-    return rate * g / (xp.sqrt(h[0]) + np.float32(r.delta))
+    h[0] += np.float32(1 - r.rms_decay) * (g * g)
+    return rate * (g / (xp.sqrt(h[0]) + np.float32(r.delta)))
 
 
 def _adadelta(xp: Any, r: Recipe, g: Any, h: _History, rate: np.float32, t: int) -> Any:
     momentum, delta = np.float32(r.momentum), np.float32(r.delta)
     h[0] *= momentum
-    h[0] += (1 - momentum) * g * g
+    h[0] += (1 - momentum) * (g * g)
     step = g * xp.sqrt((h[1] + delta) / (h[0] + delta))
     h[1] *= momentum
-    h[1] += (1 - momentum) * step * step
+    h[1] += (1 - momentum) * (step * step)
     return rate * step
 
 
@@ -166,7 +166,7 @@ def _adam(xp: Any, r: Recipe, g: Any, h: _History, rate: np.float32, t: int) -> 
     h[0] *= b1
     h[0] += (1 - b1) * g
     h[1] *= b2
-    h[1] += (1 - b2) * g * g
+    h[1] += (1 - b2) * (g * g)
     correction = np.float32(np.sqrt(1 - float(b2) ** t) / (1 - float(b1) ** t))
     return h[0] / (xp.sqrt(h[1]) + np.float32(r.delta)) * (rate * correction)
 
