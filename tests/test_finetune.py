@@ -415,3 +415,27 @@ def test_a_net_with_two_inputs_of_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "net.prototxt").write_text(two + Path(MODEL[0]).read_text())
     with pytest.raises(BridgeError, match="more, data"):
         trained(config(tmp_path, files=(str(tmp_path / "net.prototxt"), MODEL[1])))
+
+
+@pytest.mark.slow
+def test_what_the_model_knows_is_worth_ten_epochs(tmp_path: Path) -> None:
+    """On digits, the tuned model is ahead of the same net from scratch after each of the first ten epochs."""
+    from bridge.finetune import Recipe
+
+    need("sklearn")
+    settings: dict[str, Any] = {
+        "data": "bridge.demo:digits",
+        "heads": ("fc8=10",),
+        "freeze": (),
+        "epochs": 10,
+        "batch_size": 64,
+        "recipe": Recipe(momentum=0.9, weight_decay=5e-4, seed=1),
+    }
+    for name, files in (("tuned", MODEL), ("scratch", MODEL[:1])):
+        trained(config(tmp_path, output=str(tmp_path / name), files=files, **settings))
+    tuned, scratch = (
+        [record["validation_accuracy"] for record in log_of(tmp_path / name) if "validation_accuracy" in record]
+        for name in ("tuned", "scratch")
+    )
+    assert len(tuned) == len(scratch) == 10
+    assert all(mine > other for mine, other in zip(tuned, scratch, strict=True)), (tuned, scratch)

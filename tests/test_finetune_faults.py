@@ -259,6 +259,11 @@ def test_what_cannot_be_done_says_so_in_one_line_and_leaves_nothing(
         (["--crop", "x"], "--crop x: expected"),
         (["--lr-mult", "fc8=fast"], "--lr-mult fc8=fast"),
         (["--cache-memory", "much"], "--cache-memory much"),
+        (["--cache-memory", "-5G"], "--cache-memory -5G"),
+        (["--cache-memory", "1e400"], "--cache-memory 1e400"),
+        (["--momentum", "2"], "momentum 2: expected"),
+        (["--lr", "-1"], "rate -1"),
+        (["--lr", "nan"], "must be finite"),
         (["--solver", "none.prototxt"], "none.prototxt"),
         (["--lr-policy", "wave"], "wave"),
         (["--class-names", "none.txt"], "none.txt"),
@@ -272,6 +277,15 @@ def test_the_command_line_says_so_too(more: list[str], words: str, tmp_path: Pat
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_outputs_without_a_class_are_remarked_on(tmp_path: Path) -> None:
+    notes: list[str] = []
+    run(config(tmp_path, heads=("fc8=9",), epochs=1), notes)
+    assert "the net tells 9 classes apart, the data have 4" in notes
+    notes.clear()
+    run(config(tmp_path, output=str(tmp_path / "other"), epochs=1), notes)
+    assert not any("classes apart" in note for note in notes)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_snapshot(tmp_path: Path) -> None:

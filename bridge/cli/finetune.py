@@ -231,7 +231,8 @@ def _bytes(text: str) -> int:
     units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
     unit = text[-1:].upper()
     number = text[:-1] if unit in units else text
-    try:
-        return int(float(number) * units.get(unit, 1))
-    except ValueError:
-        raise UsageError(f"--cache-memory {text}: expected a number of bytes, such as 512M or 4G") from None
+    with contextlib.suppress(ValueError, OverflowError):
+        size = int(float(number) * units.get(unit, 1))
+        if size >= 0:
+            return size
+    raise UsageError(f"--cache-memory {text}: expected a number of bytes, such as 512M or 4G")

@@ -74,6 +74,11 @@ class Recipe:
             raise UsageError(f"momentum is {self.momentum:g}, expected 0: {self.type} has none")
         if not 0 <= self.rms_decay < 1:
             raise UsageError(f"rms_decay is {self.rms_decay:g}, expected 0 to below 1")
+        if self.base_lr < 0 or self.weight_decay < 0 or self.momentum < 0 or self.momentum >= 1:
+            raise UsageError(
+                f"rate {self.base_lr:g}, weight decay {self.weight_decay:g} and momentum {self.momentum:g}: "
+                "expected no negative numbers, and momentum below 1"
+            )
         if not all(map(math.isfinite, (self.base_lr, self.momentum, self.weight_decay, self.clip_gradients))):
             raise UsageError("rate, momentum, weight decay and the gradients' limit must be finite numbers")
 

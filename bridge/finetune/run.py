@@ -97,7 +97,7 @@ def begin(config: Config, on_step: Callable[[dict[str, Any]], None] | None, on_n
     preprocess, resize = preprocessing(config, net, shape, source)
     train, validation = _data(config, shape, resize, ranks)
     preprocess = fitted(preprocess, train, shape, config.data)
-    _check_labels(net, objective, train)
+    labels = _check_labels(net, objective, train)
     if ranks.first:
         open_folder(config)
     chain = build_chain(net, seed=recipe.seed)
@@ -110,7 +110,7 @@ def begin(config: Config, on_step: Callable[[dict[str, Any]], None] | None, on_n
     iterations = recipe.max_iter or -(-config.epochs * batches.per_epoch // recipe.iter_size)
     recipe = dataclasses.replace(recipe, max_iter=iterations)
     factors = factors_of(net, chain, config.lr_mult)
-    run_notes = [*notes, *train.notes, *(validation.notes if validation is not None else ())]
+    run_notes = [*notes, *labels, *train.notes, *(validation.notes if validation is not None else ())]
     for note in run_notes:
         on_note(note)
     still = [param for param, (lr, _) in factors if not lr]
@@ -187,17 +187,21 @@ def _data(config: Config, shape: Any, resize: tuple[int, int], ranks: Ranks) -> 
     return data.take(train, data.notes), data.take(held) if len(held) else None
 
 
-def _check_labels(net: Net, objective: Objective, data: Data) -> None:
+def _check_labels(net: Net, objective: Objective, data: Data) -> list[str]:
+    """Check that the net has an output for each class; remarks."""
     if objective.scores is None:
-        return
+        return []
     if data.y.dtype.kind != "i":
         raise UsageError("labels are no whole numbers, and the net tells classes apart", where=net.where)
     low, high = int(data.y.min()), int(data.y.max())
-    if low < 0 or high >= objective.classes or len(data.classes) > objective.classes:
-        wanted = max(high + 1, len(data.classes))
+    wanted = max(high + 1, len(data.classes))
+    if low < 0 or wanted > objective.classes:
         raise UsageError(
             f"labels run from {low} to {high}{f' of {wanted} classes' if data.classes else ''}, the net tells "
             f"{objective.classes} classes apart",
             where=net.where,
             hint=f"--head LAYER={wanted} gives it a new head",
         )
+    if wanted < objective.classes:
+        return [f"the net tells {objective.classes} classes apart, the data have {wanted}"]
+    return []
