@@ -471,15 +471,17 @@ def test_weights_alone_are_no_error_but_outputs_then_are_not_compared(tmp_path: 
         ),
         ('type: "LSTM" bottom: "d" bottom: "x"', lambda x: set(x.flat) <= {0, 1} and not x[0].any()),
         ('type: "BatchReindex" bottom: "d" bottom: "x"', lambda x: set(x.flat) <= {0, 1, 2, 3}),
+        ('type: "Filter" bottom: "d" bottom: "e" bottom: "x" top: "z"', lambda x: set(x.flat) == {0, 1}),
+        ('type: "Upsample" bottom: "d" bottom: "x"', lambda x: (x == np.rint(x)).all() and 0 <= x.min() < x.max() < 9),
         ('type: "ReLU" bottom: "x"', lambda x: x.min() < 0 < x.max()),
     ],
 )
 def test_random_inputs_fit_their_use(body: str, fits: Callable[[np.ndarray], bool]) -> None:
     from bridge.verify.inputs import make_inputs
 
+    dims = "dim: 4 dim: 9 dim: 1 dim: 9"
     text = "".join(
-        f'layer {{ name: "{name}" type: "Input" top: "{name}" input_param {{ shape {{ dim: 4 dim: 9 }} }} }}'
-        for name in "dx"
+        f'layer {{ name: "{name}" type: "Input" top: "{name}" input_param {{ shape {{ {dims} }} }} }}' for name in "dex"
     )
     net = assemble(None, prototxt.parse(f'{text} layer {{ name: "l" top: "y" {body} }}'))
     first, again, other = (make_inputs(net, seed=seed)["x"] for seed in (0, 0, 1))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bridge.errors import FormatError, MissingFileError, ModelError, UsageError
-from bridge.schema import Layer, Net, Shape, times
+from bridge.schema import Layer, Net, Shape, count, times
 from bridge.verify.arrays import read_array
 
 Range = tuple[float, float]
@@ -65,12 +65,23 @@ def _shape(net: Net, name: str, given: Any) -> Shape:
     return tuple(shape)
 
 
+def fill_of(layer: Layer, position: int) -> _Fill | None:
+    """How to fill a bottom that takes places or flags; ``None`` where any number will do.
+
+    Args:
+        layer: Whose bottom.
+        position: Which of them.
+    """
+    ends = (position, position - len(layer.bottoms))
+    return next((fill for end in ends if (fill := _FILLS.get((layer.type, end)))), None)
+
+
 def _random(
     net: Net, name: str, shapes: Mapping[str, Shape], rng: np.random.Generator, value_range: Range | None
 ) -> np.ndarray:
     for layer in net.layers:
         for position, bottom in enumerate(layer.bottoms):
-            fill = _FILLS.get((layer.type, position))
+            fill = fill_of(layer, position)
             if bottom == name and fill is not None:
                 return np.asarray(fill(rng, shapes[name], layer, shapes), np.float32)
     if value_range is not None:
@@ -100,6 +111,11 @@ def _rows(rng: np.random.Generator, shape: Shape, layer: Layer, shapes: Mapping[
     return rng.integers(0, shapes.get(layer.bottoms[0], (1,))[0], shape)
 
 
+def _mask(rng: np.random.Generator, shape: Shape, layer: Layer, shapes: Mapping[str, Shape]) -> Any:
+    """Places in a plane that is no smaller than the bottom's."""
+    return rng.integers(0, max(1, count(shape[2:])), shape)
+
+
 def _flags(rng: np.random.Generator, shape: Shape, layer: Layer, shapes: Mapping[str, Shape]) -> Any:
     return rng.integers(0, 2, shape)
 
@@ -122,14 +138,15 @@ def _image_size(rng: np.random.Generator, shape: Shape, layer: Layer, shapes: Ma
 _FILLS: dict[tuple[str, int], _Fill] = {
     ("BatchReindex", 1): _rows,
     ("Embed", 0): _words,
-    ("Filter", 1): _flags,
+    ("Filter", -1): _flags,
     ("LSTM", 1): _continues,
     ("PSROIPooling", 1): _regions,
     ("Proposal", 2): _image_size,
     ("RNN", 1): _continues,
     ("ROIPooling", 1): _regions,
+    ("Upsample", 1): _mask,
 }
-"""How to fill an input by the layer that reads it, and as which bottom."""
+"""How to fill an input by the layer that reads it, and as which bottom; -1 is the last."""
 
 
 # -- recorded ones ---------------------------------------------------------------------------
