@@ -17,6 +17,7 @@ from click.testing import CliRunner
 import bridge
 from bridge.cli.verify import verify
 from bridge.layers import build_layer
+from bridge.schema import Blob
 from bridge.verify.compare import bit_difference, metrics
 from bridge.verify.pictures import png
 from bridge.verify.report import Report
@@ -80,18 +81,34 @@ def test_exit_status_2_and_one_line_for_a_truncated_file(tmp_path: Path) -> None
     assert hint.startswith("  hint: ")
 
 
-def test_exit_status_2_where_nothing_was_compared() -> None:
+@pytest.mark.parametrize("readers", ["protobuf", "none"])
+@pytest.mark.parametrize("engines", ["onnxruntime", "none"])
+@pytest.mark.parametrize("checks", [[], ["--check", "finite"]])
+def test_exit_status_2_where_nothing_was_compared(readers: str, engines: str, checks: list[str]) -> None:
     need("onnxruntime")
-    done = command(*FILES, "--readers", "protobuf", "--engines", "onnxruntime")
+    done = command(*FILES, "--readers", readers, "--engines", engines, *checks)
     assert done.returncode == 2
-    assert "nothing was compared" in done.stdout.splitlines()[-1]
-    assert "nothing is recorded" in " ".join(done.stdout.split())
+    assert re.fullmatch(r"FAILED: nothing was compared, \d+ checks? held", done.stdout.splitlines()[-1])
+    (line,) = done.stderr.splitlines()
+    assert line == "bridge: nothing was compared: that takes two readers, two engines, --against or --recorded"
 
 
-def test_checks_alone_are_a_verification_if_no_more_was_asked_for() -> None:
-    done = command(*FILES, "--readers", "none", "--engines", "none")
-    assert done.returncode == 0
-    assert re.search(r"\d+ checks held$", done.stdout.splitlines()[-1])
+def test_exit_status_2_where_nothing_was_compared_with_what_was_asked_for(tmp_path: Path) -> None:
+    need("onnxruntime", "chainer")
+    np.savez(tmp_path / "io.npz", **{"in:data": np.zeros((1, 1, 28, 28)), "out:other": np.zeros(1)})
+    done = command(*FILES, "--recorded", str(tmp_path / "io.npz"))
+    assert done.returncode == 2
+    assert "15 tops agree" in done.stdout.splitlines()[-1]
+    assert done.stderr.splitlines() == [f"bridge: nothing was compared with {tmp_path / 'io.npz'}"]
+
+
+def test_an_error_of_a_check_counts_where_nothing_was_compared(tmp_path: Path) -> None:
+    net = bridge.load(*FILES)
+    first = net.layers[1].blobs.blob("weight").numpy() * np.float32(np.nan)
+    layer = build_layer(net.layers[1].definition, [Blob.of(first), net.layers[1].blobs.blob("bias")])
+    bridge.save(net.replace(layers=(net.layers[0], layer, *net.layers[2:])), tmp_path / "nan.caffemodel")
+    done = command(str(tmp_path / "nan.caffemodel"), "--readers", "none", "--engines", "none")
+    assert done.returncode == 1
 
 
 def test_json_on_stdout_is_alone_there() -> None:
@@ -122,7 +139,12 @@ def test_a_name_out_of_a_file_steers_no_terminal(tmp_path: Path) -> None:
     ("option", "value", "problem"),
     [
         ("--rtol", "much", "expected numbers"),
-        ("--rtol", "-1", "is negative"),
+        ("--rtol", "-1", "rtol -1 is negative"),
+        ("--atol", "1,prob:nan", "atol nan is negative, infinite or no number"),
+        ("--atol", "prob:inf", "atol inf is negative, infinite or no number"),
+        ("--rtol", "0,1", "--rtol 0,1: gives two numbers for all blobs"),
+        ("--rtol", "nope:1", "rtol for 'nope': no layer writes that blob"),
+        ("--atol", "1,data:1", "atol for 'data': no layer writes that blob"),
         ("--range", "1,0", "is not two numbers in order"),
         ("--input", "data", "expected NAME=1,3,224,224 or NAME=FILE"),
         ("--input", "date=1,1,28,28", "no input 'date'"),

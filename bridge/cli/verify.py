@@ -90,6 +90,7 @@ def verify(ctx: click.Context, /, json_file: str | None, html_file: str | None, 
     Exit status: 0 it holds, 1 a difference was found, 2 nothing could be compared.
     """
     from bridge.verify import verify as run
+    from bridge.verify.report import NEEDED
 
     reading = options.reading_arguments(given)
     report = run(*given.pop("files"), **_arguments(given), **reading, progress=_progress)
@@ -101,7 +102,7 @@ def verify(ctx: click.Context, /, json_file: str | None, html_file: str | None, 
     if json_file != "-":
         click.echo("\n".join(map(printable, str(report).split("\n"))))
     if report.status == 2:
-        said = "; ".join(report.undone) or "nothing was compared; the notes say why"
+        said = "; ".join(report.undone) or f"nothing was compared: {NEEDED}"
         click.echo(f"bridge: {said}", err=True)
     ctx.exit(report.status)
 
@@ -144,9 +145,9 @@ def _tolerance(option: str, text: str | None) -> dict[str, float | None] | None:
     table: dict[str, float | None] = {}
     for part in text.split(","):
         blob, _, number = part.rpartition(":")
-        table[blob.strip()] = value = _numbers(option, number)[0]
-        if not value >= 0:
-            raise UsageError(f"{option} {text}: {value} is negative or no number")
+        if blob.strip() in table:
+            raise UsageError(f"{option} {text}: gives two numbers for {blob.strip() or 'all blobs'}")
+        table[blob.strip()] = _numbers(option, number)[0]
     return table
 
 

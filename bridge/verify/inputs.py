@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bridge.errors import FormatError, MissingFileError, ModelError, UsageError
+from bridge.errors import FormatError, MissingFileError, ModelError, UnsupportedLayerError, UsageError
 from bridge.schema import Layer, Net, Shape, count, times
 from bridge.verify.arrays import read_array
 
@@ -34,7 +35,8 @@ def make_inputs(
             or what the layer that reads them can take (indices, flags, regions).
 
     Raises:
-        ModelError: The extents of an input are not known.
+        ModelError: The extents of an input are not known, or the net cannot take them; then
+            no number was drawn yet.
         UsageError: ``given`` names a blob that is no input.
     """
     given = given or {}
@@ -45,6 +47,8 @@ def make_inputs(
         for name, value in given.items()
     }
     shapes = {name: _shape(net, name, given.get(name)) for name in net.inputs}
+    with contextlib.suppress(UnsupportedLayerError):  # which is for the engines to say
+        net.infer(shapes)
     return {
         name: np.asarray(given[name], np.float32)
         if isinstance(given.get(name), np.ndarray)

@@ -26,6 +26,8 @@ from bridge.verify.results import (
 SCHEMA = 1
 """Version of the JSON; raised when a key changes its meaning."""
 WIDTH = 80
+NEEDED = "that takes two readers, two engines, --against or --recorded"
+"""What it takes to compare anything."""
 LISTED = 20
 """How many differences of one comparison the text lists."""
 
@@ -43,7 +45,6 @@ class Report:
         remarks: What else there is to say, such as what could not be used.
         undone: What was asked for and could not be done.
         versions: Name -> version of what took part.
-        wanted: Whether a comparison was asked for, so that having made none is no success.
         net: The net whose weights the HTML page pictures.
     """
 
@@ -56,7 +57,6 @@ class Report:
     remarks: tuple[str, ...] = ()
     undone: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
-    wanted: bool = True
     net: Net | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -75,8 +75,7 @@ class Report:
     @property
     def compared(self) -> int:
         """How many blobs and tops were compared."""
-        results: tuple[WeightsResult | OutputsResult, ...] = (*self.weights, *self.outputs)
-        return sum(result.count(SAME) + result.count(DIFFERENT) for result in results)
+        return sum(result.compared for result in self.weights) + sum(result.compared for result in self.outputs)
 
     @property
     def errors(self) -> int:
@@ -85,17 +84,10 @@ class Report:
 
     @property
     def status(self) -> int:
-        """0 it holds; 1 a difference or an error was found; 2 nothing, or not all that was asked for, could be done."""
+        """0 it holds; 1 a difference or an error was found; 2 nothing, or not all that was asked for, was compared."""
         if self.differences or self.errors:
             return 1
-        if self.undone:
-            return 2
-        return 2 if self.wanted and not self.compared and not self._empty else 0
-
-    @property
-    def _empty(self) -> bool:
-        """Whether engines ran a net that writes nothing, so that there is nothing to compare."""
-        return any(not result.why and not result.tops for result in self.outputs)
+        return 0 if self.compared and not self.undone else 2
 
     @property
     def passed(self) -> bool:

@@ -83,6 +83,11 @@ class WeightsResult:
         """How many blobs have that verdict."""
         return sum(blob.status == status for blob in self.blobs)
 
+    @property
+    def compared(self) -> int:
+        """How many blobs were compared."""
+        return len(self.blobs) - self.count(SKIPPED)
+
 
 @dataclass(frozen=True)
 class Metrics:
@@ -189,6 +194,11 @@ class OutputsResult:
     def count(self, status: str) -> int:
         """How many tops have that verdict."""
         return sum(top.status == status for top in self.tops)
+
+    @property
+    def compared(self) -> int:
+        """How many tops were compared."""
+        return len(self.tops) - self.count(SKIPPED)
 
 
 @dataclass(frozen=True)

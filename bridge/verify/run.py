@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from bridge import engines as engine_table
-from bridge.errors import BridgeError, UnsupportedLayerError, UsageError
+from bridge.errors import BridgeError, UsageError
 from bridge.inference import inference_net
 from bridge.schema import Net
 from bridge.verify.checks import run_checks
 from bridge.verify.inputs import Range, Recorded, describe, make_inputs, parse_range, write_recorded
 from bridge.verify.outputs import Comparison, Side, engine_side, recorded_side, records
 from bridge.verify.report import Report
-from bridge.verify.results import DIFFERENT, OutputsResult, WeightsResult
+from bridge.verify.results import SAME, OutputsResult, WeightsResult
 from bridge.verify.segments import Runner
 from bridge.verify.tolerance import Tolerance, Tolerances
 from bridge.verify.versions import versions
@@ -85,35 +85,23 @@ def verify(
     reader = reading.pop("reader", "auto")
     if reader != "auto" and readers is None:
         readers = (reader,)
-    options = dict(engine_options or {})
-    if "python" in reading:
-        options.setdefault("pycaffe", {"python": reading["python"]})
+    python = {"pycaffe": {"python": reading["python"]}} if "python" in reading else {}
+    options = {**python, **(engine_options or {})}
     run = _Run(Files.of(files, reading), progress)
     run.read(None if readers is None else tuple(readers))
     if against is not None:
         run.compare_with(Files.of(against, reading))
     if checks is None or checks:
         run.check(checks, skip_checks)
+    tolerances = Tolerances(rtol, atol)
     if engines is None or engines or recorded or record:
         run.feed(recorded, inputs, seed, parse_range(value_range))
+        tolerances.check(run.net)
         if save_inputs and run.inputs:
             write_recorded(save_inputs, {f"in:{name}": array for name, array in run.inputs.items()})
-        compare = {"given": Tolerances(rtol, atol), "isolate": isolate, "seed": seed}
+        compare = {"given": tolerances, "isolate": isolate, "seed": seed}
         run.run_engines(None if engines is None else tuple(engines), options, compare, record)
-    explicit = engines is not None and not engines and readers is not None and len(readers) < 2 and against is None
-    return Report(
-        files=tuple(map(str, files)),
-        against=() if run.against is None else run.against.names,
-        checked=tuple(run.checked),
-        weights=tuple(run.weights),
-        outputs=tuple(run.outputs),
-        inputs=tuple(describe(run.inputs)) if run.outputs else (),
-        remarks=tuple(dict.fromkeys(run.remarks)),
-        undone=tuple(run.undone),
-        versions=versions(),
-        wanted=not explicit,
-        net=run.loaded.net,
-    )
+    return run.report()
 
 
 class _Run:
@@ -153,6 +141,28 @@ class _Run:
             return
         self.weights.append(compare_weights(parts(self.loaded), parts(self.other), names))
 
+    def report(self) -> Report:
+        """What came out."""
+        others = [str(self.against.weights)] if self.against else []
+        others += [self.recorded.name] if self.recorded else []
+        for other in others:
+            results: list[WeightsResult | OutputsResult] = [*self.weights, *self.outputs]
+            compared = any(r.compared for r in results if r.a.endswith(other) or r.b.endswith(other))
+            if not self.undone and not compared:
+                self.undone.append(f"nothing was compared with {other}")
+        return Report(
+            files=self.files.names,
+            against=self.against.names if self.against else (),
+            checked=tuple(self.checked),
+            weights=tuple(self.weights),
+            outputs=tuple(self.outputs),
+            inputs=tuple(describe(self.inputs)) if self.outputs else (),
+            remarks=tuple(dict.fromkeys(self.remarks)),
+            undone=tuple(self.undone),
+            versions=versions(),
+            net=self.loaded.net,
+        )
+
     def check(self, only: Collection[str] | None, skip: Collection[str]) -> None:
         """Run the consistency checks on each model."""
         self.progress("checking consistency")
@@ -173,9 +183,6 @@ class _Run:
             return
         try:
             self.inputs = make_inputs(self.net, given=inputs, seed=seed, value_range=span)
-            self.net.infer({name: array.shape for name, array in self.inputs.items()})
-        except UnsupportedLayerError:
-            return  # the engines say the same
         except BridgeError as error:
             if inputs:
                 raise
@@ -254,7 +261,8 @@ class _Run:
             return
         net = inference_net(self.other.net, {name: array.shape for name, array in self.inputs.items()})
         alike = [layer.definition for layer in net] == [layer.definition for layer in self.net]
-        if alike and not any(blob.status == DIFFERENT for blob in self.weights[-1].blobs):
+        blobs = self.weights[-1].blobs
+        if alike and blobs and all(blob.status == SAME for blob in blobs):
             return
         name = f"{engine} on {self.against.weights}"
         try:

@@ -35,10 +35,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from bridge.errors import BridgeError
-from bridge.schema import Blob, Blobs, Layer, Shape, count
+from bridge.errors import BridgeError, UsageError, nearest
+from bridge.schema import Blob, Blobs, Layer, Net, Shape, count
 from bridge.verify.inputs import fill_of
-from bridge.verify.segments import Place, Runner, Segment
+from bridge.verify.segments import Place, Runner, Segment, is_input
 
 UNIT = 2.0**-24
 """Unit roundoff of float32."""
@@ -95,10 +95,29 @@ class Tolerances:
     Args:
         rtol, atol: A number, or numbers by blob name with ``""`` for all others; one that
             is not given counts as 0 where the other is.
+
+    Raises:
+        UsageError: One is no finite number from 0 on.
     """
 
     def __init__(self, rtol: Tolerance = None, atol: Tolerance = None) -> None:
         self._rtol, self._atol = (value if isinstance(value, Mapping) else {"": value} for value in (rtol, atol))
+        for option, value in (*(("rtol", v) for v in self._rtol.values()), *(("atol", v) for v in self._atol.values())):
+            if value is not None and not 0 <= value < math.inf:
+                raise UsageError(f"{option} {value:g} is negative, infinite or no number")
+
+    def check(self, net: Net) -> None:
+        """Demand that every blob with a tolerance of its own is one that a layer of the net writes.
+
+        Raises:
+            UsageError: One is not.
+        """
+        written = dict.fromkeys(top for layer in net.layers if not is_input(layer) for top in layer.tops)
+        for option, table in (("rtol", self._rtol), ("atol", self._atol)):
+            for blob in table:
+                if blob and blob not in written:
+                    hint = nearest(blob, written)
+                    raise UsageError(f"{option} for '{blob}': no layer writes that blob", where=net.where, hint=hint)
 
     def of(self, blob: str) -> Given | None:
         """The tolerance of a blob; ``None`` where it is to follow from the layer."""

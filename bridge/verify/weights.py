@@ -12,7 +12,7 @@ import numpy as np
 
 from bridge import prototxt, readers
 from bridge.assemble import assemble
-from bridge.errors import BridgeError, UsageError
+from bridge.errors import BridgeError, UsageError, nearest
 from bridge.layers import build_layer
 from bridge.message import Message
 from bridge.schema import Blob, Layer, Net, RawLayer, RawNet, times
@@ -184,11 +184,9 @@ def _gap(key: Key, part: Part, gap: Part, name: str, a: dict[Key, Part], b: dict
 
 
 def _nearest(key: Key, a: dict[Key, Part], b: dict[Key, Part]) -> str:
-    import difflib
-
     own, other = ({k[0] for k in side} for side in ((a, b) if key in a else (b, a)))
-    close = difflib.get_close_matches(key[0], sorted(other - own), 1, 0.6) if key[0] not in other else []
-    return f"; did you mean layer '{close[0]}'?" if close else ""
+    hint = nearest(key[0], sorted(other - own)) if key[0] not in other else ""
+    return f"; {hint}" if hint else ""
 
 
 def compare_blob(subject: BlobResult, a: Blob, b: Blob) -> BlobResult:
