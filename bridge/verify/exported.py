@@ -10,7 +10,7 @@ import numpy as np
 
 from bridge import engines
 from bridge.errors import BridgeError, DifferenceError, UnsupportedLayerError, UsageError
-from bridge.onnx_export.builder import HALF_MAX
+from bridge.onnx_export.builder import CUSTOM_DOMAIN, HALF_MAX
 from bridge.onnx_export.dims import Extent
 from bridge.onnx_export.file import OnnxFile
 from bridge.onnx_export.graph import Graph
@@ -60,6 +60,8 @@ def check_export(
         ModelError: ONNX Runtime refuses the model.
         UsageError: The recorded arrays do not fit the model.
     """
+    if CUSTOM_DOMAIN in graph.builder.domains:
+        return [f"not run: no runtime here knows the nodes of {CUSTOM_DOMAIN}"]
     if problem := engines.missing("onnxruntime"):
         return [f"not run: {problem.args[0]}"]
     try:
