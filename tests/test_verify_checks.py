@@ -105,7 +105,7 @@ CASES: dict[str, tuple[str, Callable[[], Loaded], str, str]] = {
         "note",
         lambda: loaded(INPUT + FC % ("a", "y", ""), a=[f(2, 100), f(2)], aa=[f(1)]),
         "aa",
-        "used by no layer",
+        "no layer uses its 1 stored blob",
     ),
     "same-net": ("error", lambda: loaded(INPUT + FC % ("fc8", "y", ""), fc88=[f(2, 100)]), "", "different nets"),
     "duplicate-names": ("note", lambda: loaded(INPUT + FC % ("a", "y", "") * 2, a=[f(2, 100), f(2)]), "a", "2 layers"),

@@ -179,14 +179,46 @@ def test_text_is_80_columns_wide(failed: Report) -> None:
     assert lines[-1] == failed.summary()
 
 
-def test_long_names_lose_their_middle() -> None:
+def test_long_names_have_a_line_of_their_own() -> None:
     from bridge.verify.report import _grid
 
-    rows = [("inception_5b/5x5_reduce/branch/with/a/long/name" * 2, "t" * 60, "1 x 2 x 3 x 4", "same")]
-    for line in _grid(("layer", "top", "shape", "verdict"), rows):
-        assert len(line) <= 80
-    assert "~" in line
-    assert line.split()[0].startswith("inception_5b")
+    names = [f"inception_5b/5x5_reduce/branch/{kind}/with/a/long/name" * 2 for kind in ("in", "out")]
+    rows = [*((name, "t" * 60, "1 x 2 x 3 x 4", "same") for name in names), ("short", "t", "1", "different")]
+    head, *lines = _grid(("layer", "top", "shape", "verdict"), rows)
+    assert max(map(len, lines)) <= 80
+    told = "".join(line.strip() for line in lines)
+    for name in names:
+        assert f"{name}{'t' * 60}1 x 2 x 3 x 4  same" in told  # nothing is lost
+    assert {lines[i].index("same") for i in (-6, -2)} == {head.index("verdict")} == {lines[-1].index("different")}
+
+
+def test_names_that_fit_stay_in_their_row() -> None:
+    from bridge.verify.report import _grid
+
+    rows = [("inception_3a/3x3_reduce", "inception_3a/3x3", "1 x 96", "same"), ("conv1", "conv1", "1 x 8", "same")]
+    assert list(_grid(("layer", "top", "shape", "verdict"), rows)) == [
+        "  layer                    top               shape   verdict",
+        "  inception_3a/3x3_reduce  inception_3a/3x3  1 x 96  same",
+        "  conv1                    conv1             1 x 8   same",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tops", "blobs", "counts"),
+    [
+        (["same"], ["same"], "1 blob the same, 1 top agrees"),
+        (["same"] * 2, ["same"] * 2, "2 blobs the same, 2 tops agree"),
+        (["different"], ["different"], "1 of 1 blob differs, 1 of 1 top differs"),
+        (["different"] * 2, ["different", "same"], "1 of 2 blobs differs, 2 of 2 tops differ"),
+        (["same", "not compared"], ["not compared"], "1 top agrees, 2 not compared"),
+    ],
+)
+def test_counts_are_in_their_grammatical_number(tops: list[str], blobs: list[str], counts: str) -> None:
+    from bridge.verify.results import BlobResult, OutputsResult, TopResult, WeightsResult
+
+    weights = WeightsResult("a", "b", tuple(BlobResult("c", "C", "weight", status=status) for status in blobs))
+    outputs = OutputsResult("a", "b", tuple(TopResult("c", "C", "c", status=status) for status in tops))
+    assert Report(("net",), weights=(weights,), outputs=(outputs,)).summary().split(": ", 1)[1] == counts
 
 
 # -- JSON ----------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from bridge.errors import BridgeError, UsageError, nearest
 from bridge.layers import REGISTRY
 from bridge.schema import Layer, Opaque, Shape, times
 from bridge.verify.compare import same_bits
-from bridge.verify.results import ERROR, NOTE, Checked, Finding
+from bridge.verify.results import ERROR, NOTE, Checked, Finding, plural
 from bridge.verify.values import Values, block_groups, look
 from bridge.verify.weights import Loaded
 
@@ -179,14 +179,14 @@ def _finite(subject: Subject) -> _Found:
         if values.nonfinite:
             place = list(np.unravel_index(values.first_nonfinite, values.shape))
             where = f", the first at {[int(i) for i in place]}"
-            yield ERROR, layer, f"blob '{role}' has {values.nonfinite} values that are NaN or infinite{where}", ""
+            yield ERROR, layer, f"blob '{role}' is NaN or infinite in {plural(values.nonfinite, 'place')}{where}", ""
 
 
 @check("denormals", "weights are no denormal numbers, which are slow on CPUs")
 def _denormals(subject: Subject) -> _Found:
     for (layer, role), values in subject.values.items():
         if values.denormal:
-            yield NOTE, layer, f"blob '{role}' has {values.denormal} denormal values", "they slow CPUs down"
+            yield NOTE, layer, f"blob '{role}' has {plural(values.denormal, 'denormal value')}", "they slow CPUs down"
 
 
 @check("dead-filters", "no output channel has weights that are all zero")
@@ -194,7 +194,7 @@ def _dead(subject: Subject) -> _Found:
     for layer in subject.net.layers:
         values = subject.values.get((layer.name, "weight"))
         if values is not None and len(values.shape) >= 2 and values.dead:
-            yield NOTE, layer.name, f"{values.dead} of {values.shape[0]} filters are all zero", ""
+            yield NOTE, layer.name, f"all zero: {values.dead} of {plural(values.shape[0], 'filter')}", ""
 
 
 @check("batch-norm", "scale factors of BatchNorm are not 0, and no variance is negative")
@@ -252,7 +252,7 @@ def _unused(subject: Subject) -> _Found:
     for raw in subject.loaded.raw.layers:
         if raw.blobs and raw.name not in subject.net:
             hint = nearest(raw.name, subject.net.layer_names)
-            yield NOTE, raw.name, f"its {len(raw.blobs)} stored blobs are used by no layer", hint
+            yield NOTE, raw.name, f"no layer uses its {plural(len(raw.blobs), 'stored blob')}", hint
 
 
 @check("same-net", "prototxt and weights are of the same net")

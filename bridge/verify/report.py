@@ -21,6 +21,7 @@ from bridge.verify.results import (
     OutputsResult,
     TopResult,
     WeightsResult,
+    plural,
 )
 
 SCHEMA = 1
@@ -200,12 +201,14 @@ def _number(value: float) -> float | str:
 
 def _counts(report: Report) -> Iterator[str]:
     skipped = 0
-    for results, noun, good in ((report.weights, "blob", "the same"), (report.outputs, "top", "agree")):
+    words = ((report.weights, "blob", "the same", "the same"), (report.outputs, "top", "agrees", "agree"))
+    for results, noun, one, more in words:
         counts = {status: sum(result.count(status) for result in results) for status in (SAME, DIFFERENT, SKIPPED)}
         if counts[DIFFERENT]:
-            yield f"{counts[DIFFERENT]} of {_plural(counts[SAME] + counts[DIFFERENT], noun)} differ"
+            verb = "differs" if counts[DIFFERENT] == 1 else "differ"
+            yield f"{counts[DIFFERENT]} of {plural(counts[SAME] + counts[DIFFERENT], noun)} {verb}"
         elif counts[SAME]:
-            yield f"{_plural(counts[SAME], noun)} {good}"
+            yield f"{plural(counts[SAME], noun)} {one if counts[SAME] == 1 else more}"
         skipped += counts[SKIPPED]
     if not report.compared:
         yield "nothing was compared"
@@ -213,13 +216,9 @@ def _counts(report: Report) -> Iterator[str]:
         yield f"{skipped} not compared"
     ran = sum(len(checked.ran) for checked in report.checked)
     if report.errors:
-        yield f"{_plural(report.errors, 'error')} in {_plural(ran, 'check')}"
+        yield f"{plural(report.errors, 'error')} in {plural(ran, 'check')}"
     elif ran:
-        yield f"{_plural(ran, 'check')} held"
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+        yield f"{plural(ran, 'check')} held"
 
 
 def _lines(report: Report) -> Iterator[str]:
@@ -288,7 +287,7 @@ def _reasons(result: WeightsResult) -> Iterator[str]:
         alike = [blob for blob in result.blobs if blob.why == why and blob.status != DIFFERENT]
         names = ", ".join(dict.fromkeys(blob.layer for blob in alike))
         label = "  not compared" if alike[0].status == SKIPPED else "  compared"
-        yield from wrap(label, f"{_plural(len(alike), 'blob')} ({names}): {why}")
+        yield from wrap(label, f"{plural(len(alike), 'blob')} ({names}): {why}")
 
 
 def _outputs_lines(result: OutputsResult) -> Iterator[str]:
@@ -299,7 +298,7 @@ def _outputs_lines(result: OutputsResult) -> Iterator[str]:
     shown = [top for top in result.tops if top.status != SKIPPED]
     equal = all(top.status == SAME and top.metrics and not top.metrics.max_abs for top in shown)
     if equal:
-        yield f"  {_plural(len(shown), 'top')} equal to the last bit"
+        yield f"  {plural(len(shown), 'top')} equal to the last bit"
     else:
         rows = [(top.layer, top.top, times(top.shape), *_figures(top), _verdict(top)) for top in shown]
         yield from _grid(("layer", "top", "shape", "max abs", "max rel", "of bound", "verdict"), rows)
@@ -313,7 +312,7 @@ def _outputs_lines(result: OutputsResult) -> Iterator[str]:
             yield from wrap("    its bound", first.bound)
     for why in dict.fromkeys(top.why for top in result.tops if top.status == SKIPPED):
         number = sum(top.status == SKIPPED and top.why == why for top in result.tops)
-        yield from wrap("  not compared", f"{_plural(number, 'top')}: {why}")
+        yield from wrap("  not compared", f"{plural(number, 'top')}: {why}")
 
 
 def _verdict(top: TopResult) -> str:
@@ -337,22 +336,13 @@ def _details(results: Sequence[BlobResult | TopResult]) -> Iterator[str]:
 
 def wrap(label: str, text: str) -> Iterator[str]:
     """``label: text`` in lines of at most WIDTH, further ones indented."""
-    import textwrap
-
     indent = " " * (len(label) - len(label.lstrip()) + 4)
     head = f"{label} " if label.endswith("*") else f"{label}: "
-    yield from textwrap.wrap(
-        " ".join(text.split()),
-        WIDTH,
-        initial_indent=head,
-        subsequent_indent=indent,
-        break_on_hyphens=False,
-    ) or [head.rstrip()]
+    yield from _folded(" ".join(text.split()), head, indent) or [head.rstrip()]
 
 
 def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A table within WIDTH; the first two columns, which are names, give way."""
-    columns = [*columns[:2], *(_fit(column, min(len(column), 16)) for column in columns[2:])]
+    """A table within WIDTH; where the first two columns, which are names, do not fit, they have a line of their own."""
     rest = [max(len(row[i]) for row in (columns, *rows)) for i in range(2, len(columns))]
     names = [max(len(row[i]) for row in (columns, *rows)) for i in (0, 1)]
     room = max(WIDTH - 2 - sum(rest) - 2 * (len(columns) - 1), 16)
@@ -360,13 +350,14 @@ def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str
         names[names.index(max(names))] -= 1
     widths = [*names, *rest]
     for row in (columns, *rows):
-        cells = [_fit(cell, width) for cell, width in zip(row, widths, strict=True)]
-        yield ("  " + "  ".join(cells)).rstrip()
+        cells = list(row)
+        if any(len(cell) > width for cell, width in zip(row, names, strict=False)):
+            yield from _folded("  ".join(row[:2]), "  ", "    ")
+            cells[:2] = "", ""
+        yield ("  " + "  ".join(map(str.ljust, cells, widths))).rstrip()
 
 
-def _fit(cell: str, width: int) -> str:
-    """The cell in exactly that width; a long name loses its middle."""
-    if len(cell) > width:
-        cut = (width - 1) // 2
-        cell = f"{cell[: width - 1 - cut]}~{cell[len(cell) - cut :] if cut else ''}"
-    return cell.ljust(width)
+def _folded(text: str, first: str, further: str) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=further, break_on_hyphens=False)
