@@ -428,7 +428,7 @@ def test_recorded_inputs_must_be_those_of_the_net(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="has no key"):
         bridge.verify(DEPLOY, WEIGHTS, recorded=tmp_path / "io.npz")
     (tmp_path / "io.npz").write_bytes(b"PK\x03\x04 no archive")
-    with pytest.raises(FormatError, match="is no NumPy archive"):
+    with pytest.raises(FormatError, match="is a damaged NumPy file"):
         bridge.verify(DEPLOY, WEIGHTS, recorded=tmp_path / "io.npz")
     with pytest.raises(MissingFileError):
         bridge.verify(DEPLOY, WEIGHTS, recorded=tmp_path / "none.npz")
@@ -569,3 +569,51 @@ def test_an_input_larger_than_a_blob_can_be_is_refused_before_it_is_made(tmp_pat
 def test_an_input_that_the_net_cannot_take_is_refused_before_it_is_made() -> None:
     with pytest.raises(ModelError, match="top 'conv1' would be"):  # of 8 GB, which a blob may have
         bridge.verify(DEPLOY, WEIGHTS, inputs={"data": (1, 1, 40000, 50000)}, readers=())
+
+
+OBJECTS = np.array([None, {}], object)
+
+
+@pytest.mark.parametrize(
+    ("write", "problem"),
+    [
+        (lambda path: path.write_text(DEPLOY.read_text()), "is no NumPy file, expected .npz or .npy"),
+        (lambda path: path.write_bytes(b""), "is no NumPy file, expected .npz or .npy"),
+        (lambda path: np.savez(path, **{"in:data": OBJECTS}), "holds Python objects, expected numbers"),
+        (
+            lambda path: np.savez(path, **{"in:data": np.array(["a"])}),
+            "array 'in:data': has type <U1, expected numbers",
+        ),
+        (lambda path: np.savez(path, **{"in:data": np.zeros(1, complex)}), "has type complex128, expected numbers"),
+        (lambda path: path.write_bytes((FASHION / "io.npz").read_bytes()[:5000]), "is a damaged NumPy file"),
+    ],
+)
+def test_a_file_that_holds_no_numbers_is_refused_in_our_words(
+    tmp_path: Path, write: Callable[[Path], Any], problem: str
+) -> None:
+    file = tmp_path / "io.npz"
+    write(file)
+    for wanted in ({"recorded": file}, {"inputs": {"data": file}}):
+        with pytest.raises(FormatError) as caught:
+            bridge.verify(DEPLOY, WEIGHTS, **wanted)
+        message = str(caught.value)
+        assert message.startswith(f"{file}: ")
+        assert problem in message
+        assert "pickle" not in message
+
+
+def test_a_flipped_bit_anywhere_in_a_recorded_file_is_no_crash(tmp_path: Path) -> None:
+    from bridge.verify.inputs import Recorded
+
+    np.savez_compressed(tmp_path / "io.npz", **{"in:data": np.arange(60.0), "out:prob": np.ones(9)})
+    data = (tmp_path / "io.npz").read_bytes()
+    refused = 0
+    for bit in range(8 * len(data)):
+        changed = bytearray(data)
+        changed[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "flipped.npz").write_bytes(changed)
+        try:
+            Recorded(tmp_path / "flipped.npz")
+        except (FormatError, MissingFileError):
+            refused += 1
+    assert refused > len(data)

@@ -88,7 +88,7 @@ class _Check:
         self.recorded = Recorded(recorded) if recorded is not None else None
         if self.recorded is not None:
             self.recorded.check(net)
-            self.inputs = {name: np.asarray(self.recorded.inputs[name], np.float32) for name in net.inputs}
+            self.inputs = {name: self.recorded.inputs[name] for name in net.inputs}
             self.fed = self._changed(self.inputs, self.preprocess.undo)
             self._check_fit(self.recorded.name)
         else:

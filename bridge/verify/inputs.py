@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bridge.errors import FormatError, MissingFileError, ModelError, UnsupportedLayerError, UsageError
+from bridge.errors import FormatError, ModelError, UnsupportedLayerError, UsageError
 from bridge.schema import Layer, Net, Shape, count, times
-from bridge.verify.arrays import read_array
+from bridge.verify.arrays import float32, opened, read_array
 
 Range = tuple[float, float]
 
@@ -156,6 +155,9 @@ _FILLS: dict[tuple[str, int], _Fill] = {
 # -- recorded ones ---------------------------------------------------------------------------
 
 
+_HINT = "make one with --record"
+
+
 class Recorded:
     """A file of recorded inputs and outputs.
 
@@ -166,7 +168,7 @@ class Recorded:
         path: The ``.npz`` file.
 
     Attributes:
-        inputs: Input blob -> array.
+        inputs: Input blob -> float32 array.
         blobs: Blob -> its last value.
         tops: ``LAYER:BLOB`` -> what that layer wrote.
 
@@ -180,15 +182,16 @@ class Recorded:
         self.inputs: dict[str, np.ndarray] = {}
         self.blobs: dict[str, np.ndarray] = {}
         self.tops: dict[str, np.ndarray] = {}
-        for key, array in _arrays(path).items():
-            kind, _, name = key.partition(":")
-            home = {"in": self.inputs, "blob": self.blobs, "out": self.blobs, "top": self.tops}.get(kind)
-            if home is not None and name:
-                home[name] = array
+        homes = {"in": self.inputs, "blob": self.blobs, "out": self.blobs, "top": self.tops}
+        with opened(path) as archive:
+            if isinstance(archive, np.ndarray):
+                raise FormatError("is a single array, expected an archive (.npz)", where=self.name, hint=_HINT)
+            for key in archive:
+                kind, _, name = key.partition(":")
+                if kind in homes and name:
+                    homes[kind][name] = float32(archive[key], f"{path}: array '{key}'")
         if not self.inputs and not self.blobs:
-            raise FormatError(
-                "has no key 'in:BLOB', 'out:BLOB' or 'blob:BLOB'", where=self.name, hint="make one with --record"
-            )
+            raise FormatError("has no key 'in:BLOB', 'out:BLOB' or 'blob:BLOB'", where=self.name, hint=_HINT)
 
     def check(self, net: Net) -> None:
         """Demand an array for each input of the net.
@@ -200,18 +203,6 @@ class Recorded:
         if missing:
             have = ", ".join(self.inputs) or "none"
             raise UsageError(f"records no input '{missing[0]}', which the net has (recorded: {have})", where=self.name)
-
-
-def _arrays(path: str | Path) -> dict[str, np.ndarray]:
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise FormatError("is a single array, expected an archive (.npz)", where=str(path))
-            return {key: archive[key] for key in archive.files}
-    except OSError as error:
-        raise MissingFileError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
-    except (ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
-        raise FormatError(f"is no NumPy archive: {error}", where=str(path)) from None
 
 
 def write_recorded(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -179,7 +179,7 @@ class _Run:
                 raise UsageError("inputs are recorded; they take no extents and no range", where=str(recorded))
             self.recorded = Recorded(recorded)
             self.recorded.check(self.net)
-            self.inputs = {name: np.asarray(self.recorded.inputs[name], np.float32) for name in self.net.inputs}
+            self.inputs = {name: self.recorded.inputs[name] for name in self.net.inputs}
             return
         try:
             self.inputs = make_inputs(self.net, given=inputs, seed=seed, value_range=span)
