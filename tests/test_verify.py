@@ -617,3 +617,17 @@ def test_a_flipped_bit_anywhere_in_a_recorded_file_is_no_crash(tmp_path: Path) -
         except (FormatError, MissingFileError):
             refused += 1
     assert refused > len(data)
+
+
+@pytest.mark.parametrize("against", [True, False])
+def test_a_graph_of_another_size_is_told_in_one_line(model: Path, against: bool) -> None:
+    files = [model / "deploy.prototxt", model / "weights.caffemodel"] if against else [model / "net.onnx"]
+    report = bridge.verify(
+        *files, against=model / "net.onnx" if against else None, inputs={"data": (3, 4, 16, 16)}, readers=()
+    )
+    assert report.undone == (
+        f"the graph was not run: {model / 'net.onnx'}: input 'data' is batch x 4 x 17 x 17 in the graph, "
+        "and was fed with 3 x 4 x 16 x 16",
+    )
+    assert report.status == 2
+    assert "0 tops" not in str(report)

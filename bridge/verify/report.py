@@ -297,9 +297,9 @@ def _outputs_lines(result: OutputsResult) -> Iterator[str]:
         return
     shown = [top for top in result.tops if top.status != SKIPPED]
     equal = all(top.status == SAME and top.metrics and not top.metrics.max_abs for top in shown)
-    if equal:
+    if equal and shown:
         yield f"  {plural(len(shown), 'top')} equal to the last bit"
-    else:
+    elif shown:
         rows = [(top.layer, top.top, times(top.shape), *_figures(top), _verdict(top)) for top in shown]
         yield from _grid(("layer", "top", "shape", "max abs", "max rel", "of bound", "verdict"), rows)
     yield from _details([top for top in shown if top.status == DIFFERENT])

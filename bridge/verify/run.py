@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bridge import engines as engine_table
-from bridge.errors import BridgeError, UsageError
+from bridge.errors import BridgeError, ModelError, UsageError
 from bridge.inference import inference_net
 from bridge.schema import Net
 from bridge.verify.checks import run_checks
@@ -248,6 +248,9 @@ class _Run:
             self.progress(f"running the graph of {path}")
             try:
                 side, remark = graph_side(path, self.net, self.inputs)
+            except ModelError as error:
+                self.undone.append(f"the graph was not run: {error.args[0]}")
+                continue
             except BridgeError as error:
                 self.remarks.append(str(error.args[0]))
                 continue
