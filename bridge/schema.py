@@ -84,6 +84,7 @@ class RawNet:
         notes: Remarks for the user, one line each.
         complete: Whether ``layers`` hold whole definitions (type, wiring, parameters),
             or only names and blobs.
+        partial: Whether layers of the file that the net has not are left out.
     """
 
     name: str
@@ -93,6 +94,7 @@ class RawNet:
     reader: str = ""
     notes: tuple[str, ...] = ()
     complete: bool = True
+    partial: bool = False
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

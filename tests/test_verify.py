@@ -538,6 +538,32 @@ def test_the_real_caffe_is_one_of_the_engines(model: Path) -> None:
     assert reverse.passed, str(reverse)
 
 
+@pytest.mark.caffe
+@pytest.mark.parametrize(
+    ("phase", "readers"),
+    [("TEST", ["protobuf", "pycaffe"]), ("TEST", ["pycaffe", "protobuf"]), ("TRAIN", ["protobuf", "pycaffe"])],
+)
+def test_the_real_caffe_leaves_out_what_its_net_has_not(tmp_path: Path, phase: str, readers: list[str]) -> None:
+    need("onnxruntime")
+    bridge.save(make(NET), tmp_path / "weights.caffemodel")
+    text = NET.replace('name: "branch"', 'name: "branch" include { phase: TRAIN }').replace(
+        'bottom: "branch" top: "sum" eltwise_param { coeff: 1 coeff: -0.5 }', 'bottom: "conv2" top: "sum"'
+    )
+    (tmp_path / "net.prototxt").write_text(text)
+    report = bridge.verify(
+        tmp_path / "net.prototxt",
+        tmp_path / "weights.caffemodel",
+        phase=phase,
+        readers=readers,
+        engines=["onnxruntime", "pycaffe"],
+    )
+    assert report.passed, str(report)
+    unseen = {blob.layer: blob.why for blob in report.weights[0].blobs if blob.status == "not compared"}
+    assert unseen == {"branch": "pycaffe: delivers no layer that its net has not"}
+    assert ("branch" in {top.layer for top in report.outputs[0].tops}) == (phase == "TRAIN")
+    assert report.outputs[0].count("not compared") == 0
+
+
 @pytest.mark.parametrize("engine", ["opencv", "opencv_onnx"])
 def test_opencv_runtimes_are_engines_that_must_be_asked_for(engine: str) -> None:
     need("onnxruntime", "cv2")

@@ -256,5 +256,17 @@ def compare_readers(files: Files, names: tuple[str, ...] | None) -> tuple[Loaded
                 raise
             results.append(WeightsResult(first, name, why=str(error.args[0])))
             continue
-        results.append(compare_weights(ours, parts(other), (first, name)))
+        theirs = parts(other)
+        pair = _with_gaps(ours, loaded, theirs), _with_gaps(theirs, other, ours)
+        results.append(compare_weights(*pair, (first, name)))
     return loaded, results, remarks
+
+
+def _with_gaps(mine: dict[Key, Part], loaded: Loaded, theirs: dict[Key, Part]) -> dict[Key, Part]:
+    """What a reader delivered, with the layers that it leaves out because the net has not got them."""
+    if not loaded.raw.partial:
+        return mine
+    why = "delivers no layer that its net has not"
+    names = {key[0] for key in mine}
+    lacking = {key[:2]: part for key, part in theirs.items() if key[0] not in names}
+    return {**mine, **{(*key, -1): Part(part.layer, part.type, "", None, why) for key, part in lacking.items()}}
