@@ -69,4 +69,4 @@ def nearest(name: str, names: Iterable[str]) -> str:
     import difflib
 
     close = difflib.get_close_matches(name, list(names), 3, 0.4)
-    return "did you mean " + " or ".join(f"'{near}'" for near in close) if close else ""
+    return "did you mean " + " or ".join(f"'{near}'" for near in close) + "?" if close else ""

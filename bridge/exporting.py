@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING
 from bridge.errors import ModelError, UsageError
 from bridge.inference import inference_net
 from bridge.schema import Net
-from bridge.writers import atomic
+from bridge.writers import atomic, refuse_sources
 
 if TYPE_CHECKING:
     from bridge.onnx_export.dims import Extent
@@ -72,7 +72,7 @@ def export_onnx(
     target = Path(os.path.realpath(path) if os.path.islink(path) else path)  # external data lie beside the file itself
     if external_data not in (None, "file", "source"):
         raise UsageError(f"external data '{external_data}', expected file or source")
-    _refuse_sources(net, [target, *([_beside(target)] if external_data == "file" else [])])
+    refuse_sources(net.sources, [target, *([_beside(target)] if external_data == "file" else [])])
     # Hashing goes on while the packages are loaded, and the model is made and checked.
     digests = _Digests(net.sources if (check if digest is None else digest) else ())
     from bridge.onnx_export import to_onnx_file
@@ -106,14 +106,6 @@ def export_onnx(
 def _beside(path: Path) -> Path:
     """The file of external data."""
     return path.with_name(f"{path.name}.data")
-
-
-def _refuse_sources(net: Net, targets: Iterable[Path]) -> None:
-    """Do not write over what was read."""
-    for source in net.sources:
-        for target in targets:
-            if target.exists() and Path(source).exists() and target.samefile(source):
-                raise UsageError("would be written over: the net was read from it", where=source)
 
 
 def _write(file: OnnxFile, path: Path, external_data: str | None, where: str) -> list[str]:

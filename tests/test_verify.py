@@ -657,3 +657,25 @@ def test_a_graph_of_another_size_is_told_in_one_line(model: Path, against: bool)
     )
     assert report.status == 2
     assert "0 tops" not in str(report)
+
+
+def test_a_second_model_that_cannot_be_run_is_not_passed_over(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.prototxt").write_text(
+        NET.replace("AVE kernel_size: 3 stride: 2", "AVE kernel_size: 3 stride: 4")
+    )
+    weights = model / "weights.caffemodel"
+    report = bridge.verify(
+        model / "deploy.prototxt", weights, against=[tmp_path / "other.prototxt", weights], skip_checks=["shapes"]
+    )
+    assert not report.differences
+    assert report.status == 2
+    assert report.undone[0].startswith(f"outputs were not compared with {weights}: ")
+
+
+def test_a_net_that_writes_nothing_says_so(tmp_path: Path) -> None:
+    need("onnxruntime", "chainer")
+    net = make(NET)
+    bridge.save(net.replace(layers=net.layers[:1]), tmp_path / "input.caffemodel")
+    report = bridge.verify(tmp_path / "input.caffemodel")
+    assert report.status == 2
+    assert "outputs: onnxruntime against chainer\n  not compared: no layer writes anything" in str(report)

@@ -96,7 +96,8 @@ def test_exit_status_2_where_nothing_was_compared(readers: str, engines: str, ch
 def test_exit_status_2_where_nothing_was_compared_with_what_was_asked_for(tmp_path: Path) -> None:
     need("onnxruntime", "chainer")
     np.savez(tmp_path / "io.npz", **{"in:data": np.zeros((1, 1, 28, 28)), "out:other": np.zeros(1)})
-    done = command(*FILES, "--recorded", str(tmp_path / "io.npz"))
+    both = ("--readers", "protobuf,caffefunction", "--engines", "onnxruntime,chainer")
+    done = command(*FILES, "--recorded", str(tmp_path / "io.npz"), *both)
     assert done.returncode == 2
     assert "15 tops agree" in done.stdout.splitlines()[-1]
     assert done.stderr.splitlines() == [f"bridge: nothing was compared with {tmp_path / 'io.npz'}"]
@@ -158,6 +159,43 @@ def test_bad_usage_is_one_line(option: str, value: str, problem: str) -> None:
     assert done.returncode == 2
     assert problem in done.stderr.splitlines()[0]
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--json", "--html", "--record", "--save-inputs"])
+def test_what_is_read_is_not_written_over(tmp_path: Path, option: str) -> None:
+    need("onnxruntime")
+    weights, link, recorded = (tmp_path / name for name in ("w.caffemodel", "link", "io.npz"))
+    weights.write_bytes(Path(FILES[1]).read_bytes())
+    recorded.write_bytes(Path(RECORDED).read_bytes())
+    link.symlink_to(weights)
+    for target in (weights, link, recorded):
+        done = command(FILES[0], str(weights), "--recorded", str(recorded), option, str(target))
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[0].endswith("would be written over: it is what is read")
+    assert weights.read_bytes() == Path(FILES[1]).read_bytes()
+    assert recorded.read_bytes() == Path(RECORDED).read_bytes()
+    if option in ("--record", "--save-inputs"):
+        with pytest.raises(bridge.BridgeError, match="would be written over"):
+            bridge.verify(FILES[0], weights, **{option[2:].replace("-", "_"): link})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("option", ["--json", "--html"])
+@pytest.mark.parametrize("target", ["nowhere/report", ""])
+def test_a_report_that_cannot_be_written_is_printed_first(tmp_path: Path, option: str, target: str) -> None:
+    done = command(*FILES, "--engines", "none", option, str(tmp_path / target) if target else "")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert " checks held" in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("what", ["--readers", "--engines"])
+def test_one_under_its_name_twice_is_no_second_one(what: str) -> None:
+    need("onnxruntime")
+    names = {"--readers": "protobuf", "--engines": "onnxruntime"}
+    names[what] += f",{names[what]}"
+    done = command(*FILES, *(text for pair in names.items() for text in pair))
+    assert done.returncode == 2
+    assert done.stdout.splitlines()[-1].startswith("FAILED: nothing was compared")
 
 
 def test_saved_inputs_are_inputs(tmp_path: Path) -> None:

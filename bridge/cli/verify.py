@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -91,16 +92,20 @@ def verify(ctx: click.Context, /, json_file: str | None, html_file: str | None, 
     """
     from bridge.verify import verify as run
     from bridge.verify.report import NEEDED
+    from bridge.writers import refuse_sources
 
-    reading = options.reading_arguments(given)
-    report = run(*given.pop("files"), **_arguments(given), **reading, progress=_progress)
+    reading, files, arguments = options.reading_arguments(given), given.pop("files"), _arguments(given)
+    sources = [*files, *given["against"], given["recorded"], *arguments["inputs"].values()]
+    targets = [html_file, json_file, given["record"], given["save_inputs"]]
+    refuse_sources(*([path for path in paths if isinstance(path, (str, Path))] for paths in (sources, targets)))
+    report = run(*files, **arguments, **reading, progress=_progress)
     _progress("")
-    if html_file:
-        report.write_html(html_file)
-    if json_file:
-        options.write_json(report.to_dict(), json_file)
     if json_file != "-":
         click.echo("\n".join(map(printable, str(report).split("\n"))))
+    if html_file is not None:
+        report.write_html(html_file)
+    if json_file is not None:
+        options.write_json(report.to_dict(), json_file)
     if report.status == 2:
         said = "; ".join(report.undone) or f"nothing was compared: {NEEDED}"
         click.echo(f"bridge: {said}", err=True)

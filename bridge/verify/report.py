@@ -292,8 +292,8 @@ def _reasons(result: WeightsResult) -> Iterator[str]:
 
 def _outputs_lines(result: OutputsResult) -> Iterator[str]:
     yield from wrap("outputs", f"{result.a} against {result.b}")
-    if result.why:
-        yield from wrap("  not compared", result.why)
+    if not result.tops:
+        yield from wrap("  not compared", result.why or "no layer writes anything")
         return
     shown = [top for top in result.tops if top.status != SKIPPED]
     equal = all(top.status == SAME and top.metrics and not top.metrics.max_abs for top in shown)

@@ -21,6 +21,7 @@ from bridge.verify.segments import Runner
 from bridge.verify.tolerance import Tolerance, Tolerances
 from bridge.verify.versions import versions
 from bridge.verify.weights import Files, Loaded, compare_readers, compare_weights, parts
+from bridge.writers import refuse_sources
 
 Model = str | Path | Sequence[str | Path]
 
@@ -88,7 +89,7 @@ def verify(
     python = {"pycaffe": {"python": reading["python"]}} if "python" in reading else {}
     options = {**python, **(engine_options or {})}
     run = _Run(Files.of(files, reading), progress)
-    run.read(None if readers is None else tuple(readers))
+    run.read(None if readers is None else tuple(dict.fromkeys(readers)))
     if against is not None:
         run.compare_with(Files.of(against, reading))
     if checks is None or checks:
@@ -98,9 +99,9 @@ def verify(
         run.feed(recorded, inputs, seed, parse_range(value_range))
         tolerances.check(run.net)
         if save_inputs and run.inputs:
-            write_recorded(save_inputs, {f"in:{name}": array for name, array in run.inputs.items()})
+            run.write(save_inputs, {f"in:{name}": array for name, array in run.inputs.items()})
         compare = {"given": tolerances, "isolate": isolate, "seed": seed}
-        run.run_engines(None if engines is None else tuple(engines), options, compare, record)
+        run.run_engines(None if engines is None else tuple(dict.fromkeys(engines)), options, compare, record)
     return run.report()
 
 
@@ -109,6 +110,7 @@ class _Run:
 
     def __init__(self, files: Files, progress: Callable[[str], None]) -> None:
         self.files, self.progress = files, progress
+        self.sources: list[str | Path] = [*files.names]
         self.against: Files | None = None
         self.other: Loaded | None = None
         self.inputs: dict[str, np.ndarray] = {}
@@ -130,6 +132,7 @@ class _Run:
         """Compare with the weights of a second model."""
         self.progress(f"reading {other.weights}")
         self.against = other
+        self.sources += other.names
         names = (str(self.files.weights), str(other.weights))
         try:
             self.other = other.read(definition=self.files.definition)
@@ -140,6 +143,11 @@ class _Run:
             self.weights.append(WeightsResult(*names, why=str(error.args[0])))
             return
         self.weights.append(compare_weights(parts(self.loaded), parts(self.other), names))
+
+    def write(self, path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write arrays to a file that is none of those that are read."""
+        refuse_sources(self.sources, [path])
+        write_recorded(path, arrays)
 
     def report(self) -> Report:
         """What came out."""
@@ -172,6 +180,7 @@ class _Run:
     def feed(self, recorded: str | Path | None, inputs: Any, seed: int, span: Range | None) -> None:
         """Find the net to run, and its inputs: recorded ones, or new ones."""
         shapes = {name: value for name, value in (inputs or {}).items() if isinstance(value, (tuple, list))}
+        self.sources += [value for value in (recorded, *(inputs or {}).values()) if isinstance(value, (str, Path))]
         self.net = inference_net(self.loaded.net, shapes)
         self.remarks += self.net.notes[len(self.loaded.net.notes) :]
         if recorded is not None:
@@ -206,7 +215,7 @@ class _Run:
             return
         first, *others = sides
         if record is not None:
-            write_recorded(record, records(self.net, first, self.inputs))
+            self.write(record, records(self.net, first, self.inputs))
         if self.recorded is not None:
             others.append(recorded_side(self.recorded, self.net))
         if runner is not None:
@@ -272,6 +281,7 @@ class _Run:
             side = engine_side(engine, net, self.inputs, options.get(engine, {}))
         except BridgeError as error:
             self.outputs.append(OutputsResult(engine, name, why=str(error.args[0])))
+            self.undone.append(f"outputs were not compared with {self.against.weights}: {error.args[0]}")
             return
         yield Side(name, _by_name(self.net, net, side))
 
