@@ -424,6 +424,9 @@ def test_recorded_inputs_must_be_those_of_the_net(tmp_path: Path) -> None:
     np.savez(tmp_path / "io.npz", **{"in:other": np.zeros(1), "out:prob": np.zeros(1)})
     with pytest.raises(UsageError, match="records no input 'data'"):
         bridge.verify(DEPLOY, WEIGHTS, recorded=tmp_path / "io.npz")
+    np.savez(tmp_path / "io.npz", **{"in:data": np.zeros((1, 3, 28, 28)), "out:prob": np.zeros(1)})
+    with pytest.raises(ModelError, match=r"conv1.*blob 'weight' has 400 values \(16 x 1 x 5 x 5\)"):
+        bridge.verify(DEPLOY, WEIGHTS, recorded=tmp_path / "io.npz")
     np.savez(tmp_path / "io.npz", other=np.zeros(1))
     with pytest.raises(FormatError, match="has no key"):
         bridge.verify(DEPLOY, WEIGHTS, recorded=tmp_path / "io.npz")

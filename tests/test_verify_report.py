@@ -149,6 +149,8 @@ def test_a_name_out_of_a_file_steers_no_terminal(tmp_path: Path) -> None:
         ("--range", "1,0", "is not two numbers in order"),
         ("--input", "data", "expected NAME=1,3,224,224 or NAME=FILE"),
         ("--input", "date=1,1,28,28", "no input 'date'"),
+        ("--input", "data=1,1,28,-28", "input 'data': (1, 1, 28, -28) is not a list of extents"),
+        ("--input", "data=0, 1, 28, 28", "input 'data' would be 0 x 1 x 28 x 28: it has no values"),
         ("--engines", "torch", "no engine 'torch'"),
         ("--readers", "torch", "no reader 'torch'"),
         ("--skip-check", "spelling", "no check 'spelling'"),
@@ -196,6 +198,11 @@ def test_one_under_its_name_twice_is_no_second_one(what: str) -> None:
     done = command(*FILES, *(text for pair in names.items() for text in pair))
     assert done.returncode == 2
     assert done.stdout.splitlines()[-1].startswith("FAILED: nothing was compared")
+
+
+def test_an_input_is_given_once() -> None:
+    done = command(*FILES, "--input", "data=1,1,28,28", "--input", "data=2,1,28,28")
+    assert (done.returncode, done.stderr) == (2, "bridge: --input data: is given twice\n")
 
 
 def test_saved_inputs_are_inputs(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def verify(ctx: click.Context, /, json_file: str | None, html_file: str | None, 
 
 def _arguments(given: dict[str, Any]) -> dict[str, Any]:
     """The options as arguments of :func:`bridge.verify`."""
-    from bridge.verify.arrays import read_input
+    from bridge.verify.arrays import read_inputs
 
     return {
         **given,
@@ -124,7 +124,7 @@ def _arguments(given: dict[str, Any]) -> dict[str, Any]:
         "rtol": _tolerance("--rtol", given["rtol"]),
         "atol": _tolerance("--atol", given["atol"]),
         "value_range": None if given["value_range"] is None else _numbers("--range", given["value_range"]),
-        "inputs": dict(read_input(text) for text in given["inputs"]),
+        "inputs": read_inputs(given["inputs"]),
         "checks": given["checks"] or None,
     }
 

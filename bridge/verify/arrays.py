@@ -6,7 +6,7 @@ import contextlib
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ _MAGICS = (b"\x93NUMPY", b"PK\x03\x04", b"PK\x05\x06")
 """How arrays, archives and empty archives begin."""
 _FAULTS = (ValueError, EOFError, RuntimeError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error)
 """What NumPy and :mod:`zipfile` raise for a file that is damaged, encrypted, or packed in an odd way."""
-_SHAPE = re.compile(r"\d+(,\d+)*")
+_SHAPE = re.compile(r" *-?\d{1,19} *(, *-?\d{1,19} *)*")
 
 
 def read_input(text: str) -> tuple[str, Shape | Path]:
@@ -34,6 +34,20 @@ def read_input(text: str) -> tuple[str, Shape | Path]:
     if _SHAPE.fullmatch(value):
         return name, tuple(map(int, value.split(",")))
     return name, Path(value)
+
+
+def read_inputs(texts: Iterable[str]) -> dict[str, Shape | Path]:
+    """Several inputs as of :func:`read_input`, by name.
+
+    Raises:
+        UsageError: One is given twice.
+    """
+    found: dict[str, Shape | Path] = {}
+    for name, value in map(read_input, texts):
+        if name in found:
+            raise UsageError(f"--input {name}: is given twice")
+        found[name] = value
+    return found
 
 
 def read_array(path: Path, name: str, shape: Shape | None) -> np.ndarray:

@@ -46,8 +46,7 @@ def make_inputs(
         for name, value in given.items()
     }
     shapes = {name: _shape(net, name, given.get(name)) for name in net.inputs}
-    with contextlib.suppress(UnsupportedLayerError):  # which is for the engines to say
-        net.infer(shapes)
+    check_shapes(net, shapes)
     return {
         name: np.asarray(given[name], np.float32)
         if isinstance(given.get(name), np.ndarray)
@@ -56,15 +55,25 @@ def make_inputs(
     }
 
 
+def check_shapes(net: Net, shapes: Mapping[str, Shape]) -> None:
+    """Demand that a net can take inputs of these shapes; what only an engine cannot do is for that to say.
+
+    Raises:
+        ModelError: It cannot.
+    """
+    with contextlib.suppress(UnsupportedLayerError):
+        net.infer(shapes)
+
+
 def _shape(net: Net, name: str, given: Any) -> Shape:
-    if isinstance(given, np.ndarray):
-        return tuple(given.shape)
-    shape = given if given is not None else net.inputs[name]
+    shape = given.shape if isinstance(given, np.ndarray) else given if given is not None else net.inputs[name]
+    hint = f"give it with --input {name}=1,3,224,224"
     if shape is None:
-        hint = f"give it with --input {name}=1,3,224,224"
         raise ModelError(f"the shape of input '{name}' is not known", where=net.where, hint=hint)
     if any(not isinstance(extent, int) or extent < 0 for extent in shape):
         raise UsageError(f"input '{name}': {tuple(shape)} is not a list of extents", where=net.where)
+    if 0 in shape:
+        raise ModelError(f"input '{name}' would be {times(shape)}: it has no values", where=net.where, hint=hint)
     return tuple(shape)
 
 

@@ -13,7 +13,7 @@ from bridge.errors import BridgeError, ModelError, UsageError
 from bridge.inference import inference_net
 from bridge.schema import Net
 from bridge.verify.checks import run_checks
-from bridge.verify.inputs import Range, Recorded, describe, make_inputs, parse_range, write_recorded
+from bridge.verify.inputs import Range, Recorded, check_shapes, describe, make_inputs, parse_range, write_recorded
 from bridge.verify.outputs import Comparison, Side, engine_side, recorded_side, records
 from bridge.verify.report import Report
 from bridge.verify.results import SAME, OutputsResult, WeightsResult
@@ -189,6 +189,7 @@ class _Run:
             self.recorded = Recorded(recorded)
             self.recorded.check(self.net)
             self.inputs = {name: self.recorded.inputs[name] for name in self.net.inputs}
+            check_shapes(self.net, {name: array.shape for name, array in self.inputs.items()})
             return
         try:
             self.inputs = make_inputs(self.net, given=inputs, seed=seed, value_range=span)
