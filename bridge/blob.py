@@ -11,6 +11,10 @@ from bridge.errors import ModelError, NotFoundError
 
 Shape = tuple[int, ...]
 
+MOST_AXES, MOST_VALUES = 32, (1 << 31) - 1
+"""A blob of more cannot be. Source: ``kMaxBlobAxes``, ``Blob::Reshape``."""
+MOST = f"a blob has at most {MOST_AXES} axes and {MOST_VALUES:,} values"
+
 
 class Location(NamedTuple):
     """Where the values of a blob lie, contiguous and little-endian, in a file."""
@@ -128,6 +132,11 @@ def count(shape: Sequence[int]) -> int:
     for extent in shape:
         total *= int(extent)
     return total
+
+
+def too_large(shape: Sequence[int]) -> bool:
+    """Whether no blob can have that shape."""
+    return len(shape) > MOST_AXES or max(count(shape), *shape, 0) > MOST_VALUES
 
 
 def times(shape: Sequence[int]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import threading
@@ -13,7 +14,7 @@ from typing import IO, TYPE_CHECKING
 from bridge.errors import ModelError, UsageError
 from bridge.inference import inference_net
 from bridge.schema import Net
-from bridge.writers import atomic
+from bridge.writers import atomic, refuse_sources
 
 if TYPE_CHECKING:
     from bridge.onnx_export.dims import Extent
@@ -71,37 +72,32 @@ def export_onnx(
     target = Path(os.path.realpath(path) if os.path.islink(path) else path)  # external data lie beside the file itself
     if external_data not in (None, "file", "source"):
         raise UsageError(f"external data '{external_data}', expected file or source")
-    _refuse_sources(net, [target, *([_beside(target)] if external_data == "file" else [])])
+    refuse_sources(net.sources, [target, *([_beside(target)] if external_data == "file" else [])])
     # Hashing goes on while the packages are loaded, and the model is made and checked.
     digests = _Digests(net.sources if (check if digest is None else digest) else ())
     from bridge.onnx_export import to_onnx_file
-    from bridge.onnx_export.builder import CUSTOM_DOMAIN
-    from bridge.onnx_export.model import DEFAULT_OPSET
 
-    def make(half: bool) -> tuple[OnnxFile, Graph]:
-        return to_onnx_file(
-            net,
-            opset=DEFAULT_OPSET if opset is None else opset,
-            inputs=inputs,
-            dynamic_batch=dynamic_batch,
-            allow_custom=allow_custom,
-            preprocess=preprocess,
-            half=half,
-        )
-
-    file, graph = make(half)
+    make = functools.partial(
+        to_onnx_file,
+        net,
+        opset=opset,
+        inputs=inputs,
+        dynamic_batch=dynamic_batch,
+        allow_custom=allow_custom,
+        preprocess=preprocess,
+    )
+    file, graph = make(half=half)
     if not graph.outputs:
         raise ModelError("the net has no outputs: another layer, or Silence, reads each of its blobs", where=net.where)
     file.infer_shapes()
     file.check()
-    if check and CUSTOM_DOMAIN in graph.builder.domains:
-        graph.notes.append(f"not run: no runtime here knows the nodes of {CUSTOM_DOMAIN}")
-    elif check:
+    if check:
         from bridge.verify.exported import check_export
 
+        models = [(file, graph), *([make(half=False)] if half else [])]
         served = inference_net(net, inputs)
-        for model in (file, graph), *([make(half=False)] if half else []):
-            graph.notes += check_export(*model, served, seed=seed, recorded=recorded, preprocess=preprocess)
+        run = functools.partial(check_export, net=served, seed=seed, recorded=recorded, preprocess=preprocess)
+        graph.notes += dict.fromkeys(note for model in models for note in run(*model))
     file.late = digests.metadata
     graph.notes += _write(file, target, external_data, net.where)
     return graph
@@ -110,14 +106,6 @@ def export_onnx(
 def _beside(path: Path) -> Path:
     """The file of external data."""
     return path.with_name(f"{path.name}.data")
-
-
-def _refuse_sources(net: Net, targets: Iterable[Path]) -> None:
-    """Do not write over what was read."""
-    for source in net.sources:
-        for target in targets:
-            if target.exists() and Path(source).exists() and target.samefile(source):
-                raise UsageError("would be written over: the net was read from it", where=source)
 
 
 def _write(file: OnnxFile, path: Path, external_data: str | None, where: str) -> list[str]:

@@ -15,13 +15,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bridge.blob import Blob, Blobs, Location, Shape, count, times
-from bridge.errors import ModelError, NotFoundError, UnsupportedLayerError
+from bridge.blob import MOST, Blob, Blobs, Location, Shape, count, times, too_large
+from bridge.errors import ModelError, NotFoundError, UnsupportedLayerError, nearest
 from bridge.message import Message
-
-MOST_AXES, MOST_VALUES = 32, (1 << 31) - 1
-"""A blob of more cannot be. Source: ``kMaxBlobAxes``, ``Blob::Reshape``."""
-_MOST = f"a blob has at most {MOST_AXES} axes and {MOST_VALUES:,} values"
 
 __all__ = [
     "Blob",
@@ -35,7 +31,6 @@ __all__ = [
     "RawNet",
     "Shape",
     "count",
-    "nearest",
     "times",
 ]
 
@@ -89,6 +84,7 @@ class RawNet:
         notes: Remarks for the user, one line each.
         complete: Whether ``layers`` hold whole definitions (type, wiring, parameters),
             or only names and blobs.
+        partial: Whether layers of the file that the net has not are left out.
     """
 
     name: str
@@ -98,6 +94,7 @@ class RawNet:
     reader: str = ""
     notes: tuple[str, ...] = ()
     complete: bool = True
+    partial: bool = False
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -172,8 +169,8 @@ class Layer:
             ModelError: They differ; names the blob and both shapes.
         """
         for role, expected in self.blob_shapes(*bottoms).items():
-            if _too_large(expected):
-                raise ModelError(f"blob '{role}' would be {times(expected)}", where=self.label, hint=_MOST)
+            if too_large(expected):
+                raise ModelError(f"blob '{role}' would be {times(expected)}", where=self.label, hint=MOST)
             stored = self.blobs.blob(role).shape if self.blobs else expected
             if stored != expected:
                 raise ModelError(
@@ -187,12 +184,12 @@ class Layer:
         tops = self.infer(*bottoms)
         self.check_blobs(*bottoms)
         for name, shape in zip(self.tops, tops, strict=False):
-            if any(extent < 0 for extent in shape) or _too_large(shape):
+            if any(extent < 0 for extent in shape) or too_large(shape):
                 raise ModelError(
                     f"top '{name}' would be {times(shape)} for inputs "
                     + ", ".join(times(bottom) for bottom in bottoms),
                     where=self.label,
-                    hint=_MOST if _too_large(shape) else "",
+                    hint=MOST if too_large(shape) else "",
                 )
         return tops
 
@@ -261,16 +258,21 @@ class Net:
         for layer in self.layers:
             if layer.name == name:
                 return layer
-        raise NotFoundError(f"no layer '{name}'", where=self.where, hint=nearest(name, self))
+        raise NotFoundError(f"no layer '{name}'", where=self.where, hint=nearest(name, self.layer_names))
 
     def __contains__(self, name: object) -> bool:
-        return any(layer.name == name for layer in self.layers)
+        return name in self.layer_names
 
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)
 
     def __len__(self) -> int:
         return len(self.layers)
+
+    @property
+    def layer_names(self) -> list[str]:
+        """In the order of ``layers``."""
+        return [layer.name for layer in self.layers]
 
     @property
     def where(self) -> str:
@@ -363,8 +365,8 @@ class Net:
         """The shapes of the input blobs that are known."""
         shapes = {name: inputs.get(name, shape) for name, shape in self.inputs.items()}
         for name, shape in shapes.items():
-            if shape is not None and _too_large(shape):
-                raise ModelError(f"input '{name}' would be {times(shape)}", where=self.where, hint=_MOST)
+            if shape is not None and too_large(shape):
+                raise ModelError(f"input '{name}' would be {times(shape)}", where=self.where, hint=MOST)
         return {name: tuple(shape) for name, shape in shapes.items() if shape is not None}
 
     def _unknown(self, blob: str, layer: Layer, early: bool) -> ModelError:
@@ -375,18 +377,6 @@ class Net:
 
     def _at(self, layer: Layer) -> str:
         return f"{self.where}: {layer.label}"
-
-
-def _too_large(shape: Sequence[int]) -> bool:
-    return len(shape) > MOST_AXES or max(count(shape), *shape, 0) > MOST_VALUES
-
-
-def nearest(name: str, net: Net) -> str:
-    """A hint with the layer names most like ``name``."""
-    import difflib
-
-    close = difflib.get_close_matches(name, [layer.name for layer in net.layers], 3, 0.4)
-    return "did you mean " + " or ".join(f"'{near}'" for near in close) if close else ""
 
 
 def _with_shapes(layer: Layer, shapes: Mapping[str, Shape]) -> Layer:

@@ -105,7 +105,7 @@ CASES: dict[str, tuple[str, Callable[[], Loaded], str, str]] = {
         "note",
         lambda: loaded(INPUT + FC % ("a", "y", ""), a=[f(2, 100), f(2)], aa=[f(1)]),
         "aa",
-        "used by no layer",
+        "no layer uses its 1 stored blob",
     ),
     "same-net": ("error", lambda: loaded(INPUT + FC % ("fc8", "y", ""), fc88=[f(2, 100)]), "", "different nets"),
     "duplicate-names": ("note", lambda: loaded(INPUT + FC % ("a", "y", "") * 2, a=[f(2, 100), f(2)]), "a", "2 layers"),
@@ -143,12 +143,14 @@ def test_is_silent_on_a_sound_net(check: str) -> None:
 
 def test_a_note_fails_no_verification_and_a_check_can_be_silenced() -> None:
     from bridge.verify.report import Report
+    from bridge.verify.results import BlobResult, WeightsResult
 
+    same = WeightsResult("a", "b", (BlobResult("c", "Convolution", "weight"),))
     net = loaded(INPUT + CONV % "", c=[ill(value=1e-40), f(4)])
-    assert Report(("net",), checked=(run_checks(net),), wanted=False).passed
+    assert Report(("net",), checked=(run_checks(net),), weights=(same,)).passed
     broken = loaded(INPUT + CONV % "", c=[ill(value=np.inf), f(4)])
-    assert not Report(("net",), checked=(run_checks(broken),), wanted=False).passed
-    assert Report(("net",), checked=(run_checks(broken, skip=["finite"]),), wanted=False).passed
+    assert not Report(("net",), checked=(run_checks(broken),), weights=(same,)).passed
+    assert Report(("net",), checked=(run_checks(broken, skip=["finite"]),), weights=(same,)).passed
 
 
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda path: path.name)

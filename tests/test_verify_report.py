@@ -17,6 +17,7 @@ from click.testing import CliRunner
 import bridge
 from bridge.cli.verify import verify
 from bridge.layers import build_layer
+from bridge.schema import Blob
 from bridge.verify.compare import bit_difference, metrics
 from bridge.verify.pictures import png
 from bridge.verify.report import Report
@@ -80,18 +81,35 @@ def test_exit_status_2_and_one_line_for_a_truncated_file(tmp_path: Path) -> None
     assert hint.startswith("  hint: ")
 
 
-def test_exit_status_2_where_nothing_was_compared() -> None:
+@pytest.mark.parametrize("readers", ["protobuf", "none"])
+@pytest.mark.parametrize("engines", ["onnxruntime", "none"])
+@pytest.mark.parametrize("checks", [[], ["--check", "finite"]])
+def test_exit_status_2_where_nothing_was_compared(readers: str, engines: str, checks: list[str]) -> None:
     need("onnxruntime")
-    done = command(*FILES, "--readers", "protobuf", "--engines", "onnxruntime")
+    done = command(*FILES, "--readers", readers, "--engines", engines, *checks)
     assert done.returncode == 2
-    assert "nothing was compared" in done.stdout.splitlines()[-1]
-    assert "nothing is recorded" in " ".join(done.stdout.split())
+    assert re.fullmatch(r"FAILED: nothing was compared, \d+ checks? held", done.stdout.splitlines()[-1])
+    (line,) = done.stderr.splitlines()
+    assert line == "bridge: nothing was compared: that takes two readers, two engines, --against or --recorded"
 
 
-def test_checks_alone_are_a_verification_if_no_more_was_asked_for() -> None:
-    done = command(*FILES, "--readers", "none", "--engines", "none")
-    assert done.returncode == 0
-    assert re.search(r"\d+ checks held$", done.stdout.splitlines()[-1])
+def test_exit_status_2_where_nothing_was_compared_with_what_was_asked_for(tmp_path: Path) -> None:
+    need("onnxruntime", "chainer")
+    np.savez(tmp_path / "io.npz", **{"in:data": np.zeros((1, 1, 28, 28)), "out:other": np.zeros(1)})
+    both = ("--readers", "protobuf,caffefunction", "--engines", "onnxruntime,chainer")
+    done = command(*FILES, "--recorded", str(tmp_path / "io.npz"), *both)
+    assert done.returncode == 2
+    assert "15 tops agree" in done.stdout.splitlines()[-1]
+    assert done.stderr.splitlines() == [f"bridge: nothing was compared with {tmp_path / 'io.npz'}"]
+
+
+def test_an_error_of_a_check_counts_where_nothing_was_compared(tmp_path: Path) -> None:
+    net = bridge.load(*FILES)
+    first = net.layers[1].blobs.blob("weight").numpy() * np.float32(np.nan)
+    layer = build_layer(net.layers[1].definition, [Blob.of(first), net.layers[1].blobs.blob("bias")])
+    bridge.save(net.replace(layers=(net.layers[0], layer, *net.layers[2:])), tmp_path / "nan.caffemodel")
+    done = command(str(tmp_path / "nan.caffemodel"), "--readers", "none", "--engines", "none")
+    assert done.returncode == 1
 
 
 def test_json_on_stdout_is_alone_there() -> None:
@@ -122,10 +140,17 @@ def test_a_name_out_of_a_file_steers_no_terminal(tmp_path: Path) -> None:
     ("option", "value", "problem"),
     [
         ("--rtol", "much", "expected numbers"),
-        ("--rtol", "-1", "is negative"),
+        ("--rtol", "-1", "rtol -1 is negative"),
+        ("--atol", "1,prob:nan", "atol nan is negative, infinite or no number"),
+        ("--atol", "prob:inf", "atol inf is negative, infinite or no number"),
+        ("--rtol", "0,1", "--rtol 0,1: gives two numbers for all blobs"),
+        ("--rtol", "nope:1", "rtol for 'nope': no layer writes that blob"),
+        ("--atol", "1,data:1", "atol for 'data': no layer writes that blob"),
         ("--range", "1,0", "is not two numbers in order"),
         ("--input", "data", "expected NAME=1,3,224,224 or NAME=FILE"),
         ("--input", "date=1,1,28,28", "no input 'date'"),
+        ("--input", "data=1,1,28,-28", "input 'data': (1, 1, 28, -28) is not a list of extents"),
+        ("--input", "data=0, 1, 28, 28", "input 'data' would be 0 x 1 x 28 x 28: it has no values"),
         ("--engines", "torch", "no engine 'torch'"),
         ("--readers", "torch", "no reader 'torch'"),
         ("--skip-check", "spelling", "no check 'spelling'"),
@@ -136,6 +161,48 @@ def test_bad_usage_is_one_line(option: str, value: str, problem: str) -> None:
     assert done.returncode == 2
     assert problem in done.stderr.splitlines()[0]
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--json", "--html", "--record", "--save-inputs"])
+def test_what_is_read_is_not_written_over(tmp_path: Path, option: str) -> None:
+    need("onnxruntime")
+    weights, link, recorded = (tmp_path / name for name in ("w.caffemodel", "link", "io.npz"))
+    weights.write_bytes(Path(FILES[1]).read_bytes())
+    recorded.write_bytes(Path(RECORDED).read_bytes())
+    link.symlink_to(weights)
+    for target in (weights, link, recorded):
+        done = command(FILES[0], str(weights), "--recorded", str(recorded), option, str(target))
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[0].endswith("would be written over: it is what is read")
+    assert weights.read_bytes() == Path(FILES[1]).read_bytes()
+    assert recorded.read_bytes() == Path(RECORDED).read_bytes()
+    if option in ("--record", "--save-inputs"):
+        with pytest.raises(bridge.BridgeError, match="would be written over"):
+            bridge.verify(FILES[0], weights, **{option[2:].replace("-", "_"): link})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("option", ["--json", "--html"])
+@pytest.mark.parametrize("target", ["nowhere/report", ""])
+def test_a_report_that_cannot_be_written_is_printed_first(tmp_path: Path, option: str, target: str) -> None:
+    done = command(*FILES, "--engines", "none", option, str(tmp_path / target) if target else "")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert " checks held" in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("what", ["--readers", "--engines"])
+def test_one_under_its_name_twice_is_no_second_one(what: str) -> None:
+    need("onnxruntime")
+    names = {"--readers": "protobuf", "--engines": "onnxruntime"}
+    names[what] += f",{names[what]}"
+    done = command(*FILES, *(text for pair in names.items() for text in pair))
+    assert done.returncode == 2
+    assert done.stdout.splitlines()[-1].startswith("FAILED: nothing was compared")
+
+
+def test_an_input_is_given_once() -> None:
+    done = command(*FILES, "--input", "data=1,1,28,28", "--input", "data=2,1,28,28")
+    assert (done.returncode, done.stderr) == (2, "bridge: --input data: is given twice\n")
 
 
 def test_saved_inputs_are_inputs(tmp_path: Path) -> None:
@@ -157,14 +224,46 @@ def test_text_is_80_columns_wide(failed: Report) -> None:
     assert lines[-1] == failed.summary()
 
 
-def test_long_names_lose_their_middle() -> None:
+def test_long_names_have_a_line_of_their_own() -> None:
     from bridge.verify.report import _grid
 
-    rows = [("inception_5b/5x5_reduce/branch/with/a/long/name" * 2, "t" * 60, "1 x 2 x 3 x 4", "same")]
-    for line in _grid(("layer", "top", "shape", "verdict"), rows):
-        assert len(line) <= 80
-    assert "~" in line
-    assert line.split()[0].startswith("inception_5b")
+    names = [f"inception_5b/5x5_reduce/branch/{kind}/with/a/long/name" * 2 for kind in ("in", "out")]
+    rows = [*((name, "t" * 60, "1 x 2 x 3 x 4", "same") for name in names), ("short", "t", "1", "different")]
+    head, *lines = _grid(("layer", "top", "shape", "verdict"), rows)
+    assert max(map(len, lines)) <= 80
+    told = "".join(line.strip() for line in lines)
+    for name in names:
+        assert f"{name}{'t' * 60}1 x 2 x 3 x 4  same" in told  # nothing is lost
+    assert {lines[i].index("same") for i in (-6, -2)} == {head.index("verdict")} == {lines[-1].index("different")}
+
+
+def test_names_that_fit_stay_in_their_row() -> None:
+    from bridge.verify.report import _grid
+
+    rows = [("inception_3a/3x3_reduce", "inception_3a/3x3", "1 x 96", "same"), ("conv1", "conv1", "1 x 8", "same")]
+    assert list(_grid(("layer", "top", "shape", "verdict"), rows)) == [
+        "  layer                    top               shape   verdict",
+        "  inception_3a/3x3_reduce  inception_3a/3x3  1 x 96  same",
+        "  conv1                    conv1             1 x 8   same",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tops", "blobs", "counts"),
+    [
+        (["same"], ["same"], "1 blob the same, 1 top agrees"),
+        (["same"] * 2, ["same"] * 2, "2 blobs the same, 2 tops agree"),
+        (["different"], ["different"], "1 of 1 blob differs, 1 of 1 top differs"),
+        (["different"] * 2, ["different", "same"], "1 of 2 blobs differs, 2 of 2 tops differ"),
+        (["same", "not compared"], ["not compared"], "1 top agrees, 2 not compared"),
+    ],
+)
+def test_counts_are_in_their_grammatical_number(tops: list[str], blobs: list[str], counts: str) -> None:
+    from bridge.verify.results import BlobResult, OutputsResult, TopResult, WeightsResult
+
+    weights = WeightsResult("a", "b", tuple(BlobResult("c", "C", "weight", status=status) for status in blobs))
+    outputs = OutputsResult("a", "b", tuple(TopResult("c", "C", "c", status=status) for status in tops))
+    assert Report(("net",), weights=(weights,), outputs=(outputs,)).summary().split(": ", 1)[1] == counts
 
 
 # -- JSON ----------------------------------------------------------------------------------------

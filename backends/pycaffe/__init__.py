@@ -64,7 +64,8 @@ def read(
     if not definition:
         raise UsageError("pycaffe needs a prototxt beside the weights", where=str(path))
     with Session(definition, Path(path), python=python, timeout=timeout) as session:
-        return RawNet(session.name, session.params(), session.definition, str(path), "pycaffe")
+        layers, net = session.params(), session.definition
+        return RawNet(session.name, layers, net, str(path), "pycaffe", partial=True)
 
 
 def read_text(prototxt: str | Path) -> str:

@@ -13,9 +13,9 @@ import numpy as np
 from bridge.chain.build import LayerLink, array_name
 from bridge.chain.functions import chainer
 from bridge.chain.names import named_links
-from bridge.errors import ModelError, UsageError
+from bridge.errors import ModelError, UsageError, nearest
 from bridge.layers.batch_norm import BatchNorm
-from bridge.schema import Layer, Net, Shape, count, nearest, times
+from bridge.schema import Layer, Net, Shape, count, times
 from bridge.weights import Initializer, unspread_groups
 
 Rename = Mapping[str, str] | Sequence[tuple[str, str]] | Callable[[str], str] | None
@@ -239,7 +239,9 @@ def _by_name(net: Net, layers: list[Layer], links: Links, rename: Rename) -> lis
     if isinstance(rename, Mapping):
         unknown = [name for name in rename if "*" not in name and name not in net]
         if unknown:
-            raise UsageError(f"rename: no layer '{unknown[0]}'", where=net.where, hint=nearest(unknown[0], net))
+            raise UsageError(
+                f"rename: no layer '{unknown[0]}'", where=net.where, hint=nearest(unknown[0], net.layer_names)
+            )
     renamed = _renamer(rename)
     tails: dict[str, list[str]] = {}
     for path in links:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -90,25 +91,30 @@ def verify(ctx: click.Context, /, json_file: str | None, html_file: str | None, 
     Exit status: 0 it holds, 1 a difference was found, 2 nothing could be compared.
     """
     from bridge.verify import verify as run
+    from bridge.verify.report import NEEDED
+    from bridge.writers import refuse_sources
 
-    reading = options.reading_arguments(given)
-    report = run(*given.pop("files"), **_arguments(given), **reading, progress=_progress)
+    reading, files, arguments = options.reading_arguments(given), given.pop("files"), _arguments(given)
+    sources = [*files, *given["against"], given["recorded"], *arguments["inputs"].values()]
+    targets = [html_file, json_file, given["record"], given["save_inputs"]]
+    refuse_sources(*([path for path in paths if isinstance(path, (str, Path))] for paths in (sources, targets)))
+    report = run(*files, **arguments, **reading, progress=_progress)
     _progress("")
-    if html_file:
-        report.write_html(html_file)
-    if json_file:
-        options.write_json(report.to_dict(), json_file)
     if json_file != "-":
         click.echo("\n".join(map(printable, str(report).split("\n"))))
+    if html_file is not None:
+        report.write_html(html_file)
+    if json_file is not None:
+        options.write_json(report.to_dict(), json_file)
     if report.status == 2:
-        said = "; ".join(report.undone) or "nothing was compared; the notes say why"
+        said = "; ".join(report.undone) or f"nothing was compared: {NEEDED}"
         click.echo(f"bridge: {said}", err=True)
     ctx.exit(report.status)
 
 
 def _arguments(given: dict[str, Any]) -> dict[str, Any]:
     """The options as arguments of :func:`bridge.verify`."""
-    from bridge.verify.arrays import read_input
+    from bridge.verify.arrays import read_inputs
 
     return {
         **given,
@@ -118,7 +124,7 @@ def _arguments(given: dict[str, Any]) -> dict[str, Any]:
         "rtol": _tolerance("--rtol", given["rtol"]),
         "atol": _tolerance("--atol", given["atol"]),
         "value_range": None if given["value_range"] is None else _numbers("--range", given["value_range"]),
-        "inputs": dict(read_input(text) for text in given["inputs"]),
+        "inputs": read_inputs(given["inputs"]),
         "checks": given["checks"] or None,
     }
 
@@ -144,9 +150,9 @@ def _tolerance(option: str, text: str | None) -> dict[str, float | None] | None:
     table: dict[str, float | None] = {}
     for part in text.split(","):
         blob, _, number = part.rpartition(":")
-        table[blob.strip()] = value = _numbers(option, number)[0]
-        if not value >= 0:
-            raise UsageError(f"{option} {text}: {value} is negative or no number")
+        if blob.strip() in table:
+            raise UsageError(f"{option} {text}: gives two numbers for {blob.strip() or 'all blobs'}")
+        table[blob.strip()] = _numbers(option, number)[0]
     return table
 
 

@@ -12,16 +12,21 @@ from bridge.schema import Net
 
 
 def definition_of(net: Net, inputs: Arrays) -> str:
-    """The net as a prototxt, with an ``Input`` layer for each input that none declares."""
+    """The net as a prototxt, with an ``Input`` layer for each input that none declares.
+
+    The rules by which its layers were chosen are left out: nobody is to choose once more.
+    """
     message = net.to_message()
     declared = {top for layer in net.layers if hasattr(layer, "input_shapes") for top in layer.tops}
-    layers = message.all("layer")
+    layers = [layer.copy() for layer in message.messages("layer")]
     message.set("layer")
     for name in net.inputs:
         if name in inputs and name not in declared:
             shape = Message(shape=Message(dim=list(map(int, inputs[name].shape))))
             message.add("layer", Message(name=f"input {name}", type="Input", top=name, input_param=shape))
     for layer in layers:
+        for rule in ("include", "exclude", "phase"):
+            layer.set(rule)
         message.add("layer", layer)
     return prototxt.format(message)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -28,8 +27,7 @@ class Engine:
     """See :class:`bridge.engines.Engine`."""
 
     def __init__(self, net: Net, *, opset: int | None = None, threads: int = 0) -> None:
-        self._net, self._threads = inference_net(net), threads
-        self._opset: dict[str, Any] = {} if opset is None else {"opset": opset}
+        self._net, self._opset, self._threads = inference_net(net), opset, threads
 
     def outputs(self, inputs: Arrays) -> dict[str, np.ndarray]:
         values, graph = self._run(inputs, every_top=False)
@@ -42,7 +40,9 @@ class Engine:
 
     def _run(self, inputs: Arrays, every_top: bool) -> tuple[dict[str, np.ndarray], Graph]:
         shapes = {name: list(inputs[name].shape) for name in self._net.inputs if name in inputs}
-        file, graph = to_onnx_file(self._net, inputs=shapes, dynamic_batch=False, every_top=every_top, **self._opset)
+        file, graph = to_onnx_file(
+            self._net, opset=self._opset, inputs=shapes, dynamic_batch=False, every_top=every_top
+        )
         if not graph.outputs:  # all of the net's blobs are silenced
             return {}, graph
         return Session(file, threads=self._threads)(inputs), graph

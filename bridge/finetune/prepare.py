@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
-from bridge.errors import ModelError, UsageError
+from bridge.errors import ModelError, UsageError, nearest
 from bridge.inference import channels_of, training_net
 from bridge.layers import build_layer
 from bridge.layers.data_source import DataSource
 from bridge.message import Message, Value
-from bridge.schema import Layer, Net, Shape, nearest
+from bridge.schema import Layer, Net, Shape
 
 LABEL = "label"
 
@@ -147,7 +147,9 @@ def matching(net: Net, patterns: Iterable[str]) -> list[str]:
         found = [layer.name for layer in net.layers if fnmatchcase(layer.name, pattern) and has_parameters(layer)]
         if not found:
             raise UsageError(
-                f"no layer with parameters is called '{pattern}'", where=net.where, hint=nearest(pattern, net)
+                f"no layer with parameters is called '{pattern}'",
+                where=net.where,
+                hint=nearest(pattern, net.layer_names),
             )
         chosen.update(dict.fromkeys(found))
     return list(chosen)

@@ -73,6 +73,10 @@ class BatchNorm(NeuronLayer):
         """Whether it is the batch's own statistics that count at test time."""
         return self.use_global_stats is False and not self.scale_bias
 
+    def summed_axes(self, rank: int) -> Shape:
+        """The axes over which it sums, where the statistics are the batch's."""
+        return (0, *range(2, rank))
+
     def statistics_values(self) -> tuple[np.ndarray, np.ndarray]:
         """The effective mean and variance, each (C) float32."""
         factor = np.float32(self.blobs["scale_factor"].reshape(-1)[0])
@@ -82,7 +86,7 @@ class BatchNorm(NeuronLayer):
 
     def to_onnx(self, g: Any, *x: str) -> str:
         if self.by_batch:
-            axes = [0, *range(2, len(g.shape(x[0])))]
+            axes = self.summed_axes(len(g.shape(x[0])))
             centred = g.Sub(x[0], g.reduce("Mean", x[0], axes))
             variance = g.reduce("Mean", g.Mul(centred, centred), axes)
             return str(g.Div(centred, g.Sqrt(g.Add(variance, g.const(np.float32(self.eps))))))

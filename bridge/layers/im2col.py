@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from bridge.blob import MOST_VALUES
 from bridge.errors import UnsupportedLayerError
 from bridge.layers.base import canonical_axis, layer_type
 from bridge.layers.convolution import Convolution
-from bridge.schema import MOST_VALUES, Shape, count, times
+from bridge.schema import Shape, count, times
 
 
 @layer_type("Im2col")

@@ -35,24 +35,24 @@ class MVN(NeuronLayer):
             raise self.fail(f"the input has {len(bottoms[0])} axes, expected at most 4")
         return ((*bottoms[0], *[1] * (4 - len(bottoms[0]))),)
 
-    @property
-    def _axes(self) -> tuple[int, ...]:
-        return (1, 2, 3) if self.across_channels else (2, 3)
+    def summed_axes(self, rank: int = 4) -> Shape:
+        """The axes over which it sums."""
+        return tuple(range(1 if self.across_channels else 2, rank))
 
     def to_onnx(self, g: Any, *x: str) -> str:
         rank = len(g.shape(x[0]))
         y = x[0] if rank == 4 else g.Reshape(x[0], g.ints([0] * rank + [1] * (4 - rank)))
-        y = g.Sub(y, g.reduce("Mean", y, self._axes))
+        y = g.Sub(y, g.reduce("Mean", y, self.summed_axes()))
         if not self.normalize_variance:
             return str(y)
-        deviation = g.Sqrt(g.reduce("Mean", g.Mul(y, y), self._axes))
+        deviation = g.Sqrt(g.reduce("Mean", g.Mul(y, y), self.summed_axes()))
         return str(g.Div(y, g.Add(deviation, g.const(np.float32(self.eps)))))
 
     def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
         y = F.reshape(x[0], self.infer(x[0].shape)[0])
-        y = y - F.broadcast_to(F.mean(y, axis=self._axes, keepdims=True), y.shape)
+        y = y - F.broadcast_to(F.mean(y, axis=self.summed_axes(), keepdims=True), y.shape)
         if not self.normalize_variance:
             return y
-        variance = F.mean(y**2, axis=self._axes, keepdims=True)
+        variance = F.mean(y**2, axis=self.summed_axes(), keepdims=True)
         deviation = F.sqrt(F.relu(variance) + 1e-30)  # whose gradient at 0 is 0, and not infinite
         return y / F.broadcast_to(deviation + self.eps, y.shape)

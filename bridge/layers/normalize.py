@@ -57,23 +57,28 @@ class Normalize(CaffeLayer):
             raise self.fail(f"the input has {len(bottoms[0])} axes, expected 2 or more")
         return (bottoms[0],)
 
-    def _axes(self, rank: int, scaled: bool) -> Shape:
-        return (1,) if scaled and not self.across_spatial else tuple(range(1, rank))
+    @property
+    def _scaled(self) -> bool:
+        return bool(self.roles(len(self.blobs)))
+
+    def summed_axes(self, rank: int) -> Shape:
+        """The axes over which it sums."""
+        return (1,) if self._scaled and not self.across_spatial else tuple(range(1, rank))
 
     def _scale_shape(self, size: int, rank: int) -> Shape:
         return () if self.channel_shared else (size, *[1] * (rank - 2))
 
     def to_onnx(self, g: Any, *x: str) -> str:
-        rank, scaled = len(g.shape(x[0])), bool(self.roles(len(self.blobs)))
-        total = g.reduce("SumSquare", x[0], self._axes(rank, scaled))
-        if not scaled:
+        rank = len(g.shape(x[0]))
+        total = g.reduce("SumSquare", x[0], self.summed_axes(rank))
+        if not self._scaled:
             return str(g.Div(x[0], g.Sqrt(total)))
         y = g.Div(x[0], g.Sqrt(g.Add(total, g.const(np.float32(self.eps)))))
         return str(g.Mul(y, g.blob(self, "scale", self._scale_shape(self.blobs.blob("scale").size, rank))))
 
     def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
         scale = getattr(link, "scale", None)
-        total = F.sum(x[0] ** 2, self._axes(x[0].ndim, scale is not None), keepdims=True)
+        total = F.sum(x[0] ** 2, self.summed_axes(x[0].ndim), keepdims=True)
         if scale is None:
             return x[0] / F.sqrt(total)
         return x[0] / F.sqrt(total + self.eps) * F.reshape(scale, self._scale_shape(scale.size, x[0].ndim))

@@ -174,3 +174,14 @@ class _Moved:
 
 def _sized(shape: Sequence[Extent], sizes: Mapping[str, int]) -> Shape:
     return tuple(sizes[extent] if isinstance(extent, str) else extent for extent in shape)
+
+
+def fits(shape: Shape, extents: Sequence[Extent], sizes: Mapping[str, int]) -> bool:
+    """Whether a shape has the extents that are told, by number or by the name of one that is in ``sizes``."""
+    wanted = [sizes.get(extent, -1) if isinstance(extent, str) else extent for extent in extents]
+    return len(shape) == len(wanted) and all(n in (-1, m) for n, m in zip(wanted, shape, strict=True))
+
+
+def label(extents: Sequence[Extent]) -> str:
+    """Extents for people: ``batch x 3 x 224 x 224``."""
+    return " x ".join(map(str, extents)) or "a scalar"

@@ -32,7 +32,7 @@ def to_onnx_model(net: Net, **options: Any) -> tuple[onnx.ModelProto, Graph]:
 def to_onnx_file(
     net: Net,
     *,
-    opset: int = DEFAULT_OPSET,
+    opset: int | None = None,
     inputs: Mapping[str, Sequence[Extent]] | None = None,
     dynamic_batch: bool = True,
     every_top: bool = False,
@@ -47,7 +47,7 @@ def to_onnx_file(
 
     Args:
         net: The net.
-        opset: Version of the default operator set, 13 to the newest that ``onnx`` knows.
+        opset: Version of the default operator set, 13 to the newest that ``onnx`` knows; 17 by default.
         inputs: Extents of input blobs; a name instead of a number leaves that extent open.
         dynamic_batch: Leave the first extent of every input open where the net allows it.
         every_top: Make every value that a layer writes an output, as well as the net's own.
@@ -62,6 +62,7 @@ def to_onnx_file(
     """
     notes = len(net.notes)
     net = inference_net(net, inputs)
+    opset = DEFAULT_OPSET if opset is None else opset
     if not MIN_OPSET <= opset <= newest_opset():
         raise UsageError(f"opset {opset} is outside {MIN_OPSET} to {newest_opset()}")
     graph = lower(

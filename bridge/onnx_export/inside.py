@@ -9,6 +9,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from bridge.errors import FormatError, MissingFileError
+from bridge.onnx_export.dims import Extent
 
 
 class Inside:
@@ -18,7 +19,7 @@ class Inside:
         path: The file; data beside it stays where it is.
 
     Attributes:
-        inputs: Names of its inputs.
+        inputs: Its inputs with their extents, as far as it tells them.
         nodes: How many nodes it has.
         folder: Where its data lies, if not in the file itself.
 
@@ -36,7 +37,7 @@ class Inside:
             raise FormatError(f"is no ONNX model: {error}", where=str(path)) from None
         graph = self._model.graph
         constants = {tensor.name for tensor in graph.initializer}
-        self.inputs = [value.name for value in graph.input if value.name not in constants]
+        self.inputs = {value.name: _extents(value) for value in graph.input if value.name not in constants}
         self.nodes = len(graph.node)
         self.folder = Path(path).resolve().parent
         for tensor in graph.initializer:
@@ -68,3 +69,11 @@ class Inside:
         made = dict.fromkeys(name for node in graph.node for name in node.output if name in wanted)
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in made)
         return model.SerializeToString(), list(made)
+
+
+def _extents(value: onnx.ValueInfoProto) -> list[Extent] | None:
+    """The extents of a value, ``?`` for those that are open and have no name."""
+    if not value.type.tensor_type.HasField("shape"):
+        return None
+    dims = value.type.tensor_type.shape.dim
+    return [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in dims]

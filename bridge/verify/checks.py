@@ -11,15 +11,15 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from bridge.errors import BridgeError, UsageError
+from bridge.blob import MOST, too_large
+from bridge.errors import BridgeError, UsageError, nearest
 from bridge.layers import REGISTRY
-from bridge.schema import Layer, Opaque, Shape
+from bridge.schema import Layer, Opaque, Shape, times
 from bridge.verify.compare import same_bits
-from bridge.verify.results import ERROR, NOTE, Checked, Finding
+from bridge.verify.results import ERROR, NOTE, Checked, Finding, plural
 from bridge.verify.values import Values, block_groups, look
 from bridge.verify.weights import Loaded
 
@@ -155,6 +155,9 @@ def _kernel(subject: Subject) -> _Found:
 
 @check("shapes", "blobs have the shapes that the parameters and the inputs demand")
 def _shapes(subject: Subject) -> _Found:
+    for name, shape in subject.net.inputs.items():
+        if shape is not None and too_large(shape):
+            yield ERROR, "", f"input '{name}' would be {times(shape)}", MOST
     for layer, _, problem in subject.flow:
         text = str(problem.args[0]) if problem is not None else ""
         if problem is not None and "does not fit the input" not in text and "do not divide into" not in text:
@@ -176,14 +179,14 @@ def _finite(subject: Subject) -> _Found:
         if values.nonfinite:
             place = list(np.unravel_index(values.first_nonfinite, values.shape))
             where = f", the first at {[int(i) for i in place]}"
-            yield ERROR, layer, f"blob '{role}' has {values.nonfinite} values that are NaN or infinite{where}", ""
+            yield ERROR, layer, f"blob '{role}' is NaN or infinite in {plural(values.nonfinite, 'place')}{where}", ""
 
 
 @check("denormals", "weights are no denormal numbers, which are slow on CPUs")
 def _denormals(subject: Subject) -> _Found:
     for (layer, role), values in subject.values.items():
         if values.denormal:
-            yield NOTE, layer, f"blob '{role}' has {values.denormal} denormal values", "they slow CPUs down"
+            yield NOTE, layer, f"blob '{role}' has {plural(values.denormal, 'denormal value')}", "they slow CPUs down"
 
 
 @check("dead-filters", "no output channel has weights that are all zero")
@@ -191,7 +194,7 @@ def _dead(subject: Subject) -> _Found:
     for layer in subject.net.layers:
         values = subject.values.get((layer.name, "weight"))
         if values is not None and len(values.shape) >= 2 and values.dead:
-            yield NOTE, layer.name, f"{values.dead} of {values.shape[0]} filters are all zero", ""
+            yield NOTE, layer.name, f"all zero: {values.dead} of {plural(values.shape[0], 'filter')}", ""
 
 
 @check("batch-norm", "scale factors of BatchNorm are not 0, and no variance is negative")
@@ -241,15 +244,15 @@ def _no_weights(subject: Subject) -> _Found:
     for layer in subject.net.layers:
         if layer.uncovered and "has no blobs for it" in layer.uncovered:
             stored = [raw.name for raw in subject.loaded.raw.layers if raw.blobs and raw.name not in subject.net]
-            yield ERROR, layer.name, "the weights file has none for it", _did_you_mean(layer.name, stored)
+            yield ERROR, layer.name, "the weights file has none for it", nearest(layer.name, stored)
 
 
 @check("unused-weights", "every stored layer is in the net")
 def _unused(subject: Subject) -> _Found:
     for raw in subject.loaded.raw.layers:
         if raw.blobs and raw.name not in subject.net:
-            hint = _did_you_mean(raw.name, [layer.name for layer in subject.net.layers])
-            yield NOTE, raw.name, f"its {len(raw.blobs)} stored blobs are used by no layer", hint
+            hint = nearest(raw.name, subject.net.layer_names)
+            yield NOTE, raw.name, f"no layer uses its {plural(len(raw.blobs), 'stored blob')}", hint
 
 
 @check("same-net", "prototxt and weights are of the same net")
@@ -281,10 +284,5 @@ def _wiring(subject: Subject) -> _Found:
         for bottom in layer.bottoms:
             if bottom not in written and bottom not in declared:
                 message = f"reads blob '{bottom}', which no layer before it writes"
-                yield ERROR, layer.name, message, _did_you_mean(bottom, sorted(written))
+                yield ERROR, layer.name, message, nearest(bottom, sorted(written))
         written.update(layer.tops)
-
-
-def _did_you_mean(name: str, names: Any) -> str:
-    close = difflib.get_close_matches(name, names, 1, 0.5)
-    return f"did you mean '{close[0]}'?" if close else ""

@@ -10,8 +10,8 @@ import numpy as np
 
 from bridge import engines
 from bridge.errors import BridgeError, DifferenceError, UnsupportedLayerError, UsageError
-from bridge.onnx_export.builder import HALF_MAX
-from bridge.onnx_export.dims import Extent
+from bridge.onnx_export.builder import CUSTOM_DOMAIN, HALF_MAX
+from bridge.onnx_export.dims import fits, label
 from bridge.onnx_export.file import OnnxFile
 from bridge.onnx_export.graph import Graph
 from bridge.onnx_export.preprocess import Preprocess
@@ -60,6 +60,8 @@ def check_export(
         ModelError: ONNX Runtime refuses the model.
         UsageError: The recorded arrays do not fit the model.
     """
+    if CUSTOM_DOMAIN in graph.builder.domains:
+        return [f"not run: no runtime here knows the nodes of {CUSTOM_DOMAIN}"]
     if problem := engines.missing("onnxruntime"):
         return [f"not run: {problem.args[0]}"]
     try:
@@ -86,7 +88,7 @@ class _Check:
         self.recorded = Recorded(recorded) if recorded is not None else None
         if self.recorded is not None:
             self.recorded.check(net)
-            self.inputs = {name: np.asarray(self.recorded.inputs[name], np.float32) for name in net.inputs}
+            self.inputs = {name: self.recorded.inputs[name] for name in net.inputs}
             self.fed = self._changed(self.inputs, self.preprocess.undo)
             self._check_fit(self.recorded.name)
         else:
@@ -111,9 +113,9 @@ class _Check:
 
     def _check_fit(self, where: str) -> None:
         for name, extents in self.graph.inputs.items():
-            if not _fits(self.fed[name].shape, extents, {}):
+            if not fits(self.fed[name].shape, extents, {}):
                 found = times(self.fed[name].shape)
-                message = f"input '{name}' is {found}, the model takes {_labels(extents)}"
+                message = f"input '{name}' is {found}, the model takes {label(extents)}"
                 raise UsageError(message, where=where, hint="--input sets the extents of inputs, or leaves them open")
 
     @np.errstate(all="ignore")
@@ -140,9 +142,9 @@ class _Check:
             for extent, size in zip(extents, self.fed[name].shape, strict=True)
         }
         for name, extents in self.graph.outputs.items():
-            if not _fits(outputs[name].shape, extents, sizes):
+            if not fits(outputs[name].shape, extents, sizes):
                 found = times(outputs[name].shape)
-                message = f"output '{name}' of the exported model is {found}, expected {_labels(extents)}"
+                message = f"output '{name}' of the exported model is {found}, expected {label(extents)}"
                 raise DifferenceError(message, where=self.net.where, hint=_HINT)
 
     # -- the other side ----------------------------------------------------------------------------
@@ -269,13 +271,3 @@ def _computable(net: Net) -> tuple[Net, list[str]]:
             lost.difference_update(layer.tops)
             kept.append(layer)
     return (dataclasses.replace(net, layers=tuple(kept)) if left_out else net), left_out
-
-
-def _fits(shape: tuple[int, ...], extents: list[Extent], sizes: Mapping[str, int]) -> bool:
-    """Whether a shape has the extents that are told, by number or by the name of one that is."""
-    wanted = [sizes.get(extent, -1) if isinstance(extent, str) else extent for extent in extents]
-    return len(shape) == len(wanted) and all(n in (-1, m) for n, m in zip(wanted, shape, strict=True))
-
-
-def _labels(extents: list[Extent]) -> str:
-    return " x ".join(map(str, extents)) or "a scalar"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bridge.errors import BridgeError, MissingExtraError, ModelError
-from bridge.schema import Net
+from bridge.schema import Net, times
 from bridge.verify.outputs import Side
 from bridge.verify.segments import Place, is_input
+
+if TYPE_CHECKING:
+    from bridge.onnx_export.dims import Extent
 
 _FOLDER = "session.model_external_initializers_file_folder_path"
 
@@ -42,8 +45,7 @@ def graph_side(path: str | Path, net: Net, inputs: Mapping[str, np.ndarray]) -> 
     from bridge.onnx_export.inside import Inside
 
     inside = Inside(path)
-    if lacking := [name for name in inside.inputs if name not in inputs]:
-        raise ModelError(f"takes an input '{lacking[0]}', which the net does not have", where=str(path))
+    _check_inputs(inside.inputs, inputs, str(path))
     names = _names(net, inputs)
     fed = {name: np.asarray(inputs[name], np.float32) for name in inside.inputs}
     values, reached, reason = _run(inside, {name for tops in names for name in tops}, fed)
@@ -55,6 +57,18 @@ def graph_side(path: str | Path, net: Net, inputs: Mapping[str, np.ndarray]) -> 
                 places[index, top] = known[name]
     remark = "" if reached == inside.nodes else f"{path}: node {inside.node(reached)} cannot be run: {reason}"
     return Side(f"graph of {path}", places), remark
+
+
+def _check_inputs(wanted: Mapping[str, Sequence[Extent] | None], inputs: Mapping[str, np.ndarray], path: str) -> None:
+    from bridge.onnx_export.dims import fits, label
+
+    for name, extents in wanted.items():
+        if name not in inputs:
+            raise ModelError(f"takes an input '{name}', which the net does not have", where=path)
+        shape = inputs[name].shape
+        if extents is not None and not fits(shape, extents, {}):
+            message = f"input '{name}' is {label(extents)} in the graph, and was fed with {times(shape)}"
+            raise ModelError(message, where=path, hint="--input sets the extents of inputs")
 
 
 def _names(net: Net, inputs: Mapping[str, np.ndarray]) -> list[tuple[str, ...]]:

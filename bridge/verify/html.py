@@ -18,6 +18,7 @@ from bridge.verify.results import (
     OutputsResult,
     TopResult,
     WeightsResult,
+    plural,
 )
 
 _STYLE = """
@@ -157,7 +158,8 @@ def _blob_row(blob: BlobResult) -> Iterator[str]:
     yield escape(blob.dtype)
     reason = blob.why
     if blob.index is not None:
-        reason = f"{blob.differing} values, the first at {list(blob.index)}: {blob.values[0]} against {blob.values[1]}"
+        first = f"the first at {list(blob.index)}: {blob.values[0]} against {blob.values[1]}"
+        reason = f"{plural(blob.differing, 'value')}, {first}"
     yield _said(blob.status, reason) + (columns(blob.spread, _ULPS, bad=len(ULPS)) if blob.spread else "")
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import zipfile
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bridge.errors import FormatError, MissingFileError, ModelError, UsageError
-from bridge.schema import Layer, Net, Shape, times
-from bridge.verify.arrays import read_array
+from bridge.errors import FormatError, ModelError, UnsupportedLayerError, UsageError
+from bridge.schema import Layer, Net, Shape, count, times
+from bridge.verify.arrays import float32, opened, read_array
 
 Range = tuple[float, float]
 
@@ -34,7 +34,8 @@ def make_inputs(
             or what the layer that reads them can take (indices, flags, regions).
 
     Raises:
-        ModelError: The extents of an input are not known.
+        ModelError: The extents of an input are not known, or the net cannot take them; then
+            no number was drawn yet.
         UsageError: ``given`` names a blob that is no input.
     """
     given = given or {}
@@ -45,6 +46,7 @@ def make_inputs(
         for name, value in given.items()
     }
     shapes = {name: _shape(net, name, given.get(name)) for name in net.inputs}
+    check_shapes(net, shapes)
     return {
         name: np.asarray(given[name], np.float32)
         if isinstance(given.get(name), np.ndarray)
@@ -53,16 +55,37 @@ def make_inputs(
     }
 
 
+def check_shapes(net: Net, shapes: Mapping[str, Shape]) -> None:
+    """Demand that a net can take inputs of these shapes; what only an engine cannot do is for that to say.
+
+    Raises:
+        ModelError: It cannot.
+    """
+    with contextlib.suppress(UnsupportedLayerError):
+        net.infer(shapes)
+
+
 def _shape(net: Net, name: str, given: Any) -> Shape:
-    if isinstance(given, np.ndarray):
-        return tuple(given.shape)
-    shape = given if given is not None else net.inputs[name]
+    shape = given.shape if isinstance(given, np.ndarray) else given if given is not None else net.inputs[name]
+    hint = f"give it with --input {name}=1,3,224,224"
     if shape is None:
-        hint = f"give it with --input {name}=1,3,224,224"
         raise ModelError(f"the shape of input '{name}' is not known", where=net.where, hint=hint)
     if any(not isinstance(extent, int) or extent < 0 for extent in shape):
         raise UsageError(f"input '{name}': {tuple(shape)} is not a list of extents", where=net.where)
+    if 0 in shape:
+        raise ModelError(f"input '{name}' would be {times(shape)}: it has no values", where=net.where, hint=hint)
     return tuple(shape)
+
+
+def fill_of(layer: Layer, position: int) -> _Fill | None:
+    """How to fill a bottom that takes places or flags; ``None`` where any number will do.
+
+    Args:
+        layer: Whose bottom.
+        position: Which of them.
+    """
+    ends = (position, position - len(layer.bottoms))
+    return next((fill for end in ends if (fill := _FILLS.get((layer.type, end)))), None)
 
 
 def _random(
@@ -70,7 +93,7 @@ def _random(
 ) -> np.ndarray:
     for layer in net.layers:
         for position, bottom in enumerate(layer.bottoms):
-            fill = _FILLS.get((layer.type, position))
+            fill = fill_of(layer, position)
             if bottom == name and fill is not None:
                 return np.asarray(fill(rng, shapes[name], layer, shapes), np.float32)
     if value_range is not None:
@@ -100,6 +123,11 @@ def _rows(rng: np.random.Generator, shape: Shape, layer: Layer, shapes: Mapping[
     return rng.integers(0, shapes.get(layer.bottoms[0], (1,))[0], shape)
 
 
+def _mask(rng: np.random.Generator, shape: Shape, layer: Layer, shapes: Mapping[str, Shape]) -> Any:
+    """Places in a plane that is no smaller than the bottom's."""
+    return rng.integers(0, max(1, count(shape[2:])), shape)
+
+
 def _flags(rng: np.random.Generator, shape: Shape, layer: Layer, shapes: Mapping[str, Shape]) -> Any:
     return rng.integers(0, 2, shape)
 
@@ -122,17 +150,21 @@ def _image_size(rng: np.random.Generator, shape: Shape, layer: Layer, shapes: Ma
 _FILLS: dict[tuple[str, int], _Fill] = {
     ("BatchReindex", 1): _rows,
     ("Embed", 0): _words,
-    ("Filter", 1): _flags,
+    ("Filter", -1): _flags,
     ("LSTM", 1): _continues,
     ("PSROIPooling", 1): _regions,
     ("Proposal", 2): _image_size,
     ("RNN", 1): _continues,
     ("ROIPooling", 1): _regions,
+    ("Upsample", 1): _mask,
 }
-"""How to fill an input by the layer that reads it, and as which bottom."""
+"""How to fill an input by the layer that reads it, and as which bottom; -1 is the last."""
 
 
 # -- recorded ones ---------------------------------------------------------------------------
+
+
+_HINT = "make one with --record"
 
 
 class Recorded:
@@ -145,7 +177,7 @@ class Recorded:
         path: The ``.npz`` file.
 
     Attributes:
-        inputs: Input blob -> array.
+        inputs: Input blob -> float32 array.
         blobs: Blob -> its last value.
         tops: ``LAYER:BLOB`` -> what that layer wrote.
 
@@ -159,15 +191,16 @@ class Recorded:
         self.inputs: dict[str, np.ndarray] = {}
         self.blobs: dict[str, np.ndarray] = {}
         self.tops: dict[str, np.ndarray] = {}
-        for key, array in _arrays(path).items():
-            kind, _, name = key.partition(":")
-            home = {"in": self.inputs, "blob": self.blobs, "out": self.blobs, "top": self.tops}.get(kind)
-            if home is not None and name:
-                home[name] = array
+        homes = {"in": self.inputs, "blob": self.blobs, "out": self.blobs, "top": self.tops}
+        with opened(path) as archive:
+            if isinstance(archive, np.ndarray):
+                raise FormatError("is a single array, expected an archive (.npz)", where=self.name, hint=_HINT)
+            for key in archive:
+                kind, _, name = key.partition(":")
+                if kind in homes and name:
+                    homes[kind][name] = float32(archive[key], f"{path}: array '{key}'")
         if not self.inputs and not self.blobs:
-            raise FormatError(
-                "has no key 'in:BLOB', 'out:BLOB' or 'blob:BLOB'", where=self.name, hint="make one with --record"
-            )
+            raise FormatError("has no key 'in:BLOB', 'out:BLOB' or 'blob:BLOB'", where=self.name, hint=_HINT)
 
     def check(self, net: Net) -> None:
         """Demand an array for each input of the net.
@@ -179,18 +212,6 @@ class Recorded:
         if missing:
             have = ", ".join(self.inputs) or "none"
             raise UsageError(f"records no input '{missing[0]}', which the net has (recorded: {have})", where=self.name)
-
-
-def _arrays(path: str | Path) -> dict[str, np.ndarray]:
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise FormatError("is a single array, expected an archive (.npz)", where=str(path))
-            return {key: archive[key] for key in archive.files}
-    except OSError as error:
-        raise MissingFileError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
-    except (ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
-        raise FormatError(f"is no NumPy archive: {error}", where=str(path)) from None
 
 
 def write_recorded(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:

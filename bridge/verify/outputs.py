@@ -62,7 +62,7 @@ def recorded_side(recorded: Recorded, net: Net) -> Side:
             if array is None and last[top] == (index, place):
                 array = recorded.blobs.get(top)
             if array is not None and not is_input(layer):
-                values[index, place] = np.asarray(array, np.float32)
+                values[index, place] = array
     return Side(recorded.name, values)
 
 

@@ -21,11 +21,14 @@ from bridge.verify.results import (
     OutputsResult,
     TopResult,
     WeightsResult,
+    plural,
 )
 
 SCHEMA = 1
 """Version of the JSON; raised when a key changes its meaning."""
 WIDTH = 80
+NEEDED = "that takes two readers, two engines, --against or --recorded"
+"""What it takes to compare anything."""
 LISTED = 20
 """How many differences of one comparison the text lists."""
 
@@ -43,7 +46,6 @@ class Report:
         remarks: What else there is to say, such as what could not be used.
         undone: What was asked for and could not be done.
         versions: Name -> version of what took part.
-        wanted: Whether a comparison was asked for, so that having made none is no success.
         net: The net whose weights the HTML page pictures.
     """
 
@@ -56,7 +58,6 @@ class Report:
     remarks: tuple[str, ...] = ()
     undone: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
-    wanted: bool = True
     net: Net | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -75,8 +76,7 @@ class Report:
     @property
     def compared(self) -> int:
         """How many blobs and tops were compared."""
-        results: tuple[WeightsResult | OutputsResult, ...] = (*self.weights, *self.outputs)
-        return sum(result.count(SAME) + result.count(DIFFERENT) for result in results)
+        return sum(result.compared for result in self.weights) + sum(result.compared for result in self.outputs)
 
     @property
     def errors(self) -> int:
@@ -85,17 +85,10 @@ class Report:
 
     @property
     def status(self) -> int:
-        """0 it holds; 1 a difference or an error was found; 2 nothing, or not all that was asked for, could be done."""
+        """0 it holds; 1 a difference or an error was found; 2 nothing, or not all that was asked for, was compared."""
         if self.differences or self.errors:
             return 1
-        if self.undone:
-            return 2
-        return 2 if self.wanted and not self.compared and not self._empty else 0
-
-    @property
-    def _empty(self) -> bool:
-        """Whether engines ran a net that writes nothing, so that there is nothing to compare."""
-        return any(not result.why and not result.tops for result in self.outputs)
+        return 0 if self.compared and not self.undone else 2
 
     @property
     def passed(self) -> bool:
@@ -208,12 +201,14 @@ def _number(value: float) -> float | str:
 
 def _counts(report: Report) -> Iterator[str]:
     skipped = 0
-    for results, noun, good in ((report.weights, "blob", "the same"), (report.outputs, "top", "agree")):
+    words = ((report.weights, "blob", "the same", "the same"), (report.outputs, "top", "agrees", "agree"))
+    for results, noun, one, more in words:
         counts = {status: sum(result.count(status) for result in results) for status in (SAME, DIFFERENT, SKIPPED)}
         if counts[DIFFERENT]:
-            yield f"{counts[DIFFERENT]} of {_plural(counts[SAME] + counts[DIFFERENT], noun)} differ"
+            verb = "differs" if counts[DIFFERENT] == 1 else "differ"
+            yield f"{counts[DIFFERENT]} of {plural(counts[SAME] + counts[DIFFERENT], noun)} {verb}"
         elif counts[SAME]:
-            yield f"{_plural(counts[SAME], noun)} {good}"
+            yield f"{plural(counts[SAME], noun)} {one if counts[SAME] == 1 else more}"
         skipped += counts[SKIPPED]
     if not report.compared:
         yield "nothing was compared"
@@ -221,13 +216,9 @@ def _counts(report: Report) -> Iterator[str]:
         yield f"{skipped} not compared"
     ran = sum(len(checked.ran) for checked in report.checked)
     if report.errors:
-        yield f"{_plural(report.errors, 'error')} in {_plural(ran, 'check')}"
+        yield f"{plural(report.errors, 'error')} in {plural(ran, 'check')}"
     elif ran:
-        yield f"{_plural(ran, 'check')} held"
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+        yield f"{plural(ran, 'check')} held"
 
 
 def _lines(report: Report) -> Iterator[str]:
@@ -296,19 +287,19 @@ def _reasons(result: WeightsResult) -> Iterator[str]:
         alike = [blob for blob in result.blobs if blob.why == why and blob.status != DIFFERENT]
         names = ", ".join(dict.fromkeys(blob.layer for blob in alike))
         label = "  not compared" if alike[0].status == SKIPPED else "  compared"
-        yield from wrap(label, f"{_plural(len(alike), 'blob')} ({names}): {why}")
+        yield from wrap(label, f"{plural(len(alike), 'blob')} ({names}): {why}")
 
 
 def _outputs_lines(result: OutputsResult) -> Iterator[str]:
     yield from wrap("outputs", f"{result.a} against {result.b}")
-    if result.why:
-        yield from wrap("  not compared", result.why)
+    if not result.tops:
+        yield from wrap("  not compared", result.why or "no layer writes anything")
         return
     shown = [top for top in result.tops if top.status != SKIPPED]
     equal = all(top.status == SAME and top.metrics and not top.metrics.max_abs for top in shown)
-    if equal:
-        yield f"  {_plural(len(shown), 'top')} equal to the last bit"
-    else:
+    if equal and shown:
+        yield f"  {plural(len(shown), 'top')} equal to the last bit"
+    elif shown:
         rows = [(top.layer, top.top, times(top.shape), *_figures(top), _verdict(top)) for top in shown]
         yield from _grid(("layer", "top", "shape", "max abs", "max rel", "of bound", "verdict"), rows)
     yield from _details([top for top in shown if top.status == DIFFERENT])
@@ -321,7 +312,7 @@ def _outputs_lines(result: OutputsResult) -> Iterator[str]:
             yield from wrap("    its bound", first.bound)
     for why in dict.fromkeys(top.why for top in result.tops if top.status == SKIPPED):
         number = sum(top.status == SKIPPED and top.why == why for top in result.tops)
-        yield from wrap("  not compared", f"{_plural(number, 'top')}: {why}")
+        yield from wrap("  not compared", f"{plural(number, 'top')}: {why}")
 
 
 def _verdict(top: TopResult) -> str:
@@ -345,22 +336,13 @@ def _details(results: Sequence[BlobResult | TopResult]) -> Iterator[str]:
 
 def wrap(label: str, text: str) -> Iterator[str]:
     """``label: text`` in lines of at most WIDTH, further ones indented."""
-    import textwrap
-
     indent = " " * (len(label) - len(label.lstrip()) + 4)
     head = f"{label} " if label.endswith("*") else f"{label}: "
-    yield from textwrap.wrap(
-        " ".join(text.split()),
-        WIDTH,
-        initial_indent=head,
-        subsequent_indent=indent,
-        break_on_hyphens=False,
-    ) or [head.rstrip()]
+    yield from _folded(" ".join(text.split()), head, indent) or [head.rstrip()]
 
 
 def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A table within WIDTH; the first two columns, which are names, give way."""
-    columns = [*columns[:2], *(_fit(column, min(len(column), 16)) for column in columns[2:])]
+    """A table within WIDTH; where the first two columns, which are names, do not fit, they have a line of their own."""
     rest = [max(len(row[i]) for row in (columns, *rows)) for i in range(2, len(columns))]
     names = [max(len(row[i]) for row in (columns, *rows)) for i in (0, 1)]
     room = max(WIDTH - 2 - sum(rest) - 2 * (len(columns) - 1), 16)
@@ -368,13 +350,14 @@ def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str
         names[names.index(max(names))] -= 1
     widths = [*names, *rest]
     for row in (columns, *rows):
-        cells = [_fit(cell, width) for cell, width in zip(row, widths, strict=True)]
-        yield ("  " + "  ".join(cells)).rstrip()
+        cells = list(row)
+        if any(len(cell) > width for cell, width in zip(row, names, strict=False)):
+            yield from _folded("  ".join(row[:2]), "  ", "    ")
+            cells[:2] = "", ""
+        yield ("  " + "  ".join(map(str.ljust, cells, widths))).rstrip()
 
 
-def _fit(cell: str, width: int) -> str:
-    """The cell in exactly that width; a long name loses its middle."""
-    if len(cell) > width:
-        cut = (width - 1) // 2
-        cell = f"{cell[: width - 1 - cut]}~{cell[len(cell) - cut :] if cut else ''}"
-    return cell.ljust(width)
+def _folded(text: str, first: str, further: str) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=further, break_on_hyphens=False)

@@ -21,6 +21,11 @@ ERROR, NOTE = "error", "note"
 """The severities of a finding; a note never fails a verification."""
 
 
+def plural(number: int, noun: str) -> str:
+    """``1 blob``, ``2 blobs``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 @dataclass(frozen=True)
 class BlobResult:
     """One stored blob on two sides.
@@ -58,7 +63,7 @@ class BlobResult:
             distance = "" if self.ulps is None else f", {self.ulps} ulp"
             return (
                 f"{subject} differs at {list(self.index)}: {self.values[0]} against {self.values[1]} "
-                f"({self.differing} of {count} values{distance})"
+                f"({self.differing} of {plural(count, 'value')}{distance})"
             )
         verdict = {SAME: "is the same", DIFFERENT: "differs", SKIPPED: "was not compared"}[self.status]
         return f"{subject} {verdict}: {self.why}" if self.why else f"{subject} {verdict}"
@@ -82,6 +87,11 @@ class WeightsResult:
     def count(self, status: str) -> int:
         """How many blobs have that verdict."""
         return sum(blob.status == status for blob in self.blobs)
+
+    @property
+    def compared(self) -> int:
+        """How many blobs were compared."""
+        return len(self.blobs) - self.count(SKIPPED)
 
 
 @dataclass(frozen=True)
@@ -164,7 +174,7 @@ class TopResult:
             alone = " on equal inputs" if self.alone else ""
             return (
                 f"{subject} differs{alone} at {list(found.index)}: {found.a:.7g} against {found.b:.7g} "
-                f"({found.mismatches} of {found.count} values, at most {found.max_abs:.3g} apart; "
+                f"({found.mismatches} of {plural(found.count, 'value')}, at most {found.max_abs:.3g} apart; "
                 f"bound {found.bound:.2g})"
             )
         verdict = {SAME: "agrees", DIFFERENT: "differs", SKIPPED: "was not compared"}[self.status]
@@ -189,6 +199,11 @@ class OutputsResult:
     def count(self, status: str) -> int:
         """How many tops have that verdict."""
         return sum(top.status == status for top in self.tops)
+
+    @property
+    def compared(self) -> int:
+        """How many tops were compared."""
+        return len(self.tops) - self.count(SKIPPED)
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,19 @@ from typing import Any
 import numpy as np
 
 from bridge import engines as engine_table
-from bridge.errors import BridgeError, UnsupportedLayerError, UsageError
+from bridge.errors import BridgeError, ModelError, UsageError
 from bridge.inference import inference_net
 from bridge.schema import Net
 from bridge.verify.checks import run_checks
-from bridge.verify.inputs import Range, Recorded, describe, make_inputs, parse_range, write_recorded
+from bridge.verify.inputs import Range, Recorded, check_shapes, describe, make_inputs, parse_range, write_recorded
 from bridge.verify.outputs import Comparison, Side, engine_side, recorded_side, records
 from bridge.verify.report import Report
-from bridge.verify.results import DIFFERENT, OutputsResult, WeightsResult
+from bridge.verify.results import SAME, OutputsResult, WeightsResult
 from bridge.verify.segments import Runner
 from bridge.verify.tolerance import Tolerance, Tolerances
 from bridge.verify.versions import versions
 from bridge.verify.weights import Files, Loaded, compare_readers, compare_weights, parts
+from bridge.writers import refuse_sources
 
 Model = str | Path | Sequence[str | Path]
 
@@ -85,35 +86,23 @@ def verify(
     reader = reading.pop("reader", "auto")
     if reader != "auto" and readers is None:
         readers = (reader,)
-    options = dict(engine_options or {})
-    if "python" in reading:
-        options.setdefault("pycaffe", {"python": reading["python"]})
+    python = {"pycaffe": {"python": reading["python"]}} if "python" in reading else {}
+    options = {**python, **(engine_options or {})}
     run = _Run(Files.of(files, reading), progress)
-    run.read(None if readers is None else tuple(readers))
+    run.read(None if readers is None else tuple(dict.fromkeys(readers)))
     if against is not None:
         run.compare_with(Files.of(against, reading))
     if checks is None or checks:
         run.check(checks, skip_checks)
+    tolerances = Tolerances(rtol, atol)
     if engines is None or engines or recorded or record:
         run.feed(recorded, inputs, seed, parse_range(value_range))
+        tolerances.check(run.net)
         if save_inputs and run.inputs:
-            write_recorded(save_inputs, {f"in:{name}": array for name, array in run.inputs.items()})
-        compare = {"given": Tolerances(rtol, atol), "isolate": isolate, "seed": seed}
-        run.run_engines(None if engines is None else tuple(engines), options, compare, record)
-    explicit = engines is not None and not engines and readers is not None and len(readers) < 2 and against is None
-    return Report(
-        files=tuple(map(str, files)),
-        against=() if run.against is None else run.against.names,
-        checked=tuple(run.checked),
-        weights=tuple(run.weights),
-        outputs=tuple(run.outputs),
-        inputs=tuple(describe(run.inputs)) if run.outputs else (),
-        remarks=tuple(dict.fromkeys(run.remarks)),
-        undone=tuple(run.undone),
-        versions=versions(),
-        wanted=not explicit,
-        net=run.loaded.net,
-    )
+            run.write(save_inputs, {f"in:{name}": array for name, array in run.inputs.items()})
+        compare = {"given": tolerances, "isolate": isolate, "seed": seed}
+        run.run_engines(None if engines is None else tuple(dict.fromkeys(engines)), options, compare, record)
+    return run.report()
 
 
 class _Run:
@@ -121,6 +110,7 @@ class _Run:
 
     def __init__(self, files: Files, progress: Callable[[str], None]) -> None:
         self.files, self.progress = files, progress
+        self.sources: list[str | Path] = [*files.names]
         self.against: Files | None = None
         self.other: Loaded | None = None
         self.inputs: dict[str, np.ndarray] = {}
@@ -142,6 +132,7 @@ class _Run:
         """Compare with the weights of a second model."""
         self.progress(f"reading {other.weights}")
         self.against = other
+        self.sources += other.names
         names = (str(self.files.weights), str(other.weights))
         try:
             self.other = other.read(definition=self.files.definition)
@@ -153,6 +144,33 @@ class _Run:
             return
         self.weights.append(compare_weights(parts(self.loaded), parts(self.other), names))
 
+    def write(self, path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write arrays to a file that is none of those that are read."""
+        refuse_sources(self.sources, [path])
+        write_recorded(path, arrays)
+
+    def report(self) -> Report:
+        """What came out."""
+        others = [str(self.against.weights)] if self.against else []
+        others += [self.recorded.name] if self.recorded else []
+        for other in others:
+            results: list[WeightsResult | OutputsResult] = [*self.weights, *self.outputs]
+            compared = any(r.compared for r in results if r.a.endswith(other) or r.b.endswith(other))
+            if not self.undone and not compared:
+                self.undone.append(f"nothing was compared with {other}")
+        return Report(
+            files=self.files.names,
+            against=self.against.names if self.against else (),
+            checked=tuple(self.checked),
+            weights=tuple(self.weights),
+            outputs=tuple(self.outputs),
+            inputs=tuple(describe(self.inputs)) if self.outputs else (),
+            remarks=tuple(dict.fromkeys(self.remarks)),
+            undone=tuple(self.undone),
+            versions=versions(),
+            net=self.loaded.net,
+        )
+
     def check(self, only: Collection[str] | None, skip: Collection[str]) -> None:
         """Run the consistency checks on each model."""
         self.progress("checking consistency")
@@ -162,6 +180,7 @@ class _Run:
     def feed(self, recorded: str | Path | None, inputs: Any, seed: int, span: Range | None) -> None:
         """Find the net to run, and its inputs: recorded ones, or new ones."""
         shapes = {name: value for name, value in (inputs or {}).items() if isinstance(value, (tuple, list))}
+        self.sources += [value for value in (recorded, *(inputs or {}).values()) if isinstance(value, (str, Path))]
         self.net = inference_net(self.loaded.net, shapes)
         self.remarks += self.net.notes[len(self.loaded.net.notes) :]
         if recorded is not None:
@@ -169,13 +188,11 @@ class _Run:
                 raise UsageError("inputs are recorded; they take no extents and no range", where=str(recorded))
             self.recorded = Recorded(recorded)
             self.recorded.check(self.net)
-            self.inputs = {name: np.asarray(self.recorded.inputs[name], np.float32) for name in self.net.inputs}
+            self.inputs = {name: self.recorded.inputs[name] for name in self.net.inputs}
+            check_shapes(self.net, {name: array.shape for name, array in self.inputs.items()})
             return
         try:
             self.inputs = make_inputs(self.net, given=inputs, seed=seed, value_range=span)
-            self.net.infer({name: array.shape for name, array in self.inputs.items()})
-        except UnsupportedLayerError:
-            return  # the engines say the same
         except BridgeError as error:
             if inputs:
                 raise
@@ -199,7 +216,7 @@ class _Run:
             return
         first, *others = sides
         if record is not None:
-            write_recorded(record, records(self.net, first, self.inputs))
+            self.write(record, records(self.net, first, self.inputs))
         if self.recorded is not None:
             others.append(recorded_side(self.recorded, self.net))
         if runner is not None:
@@ -241,6 +258,9 @@ class _Run:
             self.progress(f"running the graph of {path}")
             try:
                 side, remark = graph_side(path, self.net, self.inputs)
+            except ModelError as error:
+                self.undone.append(f"the graph was not run: {error.args[0]}")
+                continue
             except BridgeError as error:
                 self.remarks.append(str(error.args[0]))
                 continue
@@ -254,13 +274,15 @@ class _Run:
             return
         net = inference_net(self.other.net, {name: array.shape for name, array in self.inputs.items()})
         alike = [layer.definition for layer in net] == [layer.definition for layer in self.net]
-        if alike and not any(blob.status == DIFFERENT for blob in self.weights[-1].blobs):
+        blobs = self.weights[-1].blobs
+        if alike and blobs and all(blob.status == SAME for blob in blobs):
             return
         name = f"{engine} on {self.against.weights}"
         try:
             side = engine_side(engine, net, self.inputs, options.get(engine, {}))
         except BridgeError as error:
             self.outputs.append(OutputsResult(engine, name, why=str(error.args[0])))
+            self.undone.append(f"outputs were not compared with {self.against.weights}: {error.args[0]}")
             return
         yield Side(name, _by_name(self.net, net, side))
 

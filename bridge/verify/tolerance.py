@@ -6,12 +6,15 @@ their own.
 **Sums** (convolution, inner product, average pooling, affine layers): a sum of k terms is
 off by at most ``c sqrt(k) u`` times the sum of the terms' magnitudes, with a probability
 that c makes as good as certain. That sum is computed, value by value, by the layer itself
-with the magnitudes of its inputs and blobs.
+with the magnitudes of its inputs and blobs. Where it overflows, the largest float32 stands for
+it: a sum that is finite has passed through nothing larger.
 
 **Everything else**: a good algorithm gives the exact result of slightly wrong inputs.
 So each input is moved by ``STEP`` of itself, up or down at random, and the bound is how far
 the layer's own results then move, and a few roundings of the largest of them; of 1 and of
-the inputs, too, where the function works with ``1 + exp(x)`` or the like.
+the inputs, too, where the function works with ``1 + exp(x)`` or the like. A function that
+divides by a sum of k terms (MVN, Normalize) has that sum's error as well, ``c sqrt(k) u`` of
+its result, and one that finds places between n pixels (Interp) rounds them relative to n.
 
 **Several layers at once**, where values in between are not known: on the way every value of
 every layer's result is moved up or down at random by a standard deviation, ``1/c`` of its
@@ -26,14 +29,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from bridge.errors import BridgeError
-from bridge.schema import Blob, Blobs, Layer, count
-from bridge.verify.segments import Place, Runner, Segment
+from bridge.errors import BridgeError, UsageError, nearest
+from bridge.schema import Blob, Blobs, Layer, Net, Shape, count
+from bridge.verify.inputs import fill_of
+from bridge.verify.segments import Place, Runner, Segment, is_input
 
 UNIT = 2.0**-24
 """Unit roundoff of float32."""
@@ -41,10 +46,13 @@ FACTOR = 12
 """c: two engines, each within 6 standard deviations of its rounding errors."""
 STEP = 64 * UNIT
 """How far the inputs of layers that are no sums are moved, relative to themselves."""
-FLOOR = 16 * UNIT
-"""Roundings of a layer that is no sum, relative to its largest result."""
+ROUNDINGS = 16
+"""How often a layer that is no sum rounds numbers as large as its largest result."""
 TINY = 2.0**-126
 """Smallest normal float32: below it engines may flush to zero."""
+LARGEST = float(np.finfo(np.float32).max)
+WHOLE = 2.0**23
+"""From here on every float32 is a whole number."""
 SAMPLES = 3
 """How often several layers are run with moved results."""
 SPREAD = 3
@@ -87,10 +95,29 @@ class Tolerances:
     Args:
         rtol, atol: A number, or numbers by blob name with ``""`` for all others; one that
             is not given counts as 0 where the other is.
+
+    Raises:
+        UsageError: One is no finite number from 0 on.
     """
 
     def __init__(self, rtol: Tolerance = None, atol: Tolerance = None) -> None:
         self._rtol, self._atol = (value if isinstance(value, Mapping) else {"": value} for value in (rtol, atol))
+        for option, value in (*(("rtol", v) for v in self._rtol.values()), *(("atol", v) for v in self._atol.values())):
+            if value is not None and not 0 <= value < math.inf:
+                raise UsageError(f"{option} {value:g} is negative, infinite or no number")
+
+    def check(self, net: Net) -> None:
+        """Demand that every blob with a tolerance of its own is one that a layer of the net writes.
+
+        Raises:
+            UsageError: One is not.
+        """
+        written = dict.fromkeys(top for layer in net.layers if not is_input(layer) for top in layer.tops)
+        for option, table in (("rtol", self._rtol), ("atol", self._atol)):
+            for blob in table:
+                if blob and blob not in written:
+                    hint = nearest(blob, written)
+                    raise UsageError(f"{option} for '{blob}': no layer writes that blob", where=net.where, hint=hint)
 
     def of(self, blob: str) -> Given | None:
         """The tolerance of a blob; ``None`` where it is to follow from the layer."""
@@ -138,7 +165,15 @@ def _own(runner: Runner, index: int, clean: Mapping[Place, np.ndarray], rng: np.
     sums = runner.run(runner.alone(index), magnitudes, lambda _: positive)
     size = FACTOR * np.sqrt(terms) * UNIT
     why = f"{FACTOR} x sqrt({terms}) x 2^-24 x sum of |terms|, a sum of {terms} terms in another order"
-    return {place: Bound(_finite(size * np.abs(sums[place].astype(np.float64)) + TINY), why) for place in tops}
+    return {place: Bound(size * _rounded(sums[place]) + TINY, why) for place in tops}
+
+
+def _rounded(sums: np.ndarray) -> np.ndarray:
+    """How large, at most, what is rounded on the way to a sum is: the sum of magnitudes, in float64.
+
+    Where that overflows, LARGEST: the sum itself is finite only if all numbers on the way to it are.
+    """
+    return np.nan_to_num(np.abs(sums.astype(np.float64)), nan=0, posinf=LARGEST)
 
 
 def _backward(
@@ -148,22 +183,55 @@ def _backward(
     tops: Mapping[Place, np.ndarray],
     rng: np.random.Generator,
 ) -> dict[Place, Bound]:
-    part, kind = runner.alone(index), runner.net.layers[index].type
-    moved: dict[Place, np.ndarray] = {}
-    if kind not in _CHOICES:
+    layer, inputs = runner.net.layers[index], runner.alone(index).inputs
+    moved: list[Mapping[Place, np.ndarray]] = []
+    if layer.type not in _CHOICES:
         with contextlib.suppress(BridgeError):
-            moved = runner.run(part, {place: _nudged(clean[place], rng) for place in part.inputs})
-    unit = max(1.0, *(_largest(clean[place]) for place in part.inputs)) if kind in _UNIT else 0.0
-    return {place: _moved_bound(array, moved.get(place), unit) for place, array in tops.items()}
-
-
-def _moved_bound(array: np.ndarray, moved: np.ndarray | None, unit: float) -> Bound:
-    floor = FLOOR * max(_largest(array), unit) + TINY
+            moved = _moved(runner, index, clean, tops, rng)
+    unit = max(1.0, *(_largest(clean[place]) for place in inputs)) if layer.type in _UNIT else 0.0
     scale = "1, the largest input and the largest value" if unit else "the largest value"
-    if moved is None or _counts(array):  # places and flags either are the same or are apart by much more
-        return Bound(floor, f"16 x 2^-24 of {scale}")
-    why = f"what moving each input by 2^-18 of itself changes, and 16 x 2^-24 of {scale}"
-    return Bound(_finite(_distance(array, moved) + floor), why)
+    roundings = _roundings(layer, [clean[place].shape for place in runner.reads[index]])
+    own = f"{roundings:.0f} x 2^-24 of {scale}"
+    found = {}
+    for place, array in tops.items():
+        floor = roundings * UNIT * max(_largest(array), unit) + TINY
+        if moved and not _counts(array):  # places and flags either are the same or are apart by much more
+            distance = max(_distance(array, tops[place]) for tops in moved)
+            found[place] = Bound(distance + floor, f"what moving each input by 2^-18 of itself changes, and {own}")
+        else:
+            found[place] = Bound(floor, own)
+    return found
+
+
+def _moved(
+    runner: Runner,
+    index: int,
+    clean: Mapping[Place, np.ndarray],
+    tops: Mapping[Place, np.ndarray],
+    rng: np.random.Generator,
+) -> list[Mapping[Place, np.ndarray]]:
+    """The tops of a layer after its inputs were moved; the other way as well if values were lost to infinity or NaN."""
+    part, layer = runner.alone(index), runner.net.layers[index]
+    fixed = {place for position, place in enumerate(runner.reads[index]) if fill_of(layer, position)}
+    values = {place: clean[place] for place in part.inputs}
+    steps = {place: rng.choice([-STEP, STEP], values[place].shape) for place in part.inputs if place not in fixed}
+    found: list[Mapping[Place, np.ndarray]] = []
+    for way in (1, -1):
+        shifted = {place: _shifted(values[place], values[place] * (way * step)) for place, step in steps.items()}
+        found.append(runner.run(part, {**values, **shifted}))
+        if not any((np.isfinite(tops[place]) & ~np.isfinite(found[-1][place])).any() for place in tops):
+            break
+    return found
+
+
+def _roundings(layer: Layer, bottoms: Sequence[Shape]) -> float:
+    """How often a layer that is no sum rounds numbers as large as its largest result."""
+    if layer.type == "Interp":  # it rounds places, which are as large as the image, and weighs values by what is left
+        return ROUNDINGS * max(bottoms[0][2:])
+    axes = getattr(layer, "summed_axes", None)
+    if axes is None:
+        return ROUNDINGS
+    return max(ROUNDINGS, FACTOR * math.sqrt(count([bottoms[0][axis] for axis in axes(len(bottoms[0]))])))
 
 
 def _shaken(
@@ -180,8 +248,7 @@ def _shaken(
     for index in part.layers:
         tops = runner.run(runner.alone(index), now)
         for place, array in tops.items():
-            shift = rng.choice([-1 / FACTOR, 1 / FACTOR], array.shape) * own[index][place].values
-            now[place] = (array + shift).astype(np.float32)
+            now[place] = _shifted(array, rng.choice([-1 / FACTOR, 1 / FACTOR], array.shape) * own[index][place].values)
             found[place] = _distance(clean[place], now[place])
     return found
 
@@ -195,16 +262,15 @@ def _distance(a: np.ndarray, b: np.ndarray | None) -> float:
     return float(difference[np.isfinite(difference)].max(initial=0))
 
 
-def _nudged(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Each value moved by STEP of itself; whole numbers, which may be places or flags, stay."""
-    if _counts(array):
-        return array
-    signs = rng.choice(np.array([-STEP, STEP]), array.shape)
-    return np.asarray(array * (1 + signs), np.float32)
+def _shifted(array: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """The array and the shift added as float32; what is finite stays finite."""
+    moved = np.clip(array + shift.astype(np.float64), -LARGEST, LARGEST)
+    return np.where(np.isfinite(array), moved, array).astype(np.float32)
 
 
 def _counts(array: np.ndarray) -> bool:
-    return bool((array == np.rint(array)).all())
+    """Whether all values may be places or flags."""
+    return bool((array == np.rint(array)).all()) and _largest(array) < WHOLE
 
 
 def _largest(array: np.ndarray) -> float:
@@ -229,7 +295,7 @@ def _terms(layer: Layer, bottoms: Sequence[np.ndarray], tops: Sequence[np.ndarra
     """How many terms a result is the sum of, bias included."""
     if "weight" in layer.blobs:
         return layer.blobs.blob("weight").size // max(1, getattr(layer, "num_output", 1)) + 1
-    if getattr(layer, "global_pooling", False):
+    if getattr(layer, "global_pooling", layer.type == "SPP"):
         return count(bottoms[0].shape[2:])
     kernel = getattr(layer, "kernel_size", ())
     inner = sum(bottom.size for bottom in bottoms) // max(1, sum(top.size for top in tops))
@@ -254,7 +320,7 @@ def _changed(blob: Blob, change: Callable[[np.ndarray], np.ndarray]) -> Blob:
 
 def _normalised(layer: Layer) -> Layer | None:
     """``|x| + |mean|`` over the deviation: the mean, which is subtracted, has its sign turned."""
-    if getattr(layer, "use_global_stats", None) is False:
+    if getattr(layer, "by_batch", False):
         return None  # it takes mean and variance of its input, which is no sum of the input's values
     factor = layer.blobs["scale_factor"] if "scale_factor" in layer.blobs else np.ones(1, np.float32)
     sign = np.float32(-1 if np.all(factor >= 0) else 1)
@@ -267,16 +333,15 @@ def _normalised(layer: Layer) -> Layer | None:
     return dataclasses.replace(layer, blobs=Blobs(blobs))
 
 
-def _weighted(layer: Layer) -> Layer | None:
-    """Eltwise: magnitudes of the coefficients."""
-    coeff = tuple(map(abs, getattr(layer, "coeff", ())))
-    if not coeff:
-        return layer
+def _weighted(layer: Any) -> Layer:
+    """Eltwise, Reduction: magnitudes of the coefficients."""
+    coeff = np.abs(layer.coeff)
     definition = layer.definition.copy()
-    parameters = definition.message("eltwise_param").copy()
-    parameters.set("coeff", *coeff)
-    definition.set("eltwise_param", parameters)
-    return dataclasses.replace(layer, coeff=coeff, definition=definition)  # type: ignore[call-arg]
+    parameters = definition.message(layer.message).copy()
+    parameters.set("coeff", *coeff.reshape(-1).tolist())
+    definition.set(layer.message, parameters)
+    found: Layer = dataclasses.replace(layer, coeff=coeff.tolist(), definition=definition)
+    return found
 
 
 def _averaged(layer: Layer) -> Layer | None:
@@ -294,5 +359,7 @@ _SUMS: dict[str, Callable[[Layer], Layer | None]] = {
     "BatchNorm": _normalised,
     "Eltwise": _weighted,
     "Pooling": _averaged,
+    "Reduction": _weighted,
+    "SPP": _averaged,
 }  # fmt: skip
 """Types whose result is a sum of products: how to make the layer that sums magnitudes."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from bridge import prototxt, readers
 from bridge.assemble import assemble
-from bridge.errors import BridgeError, UsageError
+from bridge.errors import BridgeError, UsageError, nearest
 from bridge.layers import build_layer
 from bridge.message import Message
 from bridge.schema import Blob, Layer, Net, RawLayer, RawNet, times
@@ -184,11 +184,9 @@ def _gap(key: Key, part: Part, gap: Part, name: str, a: dict[Key, Part], b: dict
 
 
 def _nearest(key: Key, a: dict[Key, Part], b: dict[Key, Part]) -> str:
-    import difflib
-
     own, other = ({k[0] for k in side} for side in ((a, b) if key in a else (b, a)))
-    close = difflib.get_close_matches(key[0], sorted(other - own), 1, 0.6) if key[0] not in other else []
-    return f"; did you mean layer '{close[0]}'?" if close else ""
+    hint = nearest(key[0], sorted(other - own)) if key[0] not in other else ""
+    return f"; {hint}" if hint else ""
 
 
 def compare_blob(subject: BlobResult, a: Blob, b: Blob) -> BlobResult:
@@ -258,5 +256,17 @@ def compare_readers(files: Files, names: tuple[str, ...] | None) -> tuple[Loaded
                 raise
             results.append(WeightsResult(first, name, why=str(error.args[0])))
             continue
-        results.append(compare_weights(ours, parts(other), (first, name)))
+        theirs = parts(other)
+        pair = _with_gaps(ours, loaded, theirs), _with_gaps(theirs, other, ours)
+        results.append(compare_weights(*pair, (first, name)))
     return loaded, results, remarks
+
+
+def _with_gaps(mine: dict[Key, Part], loaded: Loaded, theirs: dict[Key, Part]) -> dict[Key, Part]:
+    """What a reader delivered, with the layers that it leaves out because the net has not got them."""
+    if not loaded.raw.partial:
+        return mine
+    why = "delivers no layer that its net has not"
+    names = {key[0] for key in mine}
+    lacking = {key[:2]: part for key, part in theirs.items() if key[0] not in names}
+    return {**mine, **{(*key, -1): Part(part.layer, part.type, "", None, why) for key, part in lacking.items()}}

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from bridge.errors import ModelError, UsageError
 from bridge.schema import Net
-from bridge.writers.files import atomic, pieces
+from bridge.writers.files import atomic, pieces, refuse_sources
 
-__all__ = ["FORMATS", "Format", "atomic", "format_of", "pieces", "save"]
+__all__ = ["FORMATS", "Format", "atomic", "format_of", "pieces", "refuse_sources", "save"]
 
 
 @dataclass(frozen=True)

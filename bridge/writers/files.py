@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import mmap
 import os
 import secrets
 import stat
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from bridge.errors import BridgeError, OutputError
+from bridge.errors import BridgeError, OutputError, UsageError
 from bridge.schema import Blob
 
 PIECE = 1 << 19
@@ -47,6 +48,17 @@ def atomic(path: str | Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
         raise
     except OSError as error:
         raise OutputError(f"cannot be written: {error.strerror or error}", where=str(path)) from None
+
+
+def refuse_sources(sources: Iterable[str | Path], targets: Iterable[str | Path]) -> None:
+    """Let nothing be written over what is read.
+
+    Raises:
+        UsageError: A target is a source, under whatever name.
+    """
+    for source, target in itertools.product(map(Path, sources), map(Path, targets)):
+        if target.exists() and source.exists() and target.samefile(source):
+            raise UsageError("would be written over: it is what is read", where=str(source))
 
 
 class _Draft:

@@ -1,0 +1,120 @@
+"""The bounds of ``bridge verify``: wide enough for what two correct engines do, and no wider."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bridge.schema import Net
+from bridge.verify.outputs import Comparison, Side, engine_side
+from bridge.verify.results import TopResult
+from bridge.verify.segments import Runner
+from bridge.verify.tolerance import Tolerances
+from tests.conftest import need
+from tests.nets import make, random_inputs
+
+
+def net_of(body: str, *shape: int) -> Net:
+    """A net of one layer that reads ``x`` and writes ``y``."""
+    extents = " ".join(f"dim: {extent}" for extent in shape)
+    return make(
+        f'layer {{ name: "x" type: "Input" top: "x" input_param {{ shape {{ {extents} }} }} }}'
+        f'layer {{ name: "l" bottom: "x" top: "y" {body} }}'
+    )
+
+
+def judge(net: Net, a: Side, b: Side, *, seed: int = 0, isolate: bool = False) -> TopResult:
+    runner = Runner(net, "onnxruntime", {})
+    with np.errstate(all="ignore"):
+        return Comparison(net, runner, a, b, given=Tolerances(), isolate=isolate, seed=seed).run().tops[-1]
+
+
+def judge_values(net: Net, x: Any, change: Any, seed: int = 0) -> TopResult:
+    """ONNX Runtime's result for ``x`` against the same with a change."""
+    a = engine_side("onnxruntime", net, {"x": np.asarray(x, np.float32)}, {})
+    place = (len(net.layers) - 1, 0)
+    b = Side("changed", {**a.values, place: np.asarray(change(a.values[place]), np.float32)})
+    return judge(net, a, b, seed=seed)
+
+
+LONG = [
+    ('type: "Reduction" reduction_param { operation: SUM }', (2, 3, 300, 300)),
+    ('type: "Reduction" reduction_param { operation: ASUM }', (2, 3, 300, 300)),
+    ('type: "Reduction" reduction_param { operation: SUMSQ coeff: -2 }', (2, 3, 300, 300)),
+    ('type: "Reduction" reduction_param { operation: MEAN axis: 1 }', (2, 3, 300, 300)),
+    ('type: "SPP" spp_param { pyramid_height: 2 pool: AVE }', (1, 2, 300, 300)),
+    ('type: "Normalize" norm_param { across_spatial: true }', (1, 64, 100, 100)),
+    ('type: "L2Normalize"', (1, 100_000)),
+    ('type: "Interp" interp_param { height: 700 width: 700 }', (1, 2, 250, 250)),
+]
+
+
+@pytest.mark.parametrize(("body", "shape"), LONG, ids=[body.split('"')[1] for body, _ in LONG])
+def test_sums_of_many_terms_and_places_in_large_images_raise_no_false_alarm(body: str, shape: tuple[int, ...]) -> None:
+    need("onnxruntime", "chainer")
+    net = net_of(body, *shape)
+    for seed in range(3):
+        inputs = random_inputs(net, seed)
+        sides = [engine_side(name, net, inputs, {}) for name in ("onnxruntime", "chainer")]
+        result = judge(net, *sides, seed=seed)
+        assert result.status == "same", str(result)
+        assert result.metrics is not None
+        assert result.metrics.mismatches == 0, str(result.metrics)
+
+
+@pytest.mark.parametrize("body", ['type: "Reduction" reduction_param { operation: SUMSQ }', 'type: "L2Normalize"'])
+def test_a_bound_is_no_wider_than_the_terms_demand(body: str) -> None:
+    need("onnxruntime")
+    net = net_of(body, 1, 1000)
+    result = judge_values(net, random_inputs(net)["x"], lambda y: y * (1 + 1e-4))
+    assert result.status == "different"
+
+
+def test_the_bound_of_a_sum_does_not_overflow() -> None:
+    need("onnxruntime")
+    net = net_of('type: "Reduction"', 4)
+    x = [3e38, -3e38, 1, 0]  # the magnitudes add up to more than float32 holds; 0 and 1 are both sums of this
+    assert judge_values(net, x, lambda y: 1 - y).status == "same"
+    far = judge_values(net, x, lambda y: y + 1e34)
+    assert far.status == "different"
+    assert far.metrics is not None
+    assert 1e31 < far.metrics.bound < 1e33
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_movement_out_of_range_is_made_the_other_way(seed: int) -> None:
+    need("onnxruntime")
+    net = net_of('type: "Exp"', 1)
+    assert judge_values(net, [88.722], lambda y: y * np.float32(1 - 3e-6), seed).status == "same"
+    assert judge_values(net, [88.722], lambda y: y * np.float32(1 - 3e-3), seed).status == "different"
+
+
+@pytest.mark.parametrize("scale", [2.0**40, 2.0**-40])
+def test_large_numbers_are_no_places_though_they_are_whole(scale: float) -> None:
+    need("onnxruntime")
+    net = net_of('type: "MVN" mvn_param { eps: 0 }', 1, 1, 8, 8)
+    x = random_inputs(net)["x"]
+    bounds = [judge_values(net, x * s, lambda y: y + 1).metrics for s in (1.0, scale)]
+    assert bounds[0] is not None
+    assert bounds[1] is not None
+    assert bounds[0].bound == pytest.approx(bounds[1].bound)
+
+
+def test_pixels_are_moved_and_places_are_not() -> None:
+    need("onnxruntime")
+    pixels = net_of('type: "Power" power_param { power: 0.5 }', 1, 256)
+    close = judge_values(pixels, np.arange(256)[None], lambda y: y + 4e-5)
+    assert close.status == "same", str(close)
+
+    text = """
+    layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 3 dim: 2 } } }
+    layer { name: "p" type: "Input" top: "p" input_param { shape { dim: 3 } } }
+    layer { name: "l" type: "BatchReindex" bottom: "x" bottom: "p" top: "y" }
+    """
+    net = make(text)
+    inputs = {"x": np.float32([[0.1, 0.2], [10, 20], [1000, 2000]]), "p": np.float32([2, 1, 0])}
+    a = engine_side("onnxruntime", net, inputs, {})
+    b = Side("changed", {**a.values, (2, 0): a.values[2, 0] + 1})
+    assert judge(net, a, b).status == "different"
