@@ -97,6 +97,36 @@ def test_a_recipe_that_caffe_would_not_take_is_an_error(text: str, words: str) -
         read_solver(prototxt.parse(text))
 
 
+def test_a_solver_brings_its_own_net(tmp_path: Path) -> None:
+    """With weights alone its net is trained: batch size, rates and preprocessing are those of its prototxt."""
+    folder = tmp_path / "recipe"
+    folder.mkdir()
+    text = (FASHION / "train.prototxt").read_text()
+    (folder / "train_val.prototxt").write_text(text)
+    solver = folder / "solver.prototxt"
+    data = small_npz(tmp_path / "data.npz", 100)
+
+    def tune(net: str, *files: object) -> Any:
+        solver.write_text(f'net: "{net}" base_lr: 0.001 lr_policy: "fixed" max_iter: 2 snapshot_prefix: "s"')
+        output = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
+        line = ["finetune", *files, MODEL[1], "--solver", solver, "--data", data, "--scale", "0.004", "-o", output]
+        return call(*line), output
+
+    for net in ("train_val.prototxt", "models/recipe/train_val.prototxt"):
+        done, output = tune(net)
+        assert done.returncode == 0, done.stderr
+        assert "not read" not in done.stderr
+        assert "steps of 64 images" in (output / "report.html").read_text()
+    done, output = tune("train_val.prototxt", MODEL[0])
+    assert f"the solver's net 'train_val.prototxt' is not read: '{MODEL[0]}' is trained" in done.stderr
+    assert "steps of 32 images" in (output / "report.html").read_text()
+    (tmp_path / "other.prototxt").write_text(text)
+    for outside in ("../other.prototxt", "none.prototxt"):
+        done, _ = tune(outside)
+        assert done.returncode == 2
+        assert f"there is no net '{outside}' in" in done.stderr
+
+
 def test_what_a_solver_prototxt_leaves_out_has_caffes_defaults() -> None:
     from bridge.finetune import read_solver
 

@@ -99,6 +99,7 @@ def test_an_interrupted_run_keeps_every_step(number: signal.Signals, whole: Path
     said, errors = process.communicate(timeout=60)
     assert (process.returncode, said) == (130, "")
     assert "interrupted" in errors
+    assert "--resume" in errors
     assert "Traceback" not in errors
     steps = len(log_of(output))
     assert 0 < steps < len(log_of(whole / "run"))
@@ -233,6 +234,9 @@ def test_an_image_too_large_for_the_memory(tmp_path: Path) -> None:
         ({"heads": ("fc9=4",)}, BridgeError, "no layer 'fc9'"),
         ({"heads": ("pool1=4",)}, UsageError, "no num_output"),
         ({"heads": ("fc8",)}, UsageError, "expected LAYER=10"),
+        ({"heads": ("fc8=fc6:4",)}, UsageError, "has a layer 'fc6' already"),
+        ({"heads": ("fc8=4", "fc8=5")}, UsageError, "layer 'fc8' two heads"),
+        ({"recipe": "Adamm"}, UsageError, "no optimizer 'Adamm'"),
         ({"freeze": ("cov*",)}, UsageError, "cov"),
         ({"freeze": ("*",)}, UsageError, "nothing to train"),
         ({"lr_mult": {"fx*": 2.0}}, UsageError, "fx"),
@@ -247,9 +251,13 @@ def test_an_image_too_large_for_the_memory(tmp_path: Path) -> None:
 def test_what_cannot_be_done_says_so_in_one_line_and_leaves_nothing(
     changes: dict[str, Any], error: type[Exception], words: str, tmp_path: Path
 ) -> None:
+    if "recipe" in changes:
+        from bridge.finetune import Recipe
+
+        changes = {"recipe": Recipe(type=changes["recipe"])}
     with pytest.raises(error, match=words):
         run(config(tmp_path, **changes))
-    assert not (tmp_path / "run" / "log.jsonl").exists()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -267,6 +275,7 @@ def test_what_cannot_be_done_says_so_in_one_line_and_leaves_nothing(
         (["--solver", "none.prototxt"], "none.prototxt"),
         (["--lr-policy", "wave"], "wave"),
         (["--class-names", "none.txt"], "none.txt"),
+        (["--lr-policy", "exp"], "--lr-policy exp needs --gamma"),
         (["--half"], "takes a GPU"),
         (["--device", "7"], "device '7'"),
         (["--optimizer", "Adamm"], "no optimizer"),
@@ -288,6 +297,27 @@ def test_outputs_without_a_class_are_remarked_on(tmp_path: Path) -> None:
     assert not any("classes apart" in note for note in notes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"scale": None}, "numbers from 0 to 255"),
+        ({"validation_share": 0.005}, "none are held out"),
+        ({"validation_share": 0.0, "patience": 2}, "without validation data"),
+        ({"freeze": (), "unfreeze_at": 1}, "without --freeze"),
+        ({"unfreeze_at": 5}, "after the last of 1 epochs"),
+        ({"freeze": ("conv*", "fc8")}, "new parameters are frozen, and stay as their fillers made them: fc8"),
+    ],
+)
+def test_what_comes_to_nothing_or_is_likely_forgotten_is_remarked_on(
+    changes: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    notes: list[str] = []
+    run(config(tmp_path, output=str(tmp_path / "usual"), epochs=1), notes)
+    assert not any(words in note for note in notes)
+    run(config(tmp_path, **{"epochs": 1, **changes}), notes)
+    assert any(words in note for note in notes)
+
+
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_snapshot(tmp_path: Path) -> None:
     from bridge.finetune import Recipe
 
@@ -299,15 +329,35 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_snapshot(tmp_path:
 
 
 def test_a_folder_in_use_is_not_touched(tmp_path: Path) -> None:
+    from bridge.finetune import Recipe
+
     trained(config(tmp_path, epochs=1))
     with pytest.raises(UsageError, match="--resume"):
         run(config(tmp_path, epochs=1))
-    with pytest.raises(UsageError, match="was started with epochs"):
-        run(config(tmp_path, epochs=2, resume=True))
+    with pytest.raises(UsageError, match="was started with batch_size = 32, now it is 16"):
+        run(config(tmp_path, epochs=1, resume=True, batch_size=16))
+    with pytest.raises(UsageError, match=r"was started with recipe\.seed = 7, now it is 8"):
+        run(config(tmp_path, epochs=1, resume=True, recipe=Recipe(momentum=0.9, weight_decay=5e-4, seed=8)))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(UsageError, match="exists and holds no run"):
         run(config(tmp_path, output=str(tmp_path / "mine")))
+
+
+def test_more_epochs_make_a_finished_run_a_longer_one(tmp_path: Path) -> None:
+    from bridge.finetune import Recipe
+
+    whole = config(tmp_path, epochs=3, output=str(tmp_path / "whole"), trunk_engine="chainer")
+    run(whole)
+    run(config(tmp_path, epochs=1, trunk_engine="chainer"))
+    run(config(tmp_path, epochs=3, trunk_engine="chainer", resume=True))
+    assert same_bits(tmp_path / "whole", tmp_path / "run")
+    with pytest.raises(UsageError, match="was started with epochs = 3, now it is 2"):
+        run(config(tmp_path, epochs=2, trunk_engine="chainer", resume=True))
+    paced = Recipe(lr_policy="cosine")
+    run(config(tmp_path, epochs=1, recipe=paced, output=str(tmp_path / "paced")))
+    with pytest.raises(UsageError, match="was started with epochs = 1, now it is 2"):
+        run(config(tmp_path, epochs=2, recipe=paced, output=str(tmp_path / "paced"), resume=True))
 
 
 def test_other_data_under_the_same_name(tmp_path: Path) -> None:

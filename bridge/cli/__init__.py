@@ -69,10 +69,10 @@ def main(args: list[str] | None = None) -> NoReturn:
     _tame_warnings()
     try:
         status: Any = cli.main(args=args, prog_name="bridge", standalone_mode=False)
-    except click.exceptions.Abort:
-        status = _say("interrupted", 130)
-    except KeyboardInterrupt:
-        status = _say("interrupted", 130)
+    except click.exceptions.Abort as error:  # what click makes of a KeyboardInterrupt
+        status = _say("interrupted", 130, str(error.__cause__ or ""))
+    except KeyboardInterrupt as error:
+        status = _say("interrupted", 130, str(error))
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "bridge"
         status = _say(error.format_message(), 2, f"{command} --help tells what there is")

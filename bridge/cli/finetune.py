@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from bridge.cli.rounding import follow_caffe
@@ -15,6 +16,7 @@ follow_caffe(sys.argv)  # before anything imports NumPy
 
 import click  # noqa: E402
 
+from bridge import prototxt  # noqa: E402
 from bridge.cli import options, printable  # noqa: E402
 from bridge.cli.progress import Progress  # noqa: E402
 from bridge.errors import BridgeError, UsageError  # noqa: E402
@@ -34,12 +36,20 @@ _USUAL = {
 @click.option("--data", required=True, help="A folder per class, .npz with x and y, list of files, or module:function.")
 @click.option("-o", "--output", required=True, type=click.Path(), help="Folder of the run.")
 @click.option("--validation", default="", help="Validation data; else a share of --data.")
-@click.option("--validation-share", default=0.1, show_default=True, type=click.FloatRange(0, 0.9))
+@click.option(
+    "--validation-share", default=0.1, show_default=True, type=click.FloatRange(0, 0.9), help="Of each class, held out."
+)
 @click.option("--class-names", type=click.Path(), help="A file with a class's name per line, where the data have none.")
 @click.option("--root", default="", type=click.Path(), help="Folder that the paths of a list are in; else its own.")
 @click.option("--head", "heads", multiple=True, metavar="LAYER=[NAME:]10", help="New outputs for a layer; repeatable.")
 @click.option("--freeze", multiple=True, metavar="PATTERN", help="Layers that stay as they are, such as 'conv*'.")
-@click.option("--unfreeze-at", default=-1, metavar="EPOCH", help="After how many epochs frozen layers start to learn.")
+@click.option(
+    "--unfreeze-at",
+    default=-1,
+    type=click.IntRange(-1),
+    metavar="EPOCH",
+    help="After how many epochs frozen layers start to learn; -1 is never.",
+)
 @click.option("--solver", type=click.Path(), help="A Caffe solver.prototxt as the recipe.")
 @click.option("--epochs", type=click.IntRange(1), help="[default: the solver's max_iter, or 10]")
 @click.option("--batch-size", default=0, type=click.IntRange(0), help="[default: the train prototxt's, or 32]")
@@ -74,7 +84,11 @@ _USUAL = {
     "--augment-cache", default=0, type=click.IntRange(0), metavar="K", help="Draws of augmented images to cache."
 )
 @click.option(
-    "--trunk-engine", type=click.Choice(["auto", "chainer", "onnxruntime"]), default="auto", show_default=True
+    "--trunk-engine",
+    type=click.Choice(["auto", "chainer", "onnxruntime"]),
+    default="auto",
+    show_default=True,
+    help="What computes frozen layers; auto is the faster one.",
 )
 @click.option("--snapshot-every", default=0, type=click.IntRange(0), help="Iterations between snapshots.")
 @click.option("--device", default=None, help="-1 is the CPU; 0 or @cupy:0 a GPU.  [default: -1]")
@@ -133,6 +147,7 @@ def _config(files: tuple[str, ...], given: dict[str, Any]) -> Any:
     if phase == "TEST":  # the default; training takes the prototxt's layers for training
         reading.pop("phase", None)
     recipe = _recipe(given)
+    files = _with_own_net(files, given["solver"]) if given["solver"] else files
     same = (
         "data", "output", "validation", "validation_share", "root", "heads", "freeze", "unfreeze_at", "batch_size",
         "communicator", "scale", "mean", "mirror", "workers", "max_bad", "cache", "cache_dir", "augment_cache",
@@ -154,6 +169,25 @@ def _config(files: tuple[str, ...], given: dict[str, Any]) -> Any:
     )
 
 
+def _with_own_net(files: tuple[str, ...], solver: str) -> tuple[str, ...]:
+    """The files, with the solver's net where they have no prototxt; only one beside the solver, or below, is taken."""
+    from bridge.finetune.recipe import net_of
+    from bridge.readers import split_files
+
+    wanted, (definition, _) = net_of(prototxt.parse_file(solver)), split_files(files)
+    if not wanted:
+        return files
+    if definition is not None:
+        if Path(definition).name != Path(wanted).name:
+            options.note(f"the solver's net '{wanted}' is not read: '{definition}' is trained, as it says")
+        return files
+    folder = Path(solver).resolve().parent
+    for path in (folder / wanted, Path(wanted), folder / Path(wanted).name):
+        if path.resolve().is_relative_to(folder) and path.is_file():
+            return str(path), *files
+    raise UsageError(f"there is no net '{wanted}' in {folder} or below", where=solver, hint="give its prototxt")
+
+
 def _device(given: dict[str, Any]) -> str:
     """The device; with NCCL and none given, each process takes a GPU of its own."""
     from bridge.devices import parse_device
@@ -173,7 +207,6 @@ def _recipe(given: dict[str, Any]) -> Any:
     """The solver.prototxt's recipe, or the usual one; flags that were given count more."""
     import dataclasses
 
-    from bridge import prototxt
     from bridge.finetune.recipe import Recipe, read_solver
 
     if given["solver"]:
@@ -182,6 +215,8 @@ def _recipe(given: dict[str, Any]) -> Any:
         kind = given["optimizer"] or "SGD"
         rate, momentum = _USUAL.get(kind.removeprefix("chainer."), _USUAL["SGD"])
         recipe = Recipe(type=kind, base_lr=rate, momentum=momentum, weight_decay=0.0005)
+        if given["lr_policy"] in ("exp", "inv", "sigmoid") and given["gamma"] is None:
+            raise UsageError(f"--lr-policy {given['lr_policy']} needs --gamma")
     names = (
         "lr_policy",
         "gamma",

@@ -116,17 +116,30 @@ def check_folder(config: Config) -> None:
     if not config.resume:
         raise UsageError("holds a run already", where=config.output, hint="--resume goes on with it")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FormatError(f"is no JSON: {error}", where=str(path), hint="name a new folder") from None
-    wanted = config.to_json()
-    changed = [name for name in wanted if wanted[name] != found.get(name)]
-    if changed:
+        before = _flat(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise FormatError(f"does not hold settings: {error}", where=str(path), hint="name a new folder") from None
+    now = _flat(config.to_json())
+    changed = [name for name in now if now[name] != before.get(name)]
+    if changed and not _is_longer(config, changed, before):
         raise UsageError(
-            f"was started with {changed[0]} = {found.get(changed[0])!r}, now it is {wanted[changed[0]]!r}",
+            f"was started with {changed[0]} = {before.get(changed[0])!r}, now it is {now[changed[0]]!r}",
             where=config.output,
             hint="resume with the same options, or use another folder",
         )
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with those of the recipe beside the others."""
+    flat = dict(settings)
+    flat.update((f"recipe.{name}", value) for name, value in flat.pop("recipe", {}).items())
+    return flat
+
+
+def _is_longer(config: Config, changed: list[str], before: dict[str, Any]) -> bool:
+    """Whether all that is new is more epochs, and they leave those before them as they were."""
+    paced = config.recipe.lr_policy in ("poly", "cosine")
+    return changed == ["epochs"] and not paced and config.epochs > before["epochs"]
 
 
 def open_folder(config: Config) -> None:
@@ -136,8 +149,6 @@ def open_folder(config: Config) -> None:
         OutputError: It cannot be made.
     """
     path = config.folder / _NAME
-    if path.exists():
-        return
     try:
         config.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -144,7 +144,7 @@ class Loop:
                 while self.state.iteration < self.iterations and not self.state.stopped:
                     if self._iterate(log, interrupts.asked):
                         self._save(log)
-                        raise KeyboardInterrupt
+                        raise KeyboardInterrupt("all steps are kept; --resume goes on")
             except MemoryError as error:
                 raise UsageError(
                     f"not enough memory in iteration {self.state.iteration}: {str(error) or 'no more is to be had'}",

@@ -43,10 +43,18 @@ def with_heads(net: Net, heads: Iterable[Head]) -> Net:
 
     Raises:
         NotFoundError: There is no such layer.
-        UsageError: The layer has no ``num_output``.
+        UsageError: The layer has no ``num_output``, is named twice, or its new name is taken.
     """
+    given: set[str] = set()
     for head in heads:
         old = net[head.layer]
+        if head.layer in given:
+            raise UsageError(f"--head gives layer '{head.layer}' two heads", where=net.where)
+        if head.name and head.name != old.name and head.name in net:
+            raise UsageError(
+                f"--head {head.layer}={head.name}:{head.outputs}: the net has a layer '{head.name}' already"
+            )
+        given.add(head.name or head.layer)
         field = getattr(old, "message", "")
         if not hasattr(old, "num_output"):
             raise UsageError(f"{old.label} has no num_output to change", where=net.where)

@@ -151,14 +151,15 @@ def _own_mean(net: Net, transform: Transform) -> np.ndarray:
     if not transform.mean_file:
         return np.asarray(transform.mean_value, np.float32)
     folder = Path(net.sources[0]).resolve().parent
-    path = (folder / transform.mean_file).resolve()
-    if not path.is_relative_to(folder) or not path.exists():
+    places = [(start / transform.mean_file).resolve() for start in (folder, Path.cwd())]
+    found = [path for path in places if path.is_relative_to(folder) and path.is_file()]
+    if not found:
         raise UsageError(
-            f"its mean_file '{transform.mean_file}' is not below {folder}",
-            where=net.where,
+            f"there is no mean_file '{transform.mean_file}' in {folder} or below",
+            where=net.sources[0],
             hint="give it with --mean FILE",
         )
-    return _mean(str(path), 0)
+    return _mean(str(found[0]), 0)
 
 
 def _mean(text: str, channels: int) -> np.ndarray:

@@ -165,6 +165,11 @@ def read_solver(message: Message) -> Recipe:
         raise FormatError(str(error.args[0]), where=message.where, hint=error.hint) from None
 
 
+def net_of(message: Message) -> str:
+    """The path of the net that a solver.prototxt names for training, as it stands there; empty where it names none."""
+    return next((text for name in ("train_net", "net") if (text := message.text(name, ""))), "")
+
+
 def _value(message: Message, name: str) -> Any:
     value, kind = message.get(name), _READ[name]
     if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):

@@ -90,7 +90,7 @@ def begin(config: Config, on_step: Callable[[dict[str, Any]], None] | None, on_n
     ranks = ranks_of(config.communicator)
     if ranks.first:
         check_folder(config)
-    net, source, notes = training_net(config)
+    net, source, has_loss, notes = training_net(config)
     recipe = config.recipe
     objective = objective_of(net, recipe.label_smoothing)
     shape = net.inputs[objective.data] or ()
@@ -98,21 +98,23 @@ def begin(config: Config, on_step: Callable[[dict[str, Any]], None] | None, on_n
     train, validation = _data(config, shape, resize, ranks)
     preprocess = fitted(preprocess, train, shape, config.data)
     labels = _check_labels(net, objective, train)
-    if ranks.first:
-        open_folder(config)
     chain = build_chain(net, seed=recipe.seed)
     if config.half:
         halve(chain)
     chain.to_device(config.device)
     ranks.share_parameters(chain)
-    size = -(-_batch_size(config, shape, source) // ranks.size)
+    size = -(-_batch_size(config, shape, source is not None or has_loss) // ranks.size)
     batches = Batches(train, size, recipe.seed + ranks.rank, ranks.largest(len(train)))
     iterations = recipe.max_iter or -(-config.epochs * batches.per_epoch // recipe.iter_size)
     recipe = dataclasses.replace(recipe, max_iter=iterations)
     factors = factors_of(net, chain, config.lr_mult)
-    run_notes = [*notes, *labels, *train.notes, *(validation.notes if validation is not None else ())]
-    for note in run_notes:
-        on_note(note)
+    run_notes = [
+        *notes,
+        *labels,
+        *_remarks(config, preprocess, train, validation),
+        *train.notes,
+        *(validation.notes if validation is not None else ()),
+    ]
     still = [param for param, (lr, _) in factors if not lr]
     stages = Stages(config, net, chain, objective, preprocess, ranks, still, on_note)
     loop = Loop(
@@ -132,13 +134,35 @@ def begin(config: Config, on_step: Callable[[dict[str, Any]], None] | None, on_n
         on_step=on_step,
         state=State(data=[data.digest() for data in (train, validation) if data is not None] if ranks.first else []),
     )
+    for note in run_notes:
+        on_note(note)
+    if ranks.first:
+        open_folder(config)  # now that nothing stands against the run
     return Run(config, net, chain, loop, train, validation, preprocess, resize, run_notes)
 
 
-def _batch_size(config: Config, shape: Shape, source: Any) -> int:
+def _batch_size(config: Config, shape: Shape, for_training: bool) -> int:
     """Images per step: as asked for, or as in a prototxt that was made for training."""
-    told = shape[0] if source is not None or config.recipe.max_iter else 0
+    told = shape[0] if for_training else 0
     return config.batch_size or (told if told > 1 else 32)
+
+
+def _remarks(config: Config, preprocess: Preprocess, train: Data, validation: Data | None) -> list[str]:
+    """What was asked for and comes to nothing, and what is likely forgotten."""
+    notes = []
+    if train.x.dtype == np.uint8 and preprocess.scale == 1 and not preprocess.mean.size:
+        notes.append("images go in as numbers from 0 to 255; --mean and --scale, if the net was trained with any")
+    if validation is None and not train.fixed and config.validation_share:
+        notes.append(
+            f"no class has enough images for a validation share of {config.validation_share:g}: none are held out"
+        )
+    if validation is None and (config.patience or config.use_best):
+        notes.append("--patience and --use-best come to nothing without validation data")
+    if config.unfreeze_at >= 0 and not config.freeze:
+        notes.append("--unfreeze-at comes to nothing without --freeze")
+    elif config.unfreeze_at >= config.epochs and not config.recipe.max_iter:
+        notes.append(f"--unfreeze-at {config.unfreeze_at} comes after the last of {config.epochs} epochs")
+    return notes
 
 
 def halve(chain: NetChain) -> None:
@@ -147,18 +171,21 @@ def halve(chain: NetChain) -> None:
         param.array = param.array.astype(np.float16)
 
 
-def training_net(config: Config) -> tuple[Net, Any, list[str]]:
-    """The net to train, with new heads, new layers and a loss; its data layer, if it had one; and remarks."""
+def training_net(config: Config) -> tuple[Net, Any, bool, list[str]]:
+    """The net to train, with new heads, new layers and a loss; its data layer; whether it had a loss; and remarks."""
     heads = [prepare.Head.parse(text) for text in config.heads]
     net = bridge.load(*config.files, **{"phase": "TRAIN", **config.reading})
     net, new = prepare.with_new_layers(prepare.with_heads(net, heads))
-    source = prepare.data_layer(net)
+    source, has_loss = prepare.data_layer(net), any(map(prepare.is_loss, net.layers))
     net = prepare.with_loss(prepare.with_inputs(net, config.crop or config.resize))
     fresh = [*new, *(head.name or head.layer for head in heads)]
     notes = list(net.notes)
     if fresh:
         notes.append(f"new parameters, from their fillers: {', '.join(fresh)}")
-    return net, source, notes
+        still = [name for name in prepare.matching(net, config.freeze) if name in fresh]
+        if still:
+            notes.append(f"new parameters are frozen, and stay as their fillers made them: {', '.join(still)}")
+    return net, source, has_loss, notes
 
 
 def _data(config: Config, shape: Any, resize: tuple[int, int], ranks: Ranks) -> tuple[Data, Data | None]:
