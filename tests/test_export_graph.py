@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +14,13 @@ import pytest
 from onnx import numpy_helper
 
 import bridge
+from bridge.assemble import assemble
 from bridge.errors import BridgeError, UsageError
+from bridge.message import Message
 from bridge.onnx_export import to_onnx_model
+from bridge.onnx_export.builder import GraphBuilder
 from bridge.onnx_export.fold import _OPERATORS as FOLDED
+from bridge.onnx_export.graph import _Lowering, lower
 from bridge.onnx_export.preprocess import Preprocess
 from bridge.schema import Net
 from tests.conftest import FASHION, need, zoo
@@ -30,6 +35,7 @@ CONV = (
     "convolution_param { num_output: 4 kernel_size: 3 } }\n"
 )
 CASES = pytest.mark.parametrize("case", [*RUNNABLE, FASHION], ids=lambda path: path.name)
+DIMS = Message(dim=[1, 2])
 DATA_DEPENDENT = {"DetectionOutput", "Filter"}
 """Layer types whose values have extents that no file tells."""
 
@@ -53,6 +59,32 @@ def run(path: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def kinds(net: Net, **options: Any) -> list[str]:
     return [node.op_type for node in to_onnx_model(net, **options)[0].graph.node]
+
+
+# ---- as long as the net is -----------------------------------------------------------------------
+
+
+def test_many_layers_take_time_in_proportion() -> None:
+    """Every layer has an input and an output of its own, and all have one name."""
+    count = 12_000
+    blobs = [Message(name="same", type="AbsVal", bottom=f"in{index}", top=f"out{index}") for index in range(count)]
+    inputs = [
+        Message(name="x", type="Input", top=f"in{index}", input_param=Message(shape=DIMS)) for index in range(count)
+    ]
+    net = assemble(None, Message(layer=[*inputs, *blobs]))
+    start = time.process_time()
+    graph = lower(net, opset=17)
+    assert time.process_time() - start < 15
+    assert list(graph.outputs) == [f"out{index}" for index in range(count)]
+
+
+def test_many_values_are_named_in_time_in_proportion() -> None:
+    lowering = _Lowering(Net("", ()), GraphBuilder(17), {}, {}, [], every_top=False)
+    lowering.values = {f"blob{index}": f"value{index}" for index in range(60_000)}
+    start = time.process_time()
+    names = lowering._names({"blob0": "value0"})
+    assert time.process_time() - start < 5
+    assert names == {value: name for name, value in lowering.values.items()}
 
 
 # ---- no node too many ----------------------------------------------------------------------------

@@ -115,7 +115,7 @@ class GraphBuilder:
         self.shapes: dict[str, Dims] = {}
         self._layer: Layer | None = None
         self._index = 0
-        self._names: set[str] = set()
+        self._taken: dict[str, int] = {}  # name -> the number to try next behind it
         self._blobs: dict[tuple[int, Shape], str] = {}
         self._constants: dict[tuple[str, Shape, bytes], str] = {}
 
@@ -125,10 +125,11 @@ class GraphBuilder:
 
     def unique(self, name: str) -> str:
         """``name``, with a number behind it if it is taken."""
-        chosen, number = name, 1
-        while chosen in self._names:
-            chosen, number = f"{name}_{number}", number + 1
-        self._names.add(chosen)
+        chosen = name
+        while chosen in self._taken:
+            chosen = f"{name}_{self._taken[name]}"
+            self._taken[name] += 1
+        self._taken[chosen] = 1
         return chosen
 
     def __getattr__(self, op_type: str) -> Callable[..., str]:
