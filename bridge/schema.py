@@ -67,6 +67,7 @@ class RawLayer:
         definition: The layer's ``LayerParameter`` without its blobs.
         blobs: The stored arrays, in Caffe's order.
         uncovered: Why the reader could not deliver this layer's blobs; empty if it did.
+        reworked: Why the blobs are not the source's own, though the layer computes the same; empty if they are.
     """
 
     name: str
@@ -74,6 +75,7 @@ class RawLayer:
     definition: Message
     blobs: tuple[Blob, ...] = ()
     uncovered: str = ""
+    reworked: str = ""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class Initializer:
     shape: Shape
     values: Blob
     roles: list[tuple[int, str]] = field(default_factory=list)
-    """(index of the layer, role) of each blob that it stands for, unchanged but for its shape."""
+    """(index of the layer, role) of each blob that it stands for."""
     float_type: np.dtype = field(default=np.dtype(np.float32))
     """What floating-point values are written as; Caffe computes in float32."""
     transposed: bool = False
@@ -101,6 +101,7 @@ class GraphBuilder:
         notes: Remarks for the user, one line each.
         nodes: In order.
         initializers: By name.
+        merged: (index of the layer, role, value) of each blob that went into others, with which it has that value.
     """
 
     FLOAT, INT64 = 1, 7
@@ -112,6 +113,7 @@ class GraphBuilder:
         self.nodes: list[Node] = []
         self.initializers: dict[str, Initializer] = {}
         self.domains: set[str] = set()
+        self.merged: list[tuple[int, str, float]] = []
         self.shapes: dict[str, Dims] = {}
         self._layer: Layer | None = None
         self._index = 0
@@ -204,12 +206,17 @@ class GraphBuilder:
         self.initializers[name].roles.append((self._index, role))
         return name
 
-    def const(self, array: Any, name: str = "") -> str:
+    def merge(self, role: str, neutral: float) -> None:
+        """Say that a blob of the current layer went into others: where the file is read back, it is ``neutral``."""
+        self.merged.append((self._index, role, neutral))
+
+    def const(self, array: Any, name: str = "", role: str = "") -> str:
         """An initializer with these values; equal ones are shared.
 
         Args:
             array: float32, int64 or bool.
             name: Its name; by default made from the layer's.
+            role: The blob of the current layer that has these values where the file is read back, if one has.
         """
         values = np.asarray(array)
         key = (values.dtype.str, values.shape, values.tobytes()) if values.nbytes <= 1024 and not name else None
@@ -217,7 +224,7 @@ class GraphBuilder:
             return self._constants[key]
         owner = self._layer.name if self._layer else ""
         chosen = self.unique(name or f"{owner}/constant")
-        self.initializers[chosen] = Initializer(values.shape, Blob.of(values))
+        self.initializers[chosen] = Initializer(values.shape, Blob.of(values), [(self._index, role)] if role else [])
         if key is not None:
             self._constants[key] = chosen
         return chosen

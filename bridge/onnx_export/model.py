@@ -54,7 +54,7 @@ def blob_index(graph: Graph, names: Sequence[str]) -> str:
         graph: The graph.
         names: The layers' names, by index.
     """
-    entries = [
+    entries: list[dict[str, Any]] = [
         {
             "index": index,
             "layer": names[index],
@@ -65,6 +65,10 @@ def blob_index(graph: Graph, names: Sequence[str]) -> str:
         }
         for key, init in graph.builder.initializers.items()
         for index, role in init.roles
+    ]
+    entries += [
+        {"index": index, "layer": names[index], "role": role, "value": value, "shape": [1]}
+        for index, role, value in graph.builder.merged
     ]
     return json.dumps(entries, separators=(",", ":"))
 
