@@ -104,6 +104,11 @@ def export_onnx(
             graph.notes += check_export(*model, served, seed=seed, recorded=recorded, preprocess=preprocess)
     file.late = digests.metadata
     graph.notes += _write(file, target, external_data, net.where)
+    graph.notes += [
+        f"'{name}' has values that are not finite numbers"
+        for name, init in graph.builder.initializers.items()
+        if init.roles and not init.finite
+    ]
     return graph
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ from bridge.onnx_export.builder import GraphBuilder
 from bridge.onnx_export.fold import _OPERATORS as FOLDED
 from bridge.onnx_export.graph import _Lowering, lower
 from bridge.onnx_export.preprocess import Preprocess
-from bridge.schema import Net
+from bridge.schema import Blob, Blobs, Net
 from tests.conftest import FASHION, need, zoo
 from tests.encode import blob
 from tests.nets import Session, make
@@ -281,11 +282,26 @@ def test_weights_beyond_float16_are_limited_and_named(tmp_path: Path) -> None:
     assert (values[0, 0, 0, 0], values[1, 0, 0, 0]) == (65504, -65504)
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_weights_that_are_no_numbers_are_named(half: bool, tmp_path: Path) -> None:
+    weight = np.ones((4, 3, 3, 3), np.float32)
+    weight[0, 0, 0, :2] = np.nan, -np.inf
+    bias = Blob.of(np.array([1, 2, 1e300, 4]))  # float64, infinite as the float32 that is written
+    net = make(DATA + CONV)
+    broken = dataclasses.replace(net["c"], blobs=Blobs({"weight": Blob.of(weight), "bias": bias}))
+    graph = bridge.export_onnx(net.replace(layers=(net.layers[0], broken)), tmp_path / "m.onnx", half=half, check=False)
+    kept = ["'c.bias' has values beyond float16's range: they are limited to 65504"]
+    wrong = [f"'c.{role}' has values that are not finite numbers" for role in ("weight", "bias")]
+    assert graph.notes == (kept + wrong[:1] if half else wrong)
+    assert not bridge.export_onnx(net, tmp_path / "m.onnx", half=half, check=False).notes
+
+
+def test_constants_that_are_infinite_are_meant_so(tmp_path: Path) -> None:
+    net = make(DATA + 'layer { name: "p" type: "Power" bottom: "data" top: "p" power_param { shift: inf } }\n')
+    assert not bridge.export_onnx(net, tmp_path / "m.onnx", check=False).notes
+
+
 def with_weight(layer: Any, weight: np.ndarray) -> Any:
-    import dataclasses
-
-    from bridge.schema import Blob, Blobs
-
     if "weight" not in layer.blobs:
         return layer
     return dataclasses.replace(layer, blobs=Blobs({**dict(layer.blobs.entries()), "weight": Blob.of(weight)}))
@@ -370,6 +386,14 @@ def test_a_mean_that_does_not_fit_is_refused(mean: np.ndarray, message: str) -> 
 def test_numbers_that_make_no_sense_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="finite"):
         Preprocess(**values)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_only_three_channels_can_be_turned_round(channels: int) -> None:
+    data = DATA.replace("dim: 3", f"dim: {channels}")
+    with pytest.raises(UsageError, match=f"input 'data' has {channels} channels, expected 3 to turn RGB to BGR"):
+        to_onnx_model(make(data + CONV), preprocess=Preprocess(bgr=True))
+    to_onnx_model(make(data + CONV), preprocess=Preprocess(scale=2))
 
 
 def test_a_net_without_an_image_has_nothing_to_preprocess() -> None:

@@ -103,7 +103,13 @@ def parse_shape(text: str) -> tuple[str, list[int | str]]:
 
 def input_shapes(texts: tuple[str, ...]) -> dict[str, list[int | str]]:
     """The extents of input blobs from repeated ``--input`` options."""
-    return dict(parse_shape(text) for text in texts)
+    shapes: dict[str, list[int | str]] = {}
+    for text in texts:
+        name, shape = parse_shape(text)
+        if name in shapes:
+            raise UsageError(f"--input {text}: the extents of '{name}' were given before, expected once")
+        shapes[name] = shape
+    return shapes
 
 
 def mean(text: str | None) -> np.ndarray:

@@ -45,6 +45,8 @@ class Initializer:
     """What floating-point values are written as; Caffe computes in float32."""
     transposed: bool = False
     """Whether the two axes of the blob have changed places."""
+    finite: bool = True
+    """Whether all values that were written so far are finite numbers."""
 
     @property
     def dtype(self) -> np.dtype:
@@ -68,7 +70,9 @@ class Initializer:
     def pieces(self) -> Iterator[memoryview]:
         """The bytes that are written, little by little."""
         for part in self.parts():
-            yield _as_type(part, self.dtype.newbyteorder("<")).view(np.uint8).data
+            written = _as_type(part, self.dtype.newbyteorder("<"))
+            self.finite = self.finite and bool(np.isfinite(written).all())
+            yield written.view(np.uint8).data
 
     def turned(self) -> Initializer:
         """The transpose of one of two axes; it is made when it is written."""

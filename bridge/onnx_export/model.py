@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
@@ -97,7 +96,6 @@ def _value_info(name: str, shape: Sequence[Extent], kind: int = TensorProto.FLOA
 
 
 def _tensor(name: str, init: Initializer) -> onnx.TensorProto:
-    values = np.ascontiguousarray(init.numpy())
     proto = onnx.TensorProto(name=name, dims=init.shape, data_type=helper.np_dtype_to_tensor_dtype(init.dtype))
-    proto.raw_data = values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
+    proto.raw_data = b"".join(init.pieces())
     return proto
