@@ -55,6 +55,7 @@ def assemble(
     notes = list(raw.notes) if raw else []
     if prototxt is None:
         rest = raw.definition if raw else Message()
+        definitions = [layer.definition for layer in stored]
         layers = [(layer.definition, layer.blobs, layer.uncovered) for layer in stored]
     else:
         rest, definitions = upgrade_net(prototxt)
@@ -76,6 +77,9 @@ def assemble(
         reader=raw.reader if raw else "",
         shared={name: tuple(copies) for name, copies in shared.items() if len(copies) > 1},
     )
+    if not built:
+        others = f": its {len(definitions)} are for others" if definitions else ""
+        notes.append(f"the net has no layers for phase {phase}{others}")
     if prototxt is not None:
         notes += _unused(stored, net)
     notes += _written_over(net)
