@@ -11,11 +11,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bridge.errors import ModelError
+from bridge.errors import ModelError, nearest
 from bridge.layers import CaffeLayer, build_layer
 from bridge.layers.batch_norm import read_zero_scale_factors
 from bridge.message import Message
-from bridge.schema import Blob, Layer, Net, RawLayer, RawNet, nearest
+from bridge.schema import Blob, Layer, Net, RawLayer, RawNet
 from bridge.upgrade import upgrade_net
 
 _HINTED = 20
@@ -129,11 +129,11 @@ def _complete(layer: Layer, raw: RawNet | None) -> Layer:
 
 def _unused(stored: Sequence[RawLayer], net: Net) -> list[str]:
     """A note for every stored layer with blobs that the prototxt does not have."""
-    names = {layer.name for layer in net.layers}
+    names = dict.fromkeys(layer.name for layer in net.layers)
     notes: list[str] = []
     for layer in stored:
         if layer.blobs and layer.name not in names:
-            hint = nearest(layer.name, net) if len(notes) < _HINTED else ""
+            hint = nearest(layer.name, names) if len(notes) < _HINTED else ""
             notes.append(
                 f"the weights of layer '{layer.name}' ({layer.type}) are not used: the prototxt has no such layer"
                 + (f"; {hint}" if hint else "")

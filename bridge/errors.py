@@ -7,6 +7,8 @@ What to do about it is the ``hint``.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class BridgeError(Exception):
     """Base of all errors of this package.
@@ -60,3 +62,11 @@ class OutputError(BridgeError, OSError):
 
 class DifferenceError(BridgeError):
     """What must be equal is not: the one error that ends a command with status 1."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A hint with those of the names that are most like ``name``; empty if none is."""
+    import difflib
+
+    close = difflib.get_close_matches(name, list(dict.fromkeys(names)), 3, 0.4)
+    return "did you mean " + " or ".join(f"'{near}'" for near in close) if close else ""

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bridge.blob import Blob, Blobs, Location, Shape, count, times
-from bridge.errors import ModelError, NotFoundError, UnsupportedLayerError
+from bridge.errors import ModelError, NotFoundError, UnsupportedLayerError, nearest
 from bridge.message import Message
 
 MOST_AXES, MOST_VALUES = 32, (1 << 31) - 1
@@ -35,7 +35,6 @@ __all__ = [
     "RawNet",
     "Shape",
     "count",
-    "nearest",
     "times",
 ]
 
@@ -263,7 +262,7 @@ class Net:
         for layer in self.layers:
             if layer.name == name:
                 return layer
-        raise NotFoundError(f"no layer '{name}'", where=self.where, hint=nearest(name, self))
+        raise NotFoundError(f"no layer '{name}'", where=self.where, hint=nearest(name, (layer.name for layer in self)))
 
     def __contains__(self, name: object) -> bool:
         return any(layer.name == name for layer in self.layers)
@@ -381,14 +380,6 @@ class Net:
 
 def _too_large(shape: Sequence[int]) -> bool:
     return len(shape) > MOST_AXES or max(count(shape), *shape, 0) > MOST_VALUES
-
-
-def nearest(name: str, net: Net) -> str:
-    """A hint with the layer names most like ``name``."""
-    import difflib
-
-    close = difflib.get_close_matches(name, [layer.name for layer in net.layers], 3, 0.4)
-    return "did you mean " + " or ".join(f"'{near}'" for near in close) if close else ""
 
 
 def _with_shapes(layer: Layer, shapes: Mapping[str, Shape]) -> Layer:

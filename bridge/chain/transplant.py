@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from bridge.chain.matching import Links, Pair, Part, Rename, chosen, is_affine, links_of, pairs, parts
+from bridge.chain.matching import Links, Pair, Part, is_affine, links_of, pairs, parts
+from bridge.chain.renaming import Rename, chosen
 from bridge.errors import ModelError, UsageError
 from bridge.schema import Net, times
 

@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
-from bridge.errors import ModelError, UsageError
+from bridge.errors import ModelError, UsageError, nearest
 from bridge.inference import channels_of, training_net
 from bridge.layers import build_layer
 from bridge.layers.data_source import DataSource
 from bridge.message import Message, Value
-from bridge.schema import Layer, Net, Shape, nearest
+from bridge.schema import Layer, Net, Shape
 
 LABEL = "label"
 
@@ -146,9 +146,8 @@ def matching(net: Net, patterns: Iterable[str]) -> list[str]:
     for pattern in patterns:
         found = [layer.name for layer in net.layers if fnmatchcase(layer.name, pattern) and has_parameters(layer)]
         if not found:
-            raise UsageError(
-                f"no layer with parameters is called '{pattern}'", where=net.where, hint=nearest(pattern, net)
-            )
+            hint = nearest(pattern, (layer.name for layer in net))
+            raise UsageError(f"no layer with parameters is called '{pattern}'", where=net.where, hint=hint)
         chosen.update(dict.fromkeys(found))
     return list(chosen)
 
