@@ -11,6 +11,7 @@ from bridge.assemble import assemble
 from bridge.message import Message
 from bridge.prototxt import parse
 from bridge.schema import Blob, RawLayer, RawNet
+from tests.nets import make
 
 
 def stored(name: str, *blobs: Blob, uncovered: str = "") -> RawLayer:
@@ -38,6 +39,31 @@ def test_many_layers_take_time_in_proportion() -> None:
     assert len(net.notes) == 20_000
     assert "did you mean" in net.notes[0]
     assert "did you mean" not in net.notes[-1]
+
+
+SHOWN = """
+layer  type         group  blob    shape          dtype
+data   Input
+c      Convolution  2      weight  4 x 1 x 3 x 3  float32
+                           bias    4              float32
+r      ReLU
+<Net 'n': 3 layers, 40 values>
+"""
+
+
+def test_a_net_and_its_layers_are_shown_without_their_values() -> None:
+    net = make(
+        'name: "n" layer { name: "data" type: "Input" top: "data" input_param { shape { dim: [1, 2, 5, 5] } } }'
+        'layer { name: "c" type: "Convolution" bottom: "data" top: "c" '
+        "convolution_param { num_output: 4 kernel_size: 3 group: 2 } }"
+        'layer { name: "r" type: "ReLU" bottom: "c" top: "c" }'
+    )
+    assert str(net) == SHOWN.strip("\n")
+    assert repr(net) == "<Net 'n': 3 layers, 40 values>"
+    assert repr([*net]) == (
+        "[<Input 'data': -> data>, <Convolution 'c': data -> c; weight 4 x 1 x 3 x 3, bias 4>, <ReLU 'r': c -> c>]"
+    )
+    assert repr(assemble(None, prototxt("odd\x1b"))["odd\x1b"]) == r"<Scale 'odd\x1b': x -> x>"
 
 
 def over(kind: str, more: str = "", inplace: str = "ReLU") -> tuple[str, ...]:
