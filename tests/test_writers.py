@@ -379,6 +379,16 @@ def test_format_by_name() -> None:
         writers.format_of("a.onnx")
 
 
+def test_a_format_takes_its_own_options_only(tmp_path: Path) -> None:
+    net = bridge.load(MODEL)
+    for path, hint in (("a.npz", "it has none"), ("a.caffemodel", "its options: half, dialect")):
+        with pytest.raises(UsageError, match=f"has no option 'turbo'\n  hint: {hint}"):
+            bridge.save(net, tmp_path / path, turbo=True)
+    with pytest.raises(UsageError, match="no dialect 'nope'"):
+        bridge.save(net, tmp_path / "a.caffemodel", dialect="nope")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_layer_without_its_blobs_is_not_left_out(tmp_path: Path) -> None:
     (tmp_path / "new.prototxt").write_text(DEPLOY.read_text().replace('"fc8"', '"fc8_new"'))
     net = bridge.load(MODEL, tmp_path / "new.prototxt")
