@@ -15,6 +15,7 @@ from bridge.errors import ModelError, nearest
 from bridge.layers import CaffeLayer, build_layer
 from bridge.layers.batch_norm import read_zero_scale_factors
 from bridge.message import Message
+from bridge.proto import unknown_fields
 from bridge.schema import Blob, Layer, Net, RawLayer, RawNet
 from bridge.upgrade import upgrade_net
 
@@ -81,7 +82,7 @@ def assemble(
         others = f": its {len(definitions)} are for others" if definitions else ""
         notes.append(f"the net has no layers for phase {phase}{others}")
     if prototxt is not None:
-        notes += _unused(stored, net)
+        notes += _unused(stored, net) + _unknown(net)
     notes += _written_over(net)
     return read_zero_scale_factors(net.replace(notes=tuple(notes)), zero_scale_factor)
 
@@ -139,6 +140,17 @@ def _unused(stored: Sequence[RawLayer], net: Net) -> list[str]:
                 + (f"; {hint}" if hint else "")
             )
     return notes
+
+
+def _unknown(net: Net) -> list[str]:
+    """A note for each parameter that Caffe would refuse, which is most often a slip of the pen."""
+    return [
+        f"{layer.label}: '{path}' is in no known caffe.proto, and has no effect"
+        for layer in net.layers
+        if isinstance(layer, CaffeLayer)
+        for path in unknown_fields(layer.definition)
+        if path not in (layer.message, *layer.aliases)  # a type of the user's own
+    ]
 
 
 def _written_over(net: Net) -> list[str]:

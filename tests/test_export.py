@@ -504,6 +504,7 @@ def test_all_that_is_missing_is_listed_and_nothing_written(tmp_path: Path, capfd
         (["--opset", "12"], "opset 12 is outside"),
         (["--input", "nope=1,2"], "the net has no input 'nope'"),
         (["--input", "data=1,1,28,28", "--input", "data=2,1,28,28"], "the extents of 'data' were given before"),
+        (["--input", "data=1,1,-5,28"], "extent -5 is not positive"),
         (["--bgr"], "input 'data' has 1 channels, expected 3"),
         (["--input", "data=1,1,0,28"], "extent 0 is not positive"),
         (["--mean", "absent.binaryproto"], "absent.binaryproto"),

@@ -92,7 +92,7 @@ def parse_shape(text: str) -> tuple[str, list[int | str]]:
         raise UsageError(f"--input {text}: expected NAME=1,3,224,224")
     shape: list[int | str] = []
     for part in parts:
-        if part.lstrip("-").isdigit():
+        if part.removeprefix("-").isdecimal():
             if int(part) < 1:
                 raise UsageError(f"--input {text}: extent {part} is not positive", hint="a name leaves an extent open")
             shape.append(int(part))

@@ -97,6 +97,9 @@ def lower(
 
 def _refuse(net: Net, allow_custom: bool) -> None:
     """One error for all layers that cannot be lowered at all."""
+    if any(map(_without_weights, net.layers)) and not any(layer.blobs for layer in net.layers):
+        hint = "a prototxt alone cannot be exported: give the file of weights as well"
+        raise UnsupportedLayerError("holds no weights", where=net.where, hint=hint)
     broken = [f"{layer.label}: {reason}" for layer in net.layers if (reason := _problem(layer, allow_custom))]
     if broken:
         more = "" if len(broken) == 1 else f"{len(broken)} layers cannot be exported: "
@@ -108,10 +111,14 @@ def _refuse(net: Net, allow_custom: bool) -> None:
 def _problem(layer: Layer, allow_custom: bool) -> str:
     if layer.uncovered:
         return layer.uncovered
-    if isinstance(layer, CaffeLayer) and not layer.blobs and layer.roles(0):
-        return "it has no weights; a prototxt alone cannot be exported"
+    if _without_weights(layer):
+        return "it has no weights"
     lowered = _lowers(layer) or hasattr(layer, "input_shapes")
     return "" if lowered or (allow_custom and type(layer).infer is not Layer.infer) else layer.reason()
+
+
+def _without_weights(layer: Layer) -> bool:
+    return isinstance(layer, CaffeLayer) and not layer.blobs and not layer.uncovered and bool(layer.roles(0))
 
 
 def _lowers(layer: Layer) -> bool:
