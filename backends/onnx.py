@@ -39,7 +39,7 @@ def read(path: str | Path, *, prototxt: str | Path | None = None) -> RawNet:
 
     Returns:
         The whole net. Blobs are as the file has them, float32 unless it was exported
-        otherwise; a layer whose blobs the export merged into others is not covered.
+        otherwise; a layer of which the graph had no use for a blob is not covered.
 
     Raises:
         MissingFileError: The file, or one with its external data, cannot be opened.

@@ -15,6 +15,7 @@ from bridge.errors import ModelError, nearest
 from bridge.layers import CaffeLayer, build_layer
 from bridge.layers.batch_norm import read_zero_scale_factors
 from bridge.message import Message
+from bridge.proto import unknown_fields
 from bridge.schema import Blob, Layer, Net, RawLayer, RawNet
 from bridge.upgrade import upgrade_net
 
@@ -55,6 +56,7 @@ def assemble(
     notes = list(raw.notes) if raw else []
     if prototxt is None:
         rest = raw.definition if raw else Message()
+        definitions = [layer.definition for layer in stored]
         layers = [(layer.definition, layer.blobs, layer.uncovered) for layer in stored]
     else:
         rest, definitions = upgrade_net(prototxt)
@@ -76,8 +78,11 @@ def assemble(
         reader=raw.reader if raw else "",
         shared={name: tuple(copies) for name, copies in shared.items() if len(copies) > 1},
     )
+    if not built:
+        others = f": its {len(definitions)} are for others" if definitions else ""
+        notes.append(f"the net has no layers for phase {phase}{others}")
     if prototxt is not None:
-        notes += _unused(stored, net)
+        notes += _unused(stored, net) + _unknown(net)
     notes += _written_over(net)
     return read_zero_scale_factors(net.replace(notes=tuple(notes)), zero_scale_factor)
 
@@ -125,7 +130,7 @@ def _complete(layer: Layer, raw: RawNet | None) -> Layer:
 
 def _unused(stored: Sequence[RawLayer], net: Net) -> list[str]:
     """A note for every stored layer with blobs that the prototxt does not have."""
-    names = {layer.name for layer in net.layers}
+    names = dict.fromkeys(layer.name for layer in net.layers)
     notes: list[str] = []
     for layer in stored:
         if layer.blobs and layer.name not in names:
@@ -135,6 +140,17 @@ def _unused(stored: Sequence[RawLayer], net: Net) -> list[str]:
                 + (f"; {hint}" if hint else "")
             )
     return notes
+
+
+def _unknown(net: Net) -> list[str]:
+    """A note for each parameter that Caffe would refuse, which is most often a slip of the pen."""
+    return [
+        f"{layer.label}: '{path}' is in no known caffe.proto, and has no effect"
+        for layer in net.layers
+        if isinstance(layer, CaffeLayer)
+        for path in unknown_fields(layer.definition)
+        if path not in (layer.message, *layer.aliases)  # a type of the user's own
+    ]
 
 
 def _written_over(net: Net) -> list[str]:

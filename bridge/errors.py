@@ -65,8 +65,13 @@ class DifferenceError(BridgeError):
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """A hint with the names most like ``name``; empty where none is."""
+    """A hint with those of the names that are most like ``name``; empty where none is."""
     import difflib
 
-    close = difflib.get_close_matches(name, list(names), 3, 0.4)
+    close = difflib.get_close_matches(name, list(dict.fromkeys(names)), 3, 0.4)
     return "did you mean " + " or ".join(f"'{near}'" for near in close) + "?" if close else ""
+
+
+def printable(text: str) -> str:
+    """Text out of a file, with escapes for what would steer a terminal or break a line."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

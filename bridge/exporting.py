@@ -88,7 +88,7 @@ def export_onnx(
     )
     file, graph = make(half=half)
     if not graph.outputs:
-        raise ModelError("the net has no outputs: another layer, or Silence, reads each of its blobs", where=net.where)
+        raise ModelError(f"there is nothing to export: {_lacking(net, inputs)}", where=net.where)
     file.infer_shapes()
     file.check()
     if check:
@@ -100,7 +100,21 @@ def export_onnx(
         graph.notes += dict.fromkeys(note for model in models for note in run(*model))
     file.late = digests.metadata
     graph.notes += _write(file, target, external_data, net.where)
+    graph.notes += [
+        f"'{name}' has values that are not finite numbers"
+        for name, init in graph.builder.initializers.items()
+        if init.roles and not init.finite
+    ]
     return graph
+
+
+def _lacking(net: Net, inputs: Mapping[str, Sequence[Extent]] | None) -> str:
+    """Why a net has no outputs."""
+    if not net.layers:
+        return f"the net has no layers for phase {net.phase}"
+    if not inference_net(net, inputs).layers:
+        return "each of the net's layers serves training only"
+    return "the net has no outputs, as another layer, or Silence, reads each of its blobs"
 
 
 def _beside(path: Path) -> Path:

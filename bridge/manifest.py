@@ -5,8 +5,9 @@ net's definition; and ``bridge.blobs``, a JSON list with one entry per blob::
 
     {"index": 3, "layer": "conv2", "role": "weight", "key": "conv2/weight", "shape": [256, 48, 5, 5]}
 
-(in ONNX files ``key`` is called ``initializer``, and ``"transposed": true`` says that the
-array has the blob's two axes in the other order). ``index`` counts the layers of the
+(in ONNX files ``key`` is called ``initializer``; ``"transposed": true`` says that the array
+has the blob's two axes in the other order; and ``"value": 1.0`` in place of a key, that the
+blob has that one value, as the layer's other arrays have taken in what it was). ``index`` counts the layers of the
 definition, ``key`` names the array. Blobs of several layers that are one parameter have
 one key. Keys are ``LAYER/ROLE``, with a number behind them where two would be the same,
 so they serve people; only the list counts.
@@ -22,6 +23,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import bridge
 from bridge import prototxt
@@ -113,24 +116,36 @@ def restore(
     message = prototxt.parse(str(texts.get(PROTOTXT, "")), f"{source}: {PROTOTXT}")
     rest, definitions = upgrade_net(message)
     held: list[dict[str, Blob]] = [{} for _ in definitions]
-    for index, role, blob in _listed(str(texts[BLOBS]), stored, len(definitions), str(source)):
+    merged = [""] * len(definitions)
+    for index, role, blob, own in _listed(str(texts[BLOBS]), stored, len(definitions), str(source)):
         held[index][role] = blob
-    layers = tuple(_layer(layer, blobs) for layer, blobs in zip(definitions, held, strict=True))
-    return RawNet(rest.text("name"), layers, rest, str(source), reader)
+        merged[index] = merged[index] if own else role
+    layers = tuple(map(_layer, definitions, held, merged))
+    return RawNet(rest.text("name"), layers, rest, str(source), reader, _merged(layers))
 
 
-def _layer(definition: Message, held: dict[str, Blob]) -> RawLayer:
+def _merged(layers: Iterable[RawLayer]) -> tuple[str, ...]:
+    """A note where layers came back with other blobs than they had."""
+    found = [layer for layer in layers if layer.reworked]
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return (f"layer '{found[0].name}'{more} ({found[0].type}): {found[0].reworked}",) if found else ()
+
+
+def _layer(definition: Message, held: dict[str, Blob], merged: str = "") -> RawLayer:
     """The layer with its blobs in Caffe's order, if all that belong together are there."""
     name, kind = definition.text("name"), definition.text("type")
     layer = build_layer(definition)
     typed = isinstance(layer, CaffeLayer) and layer.roles(len(held))
     roles = typed or [f"blob{index}" for index in range(len(held))]
-    if set(roles) != set(held) and held:
-        return RawLayer(name, kind, definition, (), f"of its blobs the file has only {', '.join(held)}")
-    return RawLayer(name, kind, definition, tuple(held[role] for role in roles if held))
+    if set(roles) != set(held):
+        found = f"only {', '.join(held)}" if held else "none"
+        return RawLayer(name, kind, definition, (), f"of its blobs the file has {found}")
+    reworked = f"the export merged its {merged} into the other blobs; it computes the same" if merged else ""
+    return RawLayer(name, kind, definition, tuple(held[role] for role in roles), reworked=reworked)
 
 
-def _listed(text: str, stored: Mapping[str, Blob], layers: int, source: str) -> Iterator[tuple[int, str, Blob]]:
+def _listed(text: str, stored: Mapping[str, Blob], layers: int, source: str) -> Iterator[tuple[int, str, Blob, bool]]:
+    """Index, role and blob of each entry, and whether the blob is as it was before it came into the file."""
     where = f"{source}: {BLOBS}"
     try:
         listed = json.loads(text)
@@ -142,8 +157,10 @@ def _listed(text: str, stored: Mapping[str, Blob], layers: int, source: str) -> 
         yield _blob(entry, stored, layers, f"{where}[{number}]")
 
 
-def _blob(entry: Any, stored: Mapping[str, Blob], layers: int, where: str) -> tuple[int, str, Blob]:
+def _blob(entry: Any, stored: Mapping[str, Blob], layers: int, where: str) -> tuple[int, str, Blob, bool]:
     match entry:
+        case {"index": int(index), "role": str(role), "value": int() | float() as value} if 0 <= index < layers:
+            return index, role, Blob.of(np.full(1, value, np.float32)), False
         case {"index": int(index), "role": str(role), "shape": [*shape]} if 0 <= index < layers:
             key = str(entry.get("key", entry.get("initializer")))
         case _:
@@ -161,7 +178,7 @@ def _blob(entry: Any, stored: Mapping[str, Blob], layers: int, where: str) -> tu
         )
     if entry.get("transposed") is True and len(blob.shape) == 2:
         blob = _transposed(blob)
-    return index, role, blob.reshaped(shape)
+    return index, role, blob.reshaped(shape), True
 
 
 def _transposed(blob: Blob) -> Blob:

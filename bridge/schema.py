@@ -16,23 +16,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bridge.blob import MOST, Blob, Blobs, Location, Shape, count, times, too_large
-from bridge.errors import ModelError, NotFoundError, UnsupportedLayerError, nearest
+from bridge.errors import ModelError, NotFoundError, UnsupportedLayerError, nearest, printable
 from bridge.message import Message
+from bridge.tables import aligned, distinct, layer_rows
 
 __all__ = [
-    "Blob",
-    "Blobs",
-    "Layer",
-    "Location",
-    "Net",
-    "Opaque",
-    "ParamSpec",
-    "RawLayer",
-    "RawNet",
-    "Shape",
-    "count",
-    "times",
-]
+    "Blob", "Blobs", "Layer", "Location", "Net", "Opaque", "ParamSpec", "RawLayer", "RawNet", "Shape", "count", "times",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,6 +52,7 @@ class RawLayer:
         definition: The layer's ``LayerParameter`` without its blobs.
         blobs: The stored arrays, in Caffe's order.
         uncovered: Why the reader could not deliver this layer's blobs; empty if it did.
+        reworked: Why the blobs are not the source's own, though the layer computes the same; empty if they are.
     """
 
     name: str
@@ -69,6 +60,7 @@ class RawLayer:
     definition: Message
     blobs: tuple[Blob, ...] = ()
     uncovered: str = ""
+    reworked: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,7 +89,7 @@ class RawNet:
     partial: bool = False
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Layer:
     """A layer of a net. Its type's own parameters are attributes of the subclass.
 
@@ -116,10 +108,10 @@ class Layer:
     type: str
     bottoms: tuple[str, ...] = ()
     tops: tuple[str, ...] = ()
-    definition: Message = field(default_factory=Message, repr=False)
-    blobs: Blobs = field(default_factory=Blobs, repr=False)
+    definition: Message = field(default_factory=Message)
+    blobs: Blobs = field(default_factory=Blobs)
     params: tuple[ParamSpec, ...] = ()
-    uncovered: str = field(default="", repr=False)
+    uncovered: str = ""
 
     training_only: ClassVar[bool] = False
     """True for losses, accuracies and data sources: they have no part in inference."""
@@ -141,6 +133,11 @@ class Layer:
             if role in blobs:
                 return blobs[role]
         raise AttributeError(f"layer '{self.__dict__.get('name')}' has no attribute or blob '{role}'")
+
+    def __repr__(self) -> str:
+        blobs = ", ".join(f"{role} {times(blob.shape)}" for role, blob in self.blobs.entries())
+        wiring = f"{', '.join(self.bottoms)} -> {', '.join(self.tops)}".strip()
+        return printable(f"<{self.type} '{self.name}': {wiring}{'; ' * bool(blobs)}{blobs}>")
 
     def param(self, index: int) -> ParamSpec:
         """The solver's specification of blob ``index``; the default one where none is given."""
@@ -210,7 +207,7 @@ class Layer:
         return "this layer type has no such lowering"
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Opaque(Layer):
     """A layer that cannot be interpreted: its blobs read, list and convert all the same.
 
@@ -225,7 +222,7 @@ class Opaque(Layer):
         return self.problem
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Net:
     """A net: layers in order, wired by blob names.
 
@@ -242,12 +239,21 @@ class Net:
 
     name: str
     layers: tuple[Layer, ...]
-    definition: Message = field(default_factory=Message, repr=False)
+    definition: Message = field(default_factory=Message)
     phase: str = "TEST"
     sources: tuple[str, ...] = ()
     reader: str = ""
     notes: tuple[str, ...] = ()
-    shared: Mapping[str, tuple[Blob, ...]] = field(default_factory=dict, repr=False)
+    shared: Mapping[str, tuple[Blob, ...]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        values = sum(blob.size for blob in distinct(self.layers))
+        return printable(f"<Net '{self.name}': {len(self.layers)} layers, {values:,} values>")
+
+    def __str__(self) -> str:
+        """A table of the layers and their blobs."""
+        rows = [[printable(cell) for cell in row] for row in layer_rows(self.layers)]
+        return f"{aligned(rows)}\n{self!r}"
 
     def __getitem__(self, name: str) -> Layer:
         """The first layer of that name.

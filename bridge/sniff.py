@@ -56,6 +56,7 @@ KINDS: dict[str, Kind] = {
         Kind("tar", "a tar archive, not a model", _UNPACK),
         Kind("torch", "a PyTorch file, not a Caffe model", "give the .caffemodel"),
         Kind("unknown", "not a kind of file that is known here", "give a .caffemodel, .caffemodel.h5 or prototxt"),
+        Kind("utf16", "text in UTF-16, expected UTF-8", "save it as UTF-8"),
         Kind("xz", "xz data, not a model", _UNPACK),
         Kind("zip", "a ZIP archive, not a model", _UNPACK),
         Kind("zstd", "Zstandard data, not a model", _UNPACK),
@@ -72,6 +73,8 @@ _MAGIC = (
     (b"\x93NUMPY", "npy"),
     (b"version https://git-lfs", "lfs"),
     (b"PK\x05\x06", "zip"),
+    (b"\xff\xfe", "utf16"),
+    (b"\xfe\xff", "utf16"),
 )
 _HTML = re.compile(rb"\s*<(!doctype|html|head|\?xml|body)", re.IGNORECASE)
 _PROTOTXT = re.compile(rb"(?:\xef\xbb\xbf)?(?:\s|#[^\n]*(?:\n|$))*(?:[A-Za-z_]\w*\s*(?:[:{<]|(?P<cut>$))|$)")

@@ -36,6 +36,10 @@ Made by `docs/make_layer_table.py` from the registered layer types and the fixtu
   the source of the Caffe that has the type (`tests/references.py`), compared on random parameters by
   `tests/test_fork_layers.py`. An empty field: nothing but our own two engines was compared.
 
+One limit is known: of a window that holds nothing above it, MAX pooling gives the lowest number of float32 in Caffe,
+and NaN is passed over. So does the chain on a CPU; ONNX's MaxPool hands minus infinity on, and does with NaN what the
+runtime does. To match it, every pooling would cost one node more, for values that no sound net has.
+
 | Layer type | Read | ONNX | Chainer | Verified |
 |---|---|---|---|---|
 """

@@ -11,6 +11,7 @@ from bridge.assemble import assemble
 from bridge.message import Message
 from bridge.prototxt import parse
 from bridge.schema import Blob, RawLayer, RawNet
+from tests.nets import make
 
 
 def stored(name: str, *blobs: Blob, uncovered: str = "") -> RawLayer:
@@ -38,6 +39,48 @@ def test_many_layers_take_time_in_proportion() -> None:
     assert len(net.notes) == 20_000
     assert "did you mean" in net.notes[0]
     assert "did you mean" not in net.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "unknown"),
+    [
+        ("relu_param { negative_slope: 0.1 engine: CAFFE }", None),
+        ("relu_param { negative_slop: 0.1 }", "relu_param.negative_slop"),
+        ("relu_parm { negative_slope: 0.1 }", "relu_parm"),
+        ("param { lr_mul: 2 }", "param.lr_mul"),
+        ("interp_param { pad_beg: 1 zoom_factor: 2 }", None),
+        ("include { phase: TEST stages: 'a' }", "include.stages"),
+    ],
+)
+def test_a_parameter_that_no_caffe_knows_is_told(fields: str, unknown: str | None) -> None:
+    net = assemble(None, parse(f'layer {{ name: "r" type: "ReLU" bottom: "x" top: "y" {fields} }}'))
+    told = f"layer 'r' (ReLU): '{unknown}' is in no known caffe.proto, and has no effect"
+    assert list(net.notes) == ([told] if unknown else [])
+
+
+SHOWN = """
+layer  type         group  blob    shape          dtype
+data   Input
+c      Convolution  2      weight  4 x 1 x 3 x 3  float32
+                           bias    4              float32
+r      ReLU
+<Net 'n': 3 layers, 40 values>
+"""
+
+
+def test_a_net_and_its_layers_are_shown_without_their_values() -> None:
+    net = make(
+        'name: "n" layer { name: "data" type: "Input" top: "data" input_param { shape { dim: [1, 2, 5, 5] } } }'
+        'layer { name: "c" type: "Convolution" bottom: "data" top: "c" '
+        "convolution_param { num_output: 4 kernel_size: 3 group: 2 } }"
+        'layer { name: "r" type: "ReLU" bottom: "c" top: "c" }'
+    )
+    assert str(net) == SHOWN.strip("\n")
+    assert repr(net) == "<Net 'n': 3 layers, 40 values>"
+    assert repr([*net]) == (
+        "[<Input 'data': -> data>, <Convolution 'c': data -> c; weight 4 x 1 x 3 x 3, bias 4>, <ReLU 'r': c -> c>]"
+    )
+    assert repr(assemble(None, prototxt("odd\x1b"))["odd\x1b"]) == r"<Scale 'odd\x1b': x -> x>"
 
 
 def over(kind: str, more: str = "", inplace: str = "ReLU") -> tuple[str, ...]:

@@ -75,6 +75,16 @@ def test_zero_with_zero_statistics_is_a_net_before_training() -> None:
     assert read_zero_scale_factors(fresh, "bvlc") is fresh
 
 
+@pytest.mark.parametrize("suffix", ["npz", "safetensors", "caffemodel", "onnx"])
+def test_nvcaffes_form_reads_back_where_only_its_blobs_tell_it(suffix: str, tmp_path: Path) -> None:
+    made = net(blobs=5, factor=2)
+    (bridge.export_onnx if suffix == "onnx" else bridge.save)(made, tmp_path / f"net.{suffix}")
+    back = bridge.load(tmp_path / f"net.{suffix}")["bn"]
+    assert not back.uncovered
+    for role in ("mean", "variance", "gamma", "beta"):
+        np.testing.assert_array_equal(back.blobs[role], made["bn"].blobs[role])
+
+
 def test_loading_takes_the_choice() -> None:
     files = ZERO / "deploy.prototxt", ZERO / "weights.caffemodel"
     layer = next(layer for layer in bridge.load(*files) if isinstance(layer, BatchNorm))

@@ -7,6 +7,7 @@ import os
 import subprocess
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 import bridge
 from backends.protobuf import read
+from bridge import cli
 from bridge.message import Message
 from bridge.proto import caffe_pb2
 from bridge.prototxt import parse
@@ -87,6 +89,50 @@ def test_half_is_kept_on_request(tmp_path: Path) -> None:
     for half, dtype in ((True, np.float16), (False, np.float32)):
         path = written(opaque('name: "l" type: "T"', values), tmp_path / "net.caffemodel", half=half)
         np.testing.assert_array_equal(read(path).layers[0].blobs[0].numpy(), values.astype(dtype), strict=True)
+
+
+def bn_layer(number: int) -> bytes:
+    """A net of one BN with ``bn_param`` under a fork's number, and float16 values."""
+    blob = chunk(7, encode.number(1, 2)) + encode.number(10, 2) + chunk(12, np.ones(2, np.float16).tobytes())
+    return chunk(100, chunk(1, b"b") + chunk(2, b"BN") + chunk(7, blob) + chunk(number, encode.number(6, 2)))
+
+
+@pytest.mark.parametrize(
+    ("options", "number", "dtype"),
+    [
+        ({}, 152, np.float32),
+        ({"half": True}, 152, np.float16),
+        ({"dialect": "pspnet_tsn"}, 137, np.float32),
+        ({"dialect": "intel", "half": True}, 1137, np.float16),
+    ],
+)
+def test_saving_and_the_command_take_the_writers_options(
+    options: dict[str, Any], number: int, dtype: Any, tmp_path: Path
+) -> None:
+    old, new, same = tmp_path / "old", tmp_path / "new.caffemodel", tmp_path / "same.caffemodel"
+    old.write_bytes(bn_layer(152))
+    bridge.save(bridge.load(old), new, **options)
+    assert chunk(number, encode.number(6, 2)) in new.read_bytes()
+    assert read(new).layers[0].blobs[0].dtype == dtype
+    convert(old, same, *["--half"] * options.get("half", False), f"--to-dialect={options.get('dialect', 'bvlc')}")
+    assert same.read_bytes() == new.read_bytes()
+
+
+def test_a_dialect_that_was_read_is_written(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new.caffemodel"
+    old.write_bytes(bn_layer(137))
+    convert(old, new, "--dialect", "pspnet_tsn")
+    assert chunk(137, encode.number(6, 2)) in new.read_bytes()
+    convert(old, tmp_path / "new.npz", "--dialect", "pspnet_tsn")
+    with pytest.raises(SystemExit) as left:
+        cli.main(["convert", str(old), "-o", str(tmp_path / "other.npz"), "--half"])
+    assert left.value.code == 2
+
+
+def convert(source: Path, target: Path, *arguments: str) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(["convert", str(source), "-o", str(target), *arguments])
+    assert left.value.code == 0
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3), (1, 1, 1, 4), (1, 1, 2, 3), (1, 4, 1, 1), (1, 1, 1, 2, 2)])

@@ -168,6 +168,24 @@ def test_pooling_is_what_chainer_makes_of_it(case: LayerCase) -> None:
         assert np.array_equal(places, module.max_by_chainer(x_variable(x), layer)[1].array)
 
 
+@pytest.mark.parametrize("nothing", [-np.inf, np.nan])
+def test_a_window_that_holds_nothing_gives_the_lowest_number(nothing: float) -> None:
+    """Caffe starts from it and takes what is greater; no gradient goes into such a window."""
+    functions()
+    from bridge.chain import windows
+
+    layer = build_layer(
+        prototxt.parse('type: "Pooling" bottom: "x" top: "y" pooling_param { kernel_size: 2 stride: 2 }')
+    )
+    x = np.full((1, 1, 4, 4), nothing, np.float32)
+    x[0, 0, 3, 2] = -7
+    axes = layer.axes(x.shape[2:])  # type: ignore[attr-defined]
+    y, gx = results(lambda v: windows.MaxPooling(axes).apply((v,))[0], [x])
+    assert y.ravel().tolist() == [np.finfo(np.float32).min] * 3 + [-7]
+    assert windows.first_places(x, y, axes).ravel().tolist() == [-1, -1, -1, 14]
+    assert np.flatnonzero(gx).tolist() == [14]
+
+
 def _first(tops: Any) -> Any:
     return tops[0] if isinstance(tops, tuple) else tops
 

@@ -16,6 +16,7 @@ import pytest
 import bridge
 from bridge import cli, engines, exporting
 from bridge.errors import BridgeError, DifferenceError, ModelError, OutputError, UsageError
+from bridge.layers.batch_norm import BatchNorm
 from bridge.layers.pooling import Pooling
 from bridge.onnx_export import file as onnx_file
 from bridge.schema import Net
@@ -74,6 +75,21 @@ def test_what_is_written_reads_back_bit_for_bit(tmp_path: Path) -> None:
         for layer in net.layers:
             for role, array in layer.blobs.items():
                 np.testing.assert_array_equal(back[layer.name].blobs[role], array, err_msg=f"{name}: {role}")
+
+
+@pytest.mark.parametrize("name", [name for name in CASE if name.startswith("bn_")])
+def test_statistics_read_back_with_their_factor_taken_in(name: str, tmp_path: Path) -> None:
+    need("chainer")
+    net, inputs, _ = load(CASE[name])
+    bridge.export_onnx(net, tmp_path / "out.onnx", check=False)
+    back = bridge.load(tmp_path / "out.onnx")
+    assert not [layer.label for layer in back if layer.uncovered]
+    norms = [layer for layer in back if isinstance(layer, BatchNorm)]
+    assert all(layer.blobs["scale_factor"] == 1 for layer in norms)
+    assert ["scale_factor" in note for note in back.notes] == [True] * bool(norms)
+    computed = [engines.make("chainer", each).outputs(inputs) for each in (net, back)]
+    for blob_name, array in computed[0].items():
+        np.testing.assert_array_equal(computed[1][blob_name], array, err_msg=blob_name)
 
 
 def test_the_metadata_name_the_tool_and_the_sources(model: tuple[Path, Path], tmp_path: Path) -> None:
@@ -487,6 +503,9 @@ def test_all_that_is_missing_is_listed_and_nothing_written(tmp_path: Path, capfd
     [
         (["--opset", "12"], "opset 12 is outside"),
         (["--input", "nope=1,2"], "the net has no input 'nope'"),
+        (["--input", "data=1,1,28,28", "--input", "data=2,1,28,28"], "the extents of 'data' were given before"),
+        (["--input", "data=1,1,-5,28"], "extent -5 is not positive"),
+        (["--bgr"], "input 'data' has 1 channels, expected 3"),
         (["--input", "data=1,1,0,28"], "extent 0 is not positive"),
         (["--mean", "absent.binaryproto"], "absent.binaryproto"),
         (["--mean", "1,2"], "a mean of 2 does not fit an input of 1 channels"),

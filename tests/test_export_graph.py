@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,11 +15,15 @@ import pytest
 from onnx import numpy_helper
 
 import bridge
+from bridge.assemble import assemble
 from bridge.errors import BridgeError, UsageError
+from bridge.message import Message
 from bridge.onnx_export import to_onnx_model
+from bridge.onnx_export.builder import GraphBuilder
 from bridge.onnx_export.fold import _OPERATORS as FOLDED
+from bridge.onnx_export.graph import _Lowering, lower
 from bridge.onnx_export.preprocess import Preprocess
-from bridge.schema import Net
+from bridge.schema import Blob, Blobs, Net
 from tests.conftest import FASHION, need, zoo
 from tests.encode import blob
 from tests.nets import Session, make
@@ -30,6 +36,7 @@ CONV = (
     "convolution_param { num_output: 4 kernel_size: 3 } }\n"
 )
 CASES = pytest.mark.parametrize("case", [*RUNNABLE, FASHION], ids=lambda path: path.name)
+DIMS = Message(dim=[1, 2])
 DATA_DEPENDENT = {"DetectionOutput", "Filter"}
 """Layer types whose values have extents that no file tells."""
 
@@ -53,6 +60,32 @@ def run(path: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def kinds(net: Net, **options: Any) -> list[str]:
     return [node.op_type for node in to_onnx_model(net, **options)[0].graph.node]
+
+
+# ---- as long as the net is -----------------------------------------------------------------------
+
+
+def test_many_layers_take_time_in_proportion() -> None:
+    """Every layer has an input and an output of its own, and all have one name."""
+    count = 12_000
+    blobs = [Message(name="same", type="AbsVal", bottom=f"in{index}", top=f"out{index}") for index in range(count)]
+    inputs = [
+        Message(name="x", type="Input", top=f"in{index}", input_param=Message(shape=DIMS)) for index in range(count)
+    ]
+    net = assemble(None, Message(layer=[*inputs, *blobs]))
+    start = time.process_time()
+    graph = lower(net, opset=17)
+    assert time.process_time() - start < 15
+    assert list(graph.outputs) == [f"out{index}" for index in range(count)]
+
+
+def test_many_values_are_named_in_time_in_proportion() -> None:
+    lowering = _Lowering(Net("", ()), GraphBuilder(17), {}, {}, [], every_top=False)
+    lowering.values = {f"blob{index}": f"value{index}" for index in range(60_000)}
+    start = time.process_time()
+    names = lowering._names({"blob0": "value0"})
+    assert time.process_time() - start < 5
+    assert names == {value: name for name, value in lowering.values.items()}
 
 
 # ---- no node too many ----------------------------------------------------------------------------
@@ -249,11 +282,26 @@ def test_weights_beyond_float16_are_limited_and_named(tmp_path: Path) -> None:
     assert (values[0, 0, 0, 0], values[1, 0, 0, 0]) == (65504, -65504)
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_weights_that_are_no_numbers_are_named(half: bool, tmp_path: Path) -> None:
+    weight = np.ones((4, 3, 3, 3), np.float32)
+    weight[0, 0, 0, :2] = np.nan, -np.inf
+    bias = Blob.of(np.array([1, 2, 1e300, 4]))  # float64, infinite as the float32 that is written
+    net = make(DATA + CONV)
+    broken = dataclasses.replace(net["c"], blobs=Blobs({"weight": Blob.of(weight), "bias": bias}))
+    graph = bridge.export_onnx(net.replace(layers=(net.layers[0], broken)), tmp_path / "m.onnx", half=half, check=False)
+    kept = ["'c.bias' has values beyond float16's range: they are limited to 65504"]
+    wrong = [f"'c.{role}' has values that are not finite numbers" for role in ("weight", "bias")]
+    assert graph.notes == (kept + wrong[:1] if half else wrong)
+    assert not bridge.export_onnx(net, tmp_path / "m.onnx", half=half, check=False).notes
+
+
+def test_constants_that_are_infinite_are_meant_so(tmp_path: Path) -> None:
+    net = make(DATA + 'layer { name: "p" type: "Power" bottom: "data" top: "p" power_param { shift: inf } }\n')
+    assert not bridge.export_onnx(net, tmp_path / "m.onnx", check=False).notes
+
+
 def with_weight(layer: Any, weight: np.ndarray) -> Any:
-    import dataclasses
-
-    from bridge.schema import Blob, Blobs
-
     if "weight" not in layer.blobs:
         return layer
     return dataclasses.replace(layer, blobs=Blobs({**dict(layer.blobs.entries()), "weight": Blob.of(weight)}))
@@ -338,6 +386,14 @@ def test_a_mean_that_does_not_fit_is_refused(mean: np.ndarray, message: str) -> 
 def test_numbers_that_make_no_sense_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="finite"):
         Preprocess(**values)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_only_three_channels_can_be_turned_round(channels: int) -> None:
+    data = DATA.replace("dim: 3", f"dim: {channels}")
+    with pytest.raises(UsageError, match=f"input 'data' has {channels} channels, expected 3 to turn RGB to BGR"):
+        to_onnx_model(make(data + CONV), preprocess=Preprocess(bgr=True))
+    to_onnx_model(make(data + CONV), preprocess=Preprocess(scale=2))
 
 
 def test_a_net_without_an_image_has_nothing_to_preprocess() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 from bridge import prototxt
-from bridge.errors import UnsupportedLayerError
-from bridge.layers import build_layer
+from bridge.errors import ModelError, UnsupportedLayerError
+from bridge.layers import CaffeLayer, build_layer
 from tests.conftest import need
 
 CONSTANTS = [
@@ -30,6 +32,7 @@ def filled(layer: str, role: str, shape: tuple[int, ...], seed: int = 0) -> np.n
     from bridge.chain.fillers import filled
 
     made = build_layer(prototxt.parse(f'name: "l" bottom: "x" top: "y" {layer}'))
+    assert isinstance(made, CaffeLayer)
     return filled(made, role, shape, seed=seed)
 
 
@@ -69,3 +72,44 @@ def test_blobs_of_one_layer_differ_and_a_seed_repeats_them() -> None:
 def test_an_unknown_filler_is_named() -> None:
     with pytest.raises(UnsupportedLayerError, match="unknown filler 'orthogonal'"):
         filled('type: "Scale" scale_param { filler { type: "orthogonal" } }', "gamma", (3,))
+
+
+REFUSED = [
+    ('type: "uniform" min: 1 max: 0', (2, 3), "min is 1 and max is 0"),
+    ('type: "uniform" min: -inf max: inf', (2, 3), "min is -inf and max is inf"),
+    ('type: "gaussian" std: 0', (2, 3), "std is 0"),
+    ('type: "gaussian" std: -1', (2, 3), "std is -1"),
+    ('type: "gaussian" std: "wide"', (2, 3), "parameter 'std' is 'wide', expected float"),
+    ('type: "gaussian" sparse: 3', (2, 3), "sparse is 3"),
+    ('type: "gaussian" sparse: 0', (), "sparse is 0"),
+    ('type: "xavier" sparse: 1', (2, 3), "sparse is for gaussian, the type is xavier"),
+    ('type: "xavier" variance_norm: FOO', (2, 3), "'variance_norm' is FOO, expected one of FAN_IN, FAN_OUT, AVERAGE"),
+    ('type: "xavier"', (2, 0), "weight_filler of 2 x 0: there are no values to fill"),
+    ('type: "xavier"', (0, 2), "weight_filler of 0 x 2: there are no values to fill"),
+    ('type: "msra"', (), "weight_filler of scalar: the blob has no axes"),
+    ('type: "positive_unitball"', (), "weight_filler of scalar: the blob has no axes"),
+    ('type: "bilinear"', (2, 1, 2, 3), "weight_filler of 2 x 1 x 2 x 3: expected four axes, the last two equal"),
+    ('type: "bilinear"', (2, 1, 3), "weight_filler of 2 x 1 x 3: expected four axes, the last two equal"),
+]
+
+
+@pytest.mark.parametrize(("filler", "shape", "message"), REFUSED)
+def test_what_caffe_refuses_is_refused(filler: str, shape: tuple[int, ...], message: str) -> None:
+    layer = f'type: "InnerProduct" inner_product_param {{ num_output: 2 weight_filler {{ {filler} }} }}'
+    with pytest.raises(ModelError, match=re.escape(message)) as caught:
+        filled(layer, "weight", shape)
+    assert str(caught.value).startswith("layer 'l' (InnerProduct): ")
+
+
+@pytest.mark.parametrize("filler", ['"uniform" min: 2 max: 2', '"gaussian" std: 1e-9 mean: 2 sparse: 2'])
+def test_what_caffe_just_allows_is_filled(filler: str) -> None:
+    layer = f'type: "InnerProduct" inner_product_param {{ num_output: 2 weight_filler {{ type: {filler} }} }}'
+    np.testing.assert_allclose(filled(layer, "weight", (2, 3)), np.full((2, 3), 2, np.float32), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("norm", "fan"), [("FAN_IN", 3), ("FAN_OUT", 200), ("AVERAGE", 101.5), ("2", 101.5)])
+def test_a_variance_is_normed_by_the_fan_that_is_named(norm: str, fan: float) -> None:
+    filler = f'weight_filler {{ type: "xavier" variance_norm: {norm} }}'
+    values = filled(f'type: "InnerProduct" inner_product_param {{ num_output: 200 {filler} }}', "weight", (200, 3))
+    limit = np.sqrt(3 / fan)
+    assert 0.97 * limit < np.abs(values).max() <= limit * (1 + 1e-6)

@@ -144,6 +144,35 @@ def test_a_net_whose_blobs_are_all_silenced_is_no_onnx_file(tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
+TRAIN_ONLY = 'layer { name: "l" type: "ReLU" bottom: "x" top: "y" include { phase: TRAIN } }'
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "notes"),
+    [
+        ('name: "bare"', "the net has no layers for phase TEST", ["the net has no layers for phase TEST"]),
+        (
+            TRAIN_ONLY,
+            "the net has no layers for phase TEST",
+            ["the net has no layers for phase TEST: its 1 are for others"],
+        ),
+        (
+            'layer { name: "d" type: "Data" top: "y" top: "label" } layer { name: "s" type: "Silence" bottom: "y" }',
+            "each of the net's layers serves training only",
+            [],
+        ),
+    ],
+)
+def test_where_there_is_nothing_to_export_the_reason_is_told(
+    text: str, reason: str, notes: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "net.prototxt").write_text(text)
+    net = bridge.load(tmp_path / "net.prototxt")
+    assert list(net.notes) == notes
+    with pytest.raises(ModelError, match=f"net.prototxt: there is nothing to export: {reason}"):
+        bridge.export_onnx(net, tmp_path / "net.onnx")
+
+
 def test_a_blob_without_a_name_is_refused() -> None:
     net = assemble(None, prototxt.parse('layer { name: "l" type: "ReLU" bottom: "" top: "" }'))
     with pytest.raises(UnsupportedLayerError, match="has a bottom or top without a name"):

@@ -341,6 +341,7 @@ def not_models() -> dict[str, bytes]:
         "npy": b"\x93NUMPY\x01\x00" + bytes(30),
         "json": b'{"format": "torch"}',
         "tar": bytes(257).replace(b"\x00", b"a") + b"ustar\x0000",
+        "utf16": 'name: "AlexNet"'.encode("utf-16"),
         "unknown": b"\x7fELF\x02\x01\x01" + bytes(200),
     }
 

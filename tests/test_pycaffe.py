@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 import bridge
 from backends import pycaffe
 from backends.pycaffe import child
-from bridge import readers
+from bridge import engines, readers
 from bridge.errors import (
     BridgeError,
     FormatError,
@@ -27,7 +28,8 @@ from bridge.errors import (
     UnsupportedLayerError,
     UsageError,
 )
-from tests.conftest import FASHION, FIXTURES, GOLDEN, ROOT, missing
+from tests.conftest import FASHION, FIXTURES, GOLDEN, ROOT, missing, need
+from tests.nets import make
 from tests.reader_contract import ReaderContract, recorded, weights_of
 
 FAKE = ROOT / "tests" / "fake_caffe"
@@ -79,6 +81,22 @@ def test_in_place_blobs_are_seen_layer_by_layer() -> None:
     written = [tops["c1"] for _, tops in layers if "c1" in tops]
     assert len(written) > 1
     assert any(not np.array_equal(values, written[0]) for values in written[1:])
+
+
+@pytest.mark.caffe
+@pytest.mark.parametrize("nothing", [-np.inf, np.nan])
+def test_the_chain_pools_what_is_no_number_as_caffe_does(nothing: float) -> None:
+    need("chainer")
+    net = make(
+        'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 2, 5, 5] } } }'
+        'layer { name: "p" type: "Pooling" bottom: "x" top: "y" top: "mask" '
+        "pooling_param { kernel_size: 3 stride: 2 pad: 1 } }"
+    )
+    x = np.random.default_rng(0).standard_normal((1, 2, 5, 5)).astype(np.float32)
+    x[0, 0], x[0, 1, :3] = nothing, nothing
+    found, expected = (engines.make(name, net).outputs({"x": x}) for name in ("chainer", "pycaffe"))
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
 @pytest.mark.caffe
@@ -249,7 +267,7 @@ def test_caffe_that_cannot_be_imported(problem: str, fake: pytest.MonkeyPatch) -
 
 
 def test_python_without_caffe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(child.VARIABLE, f"{sys.executable} -S")
+    monkeypatch.setenv(child.VARIABLE, f"{shlex.quote(sys.executable)} -S")
     with pytest.raises(MissingExtraError, match=r"does not answer|cannot import"):
         session("good")
 
@@ -264,13 +282,13 @@ def test_commands_that_are_no_python(command: str, monkeypatch: pytest.MonkeyPat
 
 
 def test_command_that_speaks_another_language(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(child.VARIABLE, f"""{sys.executable} -c 'print("hello " * 9)'""")
+    monkeypatch.setenv(child.VARIABLE, f"""{shlex.quote(sys.executable)} -c 'print("hello " * 9)'""")
     with pytest.raises(MissingExtraError, match="does not speak as agreed"):
         session("good", timeout=20)
 
 
 def test_command_line(fake: pytest.MonkeyPatch) -> None:
-    fake.setenv(child.VARIABLE, f"env BRIDGE_NOTHING='a b' {sys.executable}")
+    fake.setenv(child.VARIABLE, f"env BRIDGE_NOTHING='a b' {shlex.quote(sys.executable)}")
     assert session("good").outputs == ("ip",)
 
 

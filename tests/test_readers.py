@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import io
@@ -17,7 +18,8 @@ import pytest
 import bridge
 from bridge import readers
 from bridge.errors import BridgeError, FormatError, MissingExtraError, MissingFileError, UsageError
-from bridge.schema import Net
+from bridge.layers.batch_norm import BatchNorm
+from bridge.schema import Blob, Blobs, Layer, Net
 from bridge.sniff import KINDS
 from tests.conftest import FASHION, ROOT
 from tests.reader_contract import ReaderContract
@@ -299,6 +301,15 @@ class TestOnnx(ReaderContract):
         path.write_bytes(to_onnx_model(net)[0].SerializeToString())
         return path
 
+    def same(self, ours: Layer, theirs: Layer) -> None:
+        """Statistics have taken in their scale factor."""
+        if isinstance(theirs, BatchNorm):
+            mean, variance = theirs.statistics_values()
+            merged = {"mean": mean, "variance": variance, "scale_factor": np.ones(1, np.float32)}
+            blobs = dict(theirs.blobs.entries()) | {role: Blob.of(values) for role, values in merged.items()}
+            theirs = dataclasses.replace(theirs, blobs=Blobs(blobs))
+        super().same(ours, theirs)
+
     def test_file_of_another_tool(self, tmp_path: Path) -> None:
         onnx = pytest.importorskip("onnx")
         path = self.whole(tmp_path)
@@ -356,6 +367,8 @@ class TestOnnx(ReaderContract):
         ('[{"index": 0, "role": "weight", "key": "b", "shape": [2]}]', "no array 'b'"),
         ('[{"index": 0, "role": "weight", "key": "a", "shape": [3]}]', "has 2 values, expected 3 = 3"),
         ('[{"index": 0, "role": "weight", "key": "a", "shape": [-2]}]', "shape .* is none"),
+        ('[{"index": 9, "role": "weight", "value": 1, "shape": [1]}]', r"bridge.blobs\[0\]: expected index"),
+        ('[{"index": 0, "role": "weight", "value": "1", "shape": [1]}]', "no array 'None'"),
     ],
 )
 def test_texts_that_do_not_fit(blobs: str, message: str, tmp_path: Path) -> None:
@@ -373,3 +386,18 @@ def test_layer_of_which_blobs_are_gone_is_uncovered(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", a=np.ones(2), __bridge__=np.frombuffer(json.dumps(texts).encode(), np.uint8))
     (layer,) = readers.read(tmp_path / "a.npz").layers
     assert (layer.blobs, layer.uncovered) == ((), "of its blobs the file has only bias")
+
+
+def test_a_blob_of_one_value_needs_no_array(tmp_path: Path) -> None:
+    texts = {
+        "bridge.prototxt": 'layer { name: "l" type: "BatchNorm" bottom: "x" top: "y" }',
+        "bridge.blobs": json.dumps(
+            [{"index": 0, "role": role, "key": "a", "shape": [2]} for role in ("mean", "variance")]
+            + [{"index": 0, "role": "scale_factor", "value": 1, "shape": [1]}]
+        ),
+    }
+    np.savez(tmp_path / "a.npz", a=np.ones(2), __bridge__=np.frombuffer(json.dumps(texts).encode(), np.uint8))
+    net = readers.read(tmp_path / "a.npz")
+    assert [blob.shape for blob in net.layers[0].blobs] == [(2,), (2,), (1,)]
+    assert net.layers[0].reworked.startswith("the export merged its scale_factor")
+    assert net.notes == (f"layer 'l' (BatchNorm): {net.layers[0].reworked}",)

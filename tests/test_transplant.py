@@ -556,9 +556,25 @@ def test_a_name_that_two_links_end_in_is_not_guessed() -> None:
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        ({"rename": {"conv9": "x"}}, "no layer 'conv9'"),
+        ({"rename": {"conv9": "x"}}, r"rename: no layer with blobs is called 'conv9'\n  hint: did you mean 'conv[12]'"),
+        ({"rename": {"cov*": "x"}}, r"no layer with blobs is called 'cov\*'\n  hint: did you mean 'conv[12]'"),
+        ({"rename": {"conv?": "x"}}, "no layer with blobs is called 'conv\\?'"),
+        ({"rename": {"data": "conv1"}}, "no layer with blobs is called 'data'"),
+        (
+            {"rename": {"conv1": "features/conv11"}},
+            "layer 'conv1': no link 'features/conv11'\n  hint: .*'features/conv1'",
+        ),
+        ({"rename": {"c*v*": "x"}}, r"'c\*v\*' has 2 \*, expected one"),
+        ({"rename": {"conv1": 1}}, "layer 'conv1' becomes 1, expected a name"),
+        ({"rename": lambda name: None}, "layer 'conv1' becomes None, expected a name"),
+        ({"rename": [("cnv1", "conv1")]}, "no layer with blobs is called 'cnv1'\n  hint: did you mean 'conv[12]'"),
+        ({"rename": [("conv(", "conv1")]}, "expected a mapping, pairs of a regular expression"),
+        ({"rename": ["conv1"]}, "expected a mapping, pairs of a regular expression"),
+        ({"rename": [("conv1", r"x\2")]}, r"'conv1' does not go with 'x\\2'"),
+        ({"rename": {"conv1": "conv1"}, "by": "order"}, "rename has no meaning with by='order'"),
         ({"rename": {"conv*": "conv1"}}, "layers 'conv1' and 'conv2' both go to 'features/conv1/W'"),
         ({"skip": ["fc8"]}, "nothing is called 'fc8'"),
+        ({"skip": ["cnv*"]}, r"nothing is called 'cnv\*'\n  hint: did you mean 'conv[12]'"),
         ({"by": "shape"}, "expected 'name' or 'order'"),
     ],
 )
@@ -570,7 +586,7 @@ def test_a_wrong_call_fills_nothing(arguments: dict[str, Any], problem: str) -> 
     assert bits(chain) == before
 
 
-@pytest.mark.parametrize("skip", [["conv1"], ["*1"], ["features/conv1"]])
+@pytest.mark.parametrize("skip", ["conv1", ["conv1"], ["*1"], ["features/conv1"]])
 def test_layers_and_links_can_be_left_out(skip: list[str]) -> None:
     chain = nested()
     before = chain.features.conv1.W.array.copy()
@@ -758,9 +774,18 @@ def test_trained_values_come_back_in_the_blobs_form(case: str) -> None:
             assert np.array_equal(param.array, other.array), path
 
 
+@pytest.mark.parametrize("arguments", [{"rename": {"conv1": "x"}}, {"skip": ["conv1"]}, {"by": "order"}])
+def test_a_chain_that_was_built_from_the_net_leaves_nothing_to_say(arguments: dict[str, Any]) -> None:
+    net = two()
+    with pytest.raises(UsageError, match="are for chains of your own"):
+        bridge.from_chain(bridge.build_chain(net), net, **arguments)
+
+
 def test_a_layer_that_the_chain_does_not_have_is_named() -> None:
     chain = nested()
-    with pytest.raises(UsageError, match=r"layer 'conv2' .*its blobs have no arrays in the chain: no link 'third'"):
+    with pytest.raises(UsageError, match=r"layer 'third' .*its blobs have no arrays in the chain: no link 'third'"):
+        bridge.from_chain(chain, two("conv1", "third"))
+    with pytest.raises(UsageError, match="rename: layer 'conv2': no link 'third'"):
         bridge.from_chain(chain, two(), {"conv2": "third"})
     net = two()
     bridge.transplant(net, chain, {"conv2": "second"})

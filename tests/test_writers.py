@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import json
@@ -26,7 +27,7 @@ from bridge import readers, writers
 from bridge.errors import MissingExtraError, ModelError, OutputError, UnsupportedLayerError, UsageError
 from bridge.prototxt import parse
 from bridge.schema import Blob, Blobs, Net, Opaque
-from bridge.writers import hdf5, npz, safetensors
+from bridge.writers import files, hdf5, npz, safetensors
 from bridge.writers.files import PIECE
 from tests import strategies
 from tests.conftest import FASHION, GOLDEN, ROOT, need
@@ -265,6 +266,26 @@ def test_failure_at_the_last_step(target: Path, monkeypatch: pytest.MonkeyPatch)
     untouched(target)
 
 
+@pytest.mark.usefixtures("_draft")
+@pytest.mark.parametrize(("owner", "name", "fail"), [(os, "link", False), (files._Syncer, "stop", True)])
+def test_an_interrupt_at_the_last_step_leaves_no_litter(
+    owner: Any, name: str, fail: bool, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = getattr(owner, name)
+
+    def then_interrupt(*arguments: Any, **options: Any) -> None:
+        monkeypatch.undo()  # once
+        call(*arguments, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(owner, name, then_interrupt)
+    with contextlib.suppress(KeyboardInterrupt, ModelError), writers.atomic(target) as stream:
+        stream.write(b"old")
+        if fail:
+            raise ModelError("odd")
+    untouched(target)
+
+
 def test_a_failed_sync_is_a_failed_write(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(descriptor: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
@@ -292,6 +313,65 @@ def test_full_disk(suffix: str, room: int, tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
     untouched(path)
+
+
+class Failing(io.BytesIO):
+    """A stream of which the call ``at`` of one method does something first."""
+
+    def __init__(self, method: str, at: int, act: Callable[[], object]) -> None:
+        super().__init__()
+        self.method, self.left, self.act = method, at, act
+
+    def _count(self, method: str) -> None:
+        self.left -= method == self.method
+        if self.left == 0:
+            self.left = -1
+            self.act()
+
+    def seek(self, *place: int) -> int:
+        self._count("seek")
+        return super().seek(*place)
+
+    def write(self, data: Any) -> int:
+        self._count("write")
+        return super().write(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        self._count("truncate")
+        return super().truncate(size)
+
+    def flush(self) -> None:
+        self._count("flush")
+        super().flush()
+
+
+CALLS = pytest.mark.parametrize(
+    ("method", "at"), [("seek", 1), ("seek", 9), ("write", 1), ("write", 5), ("truncate", 1), ("flush", 1)]
+)
+
+
+@CALLS
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt(), SystemExit(3), ValueError("odd")]
+)
+def test_whatever_happens_in_a_call_from_hdf5_comes_out_as_it_is(method: str, at: int, error: BaseException) -> None:
+    needs(".caffemodel.h5")
+
+    def act() -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        hdf5.write(bridge.load(MODEL, DEPLOY), Failing(method, at, act))
+    assert caught.value is error
+
+
+@CALLS
+def test_an_interrupt_within_hdf5_ends_the_writing(method: str, at: int) -> None:
+    needs(".caffemodel.h5")
+    stream = Failing(method, at, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        hdf5.write(bridge.load(MODEL, DEPLOY), stream)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="this system has no nameless files")
@@ -377,6 +457,16 @@ def test_format_by_name() -> None:
         writers.format_of("a.bin")
     with pytest.raises(UsageError, match="written by 'bridge export'"):
         writers.format_of("a.onnx")
+
+
+def test_a_format_takes_its_own_options_only(tmp_path: Path) -> None:
+    net = bridge.load(MODEL)
+    for path, hint in (("a.npz", "it has none"), ("a.caffemodel", "its options: half, dialect")):
+        with pytest.raises(UsageError, match=f"has no option 'turbo'\n  hint: {hint}"):
+            bridge.save(net, tmp_path / path, turbo=True)
+    with pytest.raises(UsageError, match="no dialect 'nope'"):
+        bridge.save(net, tmp_path / "a.caffemodel", dialect="nope")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_layer_without_its_blobs_is_not_left_out(tmp_path: Path) -> None:

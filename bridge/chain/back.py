@@ -10,7 +10,8 @@ import numpy as np
 
 from bridge.chain.build import NetChain
 from bridge.chain.functions import chainer
-from bridge.chain.matching import Pair, Rename, chosen, is_affine, links_of, pairs, parts
+from bridge.chain.matching import Pair, is_affine, links_of, pairs, parts
+from bridge.chain.renaming import Rename, chosen
 from bridge.errors import ModelError, UsageError
 from bridge.layers.batch_norm import BatchNorm
 from bridge.schema import Blob, Blobs, Layer, Net, times
@@ -37,6 +38,8 @@ def from_chain(chain: Any, net: Net, rename: Rename = None, skip: Iterable[str] 
         ModelError: An array does not fit the layer's blob.
     """
     if isinstance(chain, NetChain):
+        if rename is not None or [*skip] or by != "name":
+            raise UsageError("rename, skip and by are for chains of your own; this one knows the net's layers")
         return _from_built(chain, net)
     return _from_written(chain, net, rename, set(chosen(skip, (layer.name for layer in net.layers), "skip")), by)
 

@@ -305,7 +305,7 @@ def _own_blobs(
         if name in shared and shared[name].size == count(shape):
             made[role] = shared[name].reshaped(shape)
         else:
-            made[role] = Blob.of(filled(layer, role, shape, seed=seed))
+            made[role] = Blob.of(filled(cast(CaffeLayer, layer), role, shape, seed=seed))
         if name:
             shared.setdefault(name, made[role])
     return made

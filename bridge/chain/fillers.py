@@ -6,21 +6,21 @@ Source: caffe.proto ``FillerParameter``, filler.hpp.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from bridge.chain.functions import chainer
 from bridge.errors import UnsupportedLayerError
-from bridge.layers.base import CaffeLayer
-from bridge.message import Message
-from bridge.schema import Layer, Shape, count
+from bridge.layers.base import CaffeLayer, Params
+from bridge.schema import Shape, count, times
 
 _FIELDS = {"weight": "weight_filler", "bias": "bias_filler", "gamma": "filler", "beta": "bias_filler"}
+_NORMS = Literal["FAN_IN", "FAN_OUT", "AVERAGE"]
 _NEUTRAL = {"gamma": 1.0, "scale": 1.0, "scale_factor": 0.0, "slope": 0.25}
 
 
-def filled(layer: Layer, role: str, shape: Shape, *, seed: int | None = None) -> np.ndarray:
+def filled(layer: CaffeLayer, role: str, shape: Shape, *, seed: int | None = None) -> np.ndarray:
     """New values for a blob, by the layer's own filler.
 
     Args:
@@ -34,18 +34,20 @@ def filled(layer: Layer, role: str, shape: Shape, *, seed: int | None = None) ->
 
     Raises:
         UnsupportedLayerError: The filler's type is not one of Caffe's.
+        ModelError: Caffe would not fill the blob so.
     """
-    message = layer.definition.message(layer.message) if isinstance(layer, CaffeLayer) else Message()
-    own = layer.filler_fields if isinstance(layer, CaffeLayer) else {}
-    filler = message.message(own.get(role) or _FIELDS.get(role, f"{role}_filler"))
-    rng = np.random.default_rng(None if seed is None else [seed, *role.encode()])
-    kind = filler.text("type", "constant")
+    field = layer.filler_fields.get(role) or _FIELDS.get(role, f"{role}_filler")
+    params = Params(layer.definition.message(layer.message), type(layer), layer.name).inner(field)
+    kind = params.read("type", str, "constant")
     if kind not in _FILLERS:
         raise UnsupportedLayerError(
             f"unknown filler '{kind}'", where=layer.label, hint=f"fillers: {', '.join(_FILLERS)}"
         )
-    default = _NEUTRAL.get(role, 0.0) if "type" not in filler else 0.0
-    return np.asarray(_FILLERS[kind](rng, shape, _Filler(filler, default)), np.float32).reshape(shape)
+    filler = _Filler(params, f"{field} of {times(shape)}", _NEUTRAL.get(role, 0.0) if "type" not in params else 0.0)
+    filler.demand(count(shape) > 0, "there are no values to fill")
+    filler.demand(kind == "gaussian" or filler.sparse == -1, f"sparse is for gaussian, the type is {kind}")
+    rng = np.random.default_rng(None if seed is None else [seed, *role.encode()])
+    return np.asarray(_FILLERS[kind](rng, shape, filler), np.float32).reshape(shape)
 
 
 class FillerInitializer:
@@ -61,7 +63,7 @@ class FillerInitializer:
     dtype = None
     """Chainer's sign that the initializer takes an array of any dtype."""
 
-    def __init__(self, layer: Layer, role: str) -> None:
+    def __init__(self, layer: CaffeLayer, role: str) -> None:
         self.layer, self.role = layer, role
 
     def __call__(self, array: Any) -> None:
@@ -73,23 +75,32 @@ class FillerInitializer:
 class _Filler:
     """A filler's numbers with caffe.proto's defaults."""
 
-    def __init__(self, message: Message, value: float) -> None:
-        self._message, self._value = message, value
+    def __init__(self, params: Params, what: str, value: float) -> None:
+        self._params, self._what, self._value = params, what, value
+
+    def demand(self, holds: bool, problem: str) -> None:
+        """Refuse what Caffe's own checks refuse."""
+        if not holds:
+            raise self._params.fail(f"{self._what}: {problem}")
 
     def number(self, name: str, default: float) -> float:
-        value = self._message.get(name, default)
-        return float(value) if isinstance(value, (int, float)) else default
+        return float(self._params.read(name, float, default))
 
     @property
     def value(self) -> float:
         return self.number("value", self._value)
 
+    @property
+    def sparse(self) -> int:
+        return int(self._params.read("sparse", int, -1))
+
     def fan(self, shape: Shape) -> float:
         """The number that xavier and msra scale by: fan in, fan out or their mean."""
+        self.demand(bool(shape), "the blob has no axes to count inputs by")
         total = count(shape)
-        fan_in = total / shape[0] if shape else 1
+        fan_in = total / shape[0]
         fan_out = total / shape[1] if len(shape) > 1 else total
-        mode = {"1": "FAN_OUT", "2": "AVERAGE"}.get(norm := self._message.text("variance_norm", "FAN_IN"), norm)
+        mode = self._params.read("variance_norm", _NORMS, "FAN_IN")
         return {"FAN_OUT": fan_out, "AVERAGE": (fan_in + fan_out) / 2}.get(mode, fan_in)
 
 
@@ -98,13 +109,19 @@ def _constant(rng: Any, shape: Shape, f: _Filler) -> Any:
 
 
 def _uniform(rng: Any, shape: Shape, f: _Filler) -> Any:
-    return rng.uniform(f.number("min", 0), f.number("max", 1), shape)
+    low, high = f.number("min", 0), f.number("max", 1)
+    f.demand(
+        low <= high and math.isfinite(high - low), f"min is {low:g} and max is {high:g}, expected no less than min"
+    )
+    return rng.uniform(low, high, shape)
 
 
 def _gaussian(rng: Any, shape: Shape, f: _Filler) -> Any:
-    values = rng.normal(f.number("mean", 0), f.number("std", 1), shape)
-    sparse = f.number("sparse", -1)
-    if sparse >= 0 and shape:
+    std, sparse = f.number("std", 1), f.sparse
+    f.demand(std > 0, f"std is {std:g}, expected a positive number")
+    values = rng.normal(f.number("mean", 0), std, shape)
+    if sparse != -1:
+        f.demand(bool(shape) and 0 <= sparse <= shape[0], f"sparse is {sparse}, expected 0 to the first extent, or -1")
         values *= rng.random(shape) < sparse / shape[0]
     return values
 
@@ -119,12 +136,14 @@ def _msra(rng: Any, shape: Shape, f: _Filler) -> Any:
 
 
 def _positive_unitball(rng: Any, shape: Shape, f: _Filler) -> Any:
+    f.demand(bool(shape), "the blob has no axes to make unit sums along")
     values = rng.uniform(0, 1, shape)
     return values / values.reshape(shape[0], -1).sum(axis=1).reshape(-1, *[1] * (len(shape) - 1))
 
 
 def _bilinear(rng: Any, shape: Shape, f: _Filler) -> Any:
     """Weights of a deconvolution that interpolates."""
+    f.demand(len(shape) == 4 and shape[2] == shape[3], "expected four axes, the last two equal")
     half = math.ceil(shape[-1] / 2)
     centre = (shape[-1] - 1) / (2 * half)
     line = 1 - np.abs(np.arange(shape[-1]) / half - centre)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,12 +12,12 @@ import numpy as np
 from bridge.chain.build import LayerLink, array_name
 from bridge.chain.functions import chainer
 from bridge.chain.names import named_links
+from bridge.chain.renaming import Rename, renamer, unmatched
 from bridge.errors import ModelError, UsageError, nearest
 from bridge.layers.batch_norm import BatchNorm
 from bridge.schema import Layer, Net, Shape, count, times
 from bridge.weights import Initializer, unspread_groups
 
-Rename = Mapping[str, str] | Sequence[tuple[str, str]] | Callable[[str], str] | None
 Links = Mapping[str, Any]
 L = chainer.links
 _STATISTICS = {"avg_mean", "avg_var"}
@@ -227,6 +226,8 @@ def pairs(net: Net, links: Links, rename: Rename, by: str) -> list[Pair]:
     """
     layers = [layer for layer in net.layers if layer.blobs]
     if by == "order":
+        if rename is not None:
+            raise UsageError("rename has no meaning with by='order'")
         found = _by_order(layers, links)
     elif by == "name":
         found = _by_name(net, layers, links, rename)
@@ -236,17 +237,21 @@ def pairs(net: Net, links: Links, rename: Rename, by: str) -> list[Pair]:
 
 
 def _by_name(net: Net, layers: list[Layer], links: Links, rename: Rename) -> list[Pair]:
-    if isinstance(rename, Mapping):
-        unknown = [name for name in rename if "*" not in name and name not in net]
-        if unknown:
-            raise UsageError(
-                f"rename: no layer '{unknown[0]}'", where=net.where, hint=nearest(unknown[0], net.layer_names)
-            )
-    renamed = _renamer(rename)
+    names = [layer.name for layer in layers]
+    renamed, unused = renamer(rename), unmatched(rename, names)
+    if unused:
+        raise UsageError(
+            f"rename: no layer with blobs is called '{unused[0]}'", where=net.where, hint=nearest(unused[0], names)
+        )
     tails: dict[str, list[str]] = {}
     for path in links:
         tails.setdefault(path.rpartition("/")[2], []).append(path)
-    return [_named(layer, renamed(layer.name), links, tails) for layer in layers]
+    found = [_named(layer, renamed(layer.name), links, tails) for layer in layers]
+    for pair in found:
+        if pair.link is None and isinstance(rename, Mapping) and pair.layer.name in rename:
+            hint = nearest(rename[pair.layer.name], links)
+            raise UsageError(f"rename: layer '{pair.layer.name}': {pair.problem}", where=net.where, hint=hint)
+    return found
 
 
 def _named(layer: Layer, wanted: str, links: Links, tails: Mapping[str, list[str]]) -> Pair:
@@ -260,33 +265,6 @@ def _named(layer: Layer, wanted: str, links: Links, tails: Mapping[str, list[str
         if found:
             return Pair(layer, "", None, f"several links of that name: {', '.join(found)}")
     return Pair(layer, "", None, f"no link '{wanted}'")
-
-
-def _renamer(rename: Rename) -> Callable[[str], str]:
-    if callable(rename):
-        return rename
-    if isinstance(rename, Mapping):
-        return lambda name: _mapped(name, rename)
-    rules = [(re.compile(pattern), text) for pattern, text in rename or ()]
-
-    def substituted(name: str) -> str:
-        for pattern, text in rules:
-            if match := pattern.fullmatch(name):
-                return match.expand(text)
-        return name
-
-    return substituted
-
-
-def _mapped(name: str, rename: Mapping[str, str]) -> str:
-    """The name by an exact entry, or by a pattern with one ``*`` that carries over."""
-    if name in rename:
-        return rename[name]
-    for pattern, target in rename.items():
-        if "*" in pattern and fnmatchcase(name, pattern):
-            head, _, tail = pattern.partition("*")
-            return target.replace("*", name[len(head) : len(name) - len(tail)], 1)
-    return name
 
 
 def _by_order(layers: list[Layer], links: Links) -> list[Pair]:
@@ -352,18 +330,3 @@ def norm_before(net: Net, layer: Layer) -> Layer | None:
 def is_affine(net: Net, pair: Pair) -> bool:
     """Whether a Scale's blobs go into the BatchNormalization of the BatchNorm before it."""
     return pair.link is not None and _normalizes(pair.link) and norm_before(net, pair.layer) is not None
-
-
-def chosen(patterns: Iterable[str], names: Iterable[str], what: str) -> set[str]:
-    """The names that patterns choose.
-
-    Raises:
-        UsageError: A pattern chooses none.
-    """
-    known, result = list(names), set()
-    for pattern in patterns:
-        found = [name for name in known if name == pattern or fnmatchcase(name, pattern)]
-        if not found:
-            raise UsageError(f"{what}: nothing is called '{pattern}'")
-        result.update(found)
-    return result

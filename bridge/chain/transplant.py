@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from bridge.chain.matching import Links, Pair, Part, Rename, chosen, is_affine, links_of, pairs, parts
+from bridge.chain.matching import Links, Pair, Part, is_affine, links_of, pairs, parts
+from bridge.chain.renaming import Rename, chosen
 from bridge.errors import ModelError, UsageError
 from bridge.schema import Net, times
+from bridge.tables import aligned
 
 STATES = ("filled", "skipped", "missing", "mismatched")
 
@@ -90,9 +92,7 @@ class TransplantReport:
     def __str__(self) -> str:
         cells = [("layer", "blob", "array", "state", "detail")]
         cells += [(row.layer, row.role, row.path, row.state, row.detail) for row in self.rows]
-        widths = [max(len(row[i]) for row in cells) for i in range(4)]
-        lines = ["  ".join([*map(str.ljust, row, widths), row[4]]).rstrip() for row in cells]
-        return "\n".join([*lines, ", ".join(f"{len(self._of(state))} {state}" for state in STATES)])
+        return "\n".join([aligned(cells), ", ".join(f"{len(self._of(state))} {state}" for state in STATES)])
 
 
 def transplant(

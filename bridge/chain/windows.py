@@ -63,9 +63,9 @@ def first_places(x: np.ndarray, y: np.ndarray, axes: Axes) -> np.ndarray:
 
 
 class MaxPooling(chainer.FunctionNode):
-    """The maximum of each window; ``-FLT_MAX`` where it is empty.
+    """The maximum of each window; ``-FLT_MAX`` where it is empty, or holds nothing above that.
 
-    The gradient goes to the first of equal maxima, as in Caffe.
+    The gradient goes to the first of equal maxima, as in Caffe, and NaN is passed over.
     """
 
     def __init__(self, axes: Axes) -> None:
@@ -75,7 +75,7 @@ class MaxPooling(chainer.FunctionNode):
         """The maxima (N, C, rows, columns) of (N, C, H, W)."""
         self.retain_inputs((0,))
         self.retain_outputs((0,))
-        return (_reduced(inputs[0], self.axes, np.maximum, LOWEST),)
+        return (_reduced(inputs[0], self.axes, np.fmax, LOWEST),)
 
     def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> Any:
         """The gradient of the input."""

@@ -16,6 +16,7 @@ import click
 
 from bridge import __version__
 from bridge.errors import BridgeError, DifferenceError
+from bridge.errors import printable as printable  # the commands take it from here
 
 COMMANDS = {
     "info": "Show what a model file holds.",
@@ -112,8 +113,3 @@ def _cut(text: str) -> str:
     """Text out of a file, without its end where it is long."""
     rest = len(text) - _LONG
     return text if rest <= 0 else f"{text[:_LONG]} ... ({rest:,} more characters)"
-
-
-def printable(text: str) -> str:
-    """Text out of a file, with escapes for what would steer a terminal or break a line."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -8,7 +8,7 @@ import click
 
 from bridge.cli import options
 from bridge.errors import UsageError
-from bridge.writers import FORMATS
+from bridge.writers import FORMATS, format_of
 
 
 @click.command()
@@ -18,14 +18,25 @@ from bridge.writers import FORMATS
 @click.option(
     "--format", "format_", metavar="NAME", help=f"The format, where the suffix does not tell: {', '.join(FORMATS)}."
 )
-def convert(files: tuple[str, ...], output: str, format_: str | None, **given: Any) -> None:
+@click.option("--half", is_flag=True, help="Keep float16 in a .caffemodel, as NVCaffe does; BVLC Caffe cannot read it.")
+@click.option(
+    "--to-dialect",
+    metavar="NAME",
+    help="Whose numbers parameter fields get in a .caffemodel where forks differ.  [default: --dialect]",
+)
+def convert(
+    files: tuple[str, ...], output: str, format_: str | None, half: bool, to_dialect: str | None, **given: Any
+) -> None:
     """Write weights as .npz, .safetensors, .caffemodel, .caffemodel.h5 or Chainer's .npz."""
     import bridge
 
+    wanted = {"half": half or None, "dialect": to_dialect}
+    if to_dialect is None and format_of(output, format_).name == "caffemodel":
+        wanted["dialect"] = given["dialect"]
     net = options.load(files, given)
     if not net.reader:
         raise UsageError("holds no weights", where=net.where, hint="give the file of weights as well")
-    bridge.save(net, output, format=format_)
+    bridge.save(net, output, format_, **{name: value for name, value in wanted.items() if value is not None})
     for remark in net.notes:
         options.note(remark)
     blobs = sum(len(layer.blobs) for layer in net.layers)

@@ -8,6 +8,7 @@ import click
 
 from bridge.cli import options, printable
 from bridge.schema import Net, times
+from bridge.tables import distinct, layer_rows
 
 
 @click.command()
@@ -55,15 +56,10 @@ def describe(net: Net) -> dict[str, Any]:
             }
             for layer in net.layers
         ],
-        "values": sum(blob.size for blob in _distinct(net)),
-        "bytes": sum(blob.nbytes for blob in _distinct(net)),
+        "values": sum(blob.size for blob in distinct(net.layers)),
+        "bytes": sum(blob.nbytes for blob in distinct(net.layers)),
         "notes": list(net.notes),
     }
-
-
-def _distinct(net: Net) -> list[Any]:
-    """Every blob once, however many layers share it."""
-    return list({id(blob.origin): blob for layer in net.layers for _, blob in layer.blobs.entries()}.values())
 
 
 def _state(reader: str) -> str:
@@ -74,22 +70,12 @@ def _state(reader: str) -> str:
 
 def _show(net: Net) -> None:
     data = describe(net)
-    rows = []
-    for layer in data["layers"]:
-        blobs = layer["blobs"] or [None]
-        for index, blob in enumerate(blobs):
-            group = str(layer["group"]) if layer["group"] > 1 and index == 0 else ""
-            head = [layer["name"], layer["type"], group] if index == 0 else ["", "", ""]
-            rows.append([*head, *([blob["role"], times(blob["shape"]), blob["dtype"]] if blob else [""] * 3)])
-    columns = ["layer", "type", "group", "blob", "shape", "dtype"]
-    if not any(row[2] for row in rows):
-        columns.remove("group")
-        rows = [[*row[:2], *row[3:]] for row in rows]
     for source in net.sources:
         click.echo(f"file    {source}")
     if net.name:
         click.echo(f"net     {printable(net.name)}")
     click.echo()
+    columns, *rows = layer_rows(net.layers)
     options.table("", columns, rows)
     for name, shape in data["inputs"].items():
         click.echo(f"input   {printable(name)}  {times(shape) if shape is not None else 'of unknown shape'}")

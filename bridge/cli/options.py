@@ -92,7 +92,7 @@ def parse_shape(text: str) -> tuple[str, list[int | str]]:
         raise UsageError(f"--input {text}: expected NAME=1,3,224,224")
     shape: list[int | str] = []
     for part in parts:
-        if part.lstrip("-").isdigit():
+        if part.removeprefix("-").isdecimal():
             if int(part) < 1:
                 raise UsageError(f"--input {text}: extent {part} is not positive", hint="a name leaves an extent open")
             shape.append(int(part))
@@ -103,7 +103,13 @@ def parse_shape(text: str) -> tuple[str, list[int | str]]:
 
 def input_shapes(texts: tuple[str, ...]) -> dict[str, list[int | str]]:
     """The extents of input blobs from repeated ``--input`` options."""
-    return dict(parse_shape(text) for text in texts)
+    shapes: dict[str, list[int | str]] = {}
+    for text in texts:
+        name, shape = parse_shape(text)
+        if name in shapes:
+            raise UsageError(f"--input {text}: the extents of '{name}' were given before, expected once")
+        shapes[name] = shape
+    return shapes
 
 
 def mean(text: str | None) -> np.ndarray:

@@ -154,11 +154,8 @@ def matching(net: Net, patterns: Iterable[str]) -> list[str]:
     for pattern in patterns:
         found = [layer.name for layer in net.layers if fnmatchcase(layer.name, pattern) and has_parameters(layer)]
         if not found:
-            raise UsageError(
-                f"no layer with parameters is called '{pattern}'",
-                where=net.where,
-                hint=nearest(pattern, net.layer_names),
-            )
+            hint = nearest(pattern, net.layer_names)
+            raise UsageError(f"no layer with parameters is called '{pattern}'", where=net.where, hint=hint)
         chosen.update(dict.fromkeys(found))
     return list(chosen)
 

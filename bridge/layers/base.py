@@ -160,7 +160,7 @@ def layer_type(*types: str) -> Callable[[_Class], _Class]:
     """
 
     def decorate(cls: _Class) -> _Class:
-        made = dataclasses.dataclass(frozen=True, eq=False, kw_only=True)(cls)
+        made = dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)(cls)
         for name in types:
             if name in REGISTRY:
                 homes = " and ".join(f"{home.__module__}.{home.__qualname__}" for home in (REGISTRY[name], made))

@@ -58,7 +58,8 @@ class BatchNorm(NeuronLayer):
             object.__setattr__(self, "eps", max(self.eps, float(np.float32(1e-5))))
 
     def roles(self, stored: int) -> tuple[str, ...]:
-        return ("mean", "variance", "scale_factor", *(("gamma", "beta") if self.scale_bias else ()))
+        affine = self.scale_bias or stored == 5
+        return ("mean", "variance", "scale_factor", *(("gamma", "beta") if affine else ()))
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if len(bottoms[0]) < 2:
@@ -93,7 +94,10 @@ class BatchNorm(NeuronLayer):
         mean, variance = self.statistics_values()
         gamma = g.blob(self, "gamma") if self.scale_bias else g.const(np.ones_like(mean), f"{self.name}.gamma")
         beta = g.blob(self, "beta") if self.scale_bias else g.const(np.zeros_like(mean), f"{self.name}.beta")
-        statistics = g.const(mean, f"{self.name}.mean"), g.const(variance, f"{self.name}.variance")
+        statistics = [
+            g.const(values, f"{self.name}.{role}", role) for role, values in (("mean", mean), ("variance", variance))
+        ]
+        g.merge("scale_factor", 1.0)
         return str(g.BatchNormalization(x[0], gamma, beta, *statistics, epsilon=self.eps))
 
     def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:

@@ -40,11 +40,13 @@ class Initializer:
     shape: Shape
     values: Blob
     roles: list[tuple[int, str]] = field(default_factory=list)
-    """(index of the layer, role) of each blob that it stands for, unchanged but for its shape."""
+    """(index of the layer, role) of each blob that it stands for."""
     float_type: np.dtype = field(default=np.dtype(np.float32))
     """What floating-point values are written as; Caffe computes in float32."""
     transposed: bool = False
     """Whether the two axes of the blob have changed places."""
+    finite: bool = True
+    """Whether all values that were written so far are finite numbers."""
 
     @property
     def dtype(self) -> np.dtype:
@@ -68,7 +70,9 @@ class Initializer:
     def pieces(self) -> Iterator[memoryview]:
         """The bytes that are written, little by little."""
         for part in self.parts():
-            yield _as_type(part, self.dtype.newbyteorder("<")).view(np.uint8).data
+            written = _as_type(part, self.dtype.newbyteorder("<"))
+            self.finite = self.finite and bool(np.isfinite(written).all())
+            yield written.view(np.uint8).data
 
     def turned(self) -> Initializer:
         """The transpose of one of two axes; it is made when it is written."""
@@ -101,6 +105,7 @@ class GraphBuilder:
         notes: Remarks for the user, one line each.
         nodes: In order.
         initializers: By name.
+        merged: (index of the layer, role, value) of each blob that went into others, with which it has that value.
     """
 
     FLOAT, INT64 = 1, 7
@@ -112,10 +117,11 @@ class GraphBuilder:
         self.nodes: list[Node] = []
         self.initializers: dict[str, Initializer] = {}
         self.domains: set[str] = set()
+        self.merged: list[tuple[int, str, float]] = []
         self.shapes: dict[str, Dims] = {}
         self._layer: Layer | None = None
         self._index = 0
-        self._names: set[str] = set()
+        self._taken: dict[str, int] = {}  # name -> the number to try next behind it
         self._blobs: dict[tuple[int, Shape], str] = {}
         self._constants: dict[tuple[str, Shape, bytes], str] = {}
 
@@ -125,10 +131,11 @@ class GraphBuilder:
 
     def unique(self, name: str) -> str:
         """``name``, with a number behind it if it is taken."""
-        chosen, number = name, 1
-        while chosen in self._names:
-            chosen, number = f"{name}_{number}", number + 1
-        self._names.add(chosen)
+        chosen = name
+        while chosen in self._taken:
+            chosen = f"{name}_{self._taken[name]}"
+            self._taken[name] += 1
+        self._taken[chosen] = 1
         return chosen
 
     def __getattr__(self, op_type: str) -> Callable[..., str]:
@@ -203,12 +210,17 @@ class GraphBuilder:
         self.initializers[name].roles.append((self._index, role))
         return name
 
-    def const(self, array: Any, name: str = "") -> str:
+    def merge(self, role: str, neutral: float) -> None:
+        """Say that a blob of the current layer went into others: where the file is read back, it is ``neutral``."""
+        self.merged.append((self._index, role, neutral))
+
+    def const(self, array: Any, name: str = "", role: str = "") -> str:
         """An initializer with these values; equal ones are shared.
 
         Args:
             array: float32, int64 or bool.
             name: Its name; by default made from the layer's.
+            role: The blob of the current layer that has these values where the file is read back, if one has.
         """
         values = np.asarray(array)
         key = (values.dtype.str, values.shape, values.tobytes()) if values.nbytes <= 1024 and not name else None
@@ -216,7 +228,7 @@ class GraphBuilder:
             return self._constants[key]
         owner = self._layer.name if self._layer else ""
         chosen = self.unique(name or f"{owner}/constant")
-        self.initializers[chosen] = Initializer(values.shape, Blob.of(values))
+        self.initializers[chosen] = Initializer(values.shape, Blob.of(values), [(self._index, role)] if role else [])
         if key is not None:
             self._constants[key] = chosen
         return chosen

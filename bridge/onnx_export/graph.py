@@ -97,6 +97,9 @@ def lower(
 
 def _refuse(net: Net, allow_custom: bool) -> None:
     """One error for all layers that cannot be lowered at all."""
+    if any(map(_without_weights, net.layers)) and not any(layer.blobs for layer in net.layers):
+        hint = "a prototxt alone cannot be exported: give the file of weights as well"
+        raise UnsupportedLayerError("holds no weights", where=net.where, hint=hint)
     broken = [f"{layer.label}: {reason}" for layer in net.layers if (reason := _problem(layer, allow_custom))]
     if broken:
         more = "" if len(broken) == 1 else f"{len(broken)} layers cannot be exported: "
@@ -108,10 +111,14 @@ def _refuse(net: Net, allow_custom: bool) -> None:
 def _problem(layer: Layer, allow_custom: bool) -> str:
     if layer.uncovered:
         return layer.uncovered
-    if isinstance(layer, CaffeLayer) and not layer.blobs and layer.roles(0):
-        return "it has no weights; a prototxt alone cannot be exported"
+    if _without_weights(layer):
+        return "it has no weights"
     lowered = _lowers(layer) or hasattr(layer, "input_shapes")
     return "" if lowered or (allow_custom and type(layer).infer is not Layer.infer) else layer.reason()
+
+
+def _without_weights(layer: Layer) -> bool:
+    return isinstance(layer, CaffeLayer) and not layer.blobs and not layer.uncovered and bool(layer.roles(0))
 
 
 def _lowers(layer: Layer) -> bool:
@@ -130,6 +137,7 @@ def _open_extents(
     shapes: dict[str, list[Extent]] = {}
     sizes: dict[str, int] = {}
     asked: set[str] = set()
+    batch_axes = _batch_axes(net)
     for name, own in net.inputs.items():
         shape = list(given.get(name, own or ()))
         if not shape and own is None:
@@ -143,17 +151,21 @@ def _open_extents(
                 asked.add(extent)
                 fallback = own[axis] if own and axis < len(own) else _LIKELY if axis > 1 else 1
                 sizes.setdefault(extent, fallback)
-        axis = _batch_axis(net, name)
+        axis = batch_axes.get(name, 0)
         if name not in given and dynamic_batch and axis < len(shape):
             shape[axis] = _batch_symbol(int(shape[axis]), name, sizes)
         shapes[name] = shape
     return shapes, sizes, asked
 
 
-def _batch_axis(net: Net, name: str) -> int:
-    """The axis of an input that counts samples, as the first layer that reads it has it."""
-    readers = (layer for layer in net.layers if name in layer.bottoms and isinstance(layer, CaffeLayer))
-    return next((layer.batch_axis(layer.bottoms.index(name)) for layer in readers), 0)
+def _batch_axes(net: Net) -> dict[str, int]:
+    """The axis of each blob that counts samples, as the first layer that reads it has it."""
+    axes: dict[str, int] = {}
+    for layer in net.layers:
+        if isinstance(layer, CaffeLayer):
+            for place, bottom in enumerate(layer.bottoms):
+                axes.setdefault(bottom, layer.batch_axis(place))
+    return axes
 
 
 def _batch_symbol(size: int, name: str, sizes: dict[str, int]) -> str:
@@ -222,7 +234,8 @@ class _Lowering:
 
     def _finish(self, notes: list[str]) -> Graph:
         outputs = {name: self.values[name] for name in self.net.outputs if name in self.values}
-        outputs = {name: self._own_value(name, value, outputs) for name, value in outputs.items()}
+        first = {value: name for name, value in reversed(outputs.items())}
+        outputs = {name: self._own_value(name, value, first[value]) for name, value in outputs.items()}
         hidden = [name for name, value in outputs.items() if name in self.shapes and value != name]
         renamed = {name: self._other_name(name) for name in hidden}
         outputs = {renamed.get(name, name): value for name, value in outputs.items()}
@@ -249,9 +262,8 @@ class _Lowering:
         self.g.notes.append(f"output '{name}' is called '{other}', as the input has that name")
         return other
 
-    def _own_value(self, name: str, value: str, outputs: dict[str, str]) -> str:
-        """An output needs a value of its own: not another input's, and not another output's."""
-        first = next(other for other, taken in outputs.items() if taken == value)
+    def _own_value(self, name: str, value: str, first: str) -> str:
+        """An output needs a value of its own: not an input's, and not that of the ``first`` output which has it."""
         if value == name or (value not in self.shapes and value not in self.g.initializers and first == name):
             return value
         self.g.begin(len(self.net.layers), None)
@@ -272,9 +284,10 @@ class _Lowering:
     def _names(self, outputs: dict[str, str]) -> dict[str, str]:
         """Give each blob's last value the blob's name, and rename it everywhere."""
         rename = {value: name for name, value in outputs.items()}
+        given = {*outputs, *self.shapes}  # each name of ``self.values`` comes once, so those stay as they are
         for name, value in self.values.items():
             free = value not in rename and value not in self.shapes and value not in self.g.initializers
-            if free and name not in rename.values() and name not in self.shapes:
+            if free and name not in given:
                 rename[value] = name
         for node in self.g.nodes:
             node.inputs = [rename.get(name, name) for name in node.inputs]

@@ -136,6 +136,6 @@ def _limited(graph: Graph) -> list[str]:
     notes = []
     for name, init in graph.builder.initializers.items():
         narrowed = init.float_type.itemsize == 2 and init.roles and init.values.dtype.itemsize > 2
-        if narrowed and any(part.max() > HALF_MAX or part.min() < -HALF_MAX for part in init.parts()):
+        if narrowed and any((np.isfinite(part) & (np.abs(part) > HALF_MAX)).any() for part in init.parts()):
             notes.append(f"'{name}' has values beyond float16's range: they are limited to {HALF_MAX:g}")
     return notes

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
@@ -54,7 +53,7 @@ def blob_index(graph: Graph, names: Sequence[str]) -> str:
         graph: The graph.
         names: The layers' names, by index.
     """
-    entries = [
+    entries: list[dict[str, Any]] = [
         {
             "index": index,
             "layer": names[index],
@@ -65,6 +64,10 @@ def blob_index(graph: Graph, names: Sequence[str]) -> str:
         }
         for key, init in graph.builder.initializers.items()
         for index, role in init.roles
+    ]
+    entries += [
+        {"index": index, "layer": names[index], "role": role, "value": value, "shape": [1]}
+        for index, role, value in graph.builder.merged
     ]
     return json.dumps(entries, separators=(",", ":"))
 
@@ -93,7 +96,6 @@ def _value_info(name: str, shape: Sequence[Extent], kind: int = TensorProto.FLOA
 
 
 def _tensor(name: str, init: Initializer) -> onnx.TensorProto:
-    values = np.ascontiguousarray(init.numpy())
     proto = onnx.TensorProto(name=name, dims=init.shape, data_type=helper.np_dtype_to_tensor_dtype(init.dtype))
-    proto.raw_data = values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
+    proto.raw_data = b"".join(init.pieces())
     return proto

@@ -45,11 +45,14 @@ class Preprocess:
         """Which input is preprocessed: the first of four axes.
 
         Raises:
-            UsageError: There is none.
+            UsageError: There is none, or it has not the channels to turn round.
         """
         images = [name for name, shape in inputs.items() if len(shape) == 4]
         if not images:
             raise UsageError("no input of four axes to preprocess", where=where)
+        channels = inputs[images[0]][1]
+        if self.bgr and isinstance(channels, int) and channels != 3:
+            raise UsageError(f"input '{images[0]}' has {channels} channels, expected 3 to turn RGB to BGR", where=where)
         return images[0]
 
     def _fitted(self, shape: Sequence[int]) -> np.ndarray:

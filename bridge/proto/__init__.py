@@ -7,11 +7,12 @@ descriptors. Messages are decoded by :mod:`backends.wire` and encoded by
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
 from bridge.errors import UsageError
+from bridge.message import Message
 from bridge.proto import caffe_pb2
 
 FIRST_PARAM = 12
@@ -111,6 +112,21 @@ def param_field(fields: Mapping[int, Field], number: int, layer_type: str) -> Fi
         if other is not None and _goes_with(other.name, layer_type):
             return other
     return field
+
+
+def unknown_fields(layer: Message) -> Iterator[str]:
+    """Paths of those fields of a ``LayerParameter`` that no known caffe.proto has (``relu_param.slope``)."""
+    return _unknown(layer, [schema("LayerParameter"), *dialects().values()], "")
+
+
+def _unknown(message: Message, schemas: Sequence[Schema], path: str) -> Iterator[str]:
+    for name in message.names():
+        fields = [known.by_name[name] for known in schemas if name in known.by_name]
+        if not fields and not name.isdecimal():  # a number is what a caffemodel has of a field without a name
+            yield path + name
+        inner = [schema(field.type) for field in fields if field.kind == "message"]
+        for part in message.messages(name) if inner else ():
+            yield from _unknown(part, inner, f"{path}{name}.")
 
 
 def _goes_with(name: str, layer_type: str) -> bool:

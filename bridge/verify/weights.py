@@ -13,7 +13,6 @@ import numpy as np
 from bridge import prototxt, readers
 from bridge.assemble import assemble
 from bridge.errors import BridgeError, UsageError, nearest
-from bridge.layers import build_layer
 from bridge.message import Message
 from bridge.schema import Blob, Layer, Net, RawLayer, RawNet, times
 from bridge.verify.compare import bit_difference
@@ -70,10 +69,10 @@ class Files:
         rest = dict(self.options)
         names = ("phase", "level", "stages", "zero_scale_factor")
         net_options = {name: rest.pop(name) for name in names if name in rest}
-        raw = _with_merged(readers.read(self.weights, path, reader=reader, **rest))
+        raw = readers.read(self.weights, path, reader=reader, **rest)
         parsed = prototxt.parse_file(path) if path else None
         sources = [str(file) for file in (path, self.weights) if file]
-        return Loaded(raw, assemble(raw, parsed, sources=sources, **net_options), parsed)
+        return Loaded(_without_reworked(raw), assemble(raw, parsed, sources=sources, **net_options), parsed)
 
 
 class Loaded(NamedTuple):
@@ -126,18 +125,12 @@ def _stored(layer: RawLayer, occurrence: int, net: Net) -> Iterator[tuple[Key, P
         yield (layer.name, occurrence, index), Part(layer.name, kind, role, shaped)
 
 
-def _with_merged(raw: RawNet) -> RawNet:
-    """An ONNX file lacks the blobs that the export worked into others: say so."""
-    if raw.reader != "onnx":
-        return raw
-    why = "the export merged its blobs with others; its result is compared in the graph"
-    layers = tuple(
-        dataclasses.replace(layer, uncovered=why)
-        if not layer.blobs and getattr(build_layer(layer.definition), "roles", lambda _: ())(0)
-        else layer
-        for layer in raw.layers
+def _without_reworked(raw: RawNet) -> RawNet:
+    """A reader of exported files delivers blobs that are not the source's own: their bits prove nothing."""
+    return dataclasses.replace(
+        raw,
+        layers=tuple(dataclasses.replace(layer, uncovered=layer.uncovered or layer.reworked) for layer in raw.layers),
     )
-    return dataclasses.replace(raw, layers=layers)
 
 
 def _typed(layer: RawLayer, net: Net) -> Layer | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bridge.errors import ModelError, UsageError
 from bridge.schema import Net
@@ -15,11 +16,12 @@ __all__ = ["FORMATS", "Format", "atomic", "format_of", "pieces", "refuse_sources
 
 @dataclass(frozen=True)
 class Format:
-    """One line of the table: a format's name, and the endings of its files."""
+    """One line of the table: a format's name, the endings of its files, and the options of its ``write``."""
 
     name: str
     summary: str
     suffixes: tuple[str, ...]
+    options: tuple[str, ...] = ()
 
     @property
     def module(self) -> str:
@@ -34,7 +36,7 @@ FORMATS: dict[str, Format] = {
         Format("npz", "NumPy archive", (".npz",)),
         Format("safetensors", "safetensors", (".safetensors",)),
         Format("hdf5", "Caffe's HDF5 weights", (".caffemodel.h5", ".h5", ".hdf5")),
-        Format("caffemodel", "Caffe's binary weights (V2)", (".caffemodel",)),
+        Format("caffemodel", "Caffe's binary weights (V2)", (".caffemodel",), ("half", "dialect")),
     )
 }
 """Name -> format; the first whose suffix fits is taken."""
@@ -42,26 +44,31 @@ FORMATS: dict[str, Format] = {
 _ALIASES = {"chainer": "chainer_npz", "h5": "hdf5"}
 
 
-def save(net: Net, path: str | Path, format: str | None = None) -> None:
+def save(net: Net, path: str | Path, format: str | None = None, **options: Any) -> None:
     """Write the net's weights; the file appears whole or not at all.
 
     Args:
         net: The net; layers of unknown types are written as well.
         path: The file.
         format: A name of :data:`FORMATS`; by default told by the file's suffix.
+        options: For the format: ``half`` and ``dialect`` of :func:`bridge.writers.caffemodel.write`.
 
     Raises:
-        UsageError: The format is not known.
+        UsageError: The format is not known, or has no such option.
         ModelError: The reader could not deliver a layer's blobs.
         OutputError: The file cannot be written.
         MissingExtraError: The format needs a package that is not installed.
     """
-    module = importlib.import_module(format_of(path, format).module)
+    chosen = format_of(path, format)
+    if unknown := sorted(set(options) - set(chosen.options)):
+        has = f"its options: {', '.join(chosen.options)}" if chosen.options else "it has none"
+        raise UsageError(f"format {chosen.name} has no option '{unknown[0]}'", where=str(path), hint=has)
+    module = importlib.import_module(chosen.module)
     lacking = [layer for layer in net.layers if layer.uncovered]
     if lacking:
         raise ModelError(f"{lacking[0].label} would be left out: {lacking[0].uncovered}", where=net.where)
     with atomic(path) as stream:
-        module.write(net, stream)
+        module.write(net, stream, **options)
 
 
 def format_of(path: str | Path, name: str | None = None) -> Format:

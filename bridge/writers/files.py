@@ -97,8 +97,8 @@ class _Draft:
         if not self.named:
             # With a folder's descriptor Python calls linkat, which follows /proc's link to the nameless file.
             link = f"/proc/self/fd/{self.stream.fileno()}"
+            self.named = True  # before it is so, lest an interrupt comes between
             os.link(link, self.name, src_dir_fd=self.folder, follow_symlinks=True)
-            self.named = True
         os.replace(self.name, self.target)
         self.named = False
         if self.syncer:
@@ -106,13 +106,15 @@ class _Draft:
 
     def close(self) -> None:
         """Leave nothing behind but the target."""
-        if self.syncer:
-            self.syncer.stop()
-        with contextlib.suppress(OSError):  # what could not be flushed is not wanted any more
-            self.stream.close()
-        os.close(self.folder)
-        if self.named:
-            self.name.unlink(missing_ok=True)
+        try:
+            if self.syncer:
+                self.syncer.stop()
+        finally:
+            with contextlib.suppress(OSError):  # what could not be flushed is not wanted any more
+                self.stream.close()
+            os.close(self.folder)
+            if self.named:
+                self.name.unlink(missing_ok=True)
 
 
 class _Syncer(threading.Thread):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from bridge.errors import MissingExtraError, UnsupportedLayerError
@@ -30,9 +33,9 @@ def write(net: Net, stream: IO[bytes]) -> None:
         import h5py
     except ImportError:
         raise MissingExtraError("h5py is not installed", hint="pip install 'weight-bridge[hdf5]'") from None
-    shield = _Shield(getattr(stream, "raw", stream))  # a buffer would fail where only positions are asked for
+    shield = _Shield(getattr(stream, "raw", stream))  # a buffer would write where only positions are asked for
     try:
-        with h5py.File(shield, "w") as file:
+        with _interrupting(shield), h5py.File(shield, "w") as file:
             _store_net(file.create_group("data"), net)
     finally:
         if shield.error is not None:
@@ -40,7 +43,10 @@ def write(net: Net, stream: IO[bytes]) -> None:
 
 
 class _Shield:
-    """A stream that keeps the error of a failed write until HDF5, which would stumble over it, is done."""
+    """The stream as HDF5 sees it: none of its calls raises, and after one that failed nothing happens any more.
+
+    HDF5 calls back from C. An exception there may come out as another one, much later, or crash the process.
+    """
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
@@ -48,6 +54,12 @@ class _Shield:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
+
+    def seek(self, *place: int) -> int:
+        return self._try(self.stream.seek, *place)
+
+    def readinto(self, buffer: Any) -> int:
+        return self._try(self.stream.readinto, buffer)
 
     def write(self, data: Any) -> int:
         rest = memoryview(data).cast("B")
@@ -57,16 +69,37 @@ class _Shield:
         return size
 
     def truncate(self, size: int) -> int:
-        if self.error is None:
-            self._try(self.stream.truncate, size)
-        return size
+        return self._try(self.stream.truncate, size)
 
-    def _try(self, call: Callable[[Any], int], argument: Any) -> int:
-        try:
-            return call(argument)
-        except (OSError, KeyboardInterrupt) as error:
-            self.error = error
+    def flush(self) -> None:
+        self._try(self.stream.flush)
+
+    def _try(self, call: Callable[..., Any], *arguments: Any) -> int:
+        if self.error is not None:
             return 0
+        try:
+            return int(call(*arguments) or 0)
+        except BaseException as error:  # raised again when HDF5 is done, without what keeps HDF5's frames alive
+            self.error = error.with_traceback(None)
+            return 0
+
+
+@contextlib.contextmanager
+def _interrupting(shield: _Shield) -> Iterator[None]:
+    """Let Ctrl-C end the writing as a failed call does, and not wherever HDF5 is."""
+    mine = threading.current_thread() is threading.main_thread()
+    if not mine or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+
+    def note(*_: object) -> None:
+        shield.error = shield.error or KeyboardInterrupt()
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _store_net(data: Any, net: Net) -> None:
