@@ -330,7 +330,7 @@ def test_a_mean_file_beside_the_prototxt(pictures: Path, tmp_path: Path) -> None
     assert made.preprocess.mean.shape == (1, 30, 30)
     assert made.resize == (30, 30)
     outside = train_val(tmp_path, 'mean_file: "../mean.binaryproto"'), MODEL[1]
-    with pytest.raises(UsageError, match="is not below"):
+    with pytest.raises(UsageError, match="there is no mean_file .* or below"):
         trained(config(tmp_path, files=outside, data=str(pictures), output=str(tmp_path / "b")))
 
 
