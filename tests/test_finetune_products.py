@@ -55,6 +55,17 @@ def snippets(folder: Path) -> dict[str, str]:
     return {re.findall(r"[\w.]+$", title)[0]: lines for title, lines in zip(parts[::2], parts[1::2], strict=True)}
 
 
+def lines_run(folder: Path, name: str) -> tuple[str, np.ndarray]:
+    """The label and the scores of the lines for a file, as they stand, run in the run's folder."""
+    lines = snippets(folder)
+    code = f"{lines['preprocess.json']}\n{lines[name]}\n{lines['labels.txt']}\nprint(*scores.ravel().tolist())"
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    label, scores = done.stdout.splitlines()
+    return label.strip("[]'"), np.array(scores.split(), float)
+
+
 # ---- files ----------------------------------------------------------------------------------
 
 
@@ -71,7 +82,8 @@ def test_everything_is_there(made: Any) -> None:
     assert sum("validation_loss" in record for record in log) == 4
     settings = json.loads((folder / "preprocess.json").read_text())
     assert settings == {
-        "input": "data", "shape": [1, 28, 28], "channel_order": "grey", "resize": [28, 28], "scale": 1 / 256,
+        "input": "data", "output": "prob", "shape": [1, 28, 28], "channel_order": "grey",
+        "resize": [28, 28], "scale": 1 / 256,
         "mean": [], "crop": None, "mirror": False, "swap_channels": False,
     }  # fmt: skip
 
@@ -82,13 +94,8 @@ def test_the_lines_of_code_run_and_agree(made: Any) -> None:
     assert all(text.strip().count("\n") == 1 for text in lines.values())
     found = {}
     for name in ("model.onnx", "model.npz"):
-        code = f"{lines['preprocess.json']}\n{lines[name]}\n{lines['labels.txt']}\nprint(*scores.ravel().tolist())"
-        environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
-        done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, done.stderr
-        label, scores = done.stdout.splitlines()
-        assert label.strip("[]'") in NAMES
-        found[name] = np.array(scores.split(), float)
+        label, found[name] = lines_run(folder, name)
+        assert label in NAMES
     np.testing.assert_allclose(found["model.onnx"], found["model.npz"], rtol=1e-5, atol=1e-6)
 
 
@@ -269,3 +276,63 @@ def test_quiet_is_quiet(tmp_path: Path) -> None:
     loud = call(*line, "-o", tmp_path / "loud")
     assert all(text.startswith("note: ") for text in loud.stderr.splitlines())
     assert bridge.load(tmp_path / "loud" / "deploy.prototxt", tmp_path / "loud" / "model.caffemodel")
+
+
+# ---- several outputs, and none of classes ---------------------------------------------------
+
+
+def with_a_branch(tmp_path: Path) -> tuple[str, str]:
+    """The model with a regression beside its classes, and before them."""
+    text = Path(MODEL[0]).read_text()
+    branch = (
+        'layer { name: "box" type: "InnerProduct" bottom: "fc6" top: "box" inner_product_param { num_output: 4 } }\n'
+    )
+    place = text.index('layer { name: "fc8"')
+    (tmp_path / "branched.prototxt").write_text(text[:place] + branch + text[place:])
+    return str(tmp_path / "branched.prototxt"), MODEL[1]
+
+
+def test_scores_are_taken_from_their_own_output_where_there_are_several(pictures: Path, tmp_path: Path) -> None:
+    need("onnxruntime")
+    from bridge.finetune import classify
+
+    made = run(config(tmp_path, files=with_a_branch(tmp_path), data=str(pictures), heads=("fc8=3",), epochs=1))
+    folder = made.config.folder
+    deploy = bridge.load(folder / "deploy.prototxt", folder / "model.caffemodel")
+    assert len(deploy.outputs) == 2
+    assert deploy.outputs[0] == "box"
+    assert json.loads((folder / "preprocess.json").read_text())["output"] == "prob"
+    (ranked,) = classify(folder, [made.train.names[0]], 5)
+    assert {entry["class"] for entry in ranked} == set(NAMES)
+    assert sum(entry["score"] for entry in ranked) == pytest.approx(1, abs=1e-5)
+    for name in ("model.onnx", "model.npz"):
+        label, scores = lines_run(folder, name)
+        assert label == ranked[0]["class"]
+        np.testing.assert_allclose(sorted(scores), sorted(entry["score"] for entry in ranked), rtol=1e-4, atol=1e-6)
+    assert '["prob"]' in snippets(folder)["model.caffemodel"].replace("'", '"')
+
+
+def test_a_regression_prints_numbers_and_has_no_labels(pictures: Path, tmp_path: Path) -> None:
+    need("onnxruntime")
+    text = Path(MODEL[0]).read_text()
+    kept = text[: text.rindex("layer")]
+    assert "Softmax" in text[len(kept) :]
+    (tmp_path / "train.prototxt").write_text(
+        kept
+        + 'layer { name: "y" type: "Input" top: "y" input_param { shape { dim: 10 dim: 1 } } }\n'
+        + 'layer { name: "loss" type: "EuclideanLoss" bottom: "fc8" bottom: "y" top: "loss" }\n'
+    )
+    np.savez(tmp_path / "r.npz", x=np.zeros((40, 28, 28), np.uint8), y=np.linspace(0, 1, 40))
+    files = str(tmp_path / "train.prototxt"), MODEL[1]
+    made = run(config(tmp_path, files=files, data=str(tmp_path / "r.npz"), heads=("fc8=1",), epochs=1))
+    folder = made.config.folder
+    assert "labels.txt" not in (folder / "use.txt").read_text()
+    assert "labels.txt" not in (folder / "report.html").read_text()
+    picture = next((pictures / "bag").iterdir())
+    done = call("predict", folder, picture)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first == str(picture)
+    (found,) = json.loads(call("predict", folder, picture, "--json").stdout)
+    assert len(found["values"]) == 1
+    assert float(second) == pytest.approx(found["values"][0], rel=1e-5)
