@@ -106,11 +106,18 @@ def test_broken_pictures_are_named_counted_and_skipped_up_to_a_number(pictures: 
     shutil.copytree(pictures, copy)
     (copy / "coat" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
     (copy / "coat" / "empty.jpg").write_bytes(b"")
-    with pytest.raises(FormatError, match=r"(?s)broken\.png.*--max-bad 1"):
+    (copy / "bag" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    words = r"(?s)3 unreadable pictures: \S*gone\.png: No such file.*; \S*broken\.png: .*; \S*empty\.jpg.*--max-bad 3"
+    for bad in range(3):
+        with pytest.raises(FormatError, match=words):
+            loaded(str(copy), max_bad=bad)
+    for place in range(4):
+        shutil.copy(copy / "coat" / "empty.jpg", copy / "coat" / f"empty{place}.jpg")
+    with pytest.raises(FormatError, match=r"7 unreadable pictures: .*; and 2 more"):
         loaded(str(copy))
-    with pytest.raises(FormatError, match=r"(?s)empty\.jpg.*2 so far.*--max-bad 2"):
-        loaded(str(copy), max_bad=1)
-    data = loaded(str(copy), max_bad=2)
+    for place in range(4):
+        (copy / "coat" / f"empty{place}.jpg").unlink()
+    data = loaded(str(copy), max_bad=3)
     assert len(data) == 72
     assert [note for note in data.notes if "broken.png" in note]
 
@@ -125,9 +132,24 @@ def test_a_list_file_and_its_root(pictures: Path, tmp_path: Path) -> None:
     (pictures / "list.txt").write_text("\n".join(lines))
     assert loaded(str(pictures / "list.txt")).x.tobytes() == data.x.tobytes()
     (pictures / "list.txt").unlink()
-    (tmp_path / "bad.txt").write_text("a.png 1\nb.png\n")
-    with pytest.raises(FormatError, match=r"bad\.txt:2: expected 'path label'"):
+    (tmp_path / "list.txt").write_text("\ufeff" + "\r\n".join(line.replace(" ", "\t") for line in lines), newline="")
+    assert loaded(str(tmp_path / "list.txt"), root=str(pictures)).y.tolist() == data.y.tolist()
+
+
+@pytest.mark.parametrize(
+    "line", ["b.png", "b.png 1 2", "b.png -1", "b.png\u00b2 \u00b2", "b.png 1.5", f"b.png {2**70}"]
+)
+def test_a_line_of_a_list_that_is_none(line: str, pictures: Path, tmp_path: Path) -> None:
+    picture = next((pictures / "bag").iterdir())
+    (tmp_path / "bad.txt").write_text(f"{picture} 1\n{line}\n", encoding="utf-8")
+    with pytest.raises(FormatError, match=r"bad\.txt:2: expected 'path label' with one label, a number from 0 on"):
         loaded(str(tmp_path / "bad.txt"))
+
+
+def test_a_name_in_a_list_may_end_in_a_number(pictures: Path, tmp_path: Path) -> None:
+    shutil.copy(next((pictures / "bag").glob("*.png")), tmp_path / "b 1")
+    (tmp_path / "list.txt").write_text("b 1 2\n")
+    assert loaded(str(tmp_path / "list.txt")).y.tolist() == [2]
 
 
 def test_pictures_beyond_the_memory_lie_in_a_file_that_a_resumed_run_finds(pictures: Path, tmp_path: Path) -> None:

@@ -217,6 +217,33 @@ def test_names_from_folders_cannot_break_the_page(pictures: Path, tmp_path: Path
     assert all("onerror" not in attrs for _, attrs in page.tags)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text there")
+def test_names_that_are_no_text_or_break_lines(pictures: Path, tmp_path: Path) -> None:
+    """Every product is written, labels have a line per class, and the lines of code find the picture."""
+    import os
+    import shutil
+
+    need("onnxruntime", "matplotlib")
+    copy = tmp_path / "pictures"
+    shutil.copytree(pictures, copy)
+    os.rename(copy / "bag", os.fsencode(copy) + b"/a\xffb")
+    os.rename(copy / "coat & hat", copy / "c\nd\u2028e")
+    for folder in copy.iterdir():
+        for place, picture in enumerate(sorted(folder.iterdir())):
+            picture.rename(os.fsdecode(os.fsencode(folder) + b"/\xfe%d.png" % place))
+    (copy / os.fsdecode(b"a\xffb") / os.fsdecode(b"\xfdbad.png")).write_bytes(b"")
+    notes: list[str] = []
+    made = run(config(tmp_path, data=str(copy), heads=("fc8=3",), epochs=1, max_bad=1, freeze=()), notes)
+    folder = made.config.folder
+    names = ["ankle boot", "a\\udcffb", "c\\nd\\u2028e"]
+    assert (folder / "labels.txt").read_text(encoding="utf-8").splitlines() == names
+    assert "bad.png" in (folder / "report.html").read_text(encoding="utf-8")
+    label, _ = lines_run(folder, "model.onnx")
+    assert label.replace("\\\\", "\\") in names
+    done = call("predict", folder, made.train.names[0])
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.browser
 def test_the_report_fits_a_phone(made: Any, tmp_path: Path) -> None:
     """Nothing sticks out to the right of a window of 500 pixels, the narrowest that the browser makes."""
@@ -252,6 +279,33 @@ def test_many_classes_have_a_picture_in_place_of_a_table() -> None:
     assert matrix.sum() == 800
     assert pictures.confusion(matrix, names).startswith(b"\x89PNG")
     assert pictures.smooth(np.array([1.0, 3.0, 5.0]), 2).tolist() == [1, 2, 4]
+
+
+def test_long_names_stay_apart_in_the_confusion_matrix() -> None:
+    from bridge.finetune.pictures import _short, _ticks
+
+    names = [f"a long name of a class of clothing, number {number}" for number in range(30)]
+    columns, rows = _ticks(names)
+    assert columns == [str(number) for number in range(1, 31)]
+    assert len(set(rows)) == 30
+    assert all(row.endswith(f" {column}") for row, column in zip(rows, columns, strict=True))
+    assert len({_short(name) for name in names}) == 30
+    assert {len(_short(name)) for name in names} == {18}
+    assert _ticks(["bag", "coat"]) == (["bag", "coat"], ["bag", "coat"])
+
+
+def test_pictures_take_any_name_without_a_word(recwarn: pytest.WarningsRecorder) -> None:
+    """Scripts that no font has here, and what would be mathematics to matplotlib."""
+    need("matplotlib")
+    import warnings
+
+    from bridge.finetune import pictures
+
+    warnings.simplefilter("always")
+    names = ["\u5916\u5957 \u978b", "\U00012000 \u1b05", "$\\frac{$ $x_{"]
+    assert pictures.confusion(np.eye(3, dtype=int), names).startswith(b"\x89PNG")
+    assert pictures.mistakes(np.zeros((3, 1, 4, 4), np.uint8), names, names).startswith(b"\x89PNG")
+    assert not recwarn.list
 
 
 def test_the_progress_bar_says_loss_accuracy_speed_and_time(capsys: pytest.CaptureFixture[str]) -> None:
