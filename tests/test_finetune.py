@@ -139,9 +139,11 @@ def test_a_replay_rounds_as_caffe_does_and_nothing_else_does(tmp_path: Path) -> 
     from bridge.cli import rounding
 
     np.savez(tmp_path / "fixed.npz", x=np.zeros((2, 3, 1, 4, 4)), y=np.zeros((2, 3), int))
+    np.savez(tmp_path / "keras.npz", x=np.zeros((6, 1, 4, 4)), y=np.zeros((6, 1), int))
     np.savez(tmp_path / "images.npz", x=np.zeros((6, 1, 4, 4)), y=np.zeros(6, int))
     assert rounding._are_batches(str(tmp_path / "fixed.npz"))
     assert not rounding._are_batches(str(tmp_path / "images.npz"))
+    assert not rounding._are_batches(str(tmp_path / "keras.npz"))
     assert not rounding._are_batches("no:module")
     assert rounding._value(["--solver=a", "--data", "b"], "--solver") == "a"
     assert rounding._value(["--solver=a", "--data", "b"], "--data") == "b"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from bridge.errors import BridgeError, FormatError, MissingFileError, UsageError
 from tests.conftest import FASHION, need
-from tests.finetuning import MODEL, call, config, log_of, losses, trained
+from tests.finetuning import MODEL, call, config, environment, log_of, losses, trained
 
 NAMES = ("bag", "boot", "coat")
 
@@ -105,11 +106,18 @@ def test_broken_pictures_are_named_counted_and_skipped_up_to_a_number(pictures: 
     shutil.copytree(pictures, copy)
     (copy / "coat" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
     (copy / "coat" / "empty.jpg").write_bytes(b"")
-    with pytest.raises(FormatError, match=r"(?s)broken\.png.*--max-bad 1"):
+    (copy / "bag" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    words = r"(?s)3 unreadable pictures: \S*gone\.png: No such file.*; \S*broken\.png: .*; \S*empty\.jpg.*--max-bad 3"
+    for bad in range(3):
+        with pytest.raises(FormatError, match=words):
+            loaded(str(copy), max_bad=bad)
+    for place in range(4):
+        shutil.copy(copy / "coat" / "empty.jpg", copy / "coat" / f"empty{place}.jpg")
+    with pytest.raises(FormatError, match=r"7 unreadable pictures: .*; and 2 more"):
         loaded(str(copy))
-    with pytest.raises(FormatError, match=r"(?s)empty\.jpg.*2 so far.*--max-bad 2"):
-        loaded(str(copy), max_bad=1)
-    data = loaded(str(copy), max_bad=2)
+    for place in range(4):
+        (copy / "coat" / f"empty{place}.jpg").unlink()
+    data = loaded(str(copy), max_bad=3)
     assert len(data) == 72
     assert [note for note in data.notes if "broken.png" in note]
 
@@ -124,9 +132,24 @@ def test_a_list_file_and_its_root(pictures: Path, tmp_path: Path) -> None:
     (pictures / "list.txt").write_text("\n".join(lines))
     assert loaded(str(pictures / "list.txt")).x.tobytes() == data.x.tobytes()
     (pictures / "list.txt").unlink()
-    (tmp_path / "bad.txt").write_text("a.png 1\nb.png\n")
-    with pytest.raises(FormatError, match=r"bad\.txt:2: expected 'path label'"):
+    (tmp_path / "list.txt").write_text("\ufeff" + "\r\n".join(line.replace(" ", "\t") for line in lines), newline="")
+    assert loaded(str(tmp_path / "list.txt"), root=str(pictures)).y.tolist() == data.y.tolist()
+
+
+@pytest.mark.parametrize(
+    "line", ["b.png", "b.png 1 2", "b.png -1", "b.png\u00b2 \u00b2", "b.png 1.5", f"b.png {2**70}"]
+)
+def test_a_line_of_a_list_that_is_none(line: str, pictures: Path, tmp_path: Path) -> None:
+    picture = next((pictures / "bag").iterdir())
+    (tmp_path / "bad.txt").write_text(f"{picture} 1\n{line}\n", encoding="utf-8")
+    with pytest.raises(FormatError, match=r"bad\.txt:2: expected 'path label' with one label, a number from 0 on"):
         loaded(str(tmp_path / "bad.txt"))
+
+
+def test_a_name_in_a_list_may_end_in_a_number(pictures: Path, tmp_path: Path) -> None:
+    shutil.copy(next((pictures / "bag").glob("*.png")), tmp_path / "b 1")
+    (tmp_path / "list.txt").write_text("b 1 2\n")
+    assert loaded(str(tmp_path / "list.txt")).y.tolist() == [2]
 
 
 def test_pictures_beyond_the_memory_lie_in_a_file_that_a_resumed_run_finds(pictures: Path, tmp_path: Path) -> None:
@@ -160,12 +183,30 @@ def test_the_same_run_from_memory_and_from_a_file(pictures: Path, tmp_path: Path
         (np.zeros((4, 3, 28, 28)), np.zeros(4, int), "images are 3 x 28 x 28, expected 1 x 28 x 28"),
         (np.zeros((4, 28, 28), "S3"), np.zeros(4, int), "expected numbers"),
         (np.zeros((4, 28, 28)), np.zeros(4, "U3"), "expected a label per image"),
+        (np.zeros((2, 2, 28, 28)), np.zeros((2, 2), int), "expected a label per image"),
+        (np.full((4, 28, 28), np.inf), np.zeros(4, int), r"data\.npz: x has inf at \[0, 0, 0, 0\]"),
+        (np.zeros((4, 28, 28)), np.float32([0, 1, np.nan, 1]), r"y has nan at \[2\]"),
     ],
 )
 def test_arrays_that_do_not_fit(x: np.ndarray, y: np.ndarray, words: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", x=x, y=y)
     with pytest.raises(FormatError, match=words):
         loaded(str(tmp_path / "data.npz"))
+
+
+@pytest.mark.parametrize(
+    ("image", "fixed"), [((1, 28, 28), False), ((28, 28), False), ((28, 28, 1), False), ((3, 1, 28, 28), True)]
+)
+def test_only_one_axis_more_than_the_nets_input_makes_batches(
+    image: tuple[int, ...], fixed: bool, tmp_path: Path
+) -> None:
+    """Labels of (N, 1) are a label per image, as Keras has them."""
+    labels = np.arange(4 * (3 if fixed else 1)).reshape(4, *([3] if fixed else []), 1)
+    np.savez(tmp_path / "data.npz", x=np.zeros((4, *image), np.uint8), y=labels)
+    data = loaded(str(tmp_path / "data.npz"))
+    assert data.fixed is fixed
+    assert data.y.shape == ((4, 3) if fixed else (4,))
+    assert data.x.shape == ((4, 3, 1, 28, 28) if fixed else (4, 1, 28, 28))
 
 
 def test_archives_with_other_things_or_none(tmp_path: Path) -> None:
@@ -194,21 +235,49 @@ def test_a_python_callable(tmp_path: Path) -> None:
         def digits():
             rng = np.random.default_rng(0)
             return rng.integers(0, 256, (64, 28, 28), np.uint8), np.arange(64) % 4
-        def nothing():
-            return None
     """
     (tmp_path / "mine.py").write_text(textwrap.dedent(code))
     run = tmp_path / "run"
     arguments = ["finetune", *MODEL, "--head", "fc8=4", "--epochs", "1", "-o", run, "-q", "--data"]
-    import os
-
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = call(*arguments, "mine:digits", env=environment)
+    done = call(*arguments, "mine:digits", env=environment(PYTHONPATH=str(tmp_path)))
     assert done.returncode == 0, done.stderr
-    for name, words in (("nothing", "returned NoneType"), ("none", "cannot be imported"), ("digits", "holds a run")):
-        done = call(*arguments, f"mine:{name}", env=environment)
-        assert done.returncode == 2
-        assert "holds a run" in done.stderr or words in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("mine:nothing", "returned NoneType, expected (x, y)"),
+        ("mine:digit", "mine has no digit, expected a function\n  hint: did you mean 'digits'?"),
+        ("mine:number", "mine number is int, expected a function"),
+        ("mine:raises", "failed: ValueError: no such file ("),
+        ("mine:wants", "failed: TypeError: wants() missing 1 required positional argument: 'path'"),
+        ("mine:leaves", "failed: SystemExit: 5"),
+        ("mine:ragged", "returned no arrays: ValueError"),
+        ("broken:digits", "is no file, and cannot be imported: SyntaxError"),
+        ("missing:digits", "is no file, and cannot be imported: ModuleNotFoundError: No module named 'missing'"),
+    ],
+)
+def test_a_callable_that_is_none_or_fails(
+    source: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line that names the callable; modules of the current folder are found, by whatever command."""
+    code = """
+        def nothing(): return None
+        def digits(): return None
+        def raises(): raise ValueError("no\\nsuch file")
+        def wants(path): return path
+        def leaves(): raise SystemExit(5)
+        def ragged(): return [[1], [1, 2]], [0, 1]
+        number = 3
+    """
+    (tmp_path / "mine.py").write_text(textwrap.dedent(code))
+    (tmp_path / "broken.py").write_text("def digits(:")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    with pytest.raises(UsageError) as error:
+        loaded(source)
+    assert str(error.value).startswith(f"{source}: {words}")
 
 
 # ---- splits ---------------------------------------------------------------------------------
@@ -244,6 +313,85 @@ def test_class_names_from_a_file(tmp_path: Path) -> None:
     assert class_names(made) == ["shirt", "trousers", "pullover", "dress"]
     with pytest.raises(UsageError, match="of 5 classes"):
         trained(config(tmp_path, classes=tuple("abcde"), output=str(tmp_path / "five")))
+    with pytest.raises(UsageError, match="expected a name for each label, 0 to 3; found 2: a, b"):
+        trained(config(tmp_path, classes=tuple("ab"), output=str(tmp_path / "two")))
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("a", "b"), "expected 3 names, the data's classes are bag, boot, coat; found 2: a, b"),
+        (("a", "b", "c", "d"), "expected 3 names"),
+        (("a", "b", "a"), "the same name"),
+        (("bag", "coat", "boot"), "in another order"),
+    ],
+)
+def test_class_names_that_are_not_the_folders(
+    names: tuple[str, ...], words: str, pictures: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=f"--class-names: .*{words}"):
+        trained(config(tmp_path, data=str(pictures), classes=names, heads=("fc8=5",)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_validation_folders_are_those_of_the_data_where_classes_are_renamed(pictures: Path, tmp_path: Path) -> None:
+    made = trained(
+        config(
+            tmp_path, data=str(pictures), validation=str(pictures), classes=("a", "b", "c"), heads=("fc8=3",), epochs=1
+        )
+    )  # fmt: skip
+    assert made.train.classes == ("a", "b", "c")
+    assert made.validation.y.tolist() == made.train.y.tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"\xef\xbb\xbfshirt\r\n hat \n\n", ("shirt", "hat")),
+        (b"shirt\n\nhat\n", "names.txt:2: is blank"),
+        (b"shirt\nhat\nshirt\n", "names.txt:3: 'shirt' is on line 1 already"),
+        (b"shirt\n\xff\n", "is no text in UTF-8"),
+        (b"", "names.txt:1: is blank"),
+    ],
+)
+def test_a_file_of_class_names(text: bytes, expected: Any, tmp_path: Path) -> None:
+    from bridge.cli.finetune import _class_names
+
+    (tmp_path / "names.txt").write_bytes(text)
+    if isinstance(expected, tuple):
+        assert _class_names(str(tmp_path / "names.txt")) == expected
+        return
+    with pytest.raises(FormatError, match=expected):
+        _class_names(str(tmp_path / "names.txt"))
+
+
+# ---- labels ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("labels", "words", "hint"),
+    [
+        ([-1, 0, 1, 2], "from -1 to 2, the net tells 4 classes apart, from 0 to 3", "if -1 means 'none'"),
+        ([0, 1, 2, 255], "from 0 to 255", "if 255 means 'none'"),
+        ([1, 2, 3, 4], "from 1 to 4", "count classes from 0"),
+        ([0, 1, 2, 6], "from 0 to 6", "--head fc8=7 gives it a new head"),
+    ],
+)
+@pytest.mark.parametrize("which", ["data", "validation"])
+def test_labels_that_are_none_of_the_nets_classes(
+    labels: list[int], words: str, hint: str, which: str, tmp_path: Path
+) -> None:
+    """Said before anything is trained, of the data that have them."""
+    np.savez(tmp_path / "odd.npz", x=np.zeros((40, 28, 28), np.uint8), y=np.resize(labels, 40))
+    with pytest.raises(UsageError, match=rf"(?s)odd\.npz: labels run {words}.*hint: {hint}"):
+        trained(config(tmp_path, **{which: str(tmp_path / "odd.npz")}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_validation_images_of_another_size(tmp_path: Path) -> None:
+    np.savez(tmp_path / "large.npz", x=np.zeros((8, 32, 32), np.uint8), y=np.arange(8) % 4)
+    with pytest.raises(UsageError, match=r"large\.npz: images come to 1 x 32 x 32"):
+        trained(config(tmp_path, validation=str(tmp_path / "large.npz")))
 
 
 # ---- preprocessing --------------------------------------------------------------------------
@@ -330,7 +478,7 @@ def test_a_mean_file_beside_the_prototxt(pictures: Path, tmp_path: Path) -> None
     assert made.preprocess.mean.shape == (1, 30, 30)
     assert made.resize == (30, 30)
     outside = train_val(tmp_path, 'mean_file: "../mean.binaryproto"'), MODEL[1]
-    with pytest.raises(UsageError, match="there is no mean_file .* or below"):
+    with pytest.raises(UsageError, match=r"there is no mean_file .* or below"):
         trained(config(tmp_path, files=outside, data=str(pictures), output=str(tmp_path / "b")))
 
 

@@ -55,6 +55,17 @@ def snippets(folder: Path) -> dict[str, str]:
     return {re.findall(r"[\w.]+$", title)[0]: lines for title, lines in zip(parts[::2], parts[1::2], strict=True)}
 
 
+def lines_run(folder: Path, name: str) -> tuple[str, np.ndarray]:
+    """The label and the scores of the lines for a file, as they stand, run in the run's folder."""
+    lines = snippets(folder)
+    code = f"{lines['preprocess.json']}\n{lines[name]}\n{lines['labels.txt']}\nprint(*scores.ravel().tolist())"
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    label, scores = done.stdout.splitlines()
+    return label.strip("[]'"), np.array(scores.split(), float)
+
+
 # ---- files ----------------------------------------------------------------------------------
 
 
@@ -71,7 +82,8 @@ def test_everything_is_there(made: Any) -> None:
     assert sum("validation_loss" in record for record in log) == 4
     settings = json.loads((folder / "preprocess.json").read_text())
     assert settings == {
-        "input": "data", "shape": [1, 28, 28], "channel_order": "grey", "resize": [28, 28], "scale": 1 / 256,
+        "input": "data", "output": "prob", "shape": [1, 28, 28], "channel_order": "grey",
+        "resize": [28, 28], "scale": 1 / 256,
         "mean": [], "crop": None, "mirror": False, "swap_channels": False,
     }  # fmt: skip
 
@@ -82,13 +94,8 @@ def test_the_lines_of_code_run_and_agree(made: Any) -> None:
     assert all(text.strip().count("\n") == 1 for text in lines.values())
     found = {}
     for name in ("model.onnx", "model.npz"):
-        code = f"{lines['preprocess.json']}\n{lines[name]}\n{lines['labels.txt']}\nprint(*scores.ravel().tolist())"
-        environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
-        done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, done.stderr
-        label, scores = done.stdout.splitlines()
-        assert label.strip("[]'") in NAMES
-        found[name] = np.array(scores.split(), float)
+        label, found[name] = lines_run(folder, name)
+        assert label in NAMES
     np.testing.assert_allclose(found["model.onnx"], found["model.npz"], rtol=1e-5, atol=1e-6)
 
 
@@ -210,6 +217,33 @@ def test_names_from_folders_cannot_break_the_page(pictures: Path, tmp_path: Path
     assert all("onerror" not in attrs for _, attrs in page.tags)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text there")
+def test_names_that_are_no_text_or_break_lines(pictures: Path, tmp_path: Path) -> None:
+    """Every product is written, labels have a line per class, and the lines of code find the picture."""
+    import os
+    import shutil
+
+    need("onnxruntime", "matplotlib")
+    copy = tmp_path / "pictures"
+    shutil.copytree(pictures, copy)
+    os.rename(copy / "bag", os.fsencode(copy) + b"/a\xffb")
+    os.rename(copy / "coat & hat", copy / "c\nd\u2028e")
+    for folder in copy.iterdir():
+        for place, picture in enumerate(sorted(folder.iterdir())):
+            picture.rename(os.fsdecode(os.fsencode(folder) + b"/\xfe%d.png" % place))
+    (copy / os.fsdecode(b"a\xffb") / os.fsdecode(b"\xfdbad.png")).write_bytes(b"")
+    notes: list[str] = []
+    made = run(config(tmp_path, data=str(copy), heads=("fc8=3",), epochs=1, max_bad=1, freeze=()), notes)
+    folder = made.config.folder
+    names = ["ankle boot", "a\\udcffb", "c\\nd\\u2028e"]
+    assert (folder / "labels.txt").read_text(encoding="utf-8").splitlines() == names
+    assert "bad.png" in (folder / "report.html").read_text(encoding="utf-8")
+    label, _ = lines_run(folder, "model.onnx")
+    assert label.replace("\\\\", "\\") in names
+    done = call("predict", folder, made.train.names[0])
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.browser
 def test_the_report_fits_a_phone(made: Any, tmp_path: Path) -> None:
     """Nothing sticks out to the right of a window of 500 pixels, the narrowest that the browser makes."""
@@ -247,6 +281,33 @@ def test_many_classes_have_a_picture_in_place_of_a_table() -> None:
     assert pictures.smooth(np.array([1.0, 3.0, 5.0]), 2).tolist() == [1, 2, 4]
 
 
+def test_long_names_stay_apart_in_the_confusion_matrix() -> None:
+    from bridge.finetune.pictures import _short, _ticks
+
+    names = [f"a long name of a class of clothing, number {number}" for number in range(30)]
+    columns, rows = _ticks(names)
+    assert columns == [str(number) for number in range(1, 31)]
+    assert len(set(rows)) == 30
+    assert all(row.endswith(f" {column}") for row, column in zip(rows, columns, strict=True))
+    assert len({_short(name) for name in names}) == 30
+    assert {len(_short(name)) for name in names} == {18}
+    assert _ticks(["bag", "coat"]) == (["bag", "coat"], ["bag", "coat"])
+
+
+def test_pictures_take_any_name_without_a_word(recwarn: pytest.WarningsRecorder) -> None:
+    """Scripts that no font has here, and what would be mathematics to matplotlib."""
+    need("matplotlib")
+    import warnings
+
+    from bridge.finetune import pictures
+
+    warnings.simplefilter("always")
+    names = ["\u5916\u5957 \u978b", "\U00012000 \u1b05", "$\\frac{$ $x_{"]
+    assert pictures.confusion(np.eye(3, dtype=int), names).startswith(b"\x89PNG")
+    assert pictures.mistakes(np.zeros((3, 1, 4, 4), np.uint8), names, names).startswith(b"\x89PNG")
+    assert not recwarn.list
+
+
 def test_the_progress_bar_says_loss_accuracy_speed_and_time(capsys: pytest.CaptureFixture[str]) -> None:
     from bridge.cli.progress import Progress
 
@@ -269,3 +330,63 @@ def test_quiet_is_quiet(tmp_path: Path) -> None:
     loud = call(*line, "-o", tmp_path / "loud")
     assert all(text.startswith("note: ") for text in loud.stderr.splitlines())
     assert bridge.load(tmp_path / "loud" / "deploy.prototxt", tmp_path / "loud" / "model.caffemodel")
+
+
+# ---- several outputs, and none of classes ---------------------------------------------------
+
+
+def with_a_branch(tmp_path: Path) -> tuple[str, str]:
+    """The model with a regression beside its classes, and before them."""
+    text = Path(MODEL[0]).read_text()
+    branch = (
+        'layer { name: "box" type: "InnerProduct" bottom: "fc6" top: "box" inner_product_param { num_output: 4 } }\n'
+    )
+    place = text.index('layer { name: "fc8"')
+    (tmp_path / "branched.prototxt").write_text(text[:place] + branch + text[place:])
+    return str(tmp_path / "branched.prototxt"), MODEL[1]
+
+
+def test_scores_are_taken_from_their_own_output_where_there_are_several(pictures: Path, tmp_path: Path) -> None:
+    need("onnxruntime")
+    from bridge.finetune import classify
+
+    made = run(config(tmp_path, files=with_a_branch(tmp_path), data=str(pictures), heads=("fc8=3",), epochs=1))
+    folder = made.config.folder
+    deploy = bridge.load(folder / "deploy.prototxt", folder / "model.caffemodel")
+    assert len(deploy.outputs) == 2
+    assert deploy.outputs[0] == "box"
+    assert json.loads((folder / "preprocess.json").read_text())["output"] == "prob"
+    (ranked,) = classify(folder, [made.train.names[0]], 5)
+    assert {entry["class"] for entry in ranked} == set(NAMES)
+    assert sum(entry["score"] for entry in ranked) == pytest.approx(1, abs=1e-5)
+    for name in ("model.onnx", "model.npz"):
+        label, scores = lines_run(folder, name)
+        assert label == ranked[0]["class"]
+        np.testing.assert_allclose(sorted(scores), sorted(entry["score"] for entry in ranked), rtol=1e-4, atol=1e-6)
+    assert '["prob"]' in snippets(folder)["model.caffemodel"].replace("'", '"')
+
+
+def test_a_regression_prints_numbers_and_has_no_labels(pictures: Path, tmp_path: Path) -> None:
+    need("onnxruntime")
+    text = Path(MODEL[0]).read_text()
+    kept = text[: text.rindex("layer")]
+    assert "Softmax" in text[len(kept) :]
+    (tmp_path / "train.prototxt").write_text(
+        kept
+        + 'layer { name: "y" type: "Input" top: "y" input_param { shape { dim: 10 dim: 1 } } }\n'
+        + 'layer { name: "loss" type: "EuclideanLoss" bottom: "fc8" bottom: "y" top: "loss" }\n'
+    )
+    np.savez(tmp_path / "r.npz", x=np.zeros((40, 28, 28), np.uint8), y=np.linspace(0, 1, 40))
+    files = str(tmp_path / "train.prototxt"), MODEL[1]
+    made = run(config(tmp_path, files=files, data=str(tmp_path / "r.npz"), heads=("fc8=1",), epochs=1))
+    folder = made.config.folder
+    assert "labels.txt" not in (folder / "use.txt").read_text()
+    assert "labels.txt" not in (folder / "report.html").read_text()
+    picture = next((pictures / "bag").iterdir())
+    done = call("predict", folder, picture)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first == str(picture)
+    (found,) = json.loads(call("predict", folder, picture, "--json").stdout)
+    assert len(found["values"]) == 1
+    assert float(second) == pytest.approx(found["values"][0], rel=1e-5)

@@ -19,7 +19,7 @@ import click  # noqa: E402
 from bridge import prototxt  # noqa: E402
 from bridge.cli import options, printable  # noqa: E402
 from bridge.cli.progress import Progress  # noqa: E402
-from bridge.errors import BridgeError, UsageError  # noqa: E402
+from bridge.errors import BridgeError, FormatError, UsageError  # noqa: E402
 
 _USUAL = {
     "SGD": (0.01, 0.9), "Nesterov": (0.01, 0.9), "AdaGrad": (0.01, 0.0), "RMSProp": (0.001, 0.0),
@@ -239,8 +239,17 @@ def _recipe(given: dict[str, Any]) -> Any:
 def _class_names(path: str | None) -> tuple[str, ...]:
     if path is None:
         return ()
-    with open(path, encoding="utf-8") as file:
-        return tuple(line.strip() for line in file if line.strip())
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            names = [line.strip() for line in file.read().rstrip().split("\n")]
+    except UnicodeDecodeError as error:
+        raise FormatError(f"is no text in UTF-8: byte {error.start}", where=path) from None
+    for number, name in enumerate(names, 1):
+        if not name:
+            raise FormatError("is blank, expected a class's name on each line", where=f"{path}:{number}")
+        if name in names[: number - 1]:
+            raise FormatError(f"'{name}' is on line {names.index(name) + 1} already", where=f"{path}:{number}")
+    return tuple(names)
 
 
 def _pair(name: str, text: str | None) -> tuple[int, int] | None:

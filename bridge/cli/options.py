@@ -146,7 +146,7 @@ def write_json(data: Any, target: str) -> None:
 
     text = json.dumps(data, indent=2, ensure_ascii=False)
     if target == "-":
-        click.echo(text)
+        click.echo(text.encode(errors="backslashreplace").decode())
         return
     from bridge.writers import atomic
 

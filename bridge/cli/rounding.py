@@ -47,12 +47,12 @@ def _value(arguments: Sequence[str], option: str) -> str:
 
 
 def _are_batches(path: str) -> bool:
-    """Whether an archive's labels have two axes. Source: the format of .npy files, numpy.lib.format."""
+    """Whether an archive's images have an axis for batches. Source: the format of .npy files, numpy.lib.format."""
     try:
-        with zipfile.ZipFile(path) as archive, archive.open("y.npy") as file:
+        with zipfile.ZipFile(path) as archive, archive.open("x.npy") as file:
             head = file.read(256)
         shape = re.search(rb"'shape': (\([\d, ]*\))", head)
-        return shape is not None and len(ast.literal_eval(shape[1].decode())) == 2
+        return shape is not None and len(ast.literal_eval(shape[1].decode())) == 5
     except (OSError, KeyError, zipfile.BadZipFile, ValueError, SyntaxError):
         return False
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import importlib
+import os
+import sys
+import traceback
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bridge.errors import BridgeError, FormatError, MissingFileError, UsageError
+from bridge.errors import BridgeError, FormatError, MissingFileError, UsageError, nearest
 from bridge.finetune.cache import digest
 from bridge.schema import Shape, times
+
+_NAMES = "--class-names"
 
 
 @dataclass(frozen=True)
@@ -136,37 +143,66 @@ def _arrays(path: Path, shape: tuple[int, int, int]) -> Data:
 
 
 def _callable(source: str, shape: tuple[int, int, int]) -> Data:
-    module, _, name = source.partition(":")
-    try:
-        function: Callable[[], Any] = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(
-            f"is no file, and cannot be imported: {error}", where=source, hint="PYTHONPATH says where modules are"
-        ) from None
-    made = function()
+    function = _imported(source)
+    with _theirs(source, "failed"):
+        made = function()
     if isinstance(made, Data):
         return made
     if not isinstance(made, tuple) or len(made) != 2:
         raise UsageError(f"returned {type(made).__name__}, expected (x, y)", where=source)
-    return shaped(np.asarray(made[0]), np.asarray(made[1]), shape, source)
+    with _theirs(source, "returned no arrays"):
+        x, y = map(np.asarray, made)
+    return shaped(x, y, shape, source)
+
+
+def _imported(source: str) -> Callable[[], Any]:
+    """The function; modules are also looked for in the current folder, as by ``python -m``."""
+    module, _, name = source.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    with _theirs(source, "is no file, and cannot be imported", "PYTHONPATH says where else modules are"):
+        found = importlib.import_module(module)
+    function = getattr(found, name, None)
+    if not callable(function):
+        what = f"has no {name or 'function'}" if function is None else f"{name} is {type(function).__name__}"
+        raise UsageError(f"{module} {what}, expected a function", where=source, hint=nearest(name, vars(found)))
+    made: Callable[[], Any] = function
+    return made
+
+
+@contextlib.contextmanager
+def _theirs(source: str, what: str, hint: str = "") -> Iterator[None]:
+    """What the user's own code raises, in one line that says where."""
+    try:
+        yield
+    except BridgeError:
+        raise
+    except (Exception, SystemExit) as error:
+        *_, last = traceback.extract_tb(error.__traceback__)
+        own = last.filename != __file__ and "importlib" not in last.filename
+        place = f" ({last.filename}:{last.lineno})" if own else ""
+        text = " ".join(str(error).split())
+        raise UsageError(f"{what}: {type(error).__name__}: {text}{place}", where=source, hint=hint) from None
 
 
 def shaped(x: np.ndarray, y: np.ndarray, shape: tuple[int, int, int], where: str, classes: Sequence[str] = ()) -> Data:
     """Arrays as :class:`Data`.
 
     Args:
-        x: (N, C, H, W), (N, H, W) for one channel, or (N, H, W, C); with one axis more, a
-            sequence of batches.
-        y: Labels, of x's leading axes.
+        x: (N, C, H, W), (N, H, W) for one channel, or (N, H, W, C); (batches, N, C, H, W) or
+            (batches, N, H, W, C) is a sequence of batches.
+        y: Labels, of x's leading axes; one more of extent 1 is of no account.
         shape: (C, H, W) of the net's input.
         where: The file, for messages.
         classes: The classes' names.
 
     Raises:
-        FormatError: The shapes do not fit each other or the net.
+        FormatError: The shapes do not fit each other or the net, or there are values that are no numbers.
     """
-    lead = y.ndim
-    if lead not in (1, 2) or x.shape[:lead] != y.shape or y.dtype.kind not in "uif":
+    lead = 2 if x.ndim == 5 else 1
+    if y.shape == (*x.shape[:lead], 1):
+        y = y[..., 0]
+    if x.shape[:lead] != y.shape or y.dtype.kind not in "uif":
         raise FormatError(
             f"x is {times(x.shape)} and y is {times(y.shape)} {y.dtype}, expected a label per image", where=where
         )
@@ -179,6 +215,7 @@ def shaped(x: np.ndarray, y: np.ndarray, shape: tuple[int, int, int], where: str
         )
     if x.dtype != np.uint8:
         x = x.astype(np.float32, copy=False)
+    _check_finite(x, y, where)
     return Data(x, _labels(y), tuple(classes), fixed=lead == 2, content=digest(x))
 
 
@@ -191,10 +228,49 @@ def _channels_first(x: np.ndarray, lead: int, shape: Shape) -> np.ndarray:
     return x
 
 
+def _check_finite(x: np.ndarray, y: np.ndarray, where: str) -> None:
+    for name, array in (("x", x), ("y", y)):
+        if array.dtype.kind == "f" and array.size and not np.isfinite([array.min(), array.max()]).all():
+            place = tuple(np.argwhere(~np.isfinite(array))[0].tolist())
+            raise FormatError(f"{name} has {array[place]} at {list(place)}, expected finite numbers", where=where)
+
+
 def _labels(y: np.ndarray) -> np.ndarray:
     """Classes as int64, other numbers as float32."""
     whole = y.dtype.kind in "ui" or bool(np.all(y == np.floor(y)))
     return y.astype(np.int64 if whole else np.float32)
+
+
+def named(data: Data, names: Sequence[str]) -> Data:
+    """The data with names of classes that the user gives.
+
+    Raises:
+        UsageError: They are not one name for each class.
+    """
+    if len(set(names)) < len(names):
+        raise UsageError("two classes have the same name", where=_NAMES)
+    if data.classes and len(names) != len(data.classes):
+        raise UsageError(
+            f"expected {len(data.classes)} names, the data's classes are {_some(data.classes)}; "
+            f"found {len(names)}: {_some(names)}",
+            where=_NAMES,
+            hint="a name for each, in that order, or leave it out",
+        )
+    if set(names) == set(data.classes) and tuple(names) != data.classes:
+        raise UsageError(
+            f"expected the data's classes, {_some(data.classes)}; found them in another order: {_some(names)}",
+            where=_NAMES,
+            hint="leave it out",
+        )
+    if data.y.dtype.kind == "i" and data.y.max(initial=0) >= len(names):
+        raise UsageError(
+            f"expected a name for each label, 0 to {data.y.max()}; found {len(names)}: {_some(names)}", where=_NAMES
+        )
+    return dataclasses.replace(data, classes=tuple(names))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join([*names[:5], *(["..."] if len(names) > 5 else [])])
 
 
 def split(data: Data, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

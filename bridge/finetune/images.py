@@ -44,7 +44,8 @@ def decode(job: tuple[str, int, int, int]) -> np.ndarray | str:
                 picture = picture.resize((width, height), Image.Resampling.BILINEAR)
             pixels = np.asarray(picture, np.uint8)
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        return (str(error).splitlines() or [type(error).__name__])[0]
+        text = getattr(error, "strerror", None) or str(error).replace(f" {path!r}", "")
+        return (text.splitlines() or [type(error).__name__])[0]
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels[:, :, ::-1].transpose(2, 0, 1))
 
 

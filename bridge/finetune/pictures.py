@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,8 +25,16 @@ _STYLE: dict[str, Any] = {
     "grid.color": "#e6eaee",
     "legend.frameon": False,
 }
+_FONTS = (
+    "DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei", "Droid Sans Fallback", "IPAGothic", "Hiragino Sans", "PingFang SC", "Microsoft YaHei",
+    "Yu Gothic", "Malgun Gothic", "Arial Unicode MS",
+)  # fmt: skip
+"""The first that has a character shows it."""
 _PIXELS = 130
 """Per inch."""
+_LONG = 18
+"""Characters of a name that have room."""
 
 
 def _canvas(width: float, height: float) -> tuple[Any, Any]:
@@ -41,11 +51,17 @@ def _png(canvas: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _styled() -> Any:
+@contextlib.contextmanager
+def _styled() -> Iterator[None]:
+    """Names are shown as they are, and in a script that no font here has, as boxes and without a word."""
     import matplotlib
+    from matplotlib.font_manager import fontManager
 
-    style: Any = _STYLE
-    return matplotlib.rc_context(style)
+    there = {font.name for font in fontManager.ttflist}
+    style: Any = {**_STYLE, "font.family": [name for name in _FONTS if name in there], "text.parse_math": False}
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        yield
 
 
 def curves(log: Sequence[dict[str, Any]], names: Sequence[str] = ("loss", "accuracy"), best: int = -1) -> bytes:
@@ -135,9 +151,10 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> bytes:
                 color = "white" if shares[row, column] > 0.55 else "#1c2126"
                 axes.text(column, row, matrix[row, column], ha="center", va="center", color=color, fontsize=9)
         if size <= 60:
-            small = 10 if size <= 24 else 6
-            axes.set_xticks(range(size), map(_short, classes), rotation=90, fontsize=small)
-            axes.set_yticks(range(size), map(_short, classes), fontsize=small)
+            small = 10 if size <= 24 else 8 if size <= 40 else 7
+            columns, rows = _ticks(classes)
+            axes.set_xticks(range(size), columns, rotation=90, fontsize=small)
+            axes.set_yticks(range(size), rows, fontsize=small)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.set_xlabel("predicted class")
@@ -145,8 +162,19 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> bytes:
         return _png(canvas)
 
 
-def _short(name: str, length: int = 18) -> str:
-    return name if len(name) <= length else f"{name[: length - 1]}…"
+def _ticks(classes: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What stands at columns and at rows: the names, or where they are long numbers that the rows explain."""
+    if max(map(len, classes)) <= _LONG:
+        return list(classes), list(classes)
+    return [str(number) for number, _ in enumerate(classes, 1)], [
+        f"{_short(name, 2 * _LONG)}  {number}" for number, name in enumerate(classes, 1)
+    ]
+
+
+def _short(name: str, length: int = _LONG) -> str:
+    """A name without its middle where it is long, for names often differ at their ends."""
+    half = (length - 1) // 2
+    return name if len(name) <= length else f"{name[: length - 1 - half]}…{name[-half:]}"
 
 
 def filters(before: np.ndarray, after: np.ndarray) -> bytes:

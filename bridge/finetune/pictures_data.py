@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -22,6 +23,10 @@ from bridge.finetune.images import decode_all, suffixes
 from bridge.finetune.stored import map_rows, write_rows
 from bridge.schema import count
 from bridge.writers import atomic
+
+_LINE = re.compile(r"(.*\S)[ \t]+([0-9]{1,9})", re.ASCII)
+_NAMED = 5
+"""Unreadable pictures that an error names."""
 
 
 def from_folder(root: Path, loading: Loading, classes: Sequence[str]) -> Data:
@@ -43,13 +48,19 @@ def from_folder(root: Path, loading: Loading, classes: Sequence[str]) -> Data:
     labels: list[int] = []
     others: list[Path] = []
     for label, name in enumerate(names):
-        files = sorted(path for path in (root / name).rglob("*") if path.is_file() and not path.name.startswith("."))
+        found = (root / name).rglob("*")
+        files = sorted(path for path in found if _is_file(path) and not path.name.startswith("."))
         chosen = [path for path in files if path.suffix.lower() in known]
         others += [path for path in files if path.suffix.lower() not in known]
         paths += chosen
         labels += [label] * len(chosen)
     notes = _about(others, [name for label, name in enumerate(names) if label not in set(labels)])
     return _Decoding(root, paths, labels, names, loading).run(notes)
+
+
+def _is_file(path: Path) -> bool:
+    """Whether it is a file, or a link to one that is gone, which is a picture that cannot be read."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def _about(others: Sequence[Path], empty: Sequence[str]) -> tuple[str, ...]:
@@ -63,7 +74,7 @@ def _about(others: Sequence[Path], empty: Sequence[str]) -> tuple[str, ...]:
 
 
 def from_list(path: Path, loading: Loading) -> Data:
-    """Data from Caffe's image list. Source: image_data_layer.cpp: the label is behind the last space.
+    """Data from Caffe's image list. Source: image_data_layer.cpp: the label is behind the last space; here also a tab.
 
     Raises:
         FormatError: A line is not of that form.
@@ -71,14 +82,18 @@ def from_list(path: Path, loading: Loading) -> Data:
     _need_pillow()
     folder = Path(loading.root) if loading.root else path.parent
     paths, labels = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="surrogateescape").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n"), 1):
         if not line.strip():
             continue
-        name, _, label = line.rstrip().rpartition(" ")
-        if not name or not label.isdigit():
-            raise FormatError(f"expected 'path label', found {line[:60]!r}", where=f"{path}:{number}")
-        paths.append(folder / name.rstrip())
-        labels.append(int(label))
+        match = _LINE.fullmatch(line.rstrip())
+        picture = folder / match[1] if match else None
+        if match is None or picture is None or (_LINE.fullmatch(match[1]) and not picture.exists()):
+            raise FormatError(
+                f"expected 'path label' with one label, a number from 0 on; found {line[:60]!r}",
+                where=f"{path}:{number}",
+            )
+        paths.append(picture)
+        labels.append(int(match[2]))
     return _Decoding(path, paths, labels, (), loading).run(())
 
 
@@ -156,20 +171,22 @@ class _Decoding:
         return map_rows(rows, np.uint8, self.row), state["content"]
 
     def _decoded(self) -> Iterator[np.ndarray]:
-        """The readable pictures; the others are named, and too many of them are an error."""
+        """The readable pictures; the others are named, and too many of them an error, once all have been looked at."""
         found = decode_all(self.paths, self.loading.resize, self.row[0], self.loading.workers)
         for index, made in enumerate(found):
-            if not isinstance(made, str):
+            if isinstance(made, str):
+                self.bad.append(f"{self.paths[index]}: {made}")
+            elif len(self.bad) <= self.loading.max_bad:
                 self.kept.append(index)
                 yield made
-                continue
-            self.bad.append(f"{self.paths[index]}: {made}")
-            if len(self.bad) > self.loading.max_bad:
-                raise FormatError(
-                    f"unreadable picture ({len(self.bad)} so far): {made}",
-                    where=str(self.paths[index]),
-                    hint=f"--max-bad {max(len(self.bad), 2 * self.loading.max_bad, 1)} skips such files",
-                )
+        number = len(self.bad)
+        if number > self.loading.max_bad:
+            more = [f"and {number - _NAMED} more"] if number > _NAMED else []
+            raise FormatError(
+                f"{number} unreadable picture{'s' if number > 1 else ''}: {'; '.join([*self.bad[:_NAMED], *more])}",
+                where=str(self.source),
+                hint=f"--max-bad {number} skips {'them' if number > 1 else 'it'}",
+            )
 
 
 def _stamp(path: Path) -> tuple[int, int]:

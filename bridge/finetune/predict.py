@@ -15,7 +15,7 @@ from bridge.finetune.preprocess import Preprocess
 
 
 def classify(run_dir: str | Path, images: Sequence[str | Path], top: int) -> list[list[dict[str, Any]]]:
-    """The most likely classes of each picture.
+    """The most likely classes of each picture, or, where the net tells no classes apart, its numbers.
 
     Args:
         run_dir: Folder of a finished run.
@@ -23,7 +23,8 @@ def classify(run_dir: str | Path, images: Sequence[str | Path], top: int) -> lis
         top: How many classes.
 
     Returns:
-        Per picture, ``{"class": name, "score": number}`` with the highest score first.
+        Per picture, ``{"class": name, "score": number}`` with the highest score first; without classes
+        ``{"value": number}`` for each number that the net makes of it.
 
     Raises:
         MissingFileError: The folder holds no finished run.
@@ -35,13 +36,14 @@ def classify(run_dir: str | Path, images: Sequence[str | Path], top: int) -> lis
     if problem := engines.missing("onnxruntime"):
         raise problem
     session = _session(folder / "model.onnx")
-    result = []
-    for path in images:
-        pixels = read_images(folder, [path])
-        scores = session.run(None, {settings["input"]: pixels})[0].reshape(-1)
-        best = np.argsort(-scores, kind="stable")[:top]
-        result.append([{"class": labels[k] if k < len(labels) else str(k), "score": float(scores[k])} for k in best])
-    return result
+    return [_found(_run(session, settings, read_images(folder, [path])), labels, top) for path in images]
+
+
+def _found(numbers: np.ndarray, labels: Sequence[str], top: int) -> list[dict[str, Any]]:
+    if not labels:
+        return [{"value": float(number)} for number in numbers]
+    best = np.argsort(-numbers, kind="stable")[:top]
+    return [{"class": labels[k] if k < len(labels) else str(k), "score": float(numbers[k])} for k in best]
 
 
 def read_images(run_dir: str | Path, images: Sequence[str | Path]) -> np.ndarray:
@@ -96,6 +98,16 @@ def _session(path: Path) -> Any:
         raise FormatError(f"ONNX Runtime refuses it: {' '.join(str(error).split())}", where=str(path)) from None
 
 
+def _run(session: Any, settings: dict[str, Any], pixels: np.ndarray) -> np.ndarray:
+    """The net's numbers for one image, (n)."""
+    outputs = [output.name for output in session.get_outputs()]
+    if settings["output"] not in outputs:
+        raise FormatError(
+            f"has the outputs {', '.join(outputs)}, preprocess.json names '{settings['output']}'", where="model.onnx"
+        )
+    return np.asarray(session.run([settings["output"]], {settings["input"]: pixels})[0]).reshape(-1)
+
+
 def _lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
@@ -110,6 +122,6 @@ def _settings(folder: Path) -> dict[str, Any]:
         ) from None
     except ValueError:
         raise FormatError("is no JSON", where=str(path)) from None
-    if not isinstance(settings, dict) or "input" not in settings:
+    if not isinstance(settings, dict) or not {"input", "output"} <= settings.keys():
         raise FormatError("is not what finetune wrote", where=str(path))
     return settings

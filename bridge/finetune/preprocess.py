@@ -172,8 +172,12 @@ def _mean(text: str, channels: int) -> np.ndarray:
         image = np.asarray(read_mean(text).numpy(), np.float32)
         return image.reshape(image.shape[-3:])
     if len(values) not in (1, channels):
-        raise UsageError(f"--mean has {len(values)} values, the net's input {channels} channels")
+        raise UsageError(f"--mean has {len(values)} values, the net's input has {_channels(channels)}")
     return values
+
+
+def _channels(number: int) -> str:
+    return "1 channel" if number == 1 else f"{number} channels"
 
 
 def fitted(preprocess: Preprocess, data: Data, shape: Shape, where: str) -> Preprocess:
@@ -190,6 +194,6 @@ def fitted(preprocess: Preprocess, data: Data, shape: Shape, where: str) -> Prep
             hint=f"--crop {shape[2]},{shape[3]} cuts that size out of larger ones",
         )
     if preprocess.mean.ndim == 1 and preprocess.mean.size not in (0, 1, shape[1]):
-        raise UsageError(f"the mean has {preprocess.mean.size} values, images {shape[1]} channels", where=where)
+        raise UsageError(f"the mean has {preprocess.mean.size} values, images have {_channels(shape[1])}", where=where)
     whole = preprocess.crop == data.x.shape[-2:]
     return dataclasses.replace(preprocess, crop=None) if whole else preprocess

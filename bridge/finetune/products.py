@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,22 +22,24 @@ from bridge.schema import Net
 from bridge.writers import atomic
 
 if TYPE_CHECKING:
+    from bridge.finetune.objective import Objective
     from bridge.finetune.run import Run
 
+_CLASSES = "the class of each image: labels.txt"
 USE = {
     "the images, as the net wants them: preprocess.json": """\
 from bridge.finetune import read_images
-images = read_images(".", ["{picture}"])""",
+images = read_images(".", [{picture!r}])""",
     "ONNX Runtime: model.onnx": """\
 import onnxruntime
-scores = onnxruntime.InferenceSession("model.onnx").run(None, {{"{data}": images}})[0]""",
+scores = onnxruntime.InferenceSession("model.onnx").run([{output!r}], {{{data!r}: images}})[0]""",
     "Caffe: model.caffemodel": """\
 import caffe; net = caffe.Net("deploy.prototxt", "model.caffemodel", caffe.TEST)
-scores = net.forward_all({data}=images)["{scores}"]""",
+scores = net.forward_all(**{{{data!r}: images}})[{output!r}]""",
     "Chainer: model.npz": """\
 import bridge; chain = bridge.build_chain(bridge.load("deploy.prototxt")); from chainer import config, serializers
-serializers.load_npz("model.npz", chain); config.train = False; scores = chain(images).array""",
-    "the class of each image: labels.txt": """\
+serializers.load_npz("model.npz", chain); config.train = False; scores = chain(images){chosen}.array""",
+    _CLASSES: """\
 labels = open("labels.txt", encoding="utf-8").read().splitlines()
 print([labels[k] for k in scores.reshape(len(images), -1).argmax(axis=1)])""",
 }
@@ -61,7 +65,7 @@ def write_products(run: Run, arrays: Mapping[str, np.ndarray]) -> None:
     bridge.save(deploy, folder / "model.npz", format="chainer")
     if run.loop.objective.scores is not None:
         _text(folder / "labels.txt", "".join(f"{name}\n" for name in class_names(run)))
-    _write_preprocessing(run, folder)
+    _write_preprocessing(run, deploy, folder)
     _text(folder / "use.txt", "\n\n".join(f"# {title}\n{lines}" for title, lines in use(run, deploy).items()) + "\n")
     _write_best(run, folder)
     run.notes += _write_onnx(deploy, folder / "model.onnx")
@@ -107,24 +111,46 @@ def _write_onnx(deploy: Net, path: Path) -> list[str]:
     return [f"model.onnx: {note}" for note in (*graph.notes, *unchecked)]
 
 
+def output_of(objective: Objective, deploy: Net) -> str:
+    """The deployed net's output of class scores, where it has them: the Softmax of what is trained, or that itself."""
+    trained = objective.scores
+    halves = [layer.tops[0] for layer in deploy.layers if layer.type == "Softmax" and trained in layer.bottoms]
+    found = [name for name in (*halves, trained) if name in deploy.outputs]
+    return [*found, *deploy.outputs][0]
+
+
 def class_names(run: Run) -> list[str]:
-    """The name of each class; the number of one that has none."""
-    known = list(run.train.classes)
+    """The name of each class, on one line; the number of one that has none."""
+    known = [_one_line(name) for name in run.train.classes]
     return known + [str(number) for number in range(len(known), run.loop.objective.classes)]
 
 
 def use(run: Run, deploy: Net) -> dict[str, str]:
     """Lines of code that use the files, by what they are for."""
-    picture = run.train.names[0] if run.train.names else "picture.jpg"
-    names = {"data": run.loop.objective.data, "scores": next(iter(deploy.outputs), "scores"), "picture": picture}
-    return {title: lines.format(**names) for title, lines in USE.items()}
+    objective = run.loop.objective
+    output = output_of(objective, deploy)
+    names = {
+        "data": objective.data,
+        "output": output,
+        "chosen": f"[{output!r}]" if len(deploy.outputs) > 1 else "",
+        "picture": os.path.abspath(run.train.names[0]) if run.train.names else "picture.jpg",
+    }
+    wanted = {title: lines for title, lines in USE.items() if title != _CLASSES or objective.scores is not None}
+    return {title: lines.format(**names) for title, lines in wanted.items()}
 
 
-def _write_preprocessing(run: Run, folder: Path) -> None:
+def _one_line(name: str) -> str:
+    """A name from a folder, with escapes for what no text file holds and what would end a line."""
+    odd = ("Cc", "Cs", "Zl", "Zp")  # controls, halves of characters, ends of lines and of paragraphs
+    return "".join(repr(char)[1:-1] if unicodedata.category(char) in odd else char for char in name)
+
+
+def _write_preprocessing(run: Run, deploy: Net, folder: Path) -> None:
     """``preprocess.json``, and ``mean.npy`` where the mean is an image."""
     channels, height, width = (run.net.inputs[run.loop.objective.data] or ())[1:]
     settings: dict[str, Any] = {
         "input": run.loop.objective.data,
+        "output": output_of(run.loop.objective, deploy),
         "shape": [channels, height, width],
         "channel_order": "grey" if channels == 1 else "RGB" if run.preprocess.swap else "BGR",
         "resize": list(run.resize),
@@ -139,4 +165,4 @@ def _write_preprocessing(run: Run, folder: Path) -> None:
 
 def _text(path: Path, text: str) -> None:
     with atomic(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="backslashreplace"))  # a file's name may be no text

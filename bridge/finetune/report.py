@@ -73,7 +73,7 @@ def write_report(run: Run, trained: Net, deploy: Net) -> None:
             with atomic(folder / name) as file:
                 file.write(png)
     with atomic(folder / "report.html") as file:
-        file.write(_page(run, deploy, log, judged, made).encode())
+        file.write(_page(run, deploy, log, judged, made).encode(errors="backslashreplace"))
 
 
 def _can_draw(run: Run) -> bool:

@@ -15,7 +15,7 @@ from bridge.errors import UsageError
 from bridge.finetune import prepare
 from bridge.finetune.batches import Batches
 from bridge.finetune.config import Config, check_folder, open_folder
-from bridge.finetune.data import Data, Loading, load_data, split
+from bridge.finetune.data import Data, Loading, load_data, named, split
 from bridge.finetune.loop import Loop, State
 from bridge.finetune.objective import Judged, Objective, objective_of
 from bridge.finetune.optimizers import Updater, factors_of
@@ -97,7 +97,11 @@ def begin(config: Config, on_step: Callable[[dict[str, Any]], None] | None, on_n
     preprocess, resize = preprocessing(config, net, shape, source)
     train, validation = _data(config, shape, resize, ranks)
     preprocess = fitted(preprocess, train, shape, config.data)
-    labels = _check_labels(net, objective, train)
+    labels = _check_labels(net, objective, train, config.data)
+    if validation is not None:
+        where = config.validation or config.data
+        fitted(preprocess, validation, shape, where)
+        _check_labels(net, objective, validation, where)
     chain = build_chain(net, seed=recipe.seed)
     if config.half:
         halve(chain)
@@ -200,12 +204,14 @@ def _data(config: Config, shape: Any, resize: tuple[int, int], ranks: Ranks) -> 
         share=(ranks.rank, ranks.size),
     )
     data = load_data(config.data, loading)
+    held_out = load_data(config.validation, loading, data.classes) if config.validation else None
+    for found, where in ((data, config.data), (held_out, config.validation)):
+        if found is not None and not len(found):
+            raise UsageError("has no images", where=where)
     if config.classes:
-        data = dataclasses.replace(data, classes=config.classes)
-    if not len(data):
-        raise UsageError("has no images", where=config.data)
-    if config.validation:
-        return data, load_data(config.validation, loading, data.classes)
+        data = named(data, config.classes)
+    if held_out is not None:
+        return data, held_out
     if data.fixed or not config.validation_share:
         return data, None
     train, held = split(data, config.validation_share, config.recipe.seed)
@@ -214,21 +220,32 @@ def _data(config: Config, shape: Any, resize: tuple[int, int], ranks: Ranks) -> 
     return data.take(train, data.notes), data.take(held) if len(held) else None
 
 
-def _check_labels(net: Net, objective: Objective, data: Data) -> list[str]:
+def _check_labels(net: Net, objective: Objective, data: Data, where: str) -> list[str]:
     """Check that the net has an output for each class; remarks."""
     if objective.scores is None:
         return []
     if data.y.dtype.kind != "i":
-        raise UsageError("labels are no whole numbers, and the net tells classes apart", where=net.where)
-    low, high = int(data.y.min()), int(data.y.max())
+        raise UsageError("labels are no whole numbers, and the net tells classes apart", where=where)
+    found = np.unique(data.y).tolist()
+    low, high = found[0], found[-1]
     wanted = max(high + 1, len(data.classes))
     if low < 0 or wanted > objective.classes:
         raise UsageError(
             f"labels run from {low} to {high}{f' of {wanted} classes' if data.classes else ''}, the net tells "
-            f"{objective.classes} classes apart",
-            where=net.where,
-            hint=f"--head LAYER={wanted} gives it a new head",
+            f"{objective.classes} classes apart, from 0 to {objective.classes - 1}",
+            where=where,
+            hint=_remedy(net, objective, found, wanted),
         )
     if wanted < objective.classes:
         return [f"the net tells {objective.classes} classes apart, the data have {wanted}"]
     return []
+
+
+def _remedy(net: Net, objective: Objective, labels: list[int], wanted: int) -> str:
+    """What helps where the labels are not the net's classes."""
+    if labels[0] < 0 or (labels[-1] == 255 and 254 not in labels):
+        return f"if {labels[0] if labels[0] < 0 else 255} means 'none', leave these images out"
+    if labels[0] == 1 and labels[-1] == objective.classes:
+        return "count classes from 0"
+    heads = [layer.name for layer in net.layers if objective.scores in layer.tops and hasattr(layer, "num_output")]
+    return f"--head {heads[-1] if heads else 'LAYER'}={wanted} gives it a new head"
