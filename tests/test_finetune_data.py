@@ -247,8 +247,8 @@ def test_a_python_callable(tmp_path: Path) -> None:
     ("source", "words"),
     [
         ("mine:nothing", "returned NoneType, expected (x, y)"),
-        ("mine:digit", "mine has no digit, expected a function\n  hint: did you mean 'digits'?"),
-        ("mine:number", "mine number is int, expected a function"),
+        ("mine:digit", "does not exist, expected a function\n  hint: did you mean 'digits'?"),
+        ("mine:number", "is int, expected a function"),
         ("mine:raises", "failed: ValueError: no such file ("),
         ("mine:wants", "failed: TypeError: wants() missing 1 required positional argument: 'path'"),
         ("mine:leaves", "failed: SystemExit: 5"),

@@ -164,8 +164,9 @@ def _imported(source: str) -> Callable[[], Any]:
         found = importlib.import_module(module)
     function = getattr(found, name, None)
     if not callable(function):
-        what = f"has no {name or 'function'}" if function is None else f"{name} is {type(function).__name__}"
-        raise UsageError(f"{module} {what}, expected a function", where=source, hint=nearest(name, vars(found)))
+        what = "does not exist" if function is None else f"is {type(function).__name__}"
+        hint = nearest(name, vars(found)) if function is None else ""
+        raise UsageError(f"{what}, expected a function", where=source, hint=hint)
     made: Callable[[], Any] = function
     return made
 

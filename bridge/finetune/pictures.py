@@ -142,7 +142,8 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> bytes:
     size = len(classes)
     side = float(np.clip(2.2 + 0.42 * size, 3.6, 11.0))
     with _styled():
-        figure, canvas = _canvas(side, side)
+        columns, rows = _ticks(classes)
+        figure, canvas = _canvas(side + (2.2 if rows != columns and size <= 60 else 0), side)
         axes = figure.add_subplot()
         shares = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
@@ -152,7 +153,6 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> bytes:
                 axes.text(column, row, matrix[row, column], ha="center", va="center", color=color, fontsize=9)
         if size <= 60:
             small = 10 if size <= 24 else 8 if size <= 40 else 7
-            columns, rows = _ticks(classes)
             axes.set_xticks(range(size), columns, rotation=90, fontsize=small)
             axes.set_yticks(range(size), rows, fontsize=small)
         axes.tick_params(length=0)
