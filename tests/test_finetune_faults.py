@@ -230,7 +230,7 @@ def test_an_image_too_large_for_the_memory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"heads": ("fc8=2",)}, UsageError, r"(?s)labels run from 0 to 3, the net tells 2.*--head LAYER=4"),
+        ({"heads": ("fc8=2",)}, UsageError, r"(?s)labels run from 0 to 3, the net tells 2.*--head fc8=4"),
         ({"heads": ("fc9=4",)}, BridgeError, "no layer 'fc9'"),
         ({"heads": ("pool1=4",)}, UsageError, "no num_output"),
         ({"heads": ("fc8",)}, UsageError, "expected LAYER=10"),
