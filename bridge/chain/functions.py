@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "convolution": "bridge.chain.convolution",
     "deconvolution": "bridge.chain.convolution",
+    "linear": "bridge.chain.linear",
     "local_response_normalization": "bridge.chain.lrn",
     "largest": "bridge.chain.ranking",
     "caffe_pooling": "bridge.chain.pooling",

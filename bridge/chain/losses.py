@@ -110,10 +110,14 @@ def counted_labels(labels: Any, classes: int, layer: Any, ignore: int | None) ->
         ModelError: A label is no class.
     """
     wanted = labels.array.reshape(-1).astype("i")
-    counted = _counted(wanted, ignore)
-    odd = counted & ((wanted < 0) | (wanted >= classes))
+    odd = wanted.view("u4") >= classes  # negative ones are large then
+    if ignore is not None:
+        counted = wanted != ignore
+        odd &= counted
     if odd.any():
         raise ModelError(f"label {int(wanted[odd][0])} is none of the {classes} classes", where=layer.label)
+    if ignore is None:
+        return wanted, wanted.size
     wanted[~counted] = _NONE
     return wanted, int(counted.sum())
 

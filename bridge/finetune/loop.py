@@ -139,7 +139,11 @@ class Loop:
             self._restore()
         self._enter([stage for stage in self.stages if stage.start <= self.state.iteration][-1])
         self._next_snapshot(2 * self.trained.nbytes / _DISK)
-        with Interrupts() as interrupts, LogFile(self.folder, self.state.iteration, self.ranks.first) as log:
+        with (
+            chainer.using_config("type_check", False),  # the net's shapes were inferred and fit
+            Interrupts() as interrupts,
+            LogFile(self.folder, self.state.iteration, self.ranks.first) as log,
+        ):
             try:
                 while self.state.iteration < self.iterations and not self.state.stopped:
                     if self._iterate(log, interrupts.asked):
