@@ -56,7 +56,7 @@ dt { color: var(--soft); } dd { margin: 0; }
 
 def page(report: Report) -> str:
     """The page, complete."""
-    title = f"{'PASSED' if report.passed else 'FAILED'}: {' '.join(report.files)}"
+    title = f"{report.verdict}: {' '.join(report.files)}"
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "

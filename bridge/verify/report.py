@@ -95,12 +95,17 @@ class Report:
         """Whether everything that was compared is the same, and no check found an error."""
         return self.status == 0
 
+    @property
+    def verdict(self) -> str:
+        """The status in a word."""
+        return ("PASSED", "FAILED", "NOT DONE")[self.status]
+
     def __str__(self) -> str:
         return "\n".join(_lines(self))
 
     def summary(self) -> str:
         """The last line: the verdict with counts."""
-        return f"{'PASSED' if self.passed else 'FAILED'}: {', '.join(_counts(self))}"
+        return f"{self.verdict}: {', '.join(_counts(self))}"
 
     def to_json(self) -> str:
         """The report as JSON text; docs/verify.md has the schema."""
