@@ -22,12 +22,12 @@ def linear(x: Any, W: Any, b: Any = None, n_batch_axes: int = 1) -> Any:
     batch = x.shape[:n_batch_axes]
     if x.ndim != 2 or n_batch_axes != 1:
         x = F.reshape(x, (count(batch), -1))
-    y = Linear().apply((x, W) if b is None else (x, W, b))[0]
+    y = LinearFunction().apply((x, W) if b is None else (x, W, b))[0]
     return y if n_batch_axes == 1 else F.reshape(y, (*batch, -1))
 
 
-class Linear(_chainers.LinearFunction):
-    """Chainer's function with a shorter way back."""
+class LinearFunction(_chainers.LinearFunction):
+    """Chainer's function, by its name (exporters know it by that), with a shorter way back."""
 
     def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> list[Any]:
         """The gradients of those inputs that are asked for."""
