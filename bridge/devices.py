@@ -35,10 +35,10 @@ def parse_device(text: str) -> str:
         UsageError: It is none of these.
         MissingExtraError: It is a GPU, and none can be used.
     """
-    name = {"-1": "@numpy", "cpu": "@numpy"}.get(text, f"@cupy:{text}" if text.isdigit() else text)
+    name = {"-1": "@numpy", "cpu": "@numpy"}.get(text, f"@cupy:{text}" if text.isdecimal() else text)
     if name == "@numpy":
         return name
-    if not name.startswith("@cupy:") or not name.removeprefix("@cupy:").isdigit():
+    if not name.startswith("@cupy:") or not name.removeprefix("@cupy:").isdecimal():
         raise UsageError(f"no device '{text}'", hint="devices: -1 (CPU), 0, 1, ... or @cupy:0 (GPU)")
     if problem := cuda_problem():
         raise MissingExtraError(f"device '{text}': {problem}", hint=HINT)

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+import numpy as np
+
 from bridge.errors import ModelError, UsageError
 from bridge.inference import inference_net
 from bridge.schema import Net
@@ -98,14 +100,17 @@ def export_onnx(
         served = inference_net(net, inputs)
         run = functools.partial(check_export, net=served, seed=seed, recorded=recorded, preprocess=preprocess)
         graph.notes += dict.fromkeys(note for model in models for note in run(*model))
+        graph.notes += _not_finite(graph)
     file.late = digests.metadata
     graph.notes += _write(file, target, external_data, net.where)
-    graph.notes += [
-        f"'{name}' has values that are not finite numbers"
-        for name, init in graph.builder.initializers.items()
-        if init.roles and not init.finite
-    ]
     return graph
+
+
+def _not_finite(graph: Graph) -> list[str]:
+    """A note for each blob that holds NaN or infinity."""
+    blobs = {name: init for name, init in graph.builder.initializers.items() if init.roles}
+    wrong = [name for name, init in blobs.items() if not all(np.isfinite(part).all() for part in init.written())]
+    return [f"'{name}' has values that are not finite numbers" for name in wrong]
 
 
 def _lacking(net: Net, inputs: Mapping[str, Sequence[Extent]] | None) -> str:

@@ -289,16 +289,17 @@ def test_weights_that_are_no_numbers_are_named(half: bool, tmp_path: Path) -> No
     bias = Blob.of(np.array([1, 2, 1e300, 4]))  # float64, infinite as the float32 that is written
     net = make(DATA + CONV)
     broken = dataclasses.replace(net["c"], blobs=Blobs({"weight": Blob.of(weight), "bias": bias}))
-    graph = bridge.export_onnx(net.replace(layers=(net.layers[0], broken)), tmp_path / "m.onnx", half=half, check=False)
+    graph = bridge.export_onnx(net.replace(layers=(net.layers[0], broken)), tmp_path / "m.onnx", half=half)
     kept = ["'c.bias' has values beyond float16's range: they are limited to 65504"]
     wrong = [f"'c.{role}' has values that are not finite numbers" for role in ("weight", "bias")]
-    assert graph.notes == (kept + wrong[:1] if half else wrong)
-    assert not bridge.export_onnx(net, tmp_path / "m.onnx", half=half, check=False).notes
+    told = [note for note in graph.notes if note.startswith("'")]
+    assert told == (kept + wrong[:1] if half else wrong)
+    assert not any("finite" in note for note in bridge.export_onnx(net, tmp_path / "m.onnx", half=half).notes)
 
 
 def test_constants_that_are_infinite_are_meant_so(tmp_path: Path) -> None:
     net = make(DATA + 'layer { name: "p" type: "Power" bottom: "data" top: "p" power_param { shift: inf } }\n')
-    assert not bridge.export_onnx(net, tmp_path / "m.onnx", check=False).notes
+    assert not any("finite" in note for note in bridge.export_onnx(net, tmp_path / "m.onnx").notes)
 
 
 def with_weight(layer: Any, weight: np.ndarray) -> Any:

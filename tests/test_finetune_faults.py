@@ -265,6 +265,8 @@ def test_what_cannot_be_done_says_so_in_one_line_and_leaves_nothing(
     [
         (["--head", "fc8"], "--head fc8: expected LAYER=10"),
         (["--crop", "x"], "--crop x: expected"),
+        (["--crop", "\u00b2"], "--crop \u00b2: expected"),
+        (["--device", "\u00b2"], "device '\u00b2'"),
         (["--lr-mult", "fc8=fast"], "--lr-mult fc8=fast"),
         (["--cache-memory", "much"], "--cache-memory much"),
         (["--cache-memory", "-5G"], "--cache-memory -5G"),

@@ -28,7 +28,7 @@ from bridge.schema import Blob, RawNet
 from bridge.sniff import KINDS, identify, sniff
 from bridge.upgrade import upgrade_net
 from tests import encode, strategies
-from tests.conftest import FASHION, FIXTURES, GOLDEN, ZOO, zoo
+from tests.conftest import FASHION, FIXTURES, GOLDEN, ZOO, missing, zoo
 from tests.encode import blob, chunk, net, number, varint
 
 LAYER = parse('name: "l" type: "Mystery"')
@@ -281,9 +281,10 @@ def test_golden_definition_is_what_its_prototxt_says(case: Path) -> None:
 
 @pytest.mark.zoo
 def test_zoo_reads() -> None:
-    if not ZOO.exists():
-        pytest.skip(f"no models in {ZOO} (set BRIDGE_ZOO)")
-    for path in sorted(ZOO.rglob("*.caffemodel")):
+    paths = sorted(ZOO.rglob("*.caffemodel"))
+    if not paths:
+        missing("zoo", f"no models in {ZOO} (set BRIDGE_ZOO)")
+    for path in paths:
         raw = read(path)
         assert sum(layer.blobs[0].numpy().size for layer in raw.layers if layer.blobs)
         assert raw.notes == ()

@@ -15,7 +15,7 @@ from bridge.errors import FormatError, MissingFileError
 from bridge.message import Message, Symbol
 from bridge.proto import caffe_pb2
 from tests import strategies
-from tests.conftest import FIXTURES, ZOO
+from tests.conftest import FIXTURES, ZOO, missing
 
 
 @given(strategies.messages())
@@ -39,9 +39,10 @@ def test_fixture_parses_as_protobuf_does(path: Path) -> None:
 
 @pytest.mark.zoo
 def test_zoo_parses() -> None:
-    if not ZOO.exists():
-        pytest.skip(f"no models in {ZOO} (set BRIDGE_ZOO)")
-    for path in sorted(ZOO.rglob("*.prototxt")):
+    paths = sorted(ZOO.rglob("*.prototxt"))
+    if not paths:
+        missing("zoo", f"no models in {ZOO} (set BRIDGE_ZOO)")
+    for path in paths:
         message = prototxt.parse_file(path)
         assert message.messages("layer") or message.messages("layers"), path
 

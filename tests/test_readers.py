@@ -311,7 +311,8 @@ class TestOnnx(ReaderContract):
         super().same(ours, theirs)
 
     def test_file_of_another_tool(self, tmp_path: Path) -> None:
-        onnx = pytest.importorskip("onnx")
+        import onnx
+
         path = self.whole(tmp_path)
         model = onnx.load(path)
         del model.metadata_props[:]
@@ -321,7 +322,8 @@ class TestOnnx(ReaderContract):
 
     def external(self, folder: Path, location: str) -> Path:
         """The model with its arrays in another file, which is said to lie at ``location``."""
-        onnx = pytest.importorskip("onnx")
+        import onnx
+
         path = self.whole(folder)
         onnx.save(onnx.load(path), path, save_as_external_data=True, location="data.bin", size_threshold=0)
         model = onnx.load(path, load_external_data=False)

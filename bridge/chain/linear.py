@@ -18,7 +18,19 @@ _chainers: Any = F.connection.linear
 
 
 def linear(x: Any, W: Any, b: Any = None, n_batch_axes: int = 1) -> Any:
-    """``x W^T + b`` of a variable with so many batch axes, all others taken as one, and ``W`` (outputs, inputs)."""
+    """``x W^T + b``.
+
+    Args:
+        x: Variable (batch axes..., other axes...); the other axes are taken as one.
+        W: (outputs, inputs), of x's dtype.
+        b: (outputs), or ``None``.
+        n_batch_axes: How many batch axes ``x`` has, 1 or more.
+
+    Returns:
+        Variable (batch axes..., outputs).
+
+    Source: ``chainer.functions.linear``.
+    """
     batch = x.shape[:n_batch_axes]
     if x.ndim != 2 or n_batch_axes != 1:
         x = F.reshape(x, (count(batch), -1))

@@ -258,7 +258,7 @@ def _pair(name: str, text: str | None) -> tuple[int, int] | None:
     parts = text.replace("x", ",").split(",")
     if len(parts) == 1:
         parts *= 2
-    if len(parts) != 2 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+    if len(parts) != 2 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise UsageError(f"{name} {text}: expected one positive number, or H,W")
     return int(parts[0]), int(parts[1])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from bridge.finetune.parallel import Ranks, ranks_of
 from bridge.finetune.preprocess import Preprocess, fitted, preprocessing
 from bridge.finetune.stages import Stages
 from bridge.finetune.trunk import is_random
+from bridge.layers.data_source import DataSource
 from bridge.schema import Net, Shape
 
 Say = Callable[[str], None]
@@ -90,11 +91,11 @@ def begin(config: Config, on_step: Callable[[dict[str, Any]], None] | None, on_n
     ranks = ranks_of(config.communicator)
     if ranks.first:
         check_folder(config)
-    net, source, has_loss, notes = training_net(config)
-    recipe = config.recipe
+    made = training_net(config)
+    net, recipe = made.net, config.recipe
     objective = objective_of(net, recipe.label_smoothing)
     shape = net.inputs[objective.data] or ()
-    preprocess, resize = preprocessing(config, net, shape, source)
+    preprocess, resize = preprocessing(config, net, shape, made.source)
     train, validation = _data(config, shape, resize, ranks)
     preprocess = fitted(preprocess, train, shape, config.data)
     labels = _check_labels(net, objective, train, config.data)
@@ -102,23 +103,13 @@ def begin(config: Config, on_step: Callable[[dict[str, Any]], None] | None, on_n
         where = config.validation or config.data
         fitted(preprocess, validation, shape, where)
         _check_labels(net, objective, validation, where)
-    chain = build_chain(net, seed=recipe.seed)
-    if config.half:
-        halve(chain)
-    chain.to_device(config.device)
-    ranks.share_parameters(chain)
-    size = -(-_batch_size(config, shape, source is not None or has_loss) // ranks.size)
+    chain = _chain(config, net, ranks)
+    size = -(-_batch_size(config, shape, made.for_training) // ranks.size)
     batches = Batches(train, size, recipe.seed + ranks.rank, ranks.largest(len(train)))
     iterations = recipe.max_iter or -(-config.epochs * batches.per_epoch // recipe.iter_size)
     recipe = dataclasses.replace(recipe, max_iter=iterations)
     factors = factors_of(net, chain, config.lr_mult)
-    run_notes = [
-        *notes,
-        *labels,
-        *_remarks(config, preprocess, train, validation),
-        *train.notes,
-        *(validation.notes if validation is not None else ()),
-    ]
+    notes = [*made.notes, *labels, *_remarks(config, preprocess, train, validation)]
     still = [param for param, (lr, _) in factors if not lr]
     stages = Stages(config, net, chain, objective, preprocess, ranks, still, on_note)
     loop = Loop(
@@ -138,11 +129,21 @@ def begin(config: Config, on_step: Callable[[dict[str, Any]], None] | None, on_n
         on_step=on_step,
         state=State(data=[data.digest() for data in (train, validation) if data is not None] if ranks.first else []),
     )
-    for note in run_notes:
+    for note in notes:
         on_note(note)
     if ranks.first:
         open_folder(config)  # now that nothing stands against the run
-    return Run(config, net, chain, loop, train, validation, preprocess, resize, run_notes)
+    return Run(config, net, chain, loop, train, validation, preprocess, resize, notes)
+
+
+def _chain(config: Config, net: Net, ranks: Ranks) -> NetChain:
+    """What is trained, where it is trained, with the parameters of rank 0."""
+    chain = build_chain(net, seed=config.recipe.seed)
+    if config.half:
+        halve(chain)
+    chain.to_device(config.device)
+    ranks.share_parameters(chain)
+    return chain
 
 
 def _batch_size(config: Config, shape: Shape, for_training: bool) -> int:
@@ -152,8 +153,8 @@ def _batch_size(config: Config, shape: Shape, for_training: bool) -> int:
 
 
 def _remarks(config: Config, preprocess: Preprocess, train: Data, validation: Data | None) -> list[str]:
-    """What was asked for and comes to nothing, and what is likely forgotten."""
-    notes = []
+    """What the data's loading remarked on, what was asked for and comes to nothing, and what is likely forgotten."""
+    notes = [*train.notes, *(validation.notes if validation is not None else ())]
     if train.x.dtype == np.uint8 and preprocess.scale == 1 and not preprocess.mean.size:
         notes.append("images go in as numbers from 0 to 255; --mean and --scale, if the net was trained with any")
     if validation is None and not train.fixed and config.validation_share:
@@ -175,12 +176,33 @@ def halve(chain: NetChain) -> None:
         param.array = param.array.astype(np.float16)
 
 
-def training_net(config: Config) -> tuple[Net, Any, bool, list[str]]:
-    """The net to train, with new heads, new layers and a loss; its data layer; whether it had a loss; and remarks."""
+class Prepared(NamedTuple):
+    """A net to train.
+
+    Attributes:
+        net: The net, with new heads, new layers, inputs in place of data layers, and a loss.
+        source: The data layer that it had, if it had one.
+        for_training: Whether its prototxt was made for training, so that its batch size is one to train with.
+        notes: Remarks for the user, one line each.
+    """
+
+    net: Net
+    source: DataSource | None
+    for_training: bool
+    notes: list[str]
+
+
+def training_net(config: Config) -> Prepared:
+    """The net that the files and heads make.
+
+    Raises:
+        BridgeError: The files make no net, a head or a pattern fits no layer, or there is no single place for a loss.
+    """
     heads = [prepare.Head.parse(text) for text in config.heads]
     net = bridge.load(*config.files, **{"phase": "TRAIN", **config.reading})
     net, new = prepare.with_new_layers(prepare.with_heads(net, heads))
-    source, has_loss = prepare.data_layer(net), any(map(prepare.is_loss, net.layers))
+    source = prepare.data_layer(net)
+    for_training = source is not None or any(map(prepare.is_loss, net.layers))
     net = prepare.with_loss(prepare.with_inputs(net, config.crop or config.resize))
     fresh = [*new, *(head.name or head.layer for head in heads)]
     notes = list(net.notes)
@@ -189,7 +211,7 @@ def training_net(config: Config) -> tuple[Net, Any, bool, list[str]]:
         still = [name for name in prepare.matching(net, config.freeze) if name in fresh]
         if still:
             notes.append(f"new parameters are frozen, and stay as their fillers made them: {', '.join(still)}")
-    return net, source, has_loss, notes
+    return Prepared(net, source, for_training, notes)
 
 
 def _data(config: Config, shape: Any, resize: tuple[int, int], ranks: Ranks) -> tuple[Data, Data | None]:

@@ -45,8 +45,6 @@ class Initializer:
     """What floating-point values are written as; Caffe computes in float32."""
     transposed: bool = False
     """Whether the two axes of the blob have changed places."""
-    finite: bool = True
-    """Whether all values that were written so far are finite numbers."""
 
     @property
     def dtype(self) -> np.dtype:
@@ -67,12 +65,15 @@ class Initializer:
         for piece in pieces(self.values):
             yield np.frombuffer(piece, self.values.dtype.newbyteorder("<"))
 
+    def written(self) -> Iterator[np.ndarray]:
+        """The values as they are written, flat, little by little."""
+        for part in self.parts():
+            yield _as_type(part, self.dtype.newbyteorder("<"))
+
     def pieces(self) -> Iterator[memoryview]:
         """The bytes that are written, little by little."""
-        for part in self.parts():
-            written = _as_type(part, self.dtype.newbyteorder("<"))
-            self.finite = self.finite and bool(np.isfinite(written).all())
-            yield written.view(np.uint8).data
+        for part in self.written():
+            yield part.view(np.uint8).data
 
     def turned(self) -> Initializer:
         """The transpose of one of two axes; it is made when it is written."""
