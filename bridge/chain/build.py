@@ -102,13 +102,16 @@ class NetChain(chainer.Chain):
         self.net_inputs = tuple(net.inputs)
         self.net_outputs = net.outputs
         self._layers = [cast(CaffeLayer, dataclasses.replace(layer, blobs=Blobs())) for layer in net.layers]
+        self._gives_inputs = [hasattr(layer, "input_shapes") for layer in self._layers]
         self._homes: list[dict[str, _Home]] = []
+        self._own: list[str | None] = []
         known: dict[int, _Home] = {}
         seen: Counter[str] = Counter()
         every = _blobs(net, seed)  # all alive: what is shared is told by identity
         for layer, blobs in zip(self._layers, every, strict=True):
             seen[layer.name] += 1
             self._homes.append(self._adopt(layer, escape(layer.name, seen[layer.name]), blobs, known))
+            self._own.append(self._own_child(layer, self._homes[-1]))
 
     def _adopt(
         self, layer: CaffeLayer, child: str, blobs: Mapping[str, Blob], known: dict[int, _Home]
@@ -180,7 +183,7 @@ class NetChain(chainer.Chain):
         """Run layer after layer; yields each index with the tops, and reads ``values`` as it goes."""
         for index in range(*slice(start, stop).indices(len(self._layers))):
             layer = self._layers[index]
-            if hasattr(layer, "input_shapes"):
+            if self._gives_inputs[index]:
                 given = all(top in values for top in layer.tops)
                 yield index, tuple(values[top] for top in layer.tops) if given else ()  # what is missing may go unread
                 continue
@@ -209,17 +212,24 @@ class NetChain(chainer.Chain):
             raise ModelError("the net has no loss", hint="take the prototxt that it was trained with")
         return sum(parts[1:], start=parts[0])
 
+    def _own_child(self, layer: CaffeLayer, homes: Mapping[str, _Home]) -> str | None:
+        """The child that has all of a layer's arrays, by the layer's own names and in its shapes, if there is one."""
+        children = {home.child for home in homes.values()}
+        if len(children) != 1:
+            return None
+        child = children.pop()
+        fits = all(
+            home.array == array_name(layer, role) and getattr(self[child], home.array).shape == home.shape
+            for role, home in homes.items()
+        )
+        return child if fits else None
+
     def _link(self, index: int) -> Any:
         """What the layer finds its arrays in: its child, unless some of them are another layer's."""
-        layer = self._layers[index]
-        homes = {array_name(layer, role): home for role, home in self._homes[index].items()}
-        children = {home.child for home in homes.values()}
-        if len(children) == 1 and all(self._is_own(name, home) for name, home in homes.items()):
-            return self[children.pop()]
-        return _Borrowed(self, homes)
-
-    def _is_own(self, name: str, home: _Home) -> bool:
-        return name == home.array and getattr(self[home.child], name).shape == home.shape
+        own = self._own[index]
+        if own is not None:
+            return self[own]
+        return _Borrowed(self, {array_name(self._layers[index], r): home for r, home in self._homes[index].items()})
 
     def layer_names(self) -> list[str]:
         """The names of the net's layers, in order."""

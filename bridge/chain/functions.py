@@ -23,6 +23,7 @@ _HOMES = {
     "convolution": "bridge.chain.convolution",
     "deconvolution": "bridge.chain.convolution",
     "linear": "bridge.chain.linear",
+    "dropout": "bridge.chain.dropout",
     "local_response_normalization": "bridge.chain.lrn",
     "largest": "bridge.chain.ranking",
     "caffe_pooling": "bridge.chain.pooling",

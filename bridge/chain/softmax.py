@@ -11,6 +11,7 @@ import numpy as np
 
 from bridge.chain.functions import chainer
 from bridge.chain.losses import by_place, counted_labels
+from bridge.chain.node import Node
 
 if TYPE_CHECKING:
     from bridge.layers.softmax_with_loss import SoftmaxWithLoss
@@ -27,7 +28,7 @@ def softmax_loss(x: Any, labels: Any, layer: SoftmaxWithLoss) -> Any:
     return _SoftmaxLoss(wanted, counted, layer.divisor(outer, inner, valid)).apply((places,))[0]
 
 
-class _SoftmaxLoss(chainer.FunctionNode):
+class _SoftmaxLoss(Node):
     """The sum over places (N, classes), divided; as float32 where they are float16, whose range it may exceed."""
 
     def __init__(self, wanted: Any, counted: Any, divisor: int) -> None:

@@ -102,7 +102,9 @@ class CaffeOptimizer(chainer.GradientMethod):
         self.call_hooks("pre")
         self.t += 1
         for param in self.target.params():
-            if param.grad is None and not is_frozen(param):  # no loss reaches it; decay and momentum do
+            if is_frozen(param):
+                continue
+            if param.grad is None:  # no loss reaches it; decay and momentum do
                 param.grad = param.xp.zeros_like(param.array)
             param.update()
         self.call_hooks("post")

@@ -1,0 +1,50 @@
+"""Functions that compute so little that Chainer's checks of each call cost more."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import numpy as np
+
+from bridge.chain.functions import chainer
+
+
+class Node(chainer.FunctionNode):
+    """A function that enters Chainer's graph unchecked, where ``chainer.config.type_check`` is off.
+
+    Chainer asks of each call what kinds of arrays go in and come out, of which device and in which
+    layout. A subclass gives arrays of its inputs' kind, retains no outputs, and is called with
+    variables; on the CPU and where no hook listens it is then taken at its word.
+    """
+
+    def apply(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The output variables for input variables.
+
+        Source: ``chainer.FunctionNode.apply``.
+        """
+        config = chainer.config
+        arrays = tuple([x.array for x in inputs])
+        watched = config.type_check or config.debug or config.schedule_func or chainer.get_function_hooks()
+        if watched or not all(type(array) is np.ndarray for array in arrays):
+            made: tuple[Any, ...] = super().apply(inputs)
+            return made
+        outputs = self.forward(arrays)
+        self._input_layouts, self._output_layouts = (None,) * len(inputs), (None,) * len(outputs)
+        self._output_count = len(outputs)
+        wanted = any(x.requires_grad for x in inputs)
+        made = tuple([chainer.Variable._init_unchecked(y, requires_grad=wanted) for y in outputs])
+        if wanted and config.enable_backprop:
+            self._enter(inputs, made)
+        return made
+
+    def _enter(self, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
+        """Put the node between its inputs and its outputs in the graph."""
+        self.inputs = tuple([x.node for x in inputs])
+        self.rank = max([x.rank for x in inputs])
+        for y in outputs:
+            y.creator_node = self
+        self.outputs = tuple([weakref.ref(y.node) for y in outputs])
+        for index in self._input_indexes_to_retain or ():
+            inputs[index].retain_data()
+        self.lazy_grad_sum = chainer.config.lazy_grad_sum
