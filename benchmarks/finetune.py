@@ -9,7 +9,8 @@ c  the runner with its cache: frozen layers computed once per image
 d  the real Caffe's solver, lr_mult 0 in the frozen layers (BRIDGE_PYCAFFE_PYTHON names its interpreter)
 
 All four see as many images in as many steps. Times are wall clock of training, after files are read and the
-net is built; those of c hold the comparison of engines and the filling of the cache. Then the runner's
+net is built; those of c hold the comparison of engines and the filling of the cache. c and d, which are compared
+epoch by epoch, run in turn, several times: the one with the middle time per later epoch counts. Then the runner's
 overhead: the runner against a bare Chainer loop that does the same (the same features, net and batches,
 momentum and weight decay, the loss and the accuracy of each step, everything saved at the end), in processor
 seconds, alternating. With --large, an AlexNet at 224 x 224 with random weights and pictures. --json FILE
@@ -265,11 +266,11 @@ print(" ".join(map(str, times)))
 """
 
 
-def caffe(folder: Path, epochs: int) -> Way | None:
-    """The real Caffe's solver over as many batches of the same images."""
+def caffe(folder: Path, epochs: int) -> list[Way]:
+    """The real Caffe's solver over as many batches of the same images; nothing where there is no Caffe."""
     python = os.environ.get("BRIDGE_PYCAFFE_PYTHON")
     if not python:
-        return None
+        return []
     steps = -(-IMAGES // BATCH)
     with np.load(FASHION / "fashion_mini.npz") as archive:
         rows = np.resize(np.arange(IMAGES), steps * BATCH)
@@ -288,7 +289,7 @@ def caffe(folder: Path, epochs: int) -> Way | None:
     weights = str(FASHION / "fashion_alexnet.caffemodel")
     command = [*shlex.split(python), "-c", CAFFE, str(folder), str(epochs), weights]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return [float(part) for part in out.split()], float("nan")
+    return [([float(part) for part in out.split()], float("nan"))]
 
 
 def _layer(name: str, kind: str, bottom: str, params: str = "") -> str:
@@ -363,6 +364,11 @@ def show(title: str, ways: dict[str, Way]) -> dict[str, Any]:
     return result
 
 
+def middle(ways: list[Way]) -> Way:
+    """That one of several runs whose later epochs took neither long nor short."""
+    return sorted(ways, key=lambda way: _later(way[0]))[len(ways) // 2]
+
+
 def _later(times: list[float]) -> float:
     return (times[-1] - times[0]) / (len(times) - 1)
 
@@ -385,6 +391,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=9, help="of the overhead's measuring")
+    parser.add_argument("--turns", type=int, default=5, help="of c and d")
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -398,11 +405,14 @@ def main() -> None:
         ways = {
             "a every layer, hook": article(config(folder, "a", args.epochs), Article()),
             "b frozen, no cache": runner(config(folder, "b", args.epochs, cache=False)),
-            "c frozen, cached": runner(config(folder, "c", args.epochs)),
         }
-        theirs = caffe(folder, args.epochs)
+        cached, theirs = [], []
+        for number in range(args.turns):
+            cached.append(runner(config(folder, f"c{number}", args.epochs)))
+            theirs += caffe(folder, args.epochs)
+        ways["c frozen, cached"] = middle(cached)
         if theirs:
-            ways["d the real Caffe"] = theirs
+            ways["d the real Caffe"] = middle(theirs)
         else:
             print("the real Caffe was not measured: BRIDGE_PYCAFFE_PYTHON is not set", file=sys.stderr)
         result["fashion"] = show(f"fashion, {IMAGES} images, batch {BATCH}, {args.epochs} epochs", ways)

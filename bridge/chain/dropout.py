@@ -28,7 +28,7 @@ def dropout(x: Any, ratio: float) -> Any:
 
     Source: ``chainer.functions.dropout``.
     """
-    if x.requires_grad or not isinstance(x.array, np.ndarray) or not chainer.config.train:
+    if x.requires_grad or type(x.array) is not np.ndarray or not chainer.config.train:
         return F.dropout(x, ratio)
     kept = np.random.rand(*x.shape) >= ratio
     y = x.array * kept
