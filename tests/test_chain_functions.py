@@ -234,6 +234,88 @@ def test_normalising_across_channels_is_what_chainer_does(
     agree(mine, results(lambda v: F.local_response_normalization(v, n, k, 0.1, beta), [x]))
 
 
+# ---- sums in Caffe's order --------------------------------------------------------------------
+
+
+def twice(function: Callable[..., Any], arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """The gradients by every array that two passes leave together."""
+    chainer, _, _ = functions()
+    variables = [chainer.Variable(array) for array in arrays]
+    for seed in range(2):
+        y = function(*variables)
+        y.grad = np.random.default_rng(seed).standard_normal(y.shape).astype(y.dtype)
+        y.backward()
+    return [variable.grad for variable in variables]
+
+
+@pytest.mark.parametrize("name", ["convolution", "deconvolution"])
+@settings(max_examples=30)
+@given(data=st.data())
+def test_a_second_pass_adds_to_the_gradients_of_a_convolution(name: str, data: st.DataObject) -> None:
+    _, F, ours = functions()
+    arrays, options = data.draw(convolutions(name == "deconvolution"))
+    chainers = {"dilate" if key == "dilation" else key: value for key, value in options.items()}
+    mine = twice(lambda *v: getattr(ours, name)(*v, *[None] * (3 - len(v)), **options), arrays)
+    agree(mine, twice(lambda *v: getattr(F, f"{name}_2d")(*v, **chainers), arrays))
+
+
+@settings(max_examples=30)
+@given(batch=st.integers(1, 40), inner=st.integers(1, 5), outputs=st.integers(1, 9), bias=st.booleans())
+def test_a_second_pass_adds_to_the_gradients_of_a_product(batch: int, inner: int, outputs: int, bias: bool) -> None:
+    _, F, ours = functions()
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(shape) for shape in ((batch, inner), (outputs, inner), (outputs,))][: 2 + bias]
+    agree(twice(ours.linear, arrays), twice(F.linear, arrays))
+
+
+def test_sums_over_many_positions_are_added_up_in_blocks() -> None:
+    functions()
+    from bridge.chain.convolution import _blocks
+
+    sizes = {n: [block.stop - block.start for block in _blocks(n)] for n in (0, 7, 384, 385, 576, 768, 1000, 1200)}
+    assert sizes == {
+        0: [], 7: [7], 384: [384], 385: [192, 193], 576: [288, 288], 768: [384, 384], 1000: [384, 312, 304],
+        1200: [384, 384, 216, 216],
+    }  # fmt: skip
+
+
+# ---- exponentials -----------------------------------------------------------------------------
+
+
+@settings(max_examples=60)
+@given(
+    shape=st.lists(st.integers(1, 7), min_size=2, max_size=4),
+    axis=st.integers(0, 3),
+    dtype=st.sampled_from([np.float32, np.float64]),
+)
+def test_a_softmax_is_what_chainer_makes_of_it(shape: list[int], axis: int, dtype: Any) -> None:
+    _, F, ours = functions()
+    axis %= len(shape)
+    x = 3 * np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    tolerance = 1e-12 if dtype == np.float64 else 1e-6
+    for mine, theirs in zip(
+        results(lambda v: ours.softmax(v, axis=axis), [x]), results(lambda v: F.softmax(v, axis=axis), [x]), strict=True
+    ):
+        np.testing.assert_allclose(mine, theirs, rtol=tolerance, atol=tolerance)
+        assert mine.dtype == theirs.dtype
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("sigmoid", ()), ("elu", (1.0,)), ("elu", (0.3,)), ("elu", (-0.5,))])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_an_activation_is_what_chainer_makes_of_it(name: str, arguments: tuple[float, ...], dtype: Any) -> None:
+    _, F, ours = functions()
+    x = 5 * np.random.default_rng(0).standard_normal((3, 4, 5)).astype(dtype)
+    x.flat[:3] = 0, -200, 200
+    tolerance = 1e-12 if dtype == np.float64 else 1e-6
+    for mine, theirs in zip(
+        results(lambda v: getattr(ours, name)(v, *arguments), [x]),
+        results(lambda v: getattr(F, name)(v, *arguments), [x]),
+        strict=True,
+    ):
+        np.testing.assert_allclose(mine, theirs, rtol=tolerance, atol=tolerance)
+        assert mine.dtype == theirs.dtype
+
+
 # ---- functions that compute little ------------------------------------------------------------
 
 

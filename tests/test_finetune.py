@@ -12,6 +12,7 @@ import pytest
 
 import bridge
 from bridge import prototxt
+from bridge.cli import rounding
 from bridge.errors import BridgeError, FormatError, UsageError
 from tests.conftest import FASHION, TRAINING, need
 from tests.finetuning import MODEL, call, config, log_of, losses, run, small_npz, trained
@@ -27,15 +28,36 @@ def _needs_chainer() -> None:
 # ---- Caffe's recipes ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_solver_prototxt_means_what_it_means_in_caffe(name: str, tmp_path: Path) -> None:
-    recipe, output = TRAINING / name, tmp_path / "run"
+EXACT = ("nesterov_iter_size", "rmsprop_clip")
+"""Recorded with OpenBLAS's kernels for Haswell and one thread, and of layers that compute as Caffe does to the bit."""
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_a_replay_has_caffes_bits(name: str, tmp_path: Path) -> None:
+    if not rounding._has_kernels() or "openblas" not in str(np.show_config("dicts")).lower():
+        pytest.skip("NumPy has not OpenBLAS's kernels for Haswell here")
+    replay(name, tmp_path / "run")
+    end = bridge.load(TRAINING / name / "end.caffemodel")
+    for layer in bridge.load(tmp_path / "run" / "model.caffemodel"):
+        for role, values in layer.blobs.items():
+            np.testing.assert_array_equal(values, end[layer.name].blobs[role], err_msg=f"{layer.name} {role}")
+
+
+def replay(name: str, output: Path) -> None:
+    """Run a recorded recipe by its command."""
+    recipe = TRAINING / name
     own = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "OPENBLAS_"))}
     done = call(
         "finetune", recipe / "train.prototxt", recipe / "start.caffemodel", "--solver", recipe / "solver.prototxt",
         "--data", TRAINING / "batches.npz", "--scale", "0.00390625", "-o", output, env=own,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_solver_prototxt_means_what_it_means_in_caffe(name: str, tmp_path: Path) -> None:
+    recipe, output = TRAINING / name, tmp_path / "run"
+    replay(name, output)
     with np.load(recipe / "loss.npz") as archive:
         expected = archive["loss"]
     assert [record["iteration"] for record in log_of(output)] == list(range(len(expected)))
@@ -136,8 +158,6 @@ def test_what_a_solver_prototxt_leaves_out_has_caffes_defaults() -> None:
 
 def test_a_replay_rounds_as_caffe_does_and_nothing_else_does(tmp_path: Path) -> None:
     """The environment that OpenBLAS reads is set for a solver over fixed batches alone."""
-    from bridge.cli import rounding
-
     np.savez(tmp_path / "fixed.npz", x=np.zeros((2, 3, 1, 4, 4)), y=np.zeros((2, 3), int))
     np.savez(tmp_path / "keras.npz", x=np.zeros((6, 1, 4, 4)), y=np.zeros((6, 1), int))
     np.savez(tmp_path / "images.npz", x=np.zeros((6, 1, 4, 4)), y=np.zeros(6, int))
@@ -147,6 +167,30 @@ def test_a_replay_rounds_as_caffe_does_and_nothing_else_does(tmp_path: Path) -> 
     assert not rounding._are_batches("no:module")
     assert rounding._value(["--solver=a", "--data", "b"], "--solver") == "a"
     assert rounding._value(["--solver=a", "--data", "b"], "--data") == "b"
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam"])
+def test_a_rule_is_the_same_in_a_replay_and_elsewhere_but_for_rounding(kind: str) -> None:
+    from bridge.chain.functions import chainer
+    from bridge.finetune import Recipe
+    from bridge.finetune.rules import CaffeOptimizer
+
+    momentum = 0.0 if kind in ("AdaGrad", "RMSProp") else 0.9
+    recipe = Recipe(type=kind, base_lr=0.1, momentum=momentum, weight_decay=0.1, clip_gradients=5, iter_size=2)
+    rng = np.random.default_rng(0)
+    start, gradients = rng.uniform(2, 3, 40_000), rng.uniform(1, 2, (3, 40_000))  # whose sums cancel nothing
+    made = []
+    for again in (False, True):
+        chain = chainer.Chain()
+        with chain.init_scope():
+            chain.p = chainer.Parameter(start.astype(np.float32))
+        optimizer = CaffeOptimizer(recipe, replay=again).setup(chain)
+        for gradient in gradients:
+            chain.p.grad = gradient.astype(np.float32)
+            optimizer.update()
+        made.append(chain.p.array)
+    np.testing.assert_allclose(*made, rtol=1e-6)
+    assert (made[0] != start.astype(np.float32)).all()
 
 
 # ---- optimizers -----------------------------------------------------------------------------

@@ -46,7 +46,34 @@ def deconvolution(
     return Deconvolution(**options).apply((x, W) if b is None else (x, W, b))[0]
 
 
-class Convolution(_forward.Convolution2DFunction):
+class _Accumulating(chainer.FunctionNode):
+    """Adds up the gradients of weight and bias as Caffe does: image after image, to what earlier passes left."""
+
+    def backward_accumulate(
+        self, indexes: tuple[int, ...], grad_outputs: tuple[Any], grad_inputs: tuple[Any, ...]
+    ) -> tuple[Any, ...]:
+        """The gradients of those inputs that are asked for, on top of those that are there."""
+        (gy,) = grad_outputs
+        if chainer.config.enable_backprop or gy.xp is not np:
+            made: tuple[Any, ...] = super().backward_accumulate(indexes, grad_outputs, grad_inputs)
+            return made
+        before = dict(zip(indexes, grad_inputs, strict=True))
+        found = super().backward_accumulate((0,), grad_outputs, (before[0],)) if 0 in before else ()
+        if 1 in before:
+            x, W = self.get_retained_inputs()
+            total = np.zeros(W.shape, W.dtype) if before[1] is None else before[1].array.copy()
+            found += (chainer.as_variable(_weight_gradient(self, *self.weight_factors(x.array, gy.array), total)),)
+        if 2 in before:
+            total = np.zeros(gy.shape[1], gy.dtype) if before[2] is None else before[2].array.copy()
+            found += (chainer.as_variable(_bias_gradient(gy.array, total)),)
+        return found
+
+    def weight_factors(self, x: Any, gy: Any) -> tuple[Any, Any]:
+        """Of the input and the result's gradient, that on the windows' side, and that of the windows' products."""
+        return x, gy
+
+
+class Convolution(_Accumulating, _forward.Convolution2DFunction):
     """Chainer's convolution with another way to compute it on the CPU."""
 
     def forward_cpu(self, inputs: tuple[Any, ...]) -> tuple[Any]:
@@ -85,17 +112,15 @@ class WeightGradient(_forward.Convolution2DGradW):
         """The weight's gradient, from ``x`` (N, C, H, W) and the result's gradient (N, O, rows, columns)."""
         self.retain_inputs((0, 1))
         x, gy = inputs
-        windows = _Windows(self, self.W_shape, gy.shape[2:])
-        products = np.ascontiguousarray(gy).reshape(len(x), *windows.products)
-        total, own = np.zeros(windows.kernels, self.W_dtype), np.empty(windows.kernels, self.W_dtype)
-        for images in windows.chunks(x):
-            for columns, product in zip(windows.columns(x[images]), products[images], strict=True):
-                total += np.matmul(product, columns.swapaxes(1, 2), out=own)
-        return (total.reshape(self.W_shape),)
+        return (_weight_gradient(self, x, gy, np.zeros(self.W_shape, self.W_dtype)),)
 
 
-class Deconvolution(_transposed.Deconvolution2DFunction):
+class Deconvolution(_Accumulating, _transposed.Deconvolution2DFunction):
     """Chainer's transposed convolution with another way to compute it on the CPU."""
+
+    def weight_factors(self, x: Any, gy: Any) -> tuple[Any, Any]:
+        """As for a convolution, of which this is the way back."""
+        return gy, x
 
     def forward_cpu(self, inputs: tuple[Any, ...]) -> tuple[Any]:
         """``x`` (N, C, H, W) spread by ``W`` (C, O / groups, kh, kw), and ``b`` (O) added."""
@@ -127,6 +152,40 @@ class Deconvolution(_transposed.Deconvolution2DFunction):
         if 2 in indexes:
             made.append(F.sum(gy, axis=(0, 2, 3)))
         return made
+
+
+def _weight_gradient(function: Any, x: np.ndarray, gy: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Add the weight's gradient to ``total``, image after image, and in the blocks that OpenBLAS takes positions in."""
+    windows = _Windows(function, total.shape, gy.shape[2:])
+    products = np.ascontiguousarray(gy).reshape(len(x), *windows.products)
+    flat, own = total.reshape(windows.kernels), np.empty(windows.kernels, total.dtype)
+    blocks = list(_blocks(windows.products[2]))
+    for images in windows.chunks(x):
+        for columns, product in zip(windows.columns(x[images]), products[images], strict=True):
+            for block in blocks:
+                flat += np.matmul(product[..., block], columns[..., block].swapaxes(1, 2), out=own)
+    return total
+
+
+def _blocks(length: int) -> Iterator[slice]:
+    """The parts of a sum that OpenBLAS's kernels for Haswell add to the result one by one.
+
+    Source: OpenBLAS ``level3.c``, with ``SGEMM_DEFAULT_Q`` and ``SGEMM_DEFAULT_UNROLL_M`` of ``param.h``.
+    """
+    most, unit, start = 384, 8, 0
+    while start < length:
+        left = length - start
+        size = most if left >= 2 * most else -(-(left // 2) // unit) * unit if left > most else left
+        yield slice(start, start + size)
+        start += size
+
+
+def _bias_gradient(gy: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Add the sums over the positions of (N, O, rows, columns) to ``total``, image after image."""
+    ones = np.ones(count(gy.shape[2:]), gy.dtype)
+    for image in np.ascontiguousarray(gy).reshape(*gy.shape[:2], -1):
+        total += image.dot(ones)
+    return total
 
 
 class _Windows:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from bridge.chain.functions import chainer
 from bridge.chain.node import Node
 from bridge.schema import count
@@ -53,18 +55,41 @@ class LinearFunction(Node, _chainers.LinearFunction):
             y += b[0]
         return (y,)
 
-    def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> list[Any]:
-        """The gradients of those inputs that are asked for."""
+    def backward_accumulate(
+        self, indexes: tuple[int, ...], grad_outputs: tuple[Any], grad_inputs: tuple[Any, ...]
+    ) -> tuple[Any, ...]:
+        """The gradients of those inputs that are asked for, on top of those that are there."""
         if chainer.config.enable_backprop:  # for a second derivative
-            made: list[Any] = super().backward(indexes, grad_outputs)
+            made: tuple[Any, ...] = super().backward_accumulate(indexes, grad_outputs, grad_inputs)
             return made
         x, W = (variable.array for variable in self.get_retained_inputs())
         gy = grad_outputs[0].array
         found = []
-        if 0 in indexes:
-            found.append(gy.dot(W).astype(x.dtype, copy=False))
-        if 1 in indexes:
-            found.append(gy.T.dot(x).astype(W.dtype, copy=False))
-        if 2 in indexes:
-            found.append(gy.sum(axis=0))
-        return [chainer.as_variable(gradient) for gradient in found]
+        for index, before in zip(indexes, grad_inputs, strict=True):
+            if index == 2:
+                found.append(_bias_gradient(gy, before))
+                continue
+            gradient = gy.dot(W).astype(x.dtype, copy=False) if index == 0 else gy.T.dot(x).astype(W.dtype, copy=False)
+            found.append(gradient if before is None else gradient + before.array)
+        return tuple([chainer.as_variable(gradient) for gradient in found])
+
+
+def _bias_gradient(gy: Any, before: Any) -> Any:
+    """The sum over the batch of (N, outputs), on top of ``before``; by a product with ones, in whose order Caffe adds.
+
+    OpenBLAS adds eight images at a time to what is there, for as many outputs as are a multiple of
+    four, and for the others the sum of all images.
+
+    Source: OpenBLAS ``sgemv_n_4.c``.
+    """
+    xp = chainer.backend.get_array_module(gy)
+    total = gy.T.dot(xp.ones(len(gy), gy.dtype))
+    if before is None:
+        return total
+    total += before.array
+    fours = gy.shape[1] & -4
+    if xp is np and fours:
+        rows = np.zeros((len(gy) + 8, gy.shape[1]), gy.dtype)
+        rows[0], rows[8:] = before.array, gy
+        total[:fours] = rows.T.dot(np.ones(len(rows), gy.dtype))[:fours]
+    return total

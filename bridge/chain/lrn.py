@@ -3,7 +3,8 @@
 Caffe carries the sum of squares from channel to channel: one fused multiply-add for the square
 that enters, one for the square that leaves. Done in that order, in float64 between roundings, and
 with a power that is rounded once, the results have the bits that Caffe's have on a processor with
-such an instruction; so a maximum of the next pooling that two values nearly tie for is the same one.
+such an instruction (a power of Caffe's C library may differ in its last place where sums are far from
+``k``); so a maximum of the next pooling that two values nearly tie for is the same one.
 
 Source: lrn_layer.cpp ``CrossChannelForward_cpu``, ``CrossChannelBackward_cpu``.
 """
@@ -38,8 +39,8 @@ class LocalResponseNormalization(_chainers.LocalResponseNormalization):
         y, self.scale, self.power = (np.empty_like(x) for _ in range(3))
         for part in _chunks(x):
             terms = np.square(x[part]).astype(np.float64)
-            terms *= x.dtype.type(self.alpha)  # exact, as the factor of a fused multiply-add is
-            _running_sums(terms, self.n // 2, self.k, out=self.scale[part])
+            terms *= _alpha(self, x) / x.dtype.type(self.n)  # exact, as the factor of a fused multiply-add is
+            _running_sums(terms, self.n // 2, self.k, out=self.scale[part], enter_first=True)
             _power(self.scale[part], self.beta, out=self.power[part])
             np.multiply(x[part], self.power[part], out=y[part])
         return (y,)
@@ -59,15 +60,21 @@ class _Gradient(chainer.FunctionNode):
         own = self.function
         x, y, gy = inputs
         gx = gy * own.power
-        factor = x.dtype.type(2 * own.alpha * own.beta)
+        factor = x.dtype.type(2 * float(_alpha(own, x)) * own.beta / own.n)
         for part in _chunks(x):
             ratio = gy[part] * y[part]
             ratio /= own.scale[part]
-            sums = _running_sums(ratio, own.n // 2, 0, out=np.empty_like(ratio))
+            sums = _running_sums(ratio, own.n // 2, 0, out=np.empty_like(ratio), enter_first=False)
             sums *= x[part]
-            sums *= factor
-            gx[part] -= sums
+            taken = sums.astype(np.float64)
+            taken *= factor
+            np.subtract(gx[part], taken, out=gx[part], casting="same_kind")  # fused, too
         return (gx,)
+
+
+def _alpha(function: LocalResponseNormalization, x: np.ndarray) -> Any:
+    """Caffe's ``alpha``, which Chainer has divided by the number of channels, as a number of x's dtype."""
+    return x.dtype.type(function.alpha * function.n)
 
 
 def _chunks(images: np.ndarray) -> Iterator[slice]:
@@ -77,10 +84,11 @@ def _chunks(images: np.ndarray) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
-def _running_sums(terms: np.ndarray, half: int, start: float, out: np.ndarray) -> np.ndarray:
+def _running_sums(terms: np.ndarray, half: int, start: float, out: np.ndarray, *, enter_first: bool) -> np.ndarray:
     """``start`` and each channel's term with the ``half`` before it and the ``half`` behind it, of (N, C, ...).
 
-    Each sum is the one before it, and what enters, less what leaves, rounded to the type of ``out`` both times.
+    Each sum is the one before it, and what enters, less what leaves, rounded to the type of ``out`` both times;
+    forward, Caffe lets the one enter before the other leaves, and backward the other way round.
     """
     terms, total = terms.swapaxes(0, 1), out.swapaxes(0, 1)
     wide = np.empty(terms.shape[1:], terms.dtype)
@@ -95,10 +103,10 @@ def _running_sums(terms: np.ndarray, half: int, start: float, out: np.ndarray) -
         carry(np.add, 0, term)
     for channel in range(1, len(terms)):
         total[channel] = total[channel - 1]
-        if channel + half < len(terms):
-            carry(np.add, channel, terms[channel + half])
-        if channel > half:
-            carry(np.subtract, channel, terms[channel - half - 1])
+        changes = ((np.add, channel + half), (np.subtract, channel - half - 1))
+        for change, place in changes if enter_first else changes[::-1]:
+            if 0 <= place < len(terms):
+                carry(change, channel, terms[place])
     return out
 
 

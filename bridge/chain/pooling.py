@@ -37,8 +37,9 @@ def _max(x: Any, layer: Pooling) -> Any:
 def _average(x: Any, layer: Pooling) -> Any:
     rows, columns = layer.axes(x.shape[2:])
     area = np.outer(rows.lengths, columns.lengths).astype(x.dtype)
-    each = 1 / np.where(area == 0, area.dtype.type(np.nan), area)
-    return _sums(x, layer) * x.xp.asarray(each)
+    area[area == 0] = np.nan
+    sums = _sums(x, layer)
+    return sums / x.xp.asarray(np.broadcast_to(area, sums.shape))
 
 
 def _stochastic(x: Any, layer: Pooling) -> Any:

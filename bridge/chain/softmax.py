@@ -1,4 +1,7 @@
-"""The loss of a softmax as one function: the steps of a composition would cost more than what they compute.
+"""The softmax, and its loss as one function: the steps of a composition would cost more than what they compute.
+
+On the CPU both have the bits that Caffe's have: exponentials as in its C library, and sums in the
+order in which OpenBLAS adds up a product with ones.
 
 Source: softmax_layer.cpp, softmax_loss_layer.cpp.
 """
@@ -10,57 +13,144 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bridge.chain.functions import chainer
-from bridge.chain.losses import by_place, counted_labels
+from bridge.chain.losses import counted_labels
 from bridge.chain.node import Node
+from bridge.libm import expf
+from bridge.schema import Shape, count
 
 if TYPE_CHECKING:
     from bridge.layers.softmax_with_loss import SoftmaxWithLoss
 
 F = chainer.functions
-_SMALLEST = float(np.finfo(np.float32).tiny)
+_chainers: Any = F.activation.softmax
+_SMALLEST = np.finfo(np.float32).tiny
+
+
+def softmax(x: Any, axis: int = 1) -> Any:
+    """``exp(x) / sum exp(x)`` along an axis of a variable."""
+    return Softmax(axis).apply((x,))[0]
+
+
+class Softmax(_chainers.Softmax):
+    """Chainer's softmax, by its name (exporters know it by that), with another way to compute it on the CPU."""
+
+    def forward(self, inputs: tuple[Any]) -> tuple[Any]:
+        """The softmax of values of any shape."""
+        (x,) = inputs
+        if type(x) is not np.ndarray or x.dtype != np.float32:
+            made: tuple[Any] = super().forward(inputs)
+            return made
+        self.retain_outputs((0,))
+        return (normalised(np, x.reshape(_shape(x, self.axis))).reshape(x.shape),)
+
+    def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> Any:
+        """The gradient of the input."""
+        return _SoftmaxGradient(self.axis).apply((*self.get_retained_outputs(), *grad_outputs))
+
+
+class _SoftmaxGradient(_chainers._SoftmaxGrad):
+    def forward(self, inputs: tuple[Any, Any]) -> tuple[Any]:
+        self.retain_inputs((0, 1))
+        y, gy = inputs
+        gx = gy - (y * gy).sum(axis=self.axis, keepdims=True)
+        gx *= y
+        return (gx,)
+
+
+def _shape(x: Any, axis: int) -> tuple[int, int, int]:
+    """The shape (outer, classes, inner) that ``x`` may be taken as."""
+    axis %= x.ndim
+    return count(x.shape[:axis]), x.shape[axis], count(x.shape[axis + 1 :])
 
 
 def softmax_loss(x: Any, labels: Any, layer: SoftmaxWithLoss) -> Any:
     """``-log softmax(x)[label]``, the softmax at least the smallest normal float32, over the places that count."""
-    places, outer, inner = by_place(x, layer.axis)
-    wanted, valid = counted_labels(labels, places.shape[1], layer, layer.ignore_label)
+    shape = _shape(x, layer.axis)
+    wanted, valid = counted_labels(labels, shape[1], layer, layer.ignore_label)
     counted = None if valid == wanted.size else wanted >= 0
-    return _SoftmaxLoss(wanted, counted, layer.divisor(outer, inner, valid)).apply((places,))[0]
+    return _SoftmaxLoss(shape, wanted, counted, layer.divisor(shape[0], shape[2], valid)).apply((x,))[0]
 
 
 class _SoftmaxLoss(Node):
-    """The sum over places (N, classes), divided; as float32 where they are float16, whose range it may exceed."""
+    """The sum over places, divided; as float32 where they are float16, whose range it may exceed.
 
-    def __init__(self, wanted: Any, counted: Any, divisor: int) -> None:
-        self.wanted, self.counted, self.divisor = wanted, counted, divisor
+    Args:
+        shape: Of the input, taken as (outer, classes, inner).
+        wanted: The label of each place, (outer * inner).
+        counted: Whether the place counts; ``None`` where all do.
+        divisor: What to divide by.
+    """
+
+    def __init__(self, shape: Shape, wanted: Any, counted: Any, divisor: int) -> None:
+        self.shape, self.wanted, self.counted, self.divisor = shape, wanted, counted, divisor
 
     def forward(self, inputs: tuple[Any]) -> tuple[Any]:
         """The loss, of no axes."""
         self.retain_inputs((0,))
-        (x,) = inputs
-        xp = chainer.backend.get_array_module(x)
-        wide = x.astype(np.float32) if x.dtype == np.float16 else x
-        exponentials = xp.exp(wide - wide.max(axis=1, keepdims=True))
-        exponentials /= exponentials.sum(axis=1, keepdims=True)
-        self.softmax = exponentials
-        self.rows = xp.arange(len(x))
-        logs = xp.log(xp.maximum(self.softmax[self.rows, self.wanted], _SMALLEST))
+        xp, x = chainer.backend.get_array_module(*inputs), inputs[0].reshape(self.shape)
+        self.softmax = normalised(xp, x.astype(np.float32) if x.dtype == np.float16 else x)
+        self.places = self._places(xp)
+        logs = xp.log(xp.maximum(self.softmax.reshape(-1)[self.places], _SMALLEST))
         if self.counted is not None:
             logs *= self.counted
-        return (xp.asarray(-logs.sum() / self.divisor, dtype=wide.dtype),)
+        total = xp.add.accumulate(logs)[-1] if xp is np and len(logs) else logs.sum()  # one after the other, as Caffe
+        return (xp.asarray(-total / self.divisor, dtype=logs.dtype),)
+
+    def _places(self, xp: Any) -> Any:
+        """Where the wanted classes are in the flat input."""
+        outer, classes, inner = self.shape
+        wanted = self.wanted if self.counted is None else xp.maximum(self.wanted, 0)
+        if inner == 1:
+            return xp.arange(outer) * classes + wanted
+        first = xp.arange(outer)[:, None] * (classes * inner) + xp.arange(inner)
+        return first.reshape(-1) + wanted * inner
 
     def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> tuple[Any]:
         """The gradient of the places, which does not see the softmax's bound, as in Caffe."""
         (x,), (gy,) = self.get_retained_inputs(), grad_outputs
+        outer, _, inner = self.shape
+        counted = None if self.counted is None else self.counted.reshape(outer, 1, inner)
         if chainer.config.enable_backprop:  # for a second derivative
             right = gy.xp.zeros_like(self.softmax)
-            right[self.rows, self.wanted] = 1
-            each = F.softmax(F.cast(x, self.softmax.dtype)) - right
-            kept = each if self.counted is None else each * self.counted[:, None].astype(each.dtype)
-            return (F.cast(kept * F.broadcast_to(gy / self.divisor, kept.shape), x.dtype),)
+            right.reshape(-1)[self.places] = 1
+            wide = F.reshape(F.cast(x, right.dtype), self.shape)
+            each = F.softmax(wide, axis=1) - right
+            kept = each if counted is None else each * counted.astype(each.dtype)
+            made = kept * F.broadcast_to(gy / self.divisor, kept.shape)
+            return (F.cast(F.reshape(made, x.shape), x.dtype),)
         gx = self.softmax.copy()
-        gx[self.rows, self.wanted] -= 1
-        if self.counted is not None:
-            gx *= self.counted[:, None]
+        gx.reshape(-1)[self.places] -= 1
+        if counted is not None:
+            gx *= counted
         gx *= gy.array / self.divisor
-        return (chainer.as_variable(gx.astype(x.dtype, copy=False)),)
+        return (chainer.as_variable(gx.reshape(x.shape).astype(x.dtype, copy=False)),)
+
+
+def normalised(xp: Any, x: Any) -> Any:
+    """The softmax of ``x`` (outer, classes, inner) over the classes, C-contiguous.
+
+    On the CPU, and of float32, Caffe's bits: the classes' exponentials are added up in fours
+    where there is one place, and else as OpenBLAS adds columns.
+    """
+    if xp is not np or x.dtype != np.float32:
+        made = xp.exp(x - x.max(axis=1, keepdims=True))
+        made /= made.sum(axis=1, keepdims=True)
+        return made
+    if x.shape[2] > 1:
+        made = expf(x - x.max(axis=1, keepdims=True))
+        made /= np.matmul(made.swapaxes(1, 2), np.ones(x.shape[1], x.dtype))[:, None]
+        return made
+    classes = np.ascontiguousarray(x[:, :, 0].T)
+    made = expf(classes - classes.max(axis=0))
+    made /= _sums_by_fours(made)
+    return np.ascontiguousarray(made.T)[:, :, None]
+
+
+def _sums_by_fours(rows: np.ndarray) -> np.ndarray:
+    """The sum of all rows, each four of them added up first. Source: OpenBLAS ``sgemv_n_4.c``."""
+    stop = len(rows) & -4
+    fours = rows[0:stop:4] + rows[1:stop:4]
+    fours += rows[2:stop:4]
+    fours += rows[3:stop:4]
+    sums: np.ndarray = np.add.accumulate(np.concatenate([fours, rows[stop:]]))[-1]
+    return sums

@@ -1,7 +1,8 @@
 """Maxima and sums over windows on the CPU, one place of the kernel after the other.
 
 Chainer copies every window before it reduces it; taking the places of the kernel in turn,
-for all windows at once, copies nothing, needs no padding, and does rows and columns apart.
+for all windows at once, copies nothing, needs no padding, and lets maxima do rows and columns
+apart. Sums have Caffe's order, and so its bits.
 Windows are Caffe's, as :class:`~bridge.layers.pooled_axis.PooledAxis` lays them out.
 
 Source: pooling_layer.cpp.
@@ -41,15 +42,15 @@ def _both(axes: Axes) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
         yield (_ALL, _ALL, rows, columns), (_ALL, _ALL, from_rows, from_columns)
 
 
-def _reduced(x: np.ndarray, axes: Axes, ufunc: np.ufunc, start: float) -> np.ndarray:
-    """Each window's values put together."""
+def _maxima(x: np.ndarray, axes: Axes) -> np.ndarray:
+    """Each window's greatest value."""
     rows, columns = axes
-    lines = np.full((*x.shape[:2], rows.count, x.shape[3]), start, x.dtype)
+    lines = np.full((*x.shape[:2], rows.count, x.shape[3]), LOWEST, x.dtype)
     for windows, values in _places(rows):
-        ufunc(lines[:, :, windows], x[:, :, values], out=lines[:, :, windows])
-    made = np.full((*lines.shape[:3], columns.count), start, x.dtype)
+        np.fmax(lines[:, :, windows], x[:, :, values], out=lines[:, :, windows])
+    made = np.full((*lines.shape[:3], columns.count), LOWEST, x.dtype)
     for windows, values in _places(columns):
-        ufunc(made[..., windows], lines[..., values], out=made[..., windows])
+        np.fmax(made[..., windows], lines[..., values], out=made[..., windows])
     return made
 
 
@@ -75,7 +76,7 @@ class MaxPooling(chainer.FunctionNode):
         """The maxima (N, C, rows, columns) of (N, C, H, W)."""
         self.retain_inputs((0,))
         self.retain_outputs((0,))
-        return (_reduced(inputs[0], self.axes, np.fmax, LOWEST),)
+        return (_maxima(inputs[0], self.axes),)
 
     def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> Any:
         """The gradient of the input."""
@@ -89,11 +90,12 @@ class _MaxGradient(chainer.FunctionNode):
 
     def forward_cpu(self, inputs: tuple[np.ndarray]) -> tuple[np.ndarray]:
         gx = np.zeros(self.x.shape, inputs[0].dtype)
-        free = np.ones(self.y.shape, bool)
-        for windows, values in _both(self.axes):
-            chosen = (self.x[values] == self.y[windows]) & free[windows]
-            free[windows] ^= chosen
-            gx[values] += inputs[0][windows] * chosen
+        places = list(_both(self.axes))[::-1]  # of two windows that share a value, Caffe takes the first first
+        chosen = np.full(self.y.shape, len(places), np.min_scalar_type(len(places)))
+        for number, (windows, values) in enumerate(places):
+            np.copyto(chosen[windows], number, where=self.x[values] == self.y[windows])
+        for number, (windows, values) in enumerate(places):
+            gx[values] += inputs[0][windows] * (chosen[windows] == number)
         return (gx,)
 
     def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> tuple[Any]:
@@ -105,14 +107,17 @@ class _MaxGradient(chainer.FunctionNode):
 
 
 class WindowSum(chainer.FunctionNode):
-    """The sum over each window; 0 where it is empty."""
+    """The sum over each window, value after value as Caffe adds them up; 0 where it is empty."""
 
     def __init__(self, axes: Axes) -> None:
         self.axes = axes
 
     def forward_cpu(self, inputs: tuple[np.ndarray]) -> tuple[np.ndarray]:
         """The sums (N, C, rows, columns) of (N, C, H, W)."""
-        return (_reduced(inputs[0], self.axes, np.add, 0),)
+        sums = np.zeros((*inputs[0].shape[:2], *(axis.count for axis in self.axes)), inputs[0].dtype)
+        for windows, values in _both(self.axes):
+            sums[windows] += inputs[0][values]
+        return (sums,)
 
     def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> Any:
         """The gradient of the input."""
@@ -124,13 +129,9 @@ class _WindowSumGradient(chainer.FunctionNode):
         self.axes = axes
 
     def forward_cpu(self, inputs: tuple[np.ndarray]) -> tuple[np.ndarray]:
-        (gy,), (rows, columns) = inputs, self.axes
-        lines = np.zeros((*gy.shape[:3], columns.extent), gy.dtype)
-        for windows, values in _places(columns):
-            lines[..., values] += gy[..., windows]
-        gx = np.zeros((*gy.shape[:2], rows.extent, columns.extent), gy.dtype)
-        for windows, values in _places(rows):
-            gx[:, :, values] += lines[:, :, windows]
+        gx = np.zeros((*inputs[0].shape[:2], *(axis.extent for axis in self.axes)), inputs[0].dtype)
+        for windows, values in reversed(list(_both(self.axes))):
+            gx[values] += inputs[0][windows]
         return (gx,)
 
     def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from bridge.chain.build import NetChain
 from bridge.chain.functions import chainer
 from bridge.errors import ModelError, UsageError
@@ -29,6 +31,7 @@ class Updater:
         chain: The chain; its parameters get their update rules.
         factors: Each parameter with its factors.
         half: Whether parameters are float16; they are updated as float32.
+        replay: Whether a run of Caffe's is replayed, to the bit where the chain is on a processor.
 
     Attributes:
         optimizer: Chainer's, or Caffe's in Chainer's form.
@@ -38,10 +41,20 @@ class Updater:
         UsageError: There is no optimizer of that name.
     """
 
-    def __init__(self, recipe: Recipe, chain: NetChain, factors: list[tuple[Any, Factors]], half: bool = False) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        chain: NetChain,
+        factors: list[tuple[Any, Factors]],
+        *,
+        half: bool = False,
+        replay: bool = False,
+    ) -> None:
         self._recipe, self._factors = recipe, factors
         self._caffe = recipe.type in SOLVERS
-        self.optimizer: Any = CaffeOptimizer(recipe) if self._caffe else _chainers(recipe)
+        replay = replay and chain.xp is np and not half
+        params = [param for param, _ in factors]
+        self.optimizer: Any = CaffeOptimizer(recipe, params, replay=replay) if self._caffe else _chainers(recipe)
         self.loss_scale = LOSS_SCALE if half else None
         if half:
             self.optimizer.use_fp32_update()

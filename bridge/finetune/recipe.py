@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bridge.errors import FormatError, UsageError
+from bridge.libm import expf, powf
 from bridge.message import Message
 
 SOLVERS = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
@@ -87,22 +88,22 @@ class Recipe:
 
         Source: ``SGDSolver::GetLearningRate``.
         """
-        rate = self.base_lr if self.lr_policy == "fixed" else self.base_lr * self._factor(iteration)
+        rate = self.base_lr if self.lr_policy == "fixed" else float(self.base_lr * self._factor(iteration))
         return rate * (iteration + 1) / (self.warmup + 1) if iteration < self.warmup else rate
 
-    def _factor(self, i: int) -> float:
+    def _factor(self, i: int) -> Any:
         if self.lr_policy == "step":
             return float(self.gamma ** (i // self.stepsize))
         if self.lr_policy == "exp":
             return float(self.gamma**i)
         if self.lr_policy == "inv":
-            return float((1 + self.gamma * i) ** -self.power)
+            return _powf(1 + np.float32(self.gamma) * np.float32(i), -self.power)
         if self.lr_policy == "multistep":
             return float(self.gamma ** self._steps_taken(i))
         if self.lr_policy == "poly":
-            return float(max(0.0, 1 - i / self.max_iter) ** self.power)
+            return _powf(max(np.float32(0), 1 - np.float32(i) / np.float32(self.max_iter)), self.power)
         if self.lr_policy == "sigmoid":
-            return 1 / (1 + math.exp(min(700.0, -self.gamma * (i - self.stepsize))))
+            return 1 / (1 + _expf(-np.float32(self.gamma) * np.float32(i - self.stepsize)))
         return (1 + math.cos(math.pi * min(1.0, i / self.max_iter))) / 2  # cosine
 
     def _steps_taken(self, iteration: int) -> int:
@@ -114,6 +115,16 @@ class Recipe:
                 break
             taken += 1
         return taken
+
+
+def _powf(base: np.float32, exponent: float) -> np.float32:
+    made: np.float32 = powf(np.array([base]), exponent)[0]
+    return made
+
+
+def _expf(x: np.float32) -> np.float32:
+    made: np.float32 = expf(np.array([min(x, np.float32(88))]))[0]
+    return made
 
 
 _READ = {

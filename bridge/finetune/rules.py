@@ -9,13 +9,14 @@ adadelta_solver.cpp, adam_solver.cpp.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from bridge.chain.freezing import is_frozen
 from bridge.chain.functions import chainer
+from bridge.finetune.arithmetic import Arithmetic, CaffesArithmetic
 from bridge.finetune.recipe import Recipe
 
 _History = list[Any]
@@ -57,36 +58,47 @@ class CaffeRule(chainer.UpdateRule):
 
     def update_core(self, param: Any) -> None:
         """One update."""
-        recipe, xp = self._optimizer.recipe, param.device.xp
-        history = [self.state[f"history{index}"] for index in range(_HISTORIES[recipe.type])]
+        optimizer, xp = self._optimizer, param.device.xp
+        do = CaffesArithmetic() if optimizer.replay else Arithmetic(xp)
+        history = [self.state[f"history{index}"] for index in range(_HISTORIES[optimizer.recipe.type])]
         arrays = (param.data, param.grad, *history)
         if xp is np and param.size > _CHUNK and all(array.flags.c_contiguous for array in arrays):
             flat = [array.reshape(-1) for array in arrays]
             for start in range(0, param.size, _CHUNK):
-                self._update(np, *(array[start : start + _CHUNK] for array in flat))
+                self._update(do, *(array[start : start + _CHUNK] for array in flat))
         else:
-            self._update(xp, *arrays)
+            self._update(do, *arrays)
 
-    def _update(self, xp: Any, data: Any, grad: Any, *history: Any) -> None:
+    def _update(self, do: Arithmetic, data: Any, grad: Any, *history: Any) -> None:
         optimizer, recipe = self._optimizer, self._optimizer.recipe
-        grad = _regularised(xp, recipe, data, grad, optimizer.grad_scale, recipe.weight_decay * self.decay_mult)
-        rate = np.float32(optimizer.rate * self.lr_mult)
-        data -= _STEPS[recipe.type](xp, recipe, grad, list(history), rate, optimizer.t)
+        for scale in optimizer.grad_scales:
+            grad = grad * scale
+        decay = np.float32(recipe.weight_decay) * np.float32(self.decay_mult)
+        if decay:
+            grad = do.plus(decay, data if recipe.regularization_type == "L2" else do.xp.sign(data), grad)
+        rate = np.float32(optimizer.rate) * np.float32(self.lr_mult)
+        data -= _STEPS[recipe.type](do, recipe, grad, list(history), rate, optimizer.t)
 
 
 class CaffeOptimizer(chainer.GradientMethod):
     """A Caffe solver over the gradients that backward left in the parameters.
 
-    Attributes:
+    Args:
         recipe: Rule, momentum, decay and clipping.
+        params: The parameters in the net's order, in which the norm of their gradients adds up; all of the target's
+            in its own order where none are given.
+        replay: Whether to round as Caffe does on a processor, of float32 parameters there.
+
+    Attributes:
         rate: The learning rate of the next update.
+        grad_scales: What gradients are multiplied by before it, one after the other.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, params: Sequence[Any] = (), *, replay: bool = False) -> None:
         super().__init__()
-        self.recipe = recipe
+        self.recipe, self.replay, self._params = recipe, replay, params
         self.rate = recipe.rate(0)
-        self.grad_scale = np.float32(1)
+        self.grad_scales: list[np.float32] = []
 
     def create_update_rule(self) -> CaffeRule:
         """The rule for one parameter."""
@@ -98,7 +110,8 @@ class CaffeOptimizer(chainer.GradientMethod):
             loss = lossfun(*args, **kwargs)
             self.target.cleargrads()
             loss.backward(loss_scale=self._loss_scale)
-        self.grad_scale = np.float32(self._clip() / self.recipe.iter_size)
+        scales = (self._clip(), np.float32(1) / np.float32(self.recipe.iter_size))
+        self.grad_scales = [scale for scale in scales if scale != 1]
         self.call_hooks("pre")
         self.t += 1
         for param in self.target.params():
@@ -109,68 +122,55 @@ class CaffeOptimizer(chainer.GradientMethod):
             param.update()
         self.call_hooks("post")
 
-    def _clip(self) -> float:
+    def _clip(self) -> np.float32:
         """The factor that brings the norm of all gradients down to the limit."""
-        limit = self.recipe.clip_gradients
+        limit = np.float32(self.recipe.clip_gradients)
         if limit <= 0:
-            return 1.0
-        grads = [param.grad.astype(np.float32, copy=False) for param in self.target.params() if param.grad is not None]
-        total = sum(float((grad * grad).sum()) for grad in grads)
-        norm = float(np.sqrt(np.float32(total))) / (self._loss_scale or 1.0)
-        return limit / norm if norm > limit else 1.0
+            return np.float32(1)
+        grads = [param.grad for param in self._params or self.target.params() if param.grad is not None]
+        grads = [grad.astype(np.float32, copy=False) for grad in grads]
+        do = CaffesArithmetic() if self.replay else Arithmetic(self.target.xp)
+        norm = do.norm(grads) / np.float32(self._loss_scale or 1)
+        return np.float32(limit / norm if norm > limit else 1)
 
 
-def _regularised(xp: Any, recipe: Recipe, data: Any, grad: Any, scale: np.float32, decay: float) -> Any:
-    """The gradient, scaled, with the derivative of the regularisation added; a new array or the gradient."""
-    if scale != 1:
-        grad = grad * scale
-    if not decay:
-        return grad
-    return grad + np.float32(decay) * (data if recipe.regularization_type == "L2" else xp.sign(data))
-
-
-def _sgd(xp: Any, r: Recipe, g: Any, h: _History, rate: np.float32, t: int) -> Any:
-    h[0] *= np.float32(r.momentum)
-    h[0] += rate * g
+def _sgd(do: Arithmetic, r: Recipe, g: Any, h: _History, rate: np.float32, t: int) -> Any:
+    do.blend(rate, g, np.float32(r.momentum), h[0])
     return h[0]
 
 
-def _nesterov(xp: Any, r: Recipe, g: Any, h: _History, rate: np.float32, t: int) -> Any:
-    momentum = np.float32(r.momentum)
-    before = momentum * h[0]
-    _sgd(xp, r, g, h, rate, t)
-    return (1 + momentum) * h[0] - before
+def _nesterov(do: Arithmetic, r: Recipe, g: Any, h: _History, rate: np.float32, t: int) -> Any:
+    momentum, step = np.float32(r.momentum), h[0].copy()
+    do.blend(rate, g, momentum, h[0])
+    do.blend(1 + momentum, h[0], -momentum, step)
+    return step
 
 
-def _adagrad(xp: Any, r: Recipe, g: Any, h: _History, rate: np.float32, t: int) -> Any:
-    h[0] += g * g
-    return rate * (g / (xp.sqrt(h[0]) + np.float32(r.delta)))
+def _adagrad(do: Arithmetic, r: Recipe, g: Any, h: _History, rate: np.float32, t: int) -> Any:
+    h[0] += do.square(g)
+    return rate * (g / (do.root(h[0]) + np.float32(r.delta)))
 
 
-def _rmsprop(xp: Any, r: Recipe, g: Any, h: _History, rate: np.float32, t: int) -> Any:
-    h[0] *= np.float32(r.rms_decay)
-    h[0] += np.float32(1 - r.rms_decay) * (g * g)
-    return rate * (g / (xp.sqrt(h[0]) + np.float32(r.delta)))
+def _rmsprop(do: Arithmetic, r: Recipe, g: Any, h: _History, rate: np.float32, t: int) -> Any:
+    decay = np.float32(r.rms_decay)
+    do.blend(1 - decay, do.square(g), decay, h[0])
+    return rate * (g / (do.root(h[0]) + np.float32(r.delta)))
 
 
-def _adadelta(xp: Any, r: Recipe, g: Any, h: _History, rate: np.float32, t: int) -> Any:
+def _adadelta(do: Arithmetic, r: Recipe, g: Any, h: _History, rate: np.float32, t: int) -> Any:
     momentum, delta = np.float32(r.momentum), np.float32(r.delta)
-    h[0] *= momentum
-    h[0] += (1 - momentum) * (g * g)
-    step = g * xp.sqrt((h[1] + delta) / (h[0] + delta))
-    h[1] *= momentum
-    h[1] += (1 - momentum) * (step * step)
+    do.blend(1 - momentum, do.square(g), momentum, h[0])
+    step = g * do.root((h[1] + delta) / (h[0] + delta))
+    do.blend(1 - momentum, do.square(step), momentum, h[1])
     return rate * step
 
 
-def _adam(xp: Any, r: Recipe, g: Any, h: _History, rate: np.float32, t: int) -> Any:
+def _adam(do: Arithmetic, r: Recipe, g: Any, h: _History, rate: np.float32, t: int) -> Any:
     b1, b2 = np.float32(r.momentum), np.float32(r.momentum2)
-    h[0] *= b1
-    h[0] += (1 - b1) * g
-    h[1] *= b2
-    h[1] += (1 - b2) * (g * g)
+    do.blend(1 - b1, g, b1, h[0])
+    do.blend(1 - b2, g * g, b2, h[1])
     correction = np.float32(np.sqrt(1 - float(b2) ** t) / (1 - float(b1) ** t))
-    return h[0] / (xp.sqrt(h[1]) + np.float32(r.delta)) * (rate * correction)
+    return h[0] / (do.root(h[1]) + np.float32(r.delta)) * (rate * correction)
 
 
 _STEPS: dict[str, Callable[..., Any]] = {

@@ -114,7 +114,7 @@ def begin(config: Config, on_step: Callable[[dict[str, Any]], None] | None, on_n
     stages = Stages(config, net, chain, objective, preprocess, ranks, still, on_note)
     loop = Loop(
         chain=chain,
-        updater=Updater(recipe, chain, factors, config.half),
+        updater=Updater(recipe, chain, factors, half=config.half, replay=train.fixed),
         recipe=recipe,
         objective=objective,
         batches=batches,

@@ -163,7 +163,9 @@ class Stages:
         if self.config.resume and chosen.exists():
             return chosen.read_text(encoding="utf-8")
         images, data = splits[0]
-        draws = 0 if data.fixed or not self.config.cache else self.config.augment_cache if images.augmented else 1
+        if data.fixed:
+            return "chainer"  # a replay has the bits of Caffe, which only the chain has
+        draws = 0 if not self.config.cache else self.config.augment_cache if images.augmented else 1
         both = ("onnxruntime", "chainer") if draws else ()
         known = [name for name in both if self._cache(images, data, draws, name, key).load()]
         return known[0] if known and engines.missing(known[0]) is None else "auto"
