@@ -48,12 +48,14 @@ _LOG_POLYNOMIAL = _numbers("""
 
 def expf(x: np.ndarray) -> np.ndarray:
     """``e ** x`` of float32 values that are not above 88, as float32."""
-    return _powers_of_2(np.multiply(x, _PER_E, dtype=np.float64))
+    exponents = np.array(x, np.float64)
+    exponents *= _PER_E
+    return _powers_of_2(exponents)
 
 
 def powf(x: np.ndarray, y: float) -> np.ndarray:
     """``|x| ** y`` of float32 values, for a result below infinity; 0 for 0, as float32."""
-    wide = np.abs(x).astype(np.float64)
+    wide = np.abs(np.array(x, np.float64))
     zero = wide == 0
     wide[zero] = 1
     bits = wide.view(np.int64) - _OCTAVE
@@ -85,5 +87,4 @@ def _powers_of_2(exponents: np.ndarray) -> np.ndarray:
     made *= exponents
     made += 1
     made *= np.ldexp(_STEP_POWERS[steps & (_STEPS - 1)], steps >> 5)
-    rounded: np.ndarray = made.astype(np.float32)
-    return rounded
+    return np.asarray(made, np.float32)

@@ -116,13 +116,18 @@ def identify(head: bytes) -> str:
         return "safetensors"
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "pickle"
-    if not _CONTROL.search(head):
+    if not _CONTROL.search(head) and not _is_name(head):
         text = _PROTOTXT.match(head)
         if text and (text["cut"] is None or len(head) >= HEAD):  # a lone word is a net's name in a tiny caffemodel
             return "prototxt"
         if head.lstrip()[:1] in (b"{", b"["):
             return "json"
     return _protobuf(head)
+
+
+def _is_name(head: bytes) -> bool:
+    """Whether a file is a caffemodel of a name and no layers, which may read as text."""
+    return 2 < len(head) < 0x80 and head[0] == 0x0A and head[1] == len(head) - 2
 
 
 def _zip(head: bytes) -> str:

@@ -296,12 +296,28 @@ def test_nothing_below_the_lowest_trained_layer_is_back_propagated() -> None:
     assert calls(chain, backward(chain)) == everything
 
 
-def test_no_gradient_is_computed_for_a_frozen_layer_above_a_trained_one() -> None:
+@pytest.fixture
+def weights(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The shapes of convolutions' weights of which gradients are computed."""
+    need("chainer")
+    from bridge.chain import convolution
+
+    shapes, compute = [], convolution._weight_gradient
+
+    def noted(function: Any, x: Any, gy: Any, total: Any) -> Any:
+        shapes.append(total.shape)
+        return compute(function, x, gy, total)
+
+    monkeypatch.setattr(convolution, "_weight_gradient", noted)
+    return shapes
+
+
+def test_no_gradient_is_computed_for_a_frozen_layer_above_a_trained_one(weights: list[Any]) -> None:
     chain = built()
     bridge.freeze(chain, "conv2/a")
     labels = calls(chain, backward(chain))
     assert labels.count("<Convolution") == 2
-    assert labels.count("WeightGradient") == 1
+    assert weights == [chain.child("conv1").W.shape]
     assert chain.child("conv2/a").W.grad is None
     assert chain.child("conv1").W.grad is not None
 
@@ -485,7 +501,7 @@ def test_a_parameter_that_two_layers_share_is_frozen_by_the_name_of_either() -> 
 
 
 @pytest.mark.parametrize("name", ["MomentumSGD", "Adam"])
-def test_the_articles_hook_stops_the_update(name: str) -> None:
+def test_the_articles_hook_stops_the_update(name: str, weights: list[Any]) -> None:
     need("chainer")
     from bridge.chain import DelGradient
 
@@ -498,14 +514,13 @@ def test_the_articles_hook_stops_the_update(name: str) -> None:
     before, others = state(chain, ["conv2", "fc6"]), state(chain, ["conv1", "conv3", "fc8"])
     rng = np.random.default_rng(0)
     x, t = rng.random((4, 1, 28, 28)).astype("f"), rng.integers(0, 10, 4).astype("i")
-    labels: list[list[str]] = []
+    computed = []
     for _ in range(3):
-        labels.append(
-            calls(chain, lambda: optimizer.update(lambda: chainer.functions.softmax_cross_entropy(chain(x), t)))
-        )
+        optimizer.update(lambda: chainer.functions.softmax_cross_entropy(chain(x), t))
+        computed.append(len(weights))
     assert state(chain, ["conv2", "fc6"]) == before
     assert all(bits != others[key] for key, bits in state(chain, ["conv1", "conv3", "fc8"]).items())
-    assert len(labels[1]) < len(labels[0])
+    assert computed == [3, 5, 7]  # three convolutions, and later the two that are trained
 
 
 def test_the_articles_hook_knows_layers_by_their_own_names() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from backends.protobuf import read, read_mean
@@ -61,6 +61,7 @@ def one_blob(path: Path) -> Blob:
 
 
 @pytest.mark.parametrize("generation", ["V0", "V1", "V2"])
+@example(layers=[], name="layer { }")  # with the tag in front, it reads as text
 @given(layers=strategies.stored_nets(), name=strategies.NAMES)
 def test_parse_undoes_encode(scratch: Path, generation: str, layers: strategies.StoredNet, name: str) -> None:
     data = net([(layer, [b.data for b in blobs]) for layer, blobs in layers], generation, Message("", name=name))

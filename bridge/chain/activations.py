@@ -52,7 +52,8 @@ class Sigmoid(_sigmoid.Sigmoid):
         """The activations."""
         self.retain_outputs((0,))
         self._use_cudnn = False
-        y = np.multiply(inputs[0], 0.5, dtype=np.float64)
+        y = inputs[0].astype(np.float64)
+        y *= 0.5
         np.tanh(y, out=y)
         y *= 0.5
         y += 0.5
@@ -69,4 +70,5 @@ class _SigmoidGradient(_sigmoid.SigmoidGrad):
     def forward_cpu(self, inputs: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray]:
         self.retain_inputs((0, 1))
         y, gy = inputs
-        return (np.multiply(gy * y, np.subtract(1, y, dtype=np.float64)).astype(y.dtype),)
+        rest = 1 - y.astype(np.float64)
+        return (np.asarray(gy * y * rest, y.dtype),)

@@ -82,13 +82,15 @@ def _bias_gradient(gy: Any, before: Any) -> Any:
 
     Source: OpenBLAS ``sgemv_n_4.c``.
     """
-    xp = chainer.backend.get_array_module(gy)
-    total = gy.T.dot(xp.ones(len(gy), gy.dtype))
+    if type(gy) is not np.ndarray:
+        total = gy.sum(axis=0)
+        return total if before is None else total + before.array
+    total = gy.T.dot(np.ones(len(gy), gy.dtype))
     if before is None:
         return total
     total += before.array
     fours = gy.shape[1] & -4
-    if xp is np and fours:
+    if fours:
         rows = np.zeros((len(gy) + 8, gy.shape[1]), gy.dtype)
         rows[0], rows[8:] = before.array, gy
         total[:fours] = rows.T.dot(np.ones(len(rows), gy.dtype))[:fours]

@@ -1,11 +1,10 @@
 """Rounding as Caffe does where a Caffe run is replayed: one BLAS thread, kernels with fused multiply-adds.
 
 A replay, ``finetune --solver`` over a sequence of fixed batches, is there to be compared with
-Caffe's own run. Two values of a pooling window that differ in their last bit by how sums are
-rounded then decide where a gradient goes, and adaptive rules make a difference of 1e-5 of that. OpenBLAS takes
-its kernels by the processor's type and splits matrices by the number of threads, so that bits
-depend on both; with the kernels for Haswell and one thread they are the same on every x86-64
-processor of the last ten years, and those that Caffe has with OpenBLAS most often.
+Caffe's own run. The chain and the update rules compute in Caffe's order; but OpenBLAS takes its
+kernels by the processor's type and splits matrices by the number of threads, so that bits depend on
+both. With the kernels for Haswell and one thread they are the same on every x86-64 processor of
+the last ten years, and those of the Caffe on PyPI.
 
 OpenBLAS reads its variables when NumPy is imported, so this has to come before that.
 """
