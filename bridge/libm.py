@@ -18,9 +18,12 @@ def _numbers(text: str) -> np.ndarray:
 
 
 _STEPS = 32
-_STEP_POWERS = 2.0 ** (np.arange(_STEPS) / _STEPS)
 _CUBIC = _numbers("0x1.c6af84b912394p-5 0x1.ebfce50fac4f3p-3 0x1.62e42ff0c52d6p-1") / _STEPS ** np.array([3, 2, 1])
 _PER_E = float.fromhex("0x1.71547652b82fep+0") * _STEPS
+_WHOLE = 1.5 * 2**52
+"""Added to a number, it rounds it to a whole one, which is then in the lowest bits."""
+_STEP_BITS = (2.0 ** (np.arange(_STEPS) / _STEPS)).view(np.int64) - (np.arange(_STEPS) << 47)
+"""The bits of each step's power, less what the step's number adds to the exponent when it is shifted there."""
 _LEAST = -200.0 * _STEPS
 """A power below that of any float32, and within the range of its exponent."""
 
@@ -48,9 +51,7 @@ _LOG_POLYNOMIAL = _numbers("""
 
 def expf(x: np.ndarray) -> np.ndarray:
     """``e ** x`` of float32 values that are not above 88, as float32."""
-    exponents = np.array(x, np.float64)
-    exponents *= _PER_E
-    return _powers_of_2(exponents)
+    return _powers_of_2(np.multiply(x, _PER_E, dtype=np.float64))
 
 
 def powf(x: np.ndarray, y: float) -> np.ndarray:
@@ -73,12 +74,11 @@ def powf(x: np.ndarray, y: float) -> np.ndarray:
 
 
 def _powers_of_2(exponents: np.ndarray) -> np.ndarray:
-    """2 to the power of so many 32nds, float64, which is overwritten; NaN for NaN."""
-    np.maximum(exponents, _LEAST, out=exponents)
-    whole = np.rint(exponents)
-    exponents -= whole
-    with np.errstate(invalid="ignore"):  # NaN has no step
-        steps = whole.astype(np.int32)
+    """2 to the power of so many 32nds, float64; NaN for NaN."""
+    exponents = np.maximum(exponents, _LEAST)
+    shifted = exponents + _WHOLE
+    steps = shifted.view(np.int64)
+    exponents -= shifted - _WHOLE
     a, b, c = _CUBIC
     made = a * exponents
     made += b
@@ -86,5 +86,5 @@ def _powers_of_2(exponents: np.ndarray) -> np.ndarray:
     made += c
     made *= exponents
     made += 1
-    made *= np.ldexp(_STEP_POWERS[steps & (_STEPS - 1)], steps >> 5)
+    made *= (_STEP_BITS[steps & (_STEPS - 1)] + (steps << 47)).view(np.float64)
     return np.asarray(made, np.float32)

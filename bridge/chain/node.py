@@ -24,7 +24,7 @@ class Node(chainer.FunctionNode):
         Source: ``chainer.FunctionNode.apply``.
         """
         config = chainer.config
-        arrays = tuple([x.array for x in inputs])
+        arrays = tuple([x._data[0] for x in inputs])
         watched = config.type_check or config.debug or config.schedule_func or chainer.get_function_hooks()
         if watched or not all(type(array) is np.ndarray for array in arrays):
             made: tuple[Any, ...] = super().apply(inputs)

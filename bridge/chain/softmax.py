@@ -140,17 +140,17 @@ def normalised(xp: Any, x: Any) -> Any:
         made = expf(x - x.max(axis=1, keepdims=True))
         made /= np.matmul(made.swapaxes(1, 2), np.ones(x.shape[1], x.dtype))[:, None]
         return made
-    classes = np.ascontiguousarray(x[:, :, 0].T)
-    made = expf(classes - classes.max(axis=0))
+    x = x[:, :, 0]
+    made = expf(x - np.maximum.reduce(x, axis=1, keepdims=True))
     made /= _sums_by_fours(made)
-    return np.ascontiguousarray(made.T)[:, :, None]
+    return made[:, :, None]
 
 
 def _sums_by_fours(rows: np.ndarray) -> np.ndarray:
-    """The sum of all rows, each four of them added up first. Source: OpenBLAS ``sgemv_n_4.c``."""
-    stop = len(rows) & -4
-    fours = rows[0:stop:4] + rows[1:stop:4]
-    fours += rows[2:stop:4]
-    fours += rows[3:stop:4]
-    sums: np.ndarray = np.add.accumulate(np.concatenate([fours, rows[stop:]]))[-1]
-    return sums
+    """The sum of each row, (rows, 1): each four values are added up first. Source: OpenBLAS ``sgemv_n_4.c``."""
+    stop = rows.shape[1] & -4
+    fours = rows[:, 0:stop:4] + rows[:, 1:stop:4]
+    fours += rows[:, 2:stop:4]
+    fours += rows[:, 3:stop:4]
+    sums: np.ndarray = np.add.accumulate(np.concatenate([fours, rows[:, stop:]], axis=1), axis=1)
+    return sums[:, -1:]

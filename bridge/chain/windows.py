@@ -21,7 +21,10 @@ from bridge.layers.pooled_axis import LOWEST, PooledAxis
 
 F = chainer.functions
 Axes = tuple[PooledAxis, PooledAxis]
+_Place = tuple[tuple[slice, ...], tuple[slice, ...]]
 _ALL = slice(None)
+_MASKS = 1 << 20
+"""Bytes of masks that are kept at a time, unless one image has more."""
 
 
 def _places(axis: PooledAxis) -> list[tuple[slice, slice]]:
@@ -36,7 +39,7 @@ def _places(axis: PooledAxis) -> list[tuple[slice, slice]]:
     return found
 
 
-def _both(axes: Axes) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+def _both(axes: Axes) -> Iterator[_Place]:
     """As :func:`_places`, for windows of two axes in the order of the kernel's rows."""
     for (rows, from_rows), (columns, from_columns) in itertools.product(*map(_places, axes)):
         yield (_ALL, _ALL, rows, columns), (_ALL, _ALL, from_rows, from_columns)
@@ -90,13 +93,24 @@ class _MaxGradient(chainer.FunctionNode):
 
     def forward_cpu(self, inputs: tuple[np.ndarray]) -> tuple[np.ndarray]:
         gx = np.zeros(self.x.shape, inputs[0].dtype)
-        places = list(_both(self.axes))[::-1]  # of two windows that share a value, Caffe takes the first first
-        chosen = np.full(self.y.shape, len(places), np.min_scalar_type(len(places)))
-        for number, (windows, values) in enumerate(places):
-            np.copyto(chosen[windows], number, where=self.x[values] == self.y[windows])
-        for number, (windows, values) in enumerate(places):
-            gx[values] += inputs[0][windows] * (chosen[windows] == number)
+        places = list(_both(self.axes))
+        step = max(1, _MASKS * len(self.y) // max(1, len(places) * self.y.size))
+        for start in range(0, len(gx), step):
+            images = slice(start, start + step)
+            self._add(places, self.x[images], self.y[images], inputs[0][images], gx[images])
         return (gx,)
+
+    @staticmethod
+    def _add(places: list[_Place], x: np.ndarray, y: np.ndarray, gy: np.ndarray, gx: np.ndarray) -> None:
+        """Add each window's gradient to the first of its maxima; to one that windows share, in the windows' order."""
+        free, chosen = np.ones(y.shape, bool), []
+        for windows, values in places:
+            found = x[values] == y[windows]
+            found &= free[windows]
+            free[windows] ^= found
+            chosen.append(found)
+        for (windows, values), found in zip(reversed(places), reversed(chosen), strict=True):
+            gx[values] += gy[windows] * found
 
     def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> tuple[Any]:
         place = first_places(self.x, self.y, self.axes)

@@ -85,8 +85,8 @@ class CaffeOptimizer(chainer.GradientMethod):
 
     Args:
         recipe: Rule, momentum, decay and clipping.
-        params: The parameters in the net's order, in which the norm of their gradients adds up; all of the target's
-            in its own order where none are given.
+        params: The target's parameters in the net's order, in which the norm of their gradients adds up; in the
+            target's own order where none are given.
         replay: Whether to round as Caffe does on a processor, of float32 parameters there.
 
     Attributes:
@@ -114,7 +114,7 @@ class CaffeOptimizer(chainer.GradientMethod):
         self.grad_scales = [scale for scale in scales if scale != 1]
         self.call_hooks("pre")
         self.t += 1
-        for param in self.target.params():
+        for param in self._params or self.target.params():
             if is_frozen(param):
                 continue
             if param.grad is None:  # no loss reaches it; decay and momentum do
