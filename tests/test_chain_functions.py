@@ -300,6 +300,22 @@ def test_a_softmax_is_what_chainer_makes_of_it(shape: list[int], axis: int, dtyp
         assert mine.dtype == theirs.dtype
 
 
+@pytest.mark.parametrize("shape", [(3, 5), (3, 5, 2, 4)])
+@pytest.mark.parametrize("double", [False, True])
+def test_the_loss_of_a_softmax_takes_arrays_in_any_layout(shape: tuple[int, ...], double: bool) -> None:
+    chainer, F, ours = functions()
+    layer = build_layer(prototxt.parse('name: "l" type: "SoftmaxWithLoss" bottom: "x" bottom: "t" top: "l"'))
+    rng = np.random.default_rng(0)
+    x, t = rng.standard_normal(shape).astype(np.float32), rng.integers(0, 5, (shape[0], *shape[2:]))
+    expected = results(lambda v: F.softmax_cross_entropy(v, t.astype(np.int32)), [x])[1]
+    for made in (x, np.asfortranarray(x), np.repeat(x, 2, -1)[..., ::2]):
+        v = chainer.Variable(made)
+        loss = ours.softmax_loss(v, chainer.as_variable(t.astype(np.float32)), layer)
+        loss.grad = np.random.default_rng(0).standard_normal(()).astype(np.float32)
+        loss.backward(enable_double_backprop=double)
+        np.testing.assert_allclose(v.grad, expected, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize(("name", "arguments"), [("sigmoid", ()), ("elu", (1.0,)), ("elu", (0.3,)), ("elu", (-0.5,))])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_an_activation_is_what_chainer_makes_of_it(name: str, arguments: tuple[float, ...], dtype: Any) -> None:

@@ -41,7 +41,7 @@ class Softmax(_chainers.Softmax):
             made: tuple[Any] = super().forward(inputs)
             return made
         self.retain_outputs((0,))
-        return (normalised(np, x.reshape(_shape(x, self.axis))).reshape(x.shape),)
+        return (normalised(np, np.ascontiguousarray(x).reshape(_shape(x, self.axis))).reshape(x.shape),)
 
     def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> Any:
         """The gradient of the input."""
@@ -87,7 +87,8 @@ class _SoftmaxLoss(Node):
     def forward(self, inputs: tuple[Any]) -> tuple[Any]:
         """The loss, of no axes."""
         self.retain_inputs((0,))
-        xp, x = chainer.backend.get_array_module(*inputs), inputs[0].reshape(self.shape)
+        xp = chainer.backend.get_array_module(*inputs)
+        x = xp.ascontiguousarray(inputs[0]).reshape(self.shape)
         self.softmax = normalised(xp, x.astype(np.float32) if x.dtype == np.float16 else x)
         self.places = self._places(xp)
         logs = xp.log(xp.maximum(self.softmax.reshape(-1)[self.places], _SMALLEST))
@@ -127,7 +128,7 @@ class _SoftmaxLoss(Node):
 
 
 def normalised(xp: Any, x: Any) -> Any:
-    """The softmax of ``x`` (outer, classes, inner) over the classes, C-contiguous.
+    """The softmax of ``x`` (outer, classes, inner), C-contiguous, over the classes.
 
     On the CPU, and of float32, Caffe's bits: the classes' exponentials are added up in fours
     where there is one place, and else as OpenBLAS adds columns.
