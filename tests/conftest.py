@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shlex
 import shutil
+import signal
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +23,9 @@ ZOO = Path(os.environ.get("BRIDGE_ZOO", ROOT.parent / "shared" / "zoo"))
 
 # Names of packages, or of other things below, that the environment promises to have.
 REQUIRED = frozenset(filter(None, os.environ.get("BRIDGE_REQUIRE", "").replace(",", " ").split()))
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job: the tests send it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("dev", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True, max_examples=50)
