@@ -71,8 +71,14 @@ def convolutions(draw: Any, transposed: bool) -> tuple[list[np.ndarray], dict[st
 @settings(max_examples=60)
 @given(data=st.data())
 def test_convolving_is_what_chainer_does(name: str, data: st.DataObject) -> None:
-    _, F, ours = functions()
     arrays, options = data.draw(convolutions(name == "deconvolution"))
+    mine, theirs = both(name, options)
+    agree(results(mine, arrays), results(theirs, arrays))
+
+
+def both(name: str, options: dict[str, Any]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Our function of that name with these options, and Chainer's."""
+    _, F, ours = functions()
     chainers = {"dilate" if key == "dilation" else key: value for key, value in options.items()}
 
     def mine(x: Any, W: Any, b: Any = None) -> Any:
@@ -81,7 +87,7 @@ def test_convolving_is_what_chainer_does(name: str, data: st.DataObject) -> None
     def theirs(x: Any, W: Any, b: Any = None) -> Any:
         return getattr(F, f"{name}_2d")(x, W, b, **chainers)
 
-    agree(results(mine, arrays), results(theirs, arrays))
+    return mine, theirs
 
 
 @pytest.mark.parametrize("name", ["convolution", "deconvolution"])
@@ -252,11 +258,9 @@ def twice(function: Callable[..., Any], arrays: list[np.ndarray]) -> list[np.nda
 @settings(max_examples=30)
 @given(data=st.data())
 def test_a_second_pass_adds_to_the_gradients_of_a_convolution(name: str, data: st.DataObject) -> None:
-    _, F, ours = functions()
     arrays, options = data.draw(convolutions(name == "deconvolution"))
-    chainers = {"dilate" if key == "dilation" else key: value for key, value in options.items()}
-    mine = twice(lambda *v: getattr(ours, name)(*v, *[None] * (3 - len(v)), **options), arrays)
-    agree(mine, twice(lambda *v: getattr(F, f"{name}_2d")(*v, **chainers), arrays))
+    mine, theirs = both(name, options)
+    agree(twice(mine, arrays), twice(theirs, arrays))
 
 
 @settings(max_examples=30)

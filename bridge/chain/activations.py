@@ -17,12 +17,18 @@ _sigmoid: Any = chainer.functions.activation.sigmoid
 
 
 def elu(x: Any, alpha: float) -> Any:
-    """``x`` where it is positive, ``alpha (exp(x) - 1)`` elsewhere, of a variable of any shape."""
+    """``x`` where it is positive, ``alpha (exp(x) - 1)`` elsewhere, of a variable of any shape, in its dtype.
+
+    Source: elu_layer.cpp; ``chainer.functions.elu``.
+    """
     return ELU(alpha).apply((x,))[0]
 
 
 def sigmoid(x: Any) -> Any:
-    """``1 / (1 + exp(-x))`` of a variable of any shape."""
+    """``1 / (1 + exp(-x))`` of a variable of any shape, in its dtype.
+
+    Source: sigmoid_layer.cpp; ``chainer.functions.sigmoid``.
+    """
     return Sigmoid().apply((x,))[0]
 
 

@@ -27,7 +27,10 @@ _SMALLEST = np.finfo(np.float32).tiny
 
 
 def softmax(x: Any, axis: int = 1) -> Any:
-    """``exp(x) / sum exp(x)`` along an axis of a variable."""
+    """``exp(x) / sum exp(x)`` along an axis of a variable of any shape, in its dtype.
+
+    Source: softmax_layer.cpp; ``chainer.functions.softmax``.
+    """
     return Softmax(axis).apply((x,))[0]
 
 
@@ -41,7 +44,7 @@ class Softmax(_chainers.Softmax):
             made: tuple[Any] = super().forward(inputs)
             return made
         self.retain_outputs((0,))
-        return (normalised(np, np.ascontiguousarray(x).reshape(_shape(x, self.axis))).reshape(x.shape),)
+        return (_normalised(np, np.ascontiguousarray(x).reshape(_shape(x, self.axis))).reshape(x.shape),)
 
     def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> Any:
         """The gradient of the input."""
@@ -64,7 +67,21 @@ def _shape(x: Any, axis: int) -> tuple[int, int, int]:
 
 
 def softmax_loss(x: Any, labels: Any, layer: SoftmaxWithLoss) -> Any:
-    """``-log softmax(x)[label]``, the softmax at least the smallest normal float32, over the places that count."""
+    """``-log softmax(x)[label]``, the softmax at least the smallest normal float32, over the places that count.
+
+    Args:
+        x: Variable (axes..., classes at ``layer.axis``, axes...).
+        labels: Variable of one label per place, as numbers.
+        layer: The layer's parameters.
+
+    Returns:
+        Variable of no axes, float32 where ``x`` is float16 and else of its dtype.
+
+    Raises:
+        ModelError: A label is no class.
+
+    Source: softmax_loss_layer.cpp.
+    """
     shape = _shape(x, layer.axis)
     wanted, valid = counted_labels(labels, shape[1], layer, layer.ignore_label)
     counted = None if valid == wanted.size else wanted >= 0
@@ -89,7 +106,7 @@ class _SoftmaxLoss(Node):
         self.retain_inputs((0,))
         xp = chainer.backend.get_array_module(*inputs)
         x = xp.ascontiguousarray(inputs[0]).reshape(self.shape)
-        self.softmax = normalised(xp, x.astype(np.float32) if x.dtype == np.float16 else x)
+        self.softmax = _normalised(xp, x.astype(np.float32) if x.dtype == np.float16 else x)
         self.places = self._places(xp)
         logs = xp.log(xp.maximum(self.softmax.reshape(-1)[self.places], _SMALLEST))
         if self.counted is not None:
@@ -127,7 +144,7 @@ class _SoftmaxLoss(Node):
         return (chainer.as_variable(gx.reshape(x.shape).astype(x.dtype, copy=False)),)
 
 
-def normalised(xp: Any, x: Any) -> Any:
+def _normalised(xp: Any, x: Any) -> Any:
     """The softmax of ``x`` (outer, classes, inner), C-contiguous, over the classes.
 
     On the CPU, and of float32, Caffe's bits: the classes' exponentials are added up in fours
