@@ -240,6 +240,44 @@ def test_normalising_across_channels_is_what_chainer_does(
     agree(mine, results(lambda v: F.local_response_normalization(v, n, k, 0.1, beta), [x]))
 
 
+def test_normalising_across_channels_has_caffes_steps() -> None:
+    """Each as in CrossChannelForward_cpu and CrossChannelBackward_cpu; what OpenBLAS fuses is rounded once."""
+    _, _, ours = functions()
+    n, half, beta, one = 5, 2, 0.75, np.float32(1)
+    rng = np.random.default_rng(0)
+    x, gy = (rng.standard_normal((12, 50)).astype(np.float32) for _ in range(2))
+
+    def fused(total: Any, terms: Any, factor: Any) -> Any:
+        return (total.astype(np.float64) + terms.astype(np.float64) * float(factor)).astype(np.float32)
+
+    def padded(terms: Any) -> Any:
+        return np.pad(terms, ((half, half), (0, 0)))
+
+    squares, alpha, scale = padded(x * x), one / np.float32(n), np.empty_like(x)
+    total = np.ones(50, np.float32)
+    for term in squares[: n - 1]:
+        total = fused(total, term, alpha)
+    for channel in range(12):
+        total = fused(total, squares[channel + n - 1], alpha)
+        total = fused(total, squares[channel - 1], -alpha) if channel else total
+        scale[channel] = total
+    power = (scale.astype(np.float64) ** -beta).astype(np.float32)
+    y, gx = x * power, gy * power
+    ratios, total = padded(gy * y / scale), np.zeros(50, np.float32)
+    for term in ratios[: n - 1]:
+        total = total + term
+    for channel in range(12):
+        total = total + ratios[channel + n - 1]
+        gx[channel] = fused(gx[channel], total * x[channel], -np.float32(2 * beta / n))
+        total = total - ratios[channel]
+    variable, shape = ours.chainer.Variable(x.reshape(1, 12, 50, 1)), (1, 12, 50, 1)
+    found = ours.local_response_normalization(variable, n, 1.0, 1 / n, beta)
+    found.grad = gy.reshape(shape)
+    found.backward()
+    np.testing.assert_array_equal(found.array, y.reshape(shape))
+    np.testing.assert_array_equal(variable.grad, gx.reshape(shape))
+
+
 # ---- sums in Caffe's order --------------------------------------------------------------------
 
 
