@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bridge import compat
+from bridge.caffe_files.prototxt import parse
+from bridge.caffe_files.upgrade import upgrade_net
 from bridge.errors import FormatError, MissingFileError, ModelError, UnsupportedLayerError
-from bridge.message import Message
-from bridge.prototxt import parse
+from bridge.files.sniff import HEAD, KINDS, identify
 from bridge.schema import Blob, RawLayer, RawNet, Shape, count, times
-from bridge.sniff import HEAD, KINDS, identify
-from bridge.upgrade import upgrade_net
-from bridge.weights import unspread_groups
+from bridge.schema.groups import unspread_groups
+from bridge.schema.message import Message
 
 _LEGACY = ("num", "channels", "height", "width")
 _HINT = "reader 'protobuf' reads it"

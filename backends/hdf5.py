@@ -18,8 +18,8 @@ import numpy as np
 from backends.mapped import mapped_blob
 from backends.wire import Source
 from bridge.errors import FormatError, MissingExtraError
-from bridge.message import Message
 from bridge.schema import Blob, RawLayer, RawNet, count
+from bridge.schema.message import Message
 
 MAX_DEPTH = 16
 """Groups nested deeper than this are refused; a level is a slash in a layer's name."""

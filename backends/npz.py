@@ -20,11 +20,11 @@ from typing import IO, Any
 import numpy as np
 
 from bridge.errors import FormatError, MissingFileError
-from bridge.manifest import restore
+from bridge.files.manifest import restore
 from bridge.schema import Blob, RawNet, Shape, count
 
 TEXTS = "__bridge__"
-"""The member with the texts of :mod:`bridge.manifest`, as JSON in UTF-8 bytes (uint8)."""
+"""The member with the texts of :mod:`bridge.files.manifest`, as JSON in UTF-8 bytes (uint8)."""
 
 _HEADER = re.compile(
     r"\{'descr': ?'(?P<descr>[<>|=]?[a-zA-Z]\d{0,9})', ?'fortran_order': ?(?P<fortran>True|False), ?"

@@ -13,9 +13,9 @@ from typing import Any
 
 from backends.mapped import mapped_blob
 from backends.wire import LENGTH, VARINT, Source, Span, varints
+from bridge.caffe_files.proto import Field, Schema
 from bridge.errors import FormatError
-from bridge.manifest import BLOBS, restore
-from bridge.proto import Field, Schema
+from bridge.files.manifest import BLOBS, restore
 from bridge.schema import Blob, RawNet
 
 _NAMES = {

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from backends.stored import Stored
 from backends.wire import LENGTH, Entry, Source, Span, put, unknown
-from bridge import proto
+from bridge.caffe_files import proto
+from bridge.caffe_files.proto import FIRST_PARAM, param_field, schema
+from bridge.caffe_files.upgrade import upgrade_net
 from bridge.errors import FormatError
-from bridge.message import Message
-from bridge.proto import FIRST_PARAM, param_field, schema
+from bridge.files.sniff import HEAD, KINDS, identify
 from bridge.schema import Blob, RawLayer, RawNet
-from bridge.sniff import HEAD, KINDS, identify
-from bridge.upgrade import upgrade_net
+from bridge.schema.message import Message
 
 
 def read(path: str | Path, *, prototxt: str | Path | None = None, dialect: str = "bvlc") -> RawNet:

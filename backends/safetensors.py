@@ -15,7 +15,7 @@ from typing import Any
 from backends.mapped import mapped_blob
 from backends.wire import Source
 from bridge.errors import FormatError
-from bridge.manifest import restore
+from bridge.files.manifest import restore
 from bridge.schema import Blob, RawNet, count
 
 _DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}

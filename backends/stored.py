@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from backends.wire import FIXED32, FIXED64, LENGTH, VARINT, Source, Span, signed, varints
-from bridge.proto import schema
+from bridge.caffe_files.proto import schema
 from bridge.schema import Blob, Location, Shape, count, times
 
 _LEGACY = ("num", "channels", "height", "width")

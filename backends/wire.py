@@ -19,9 +19,9 @@ from typing import TypeAlias
 
 import numpy as np
 
+from bridge.caffe_files.proto import Field, Schema, schema
 from bridge.errors import FormatError, MissingFileError
-from bridge.message import Message, Symbol, Value
-from bridge.proto import Field, Schema, schema
+from bridge.schema.message import Message, Symbol, Value
 
 VARINT, FIXED64, LENGTH, GROUP, GROUP_END, FIXED32 = range(6)
 _WIDTH = {FIXED32: 4, FIXED64: 8}

@@ -71,8 +71,8 @@ def fashion_net() -> tuple[Any, int]:
 
 def alexnet_net() -> tuple[Any, int]:
     import bridge
-    from bridge import prototxt
-    from bridge.assemble import assemble
+    from bridge.caffe_files import prototxt
+    from bridge.caffe_files.assemble import assemble
 
     net = assemble(None, prototxt.parse(alexnet())).replace(name="alexnet")
     return bridge.from_chain(bridge.build_chain(net, seed=0), net), 4
@@ -223,7 +223,7 @@ def in_caffe(net: Any, x: Any, gradient: Any, expected: Any, repeat: int, clock:
     import numpy as np
 
     import bridge
-    from bridge import prototxt
+    from bridge.caffe_files import prototxt
 
     python = os.environ.get("BRIDGE_PYCAFFE_PYTHON")
     if not python:

@@ -45,11 +45,11 @@ sys.path.insert(0, str(ROOT))
 
 import bridge  # noqa: E402
 from bridge.chain.functions import chainer  # noqa: E402
-from bridge.finetune import Config, Recipe  # noqa: E402
-from bridge.finetune.batches import Images  # noqa: E402
-from bridge.finetune.data import Loading, load_data  # noqa: E402
-from bridge.finetune.run import Run, begin  # noqa: E402
-from bridge.finetune.sources import Source  # noqa: E402
+from bridge.finetuning import Config, Recipe  # noqa: E402
+from bridge.finetuning.batches import Images  # noqa: E402
+from bridge.finetuning.data import Loading, load_data  # noqa: E402
+from bridge.finetuning.run import Run, begin  # noqa: E402
+from bridge.finetuning.sources import Source  # noqa: E402
 
 FASHION = ROOT / "fixtures" / "fashion"
 IMAGES, BATCH = 900, 64

@@ -25,8 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import bridge  # noqa: E402
+from bridge.caffe_files.prototxt import parse  # noqa: E402
 from bridge.errors import FormatError  # noqa: E402
-from bridge.prototxt import parse  # noqa: E402
 from tests import encode  # noqa: E402
 
 SECONDS = 2.0

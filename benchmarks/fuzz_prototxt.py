@@ -28,9 +28,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import bridge  # noqa: E402
-from bridge import prototxt  # noqa: E402
+from bridge.caffe_files import prototxt  # noqa: E402
 from bridge.errors import BridgeError  # noqa: E402
-from bridge.message import Message, Symbol, Value  # noqa: E402
+from bridge.schema.message import Message, Symbol, Value  # noqa: E402
 from tests.conftest import GOLDEN, ZOO  # noqa: E402
 
 SECONDS = 10

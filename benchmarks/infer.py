@@ -121,8 +121,8 @@ def make(name: str, batch: int, folder: Path) -> None:
 
     import bridge
     from benchmarks.load import MODELS
-    from bridge.assemble import assemble
-    from bridge.prototxt import parse
+    from bridge.caffe_files.assemble import assemble
+    from bridge.caffe_files.prototxt import parse
     from bridge.schema import Blob, Blobs
 
     text = "".join(MODELS[name]())

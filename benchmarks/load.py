@@ -293,8 +293,8 @@ def make(name: str, folder: Path) -> Path:
     import numpy as np
 
     import bridge
-    from bridge.assemble import assemble
-    from bridge.prototxt import parse
+    from bridge.caffe_files.assemble import assemble
+    from bridge.caffe_files.prototxt import parse
     from bridge.schema import Blob, Blobs
 
     text = "".join(MODELS[name]())

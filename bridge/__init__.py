@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bridge.chain import build_chain, freeze, from_chain, thaw, transplant
     from bridge.exporting import export_onnx
-    from bridge.loading import load
+    from bridge.files.load import load
+    from bridge.files.writers import save
     from bridge.schema import Blob, Layer, Net
-    from bridge.verify import verify
-    from bridge.writers import save
+    from bridge.verification import verify
 
 __version__ = "0.1.0"
 
@@ -22,10 +22,10 @@ _HOMES = {
     "Blob": "bridge.schema",
     "Layer": "bridge.schema",
     "Net": "bridge.schema",
-    "load": "bridge.loading",
-    "save": "bridge.writers",
+    "load": "bridge.files.load",
+    "save": "bridge.files.writers",
     "export_onnx": "bridge.exporting",
-    "verify": "bridge.verify",
+    "verify": "bridge.verification",
     "build_chain": "bridge.chain",
     "from_chain": "bridge.chain",
     "transplant": "bridge.chain",

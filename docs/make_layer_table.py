@@ -11,12 +11,12 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
-from bridge import prototxt  # noqa: E402
+from bridge.caffe_files import prototxt  # noqa: E402
+from bridge.caffe_files.upgrade import upgrade_net  # noqa: E402
 from bridge.layers import REGISTRY, CaffeLayer  # noqa: E402
 from bridge.layers.base import registered_name  # noqa: E402
-from bridge.message import Message  # noqa: E402
 from bridge.schema import Layer  # noqa: E402
-from bridge.upgrade import upgrade_net  # noqa: E402
+from bridge.schema.message import Message  # noqa: E402
 from tests.references import REFERENCES  # noqa: E402
 
 PAGE = ROOT / "docs" / "layers.md"

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from google.protobuf import text_format
 
-from bridge import prototxt
-from bridge.message import Message, Symbol
-from bridge.proto import caffe_pb2
+from bridge.caffe_files import prototxt
+from bridge.caffe_files.proto import caffe_pb2
+from bridge.schema.message import Message, Symbol
 
 V1_TYPES = {
     "Concat": "CONCAT",

@@ -26,7 +26,7 @@ def small_npz(path: Path, count: int = 160, classes: int = 4) -> Path:
 
 def config(tmp_path: Path, **changes: Any) -> Any:
     """Settings of a run of two epochs, with frozen convolutions and a new head."""
-    from bridge.finetune import Config, Recipe
+    from bridge.finetuning import Config, Recipe
 
     settings: dict[str, Any] = {
         "files": MODEL,
@@ -45,14 +45,14 @@ def config(tmp_path: Path, **changes: Any) -> Any:
 
 def run(settings: Any, notes: list[str] | None = None) -> Any:
     """Run it to its products."""
-    from bridge.finetune import finetune
+    from bridge.finetuning import finetune
 
     return finetune(settings, on_note=(lambda note: None) if notes is None else notes.append)
 
 
 def trained(settings: Any) -> Any:
     """Run it without making products."""
-    from bridge.finetune.run import begin
+    from bridge.finetuning.run import begin
 
     made = begin(settings, None, lambda note: None)
     made.loop.run(settings.resume)

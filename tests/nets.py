@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from bridge import prototxt
-from bridge.assemble import assemble
+from bridge.caffe_files import prototxt
+from bridge.caffe_files.assemble import assemble
 from bridge.onnx_export import to_onnx_model
 from bridge.schema import Blob, Net, RawLayer, RawNet
 

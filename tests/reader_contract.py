@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 import bridge
-from bridge import readers
 from bridge.errors import BridgeError, FormatError, MissingFileError, ModelError, UnsupportedLayerError
+from bridge.files import readers
 from bridge.schema import Layer, Net
 from tests.conftest import FASHION, GOLDEN, need
 

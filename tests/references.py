@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bridge.message import Message
+from bridge.schema.message import Message
 
 Arrays = Sequence[np.ndarray]
 REFERENCES: dict[str, Callable[[Message, Arrays, Arrays], list[np.ndarray]]] = {}

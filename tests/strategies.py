@@ -16,11 +16,11 @@ import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from bridge import prototxt
-from bridge.assemble import assemble
+from bridge.caffe_files import prototxt
+from bridge.caffe_files.assemble import assemble
 from bridge.layers import build_layer
-from bridge.message import Message, Symbol
 from bridge.schema import Blob, Blobs, Net, Opaque, RawLayer, RawNet
+from bridge.schema.message import Message, Symbol
 from tests import encode
 
 CASES: dict[str, Any] = {}

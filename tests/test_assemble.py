@@ -7,10 +7,10 @@ import time
 import numpy as np
 import pytest
 
-from bridge.assemble import assemble
-from bridge.message import Message
-from bridge.prototxt import parse
+from bridge.caffe_files.assemble import assemble
+from bridge.caffe_files.prototxt import parse
 from bridge.schema import Blob, RawLayer, RawNet
+from bridge.schema.message import Message
 from tests.nets import make
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import bridge
-from bridge import engines, prototxt
-from bridge.assemble import assemble
+from bridge import engines
+from bridge.caffe_files import prototxt
+from bridge.caffe_files.assemble import assemble
 from bridge.errors import ModelError, UsageError
 from bridge.layers.batch_norm import BatchNorm, read_zero_scale_factors
 from bridge.schema import Blob, Net, RawLayer, RawNet

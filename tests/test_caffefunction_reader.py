@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 
 from backends import protobuf
+from bridge.caffe_files.proto import caffe_pb2 as pb
 from bridge.errors import (
     BridgeError,
     FormatError,
@@ -21,7 +22,6 @@ from bridge.errors import (
     ModelError,
     UnsupportedLayerError,
 )
-from bridge.proto import caffe_pb2 as pb
 from bridge.schema import RawLayer, RawNet
 from tests import strategies
 from tests.conftest import FASHION, FIXTURES, GOLDEN, TRAINING, need, zoo

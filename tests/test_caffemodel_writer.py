@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 import bridge
 from backends.protobuf import read
 from bridge import cli
-from bridge.message import Message
-from bridge.proto import caffe_pb2
-from bridge.prototxt import parse
+from bridge.caffe_files.proto import caffe_pb2
+from bridge.caffe_files.prototxt import parse
+from bridge.files.writers import caffemodel
 from bridge.schema import Blob, Blobs, Net, Opaque
-from bridge.writers import caffemodel
+from bridge.schema.message import Message
 from tests import encode, strategies
 from tests.conftest import FASHION, GOLDEN
 from tests.encode import chunk, net

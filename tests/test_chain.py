@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bridge
-from bridge import prototxt
-from bridge.assemble import assemble
+from bridge.caffe_files import prototxt
+from bridge.caffe_files.assemble import assemble
 from bridge.errors import ModelError, NotFoundError, UnsupportedLayerError, UsageError
 from bridge.schema import Net
 from tests import nets
@@ -74,8 +74,8 @@ def equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
 def named_net(names: list[str]) -> Net:
     """A chain of fully connected layers of these names, with values that tell them apart."""
     from bridge.layers import build_layer
-    from bridge.message import Message
     from bridge.schema import Blob
+    from bridge.schema.message import Message
 
     layers = [build_layer(Message("", name="data", type="Input", top="blob", input_param=Message("", shape=Message("", dim=[1, 1]))))]  # fmt: skip # noqa: E501
     for index, name in enumerate(names):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from bridge import prototxt
+from bridge.caffe_files import prototxt
 from bridge.layers import build_layer
 from tests.conftest import need
 from tests.strategies import CASES, LayerCase
@@ -124,7 +124,7 @@ def test_convolving_takes_arrays_in_any_layout(name: str, layout: str) -> None:
 
 def test_many_images_are_done_a_few_at_a_time() -> None:
     _, _, ours = functions()
-    from bridge.chain import convolution
+    from bridge.chain.functions import convolution
 
     x, W = np.random.default_rng(0).standard_normal((7, 2, 6, 6)), np.ones((3, 2, 3, 3))
     options = {"stride": (1, 1), "pad": (1, 1), "dilation": (1, 1), "groups": 1}
@@ -158,8 +158,8 @@ def pooling(case: LayerCase) -> Any:
 def test_pooling_is_what_chainer_makes_of_it(case: LayerCase) -> None:
     """Ours for the CPU, and Chainer's that serves on a GPU: windows, equal maxima, places, gradients."""
     _, F, _ = functions()
-    from bridge.chain import pooling as module
-    from bridge.chain import windows
+    from bridge.chain.functions import pooling as module
+    from bridge.chain.functions import windows
 
     layer, x = pooling(case), case.inputs()["in0"].astype(np.float64)
     axes = layer.axes(x.shape[2:])
@@ -178,7 +178,7 @@ def test_pooling_is_what_chainer_makes_of_it(case: LayerCase) -> None:
 def test_a_window_that_holds_nothing_gives_the_lowest_number(nothing: float) -> None:
     """Caffe starts from it and takes what is greater; no gradient goes into such a window."""
     functions()
-    from bridge.chain import windows
+    from bridge.chain.functions import windows
 
     layer = build_layer(
         prototxt.parse('type: "Pooling" bottom: "x" top: "y" pooling_param { kernel_size: 2 stride: 2 }')
@@ -205,7 +205,7 @@ def x_variable(x: np.ndarray) -> Any:
 @given(case=CASES["Pooling"])
 def test_pooling_has_second_derivatives(case: LayerCase) -> None:
     functions()
-    from bridge.chain import windows
+    from bridge.chain.functions import windows
 
     gradient_check = importlib.import_module("chainer.gradient_check")
     layer = pooling(case)
@@ -312,7 +312,7 @@ def test_a_second_pass_adds_to_the_gradients_of_a_product(batch: int, inner: int
 
 def test_sums_over_many_positions_are_added_up_in_blocks() -> None:
     functions()
-    from bridge.chain.convolution import _blocks
+    from bridge.chain.functions.convolution import _blocks
 
     sizes = {n: [block.stop - block.start for block in _blocks(n)] for n in (0, 7, 384, 385, 576, 768, 1000, 1200)}
     assert sizes == {

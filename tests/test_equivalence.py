@@ -12,15 +12,17 @@ from hypothesis import assume, given, note, settings
 from hypothesis import strategies as st
 
 import bridge
-from bridge import engines, prototxt, readers
+from bridge import engines
+from bridge.caffe_files import prototxt
 from bridge.errors import UnsupportedLayerError
+from bridge.files import readers
 from bridge.schema import Net
-from bridge.verify.compare import same_bits
-from bridge.verify.outputs import Comparison, engine_side
-from bridge.verify.report import Report
-from bridge.verify.segments import Runner
-from bridge.verify.tolerance import Tolerances
-from bridge.verify.weights import Files, parts
+from bridge.verification.compare import same_bits
+from bridge.verification.outputs import Comparison, engine_side
+from bridge.verification.report import Report
+from bridge.verification.segments import Runner
+from bridge.verification.tolerance import Tolerances
+from bridge.verification.weights import Files, parts
 from tests import encode
 from tests.conftest import need
 from tests.strategies import CASES, WholeNet, whole_nets

@@ -20,7 +20,7 @@ from bridge.layers.batch_norm import BatchNorm
 from bridge.layers.pooling import Pooling
 from bridge.onnx_export import file as onnx_file
 from bridge.schema import Net
-from bridge.verify import exported
+from bridge.verification import exported
 from tests.conftest import FASHION, GOLDEN, ROOT, need
 from tests.encode import blob, chunk, number, tag, varint
 from tests.nets import make
@@ -251,7 +251,7 @@ def test_weights_that_are_needed_transposed_are_in_the_model(tmp_path: Path) -> 
 
 
 def text_of(net: Net) -> str:
-    from bridge import prototxt
+    from bridge.caffe_files import prototxt
 
     return prototxt.format(net.to_message())
 

@@ -33,7 +33,7 @@ def exported(chain: Any, args: Any, path: Path, **options: Any) -> Any:
     """The model that was written."""
     import onnx
 
-    from bridge.chain import export_chain
+    from bridge.exporting import export_chain
 
     export_chain(chain, args, path, **options)
     return onnx.load(path)
@@ -198,7 +198,7 @@ def test_an_operator_set_out_of_range_is_refused(opset: int, tmp_path: Path) -> 
 
 def test_a_model_that_computes_something_else_is_not_written(tmp_path: Path, monkeypatch: Any) -> None:
     chain = link(lambda F, L: L.PReLU((3,), init=random_slopes((3,))))
-    from bridge.chain import export
+    from bridge.exporting import chain as export
 
     monkeypatch.delitem(export._CONVERTERS, "PReLUFunction")  # as onnx_chainer has it
     with pytest.raises((DifferenceError, BridgeError)):

@@ -15,15 +15,15 @@ import pytest
 from onnx import numpy_helper
 
 import bridge
-from bridge.assemble import assemble
+from bridge.caffe_files.assemble import assemble
 from bridge.errors import BridgeError, UsageError
-from bridge.message import Message
 from bridge.onnx_export import to_onnx_model
 from bridge.onnx_export.builder import GraphBuilder
 from bridge.onnx_export.fold import _OPERATORS as FOLDED
 from bridge.onnx_export.graph import _Lowering, lower
 from bridge.onnx_export.preprocess import Preprocess
 from bridge.schema import Blob, Blobs, Net
+from bridge.schema.message import Message
 from tests.conftest import FASHION, need, zoo
 from tests.encode import blob
 from tests.nets import Session, make

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from bridge import prototxt
+from bridge.caffe_files import prototxt
 from bridge.errors import ModelError, UnsupportedLayerError
 from bridge.layers import CaffeLayer, build_layer
 from tests.conftest import need

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import bridge
-from bridge import prototxt
+from bridge.caffe_files import prototxt
 from bridge.cli import rounding
 from bridge.errors import BridgeError, FormatError, UsageError
 from tests.conftest import FASHION, TRAINING, need
@@ -91,14 +91,14 @@ def test_a_solver_prototxt_means_what_it_means_in_caffe(name: str, tmp_path: Pat
     ],
 )
 def test_learning_rate_policies(text: str, rates: list[float]) -> None:
-    from bridge.finetune import read_solver
+    from bridge.finetuning import read_solver
 
     recipe = read_solver(prototxt.parse(f"base_lr: 1 {text}"))
     np.testing.assert_allclose([recipe.rate(i) for i in range(4)], rates, rtol=1e-6)
 
 
 def test_cosine_and_warm_up() -> None:
-    from bridge.finetune import Recipe
+    from bridge.finetuning import Recipe
 
     cosine = Recipe(base_lr=2, lr_policy="cosine", max_iter=4)
     np.testing.assert_allclose([cosine.rate(i) for i in range(5)], [2, 1 + 0.5**0.5, 1, 1 - 0.5**0.5, 0], atol=1e-12)
@@ -121,7 +121,7 @@ def test_cosine_and_warm_up() -> None:
     ],
 )
 def test_a_recipe_that_caffe_would_not_take_is_an_error(text: str, words: str) -> None:
-    from bridge.finetune import read_solver
+    from bridge.finetuning import read_solver
 
     with pytest.raises(FormatError, match=words):
         read_solver(prototxt.parse(text))
@@ -158,7 +158,7 @@ def test_a_solver_brings_its_own_net(tmp_path: Path) -> None:
 
 
 def test_what_a_solver_prototxt_leaves_out_has_caffes_defaults() -> None:
-    from bridge.finetune import read_solver
+    from bridge.finetuning import read_solver
 
     recipe = read_solver(prototxt.parse('lr_policy: "inv" solver_type: ADAM'))
     assert (recipe.type, recipe.base_lr, recipe.gamma, recipe.power, recipe.momentum) == ("Adam", 0, 0, 0, 0)
@@ -180,8 +180,8 @@ def test_a_replay_rounds_as_caffe_does_and_nothing_else_does(tmp_path: Path) -> 
 @pytest.mark.parametrize("kind", ["SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam"])
 def test_a_rule_is_the_same_in_a_replay_and_elsewhere_but_for_rounding(kind: str) -> None:
     from bridge.chain.functions import chainer
-    from bridge.finetune import Recipe
-    from bridge.finetune.rules import CaffeOptimizer
+    from bridge.finetuning import Recipe
+    from bridge.finetuning.rules import CaffeOptimizer
 
     momentum = 0.0 if kind in ("AdaGrad", "RMSProp") else 0.9
     recipe = Recipe(type=kind, base_lr=0.1, momentum=momentum, weight_decay=0.1, clip_gradients=5, iter_size=2)
@@ -212,8 +212,8 @@ CHAINERS = [
 
 @pytest.mark.parametrize("name", CHAINERS)
 def test_chainers_optimizers_train_and_resume_in_the_same_bits(name: str, tmp_path: Path) -> None:
-    from bridge.finetune import Recipe
-    from bridge.finetune.run import begin
+    from bridge.finetuning import Recipe
+    from bridge.finetuning.run import begin
 
     recipe = Recipe(type=name, base_lr=1e-3, momentum=0.9, weight_decay=1e-3, seed=3)
     settings = {"recipe": recipe, "snapshot_every": 3, "validation_share": 0.0}
@@ -230,7 +230,7 @@ def test_chainers_optimizers_train_and_resume_in_the_same_bits(name: str, tmp_pa
 
 
 def test_there_is_no_such_optimizer(tmp_path: Path) -> None:
-    from bridge.finetune import Recipe
+    from bridge.finetuning import Recipe
 
     with pytest.raises(UsageError, match="no optimizer 'Adamm'"):
         trained(config(tmp_path, recipe=Recipe(type="Adamm")))
@@ -240,7 +240,7 @@ def _step(tmp_path: Path, name: str, **changes: Any) -> tuple[np.ndarray, np.nda
     """Weight and bias of the head after one step, less what they were."""
     recipe = changes.pop("recipe")
     made = config(tmp_path, output=str(tmp_path / name), recipe=recipe, validation_share=0.0, **changes)
-    from bridge.finetune.run import begin
+    from bridge.finetuning.run import begin
 
     started = begin(made, None, lambda note: None)
     head = started.chain.child("fc8")
@@ -253,7 +253,7 @@ def _step(tmp_path: Path, name: str, **changes: Any) -> tuple[np.ndarray, np.nda
 @pytest.mark.parametrize("kind", ["SGD", "MomentumSGD"])
 def test_rates_and_decays_are_each_layers_own(kind: str, tmp_path: Path) -> None:
     """The prototxt's lr_mult, 1 and 2, and ``--lr-mult`` on top of it; with a rate of its own the head moves faster."""
-    from bridge.finetune import Recipe
+    from bridge.finetuning import Recipe
 
     recipe = Recipe(type=kind, base_lr=1e-3, seed=1)
     weight, bias = _step(tmp_path, "once", recipe=recipe)
@@ -266,7 +266,7 @@ def test_rates_and_decays_are_each_layers_own(kind: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("kind", ["SGD", "MomentumSGD"])
 def test_gradients_are_clipped_and_summed(kind: str, tmp_path: Path) -> None:
-    from bridge.finetune import Recipe
+    from bridge.finetuning import Recipe
 
     free, _ = _step(tmp_path, "free", recipe=Recipe(type=kind, base_lr=1.0, seed=1), freeze=("conv*", "fc6"))
     held, _ = _step(
@@ -277,7 +277,7 @@ def test_gradients_are_clipped_and_summed(kind: str, tmp_path: Path) -> None:
 
 
 def test_batches_that_make_one_update_make_one_large_batch(tmp_path: Path) -> None:
-    from bridge.finetune import Recipe
+    from bridge.finetuning import Recipe
 
     files, recipe = _without_dropout(tmp_path), Recipe(base_lr=0.1, seed=1)
     for kind in ("SGD", "MomentumSGD"):
@@ -302,7 +302,7 @@ def _without_dropout(tmp_path: Path) -> tuple[str, str]:
 
 
 def test_label_smoothing_lifts_the_loss_of_a_sure_net(tmp_path: Path) -> None:
-    from bridge.finetune import Recipe
+    from bridge.finetuning import Recipe
 
     plain = trained(config(tmp_path, output=str(tmp_path / "plain")))
     smooth = trained(config(tmp_path, output=str(tmp_path / "smooth"), recipe=Recipe(seed=7, label_smoothing=0.3)))
@@ -436,7 +436,7 @@ def test_a_layer_that_the_weights_file_lacks_is_new_as_in_caffe(tmp_path: Path) 
 
 
 def test_the_best_epoch_is_kept_and_can_be_the_model(tmp_path: Path) -> None:
-    from bridge.finetune import Recipe
+    from bridge.finetuning import Recipe
 
     settings = {"epochs": 8, "recipe": Recipe(base_lr=0.3, momentum=0.9, seed=2)}
     made = run(config(tmp_path, **settings))
@@ -452,7 +452,7 @@ def test_the_best_epoch_is_kept_and_can_be_the_model(tmp_path: Path) -> None:
 
 
 def test_a_run_stops_when_it_does_not_get_better(tmp_path: Path) -> None:
-    from bridge.finetune import Recipe
+    from bridge.finetuning import Recipe
 
     made = trained(config(tmp_path, epochs=50, patience=2, recipe=Recipe(base_lr=0.3, momentum=0.9, seed=2)))
     assert made.loop.state.stopped
@@ -504,11 +504,11 @@ def test_a_net_with_two_inputs_of_images_is_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_what_the_model_knows_is_worth_ten_epochs(tmp_path: Path) -> None:
     """On digits, the tuned model is ahead of the same net from scratch after each of the first ten epochs."""
-    from bridge.finetune import Recipe
+    from bridge.finetuning import Recipe
 
     need("sklearn")
     settings: dict[str, Any] = {
-        "data": "bridge.demo:digits",
+        "data": "bridge.cli.demonstration:digits",
         "heads": ("fc8=10",),
         "freeze": (),
         "epochs": 10,

@@ -41,7 +41,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def loaded(source: str, **changes: Any) -> Any:
-    from bridge.finetune.data import Loading, load_data
+    from bridge.finetuning.data import Loading, load_data
 
     settings: dict[str, Any] = {"shape": (1, 28, 28), "resize": (28, 28), "workers": 0}
     return load_data(source, Loading(**{**settings, **changes}))
@@ -284,7 +284,7 @@ def test_a_callable_that_is_none_or_fails(
 
 
 def test_the_split_is_stratified_and_follows_the_seed() -> None:
-    from bridge.finetune.data import Data, split
+    from bridge.finetuning.data import Data, split
 
     y = np.repeat([0, 1, 2], [100, 50, 10])
     data = Data(np.zeros((160, 1, 1, 1), np.uint8), y)
@@ -308,7 +308,7 @@ def test_validation_data_of_ones_own(pictures: Path, tmp_path: Path) -> None:
 
 def test_class_names_from_a_file(tmp_path: Path) -> None:
     made = trained(config(tmp_path, classes=("shirt", "trousers", "pullover", "dress"), epochs=1))
-    from bridge.finetune.products import class_names
+    from bridge.finetuning.products import class_names
 
     assert class_names(made) == ["shirt", "trousers", "pullover", "dress"]
     with pytest.raises(UsageError, match="of 5 classes"):
@@ -398,7 +398,7 @@ def test_validation_images_of_another_size(tmp_path: Path) -> None:
 
 
 def test_crop_mirror_mean_and_scale_in_caffes_order() -> None:
-    from bridge.finetune.preprocess import Preprocess
+    from bridge.finetuning.preprocess import Preprocess
 
     x = np.arange(2 * 3 * 4 * 6, dtype=np.uint8).reshape(2, 3, 4, 6)
     mean = np.float32([1, 2, 3])
@@ -413,7 +413,7 @@ def test_crop_mirror_mean_and_scale_in_caffes_order() -> None:
 
 
 def test_a_mean_image_is_cropped_with_the_image() -> None:
-    from bridge.finetune.preprocess import Preprocess
+    from bridge.finetuning.preprocess import Preprocess
 
     x = np.full((1, 1, 3, 3), 10, np.uint8)
     mean = np.arange(9, dtype=np.float32).reshape(1, 3, 3)
@@ -469,7 +469,7 @@ def test_image_data_tells_the_size_of_whole_images(pictures: Path, tmp_path: Pat
 
 
 def test_a_mean_file_beside_the_prototxt(pictures: Path, tmp_path: Path) -> None:
-    from bridge.proto import caffe_pb2
+    from bridge.caffe_files.proto import caffe_pb2
 
     blob = caffe_pb2.BlobProto(num=1, channels=1, height=30, width=30, data=[7.0] * 900)
     (tmp_path / "mean.binaryproto").write_bytes(blob.SerializeToString())
@@ -498,9 +498,9 @@ def test_a_mean_that_does_not_fit(tmp_path: Path) -> None:
 
 
 def test_augmentation_follows_the_seed_and_moves_from_epoch_to_epoch(tmp_path: Path) -> None:
-    from bridge.finetune.batches import Images
-    from bridge.finetune.data import Data
-    from bridge.finetune.preprocess import Preprocess
+    from bridge.finetuning.batches import Images
+    from bridge.finetuning.data import Data
+    from bridge.finetuning.preprocess import Preprocess
 
     x = np.random.default_rng(0).integers(0, 256, (12, 1, 8, 8), np.uint8)
     images = Images(Data(x, np.zeros(12, int)), Preprocess(crop=(6, 6), mirror=True), 3, train=True)

@@ -111,7 +111,7 @@ def test_an_interrupted_run_keeps_every_step(number: signal.Signals, whole: Path
 
 
 def test_a_run_that_stops_before_its_thaw_resumes_behind_it(tmp_path: Path) -> None:
-    from bridge.finetune.run import begin
+    from bridge.finetuning.run import begin
 
     settings: dict[str, Any] = {"unfreeze_at": 1, "epochs": 3, "trunk_engine": "chainer", "snapshot_every": 1}
     run(config(tmp_path, output=str(tmp_path / "whole"), **settings))
@@ -173,7 +173,7 @@ def test_files_that_may_not_grow(size: int, whole: Path, tmp_path: Path) -> None
 
 
 def test_features_that_do_not_fit_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bridge.finetune import stored
+    from bridge.finetuning import stored
 
     def full(*_: object) -> None:
         raise OutputError("cannot be written: No space left on device", where="cache")
@@ -184,8 +184,8 @@ def test_features_that_do_not_fit_the_disk(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_too_little_memory_for_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bridge.finetune.loop import Loop
-    from bridge.finetune.run import begin
+    from bridge.finetuning.loop import Loop
+    from bridge.finetuning.run import begin
 
     made = begin(config(tmp_path, snapshot_every=1), None, lambda note: None)
     forward = Loop._forward
@@ -252,7 +252,7 @@ def test_what_cannot_be_done_says_so_in_one_line_and_leaves_nothing(
     changes: dict[str, Any], error: type[Exception], words: str, tmp_path: Path
 ) -> None:
     if "recipe" in changes:
-        from bridge.finetune import Recipe
+        from bridge.finetuning import Recipe
 
         changes = {"recipe": Recipe(type=changes["recipe"])}
     with pytest.raises(error, match=words):
@@ -321,7 +321,7 @@ def test_what_comes_to_nothing_or_is_likely_forgotten_is_remarked_on(
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_snapshot(tmp_path: Path) -> None:
-    from bridge.finetune import Recipe
+    from bridge.finetuning import Recipe
 
     wild = Recipe(base_lr=1e18, momentum=0.9)
     with pytest.raises(ModelError, match=r"the loss is \S+ in iteration"), np.errstate(all="ignore"):
@@ -331,7 +331,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_snapshot(tmp_path:
 
 
 def test_a_folder_in_use_is_not_touched(tmp_path: Path) -> None:
-    from bridge.finetune import Recipe
+    from bridge.finetuning import Recipe
 
     trained(config(tmp_path, epochs=1))
     with pytest.raises(UsageError, match="--resume"):
@@ -347,7 +347,7 @@ def test_a_folder_in_use_is_not_touched(tmp_path: Path) -> None:
 
 
 def test_more_epochs_make_a_finished_run_a_longer_one(tmp_path: Path) -> None:
-    from bridge.finetune import Recipe
+    from bridge.finetuning import Recipe
 
     whole = config(tmp_path, epochs=3, output=str(tmp_path / "whole"), trunk_engine="chainer")
     run(whole)

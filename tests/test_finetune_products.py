@@ -121,8 +121,8 @@ def test_the_real_caffe_computes_the_same(made: Any, tmp_path: Path) -> None:
 
 
 def test_a_mean_image_and_a_crop_go_with_the_model(pictures: Path, tmp_path: Path) -> None:
-    from bridge.finetune import read_images
-    from bridge.proto import caffe_pb2
+    from bridge.caffe_files.proto import caffe_pb2
+    from bridge.finetuning import read_images
 
     mean = np.arange(900, dtype=np.float32)
     blob = caffe_pb2.BlobProto(num=1, channels=1, height=30, width=30, data=mean.tolist())
@@ -158,7 +158,7 @@ def test_predict_prints_the_top_k(made: Any, pictures: Path) -> None:
 
 
 def test_predict_on_what_is_not_there(made: Any, tmp_path: Path) -> None:
-    from bridge.finetune import classify
+    from bridge.finetuning import classify
 
     with pytest.raises(MissingFileError, match="holds no finished run"):
         classify(tmp_path, ["a.png"], 1)
@@ -271,7 +271,7 @@ def test_curves_of_a_run_without_validation(tmp_path: Path) -> None:
 
 def test_many_classes_have_a_picture_in_place_of_a_table() -> None:
     need("matplotlib")
-    from bridge.finetune import pictures
+    from bridge.finetuning import pictures
 
     names = [f"class {number}" for number in range(80)]
     true = np.arange(800) % 80
@@ -282,7 +282,7 @@ def test_many_classes_have_a_picture_in_place_of_a_table() -> None:
 
 
 def test_long_names_stay_apart_in_the_confusion_matrix() -> None:
-    from bridge.finetune.pictures import _short, _ticks
+    from bridge.finetuning.pictures import _short, _ticks
 
     names = [f"a long name of a class of clothing, number {number}" for number in range(30)]
     columns, rows = _ticks(names)
@@ -299,7 +299,7 @@ def test_pictures_take_any_name_without_a_word(recwarn: pytest.WarningsRecorder)
     need("matplotlib")
     import warnings
 
-    from bridge.finetune import pictures
+    from bridge.finetuning import pictures
 
     warnings.simplefilter("always")
     names = ["\u5916\u5957 \u978b", "\U00012000 \u1b05", "$\\frac{$ $x_{"]
@@ -348,7 +348,7 @@ def with_a_branch(tmp_path: Path) -> tuple[str, str]:
 
 def test_scores_are_taken_from_their_own_output_where_there_are_several(pictures: Path, tmp_path: Path) -> None:
     need("onnxruntime")
-    from bridge.finetune import classify
+    from bridge.finetuning import classify
 
     made = run(config(tmp_path, files=with_a_branch(tmp_path), data=str(pictures), heads=("fc8=3",), epochs=1))
     folder = made.config.folder

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bridge import engines, prototxt
-from bridge.assemble import assemble
-from bridge.message import Message
+from bridge import engines
+from bridge.caffe_files import prototxt
+from bridge.caffe_files.assemble import assemble
 from bridge.schema import Blob, Net, RawLayer, RawNet
+from bridge.schema.message import Message
 from tests.conftest import need
 
 RTOL, ATOL = 1e-4, 1e-5

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bridge
-from bridge import prototxt
-from bridge.assemble import assemble
+from bridge.caffe_files import prototxt
+from bridge.caffe_files.assemble import assemble
 from bridge.errors import UsageError
 from tests.conftest import FASHION, need
 
@@ -127,8 +127,8 @@ SOLVERS = ["SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam"]
 def optimizer_named(name: str) -> Any:
     """One of Chainer's, or with ``Caffe`` in front one of Caffe's."""
     from bridge.chain.functions import chainer
-    from bridge.finetune.recipe import Recipe
-    from bridge.finetune.rules import CaffeOptimizer
+    from bridge.finetuning.recipe import Recipe
+    from bridge.finetuning.rules import CaffeOptimizer
 
     if not name.startswith("Caffe "):
         return getattr(chainer.optimizers, name)()
@@ -300,7 +300,7 @@ def test_nothing_below_the_lowest_trained_layer_is_back_propagated() -> None:
 def weights(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The shapes of convolutions' weights of which gradients are computed."""
     need("chainer")
-    from bridge.chain import convolution
+    from bridge.chain.functions import convolution
 
     shapes, compute = [], convolution._weight_gradient
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bridge import engines, prototxt
-from bridge.assemble import assemble
+from bridge import engines
+from bridge.caffe_files import prototxt
+from bridge.caffe_files.assemble import assemble
 from bridge.errors import UnsupportedLayerError, UsageError
 from bridge.onnx_export import to_onnx_model
 from bridge.onnx_export.model import newest_opset

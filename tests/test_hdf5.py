@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import bridge
-from bridge import readers
 from bridge.errors import BridgeError, FormatError
+from bridge.files import readers
 from tests.conftest import FIXTURES, need
 from tests.reader_contract import ReaderContract
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import bridge
-from bridge import engines, prototxt
-from bridge.assemble import assemble
+from bridge import engines
+from bridge.caffe_files import prototxt
+from bridge.caffe_files.assemble import assemble
+from bridge.caffe_files.inference import inference_net, training_net
 from bridge.errors import ModelError, UsageError
-from bridge.inference import inference_net, training_net
 from bridge.layers.data_source import DataSource
 from bridge.schema import Net, RawLayer, RawNet
 from tests.conftest import GOLDEN, TRAINING, need

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge import engines, prototxt
-from bridge.assemble import assemble
+from bridge import engines
+from bridge.caffe_files import prototxt
+from bridge.caffe_files.assemble import assemble
 from bridge.errors import BridgeError
 from bridge.layers import REGISTRY
 from bridge.layers.base import CaffeLayer, NeuronLayer

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.libm import expf, powf
+from bridge.chain.libm import expf, powf
 
 
 def library(name: str, arguments: int) -> Callable[..., float]:

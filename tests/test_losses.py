@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import bridge
-from bridge import prototxt
-from bridge.assemble import assemble
+from bridge.caffe_files import prototxt
+from bridge.caffe_files.assemble import assemble
 from bridge.errors import BridgeError, ModelError, UnsupportedLayerError
 from bridge.schema import Net, Opaque
 from tests.conftest import FIXTURES, TRAINING, need

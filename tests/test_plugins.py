@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bridge import engines, prototxt
-from bridge.assemble import assemble
+from bridge import engines
+from bridge.caffe_files import prototxt
+from bridge.caffe_files.assemble import assemble
 from bridge.errors import MissingFileError, UnsupportedLayerError, UsageError
 from bridge.layers import base
 from bridge.layers.base import REGISTRY
-from bridge.plugins import load_plugin
+from bridge.layers.plugins import load_plugin
 from bridge.schema import Blob, Net, Opaque, RawLayer, RawNet
 from tests.conftest import ROOT, need
 

@@ -20,13 +20,13 @@ from backends.protobuf import read, read_mean
 from backends.stored import Stored
 from backends.wire import Source, Span
 from benchmarks import fuzz
+from bridge.caffe_files.proto import schema
+from bridge.caffe_files.prototxt import parse, parse_file
+from bridge.caffe_files.upgrade import upgrade_net
 from bridge.errors import FormatError, MissingFileError, UsageError
-from bridge.message import Message
-from bridge.proto import schema
-from bridge.prototxt import parse, parse_file
+from bridge.files.sniff import KINDS, identify, sniff
 from bridge.schema import Blob, RawNet
-from bridge.sniff import KINDS, identify, sniff
-from bridge.upgrade import upgrade_net
+from bridge.schema.message import Message
 from tests import encode, strategies
 from tests.conftest import FASHION, FIXTURES, GOLDEN, ZOO, missing, zoo
 from tests.encode import blob, chunk, net, number, varint

@@ -10,10 +10,10 @@ from google.protobuf import text_format
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge import prototxt
+from bridge.caffe_files import prototxt
+from bridge.caffe_files.proto import caffe_pb2
 from bridge.errors import FormatError, MissingFileError
-from bridge.message import Message, Symbol
-from bridge.proto import caffe_pb2
+from bridge.schema.message import Message, Symbol
 from tests import strategies
 from tests.conftest import FIXTURES, ZOO, missing
 

@@ -18,7 +18,7 @@ import pytest
 import bridge
 from backends import pycaffe
 from backends.pycaffe import child
-from bridge import engines, readers
+from bridge import engines
 from bridge.errors import (
     BridgeError,
     FormatError,
@@ -28,6 +28,7 @@ from bridge.errors import (
     UnsupportedLayerError,
     UsageError,
 )
+from bridge.files import readers
 from tests.conftest import FASHION, FIXTURES, GOLDEN, ROOT, missing, need
 from tests.nets import make
 from tests.reader_contract import ReaderContract, recorded, weights_of

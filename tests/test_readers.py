@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 import bridge
-from bridge import readers
 from bridge.errors import BridgeError, FormatError, MissingExtraError, MissingFileError, UsageError
+from bridge.files import readers
+from bridge.files.sniff import KINDS
 from bridge.layers.batch_norm import BatchNorm
 from bridge.schema import Blob, Blobs, Layer, Net
-from bridge.sniff import KINDS
 from tests.conftest import FASHION, ROOT
 from tests.reader_contract import ReaderContract
 
@@ -53,7 +53,8 @@ def test_every_kind_of_weights_has_a_reader() -> None:
 
 
 def test_importing_the_table_imports_no_reader() -> None:
-    code = "import sys, bridge.readers; print([m for m in sys.modules if m.startswith(('backends', 'h5py', 'onnx'))])"
+    names = "[m for m in sys.modules if m.startswith(('backends', 'h5py', 'onnx'))]"
+    code = f"import sys, bridge.files.readers; print({names})"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert found.strip() == "[]"
 

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bridge
-from bridge import prototxt
-from bridge.assemble import assemble
+from bridge.caffe_files import prototxt
+from bridge.caffe_files.assemble import assemble
 from bridge.errors import ModelError, UsageError
 from bridge.schema import Blob, Net, RawLayer, RawNet
-from bridge.weights import spread_groups
+from bridge.schema.groups import spread_groups
 from tests import encode, nets
 from tests.conftest import FASHION, need
 

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge import upgrade
+from bridge.caffe_files import upgrade
+from bridge.caffe_files.proto import schema
+from bridge.caffe_files.prototxt import parse
+from bridge.caffe_files.upgrade import upgrade_net
 from bridge.errors import FormatError
-from bridge.message import Message
-from bridge.proto import schema
-from bridge.prototxt import parse
-from bridge.upgrade import upgrade_net
+from bridge.schema.message import Message
 from tests import encode, strategies
 
 

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 import bridge
-from bridge import engines, prototxt
-from bridge.assemble import assemble
+from bridge import engines
+from bridge.caffe_files import prototxt
+from bridge.caffe_files.assemble import assemble
 from bridge.errors import FormatError, MissingFileError, ModelError, UsageError
 from bridge.layers import build_layer
 from bridge.schema import Blob, RawLayer, RawNet
-from bridge.verify.report import Report
+from bridge.verification.report import Report
 from tests.conftest import FASHION, GOLDEN, missing, need, zoo
 from tests.nets import make
 from tests.test_golden import ZOO_MODELS
@@ -485,7 +486,7 @@ def test_weights_alone_are_no_error_but_outputs_then_are_not_compared(tmp_path: 
     ],
 )
 def test_random_inputs_fit_their_use(body: str, shape: tuple[int, ...], fits: Callable[[np.ndarray], bool]) -> None:
-    from bridge.verify.inputs import make_inputs
+    from bridge.verification.inputs import make_inputs
 
     shapes = {"d": (4, 9, 1, 9), "e": (4, 9), "x": shape}
     dims = {name: " ".join(f"dim: {extent}" for extent in extents) for name, extents in shapes.items()}
@@ -504,7 +505,7 @@ def test_inputs_come_from_files(tmp_path: Path) -> None:
     need("PIL")
     from PIL import Image
 
-    from bridge.verify.inputs import make_inputs
+    from bridge.verification.inputs import make_inputs
 
     net = bridge.load(DEPLOY, WEIGHTS)
     np.save(tmp_path / "x.npy", np.full((1, 1, 28, 28), 7.0))
@@ -632,7 +633,7 @@ def test_a_file_that_holds_no_numbers_is_refused_in_our_words(
 
 
 def test_a_flipped_bit_anywhere_in_a_recorded_file_is_no_crash(tmp_path: Path) -> None:
-    from bridge.verify.inputs import Recorded
+    from bridge.verification.inputs import Recorded
 
     np.savez_compressed(tmp_path / "io.npz", **{"in:data": np.arange(60.0), "out:prob": np.ones(9)})
     data = (tmp_path / "io.npz").read_bytes()

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from bridge.schema import Net
-from bridge.verify.outputs import Comparison, Side, engine_side
-from bridge.verify.results import TopResult
-from bridge.verify.segments import Runner
-from bridge.verify.tolerance import Tolerances
+from bridge.verification.outputs import Comparison, Side, engine_side
+from bridge.verification.results import TopResult
+from bridge.verification.segments import Runner
+from bridge.verification.tolerance import Tolerances
 from tests.conftest import need
 from tests.nets import make, random_inputs
 

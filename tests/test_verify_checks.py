@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bridge import prototxt
-from bridge.assemble import assemble
+from bridge.caffe_files import prototxt
+from bridge.caffe_files.assemble import assemble
 from bridge.schema import Blob, RawLayer, RawNet
-from bridge.verify.checks import CHECKS, run_checks
-from bridge.verify.values import block_groups, look
-from bridge.verify.weights import Loaded
-from bridge.weights import spread_groups
+from bridge.schema.groups import spread_groups
+from bridge.verification.checks import CHECKS, run_checks
+from bridge.verification.values import block_groups, look
+from bridge.verification.weights import Loaded
 from tests.conftest import GOLDEN
 from tests.nets import make
 
@@ -142,8 +142,8 @@ def test_is_silent_on_a_sound_net(check: str) -> None:
 
 
 def test_a_note_fails_no_verification_and_a_check_can_be_silenced() -> None:
-    from bridge.verify.report import Report
-    from bridge.verify.results import BlobResult, WeightsResult
+    from bridge.verification.report import Report
+    from bridge.verification.results import BlobResult, WeightsResult
 
     same = WeightsResult("a", "b", (BlobResult("c", "Convolution", "weight"),))
     net = loaded(INPUT + CONV % "", c=[ill(value=1e-40), f(4)])
@@ -155,7 +155,7 @@ def test_a_note_fails_no_verification_and_a_check_can_be_silenced() -> None:
 
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda path: path.name)
 def test_finds_no_error_in_what_caffe_runs(case: Any) -> None:
-    from bridge.verify.weights import Files
+    from bridge.verification.weights import Files
 
     files = Files.of([case / "deploy.prototxt", next(case.glob("*.caffemodel"))], {})
     assert run_checks(files.read()).count("error") == 0

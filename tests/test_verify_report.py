@@ -18,9 +18,9 @@ import bridge
 from bridge.cli.verify import verify
 from bridge.layers import build_layer
 from bridge.schema import Blob
-from bridge.verify.compare import bit_difference, metrics
-from bridge.verify.pictures import png
-from bridge.verify.report import Report
+from bridge.verification.compare import bit_difference, metrics
+from bridge.verification.pictures import png
+from bridge.verification.report import Report
 from tests.conftest import FASHION, ROOT, chromium, need
 
 FILES = [str(FASHION / "deploy.prototxt"), str(FASHION / "fashion_alexnet.caffemodel")]
@@ -225,7 +225,7 @@ def test_text_is_80_columns_wide(failed: Report) -> None:
 
 
 def test_long_names_have_a_line_of_their_own() -> None:
-    from bridge.verify.report import _grid
+    from bridge.verification.report import _grid
 
     names = [f"inception_5b/5x5_reduce/branch/{kind}/with/a/long/name" * 2 for kind in ("in", "out")]
     rows = [*((name, "t" * 60, "1 x 2 x 3 x 4", "same") for name in names), ("short", "t", "1", "different")]
@@ -238,7 +238,7 @@ def test_long_names_have_a_line_of_their_own() -> None:
 
 
 def test_names_that_fit_stay_in_their_row() -> None:
-    from bridge.verify.report import _grid
+    from bridge.verification.report import _grid
 
     rows = [("inception_3a/3x3_reduce", "inception_3a/3x3", "1 x 96", "same"), ("conv1", "conv1", "1 x 8", "same")]
     assert list(_grid(("layer", "top", "shape", "verdict"), rows)) == [
@@ -259,7 +259,7 @@ def test_names_that_fit_stay_in_their_row() -> None:
     ],
 )
 def test_counts_are_in_their_grammatical_number(tops: list[str], blobs: list[str], counts: str) -> None:
-    from bridge.verify.results import BlobResult, OutputsResult, TopResult, WeightsResult
+    from bridge.verification.results import BlobResult, OutputsResult, TopResult, WeightsResult
 
     weights = WeightsResult("a", "b", tuple(BlobResult("c", "C", "weight", status=status) for status in blobs))
     outputs = OutputsResult("a", "b", tuple(TopResult("c", "C", "c", status=status) for status in tops))
@@ -315,8 +315,8 @@ def test_html_is_one_page_without_network_or_script(failed: Report, tmp_path: Pa
 
 
 def test_html_escapes_names() -> None:
-    from bridge.verify.html import page
-    from bridge.verify.results import BlobResult, OutputsResult, TopResult, WeightsResult
+    from bridge.verification.html import page
+    from bridge.verification.results import BlobResult, OutputsResult, TopResult, WeightsResult
 
     evil = "<script>alert('x')</script>"
     report = Report(

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from bridge import prototxt
+from bridge.caffe_files import prototxt
 from bridge.errors import ModelError, NotFoundError
 from bridge.layers import build_layer
 from bridge.schema import Blob, Layer
-from bridge.weights import Initializer, spread_groups, unspread_groups
+from bridge.schema.groups import spread_groups, unspread_groups
+from bridge.schema.initializer import Initializer
 from tests import strategies
 from tests.conftest import need
 

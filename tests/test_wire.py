@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.wire import MAX_TEXT, Source, Span, decode
-from bridge import prototxt
+from bridge.caffe_files import prototxt
+from bridge.caffe_files.proto import caffe_pb2, dialects, param_field, schema
+from bridge.caffe_files.proto.encode import encode
 from bridge.errors import FormatError
-from bridge.message import Message, Symbol
-from bridge.proto import caffe_pb2, dialects, param_field, schema
-from bridge.proto.encode import encode
+from bridge.schema.message import Message, Symbol
 from tests import strategies
 from tests.conftest import ROOT
 from tests.encode import chunk, number, tag, varint

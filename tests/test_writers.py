@@ -23,12 +23,13 @@ from hypothesis import given
 
 import bridge
 from backends.pycaffe import Session
-from bridge import readers, writers
+from bridge.caffe_files.prototxt import parse
 from bridge.errors import MissingExtraError, ModelError, OutputError, UnsupportedLayerError, UsageError
-from bridge.prototxt import parse
+from bridge.files import atomic as files
+from bridge.files import readers, writers
+from bridge.files.atomic import PIECE
+from bridge.files.writers import hdf5, npz, safetensors
 from bridge.schema import Blob, Blobs, Net, Opaque
-from bridge.writers import files, hdf5, npz, safetensors
-from bridge.writers.files import PIECE
 from tests import strategies
 from tests.conftest import FASHION, GOLDEN, ROOT, need
 from tests.reader_contract import recorded, weights_of
@@ -378,7 +379,7 @@ def test_an_interrupt_within_hdf5_ends_the_writing(method: str, at: int) -> None
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_process_leaves_no_litter(number: signal.Signals, target: Path) -> None:
     code = (
-        "import sys, time; from bridge.writers import atomic\n"
+        "import sys, time; from bridge.files.writers import atomic\n"
         "with atomic(sys.argv[1]) as stream:\n"
         "    stream.write(b'x' * 100000); print('writing', flush=True); time.sleep(60)\n"
     )
@@ -520,7 +521,7 @@ def test_converting_a_big_file_needs_little_memory(suffix: str, tmp_path: Path) 
     bridge.save(Net("n", (layer,)), tmp_path / "big.caffemodel")
     assert (tmp_path / "big.caffemodel").stat().st_size > 160 << 20
     code = (
-        "import resource, sys, bridge; from bridge import writers; from bridge.writers import npz, safetensors\n"
+        "import resource, sys, bridge; from bridge import writers; from bridge.files.writers import npz, safetensors\n"
         "net = bridge.load(sys.argv[1]); before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "bridge.save(net, sys.argv[2]); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
     )

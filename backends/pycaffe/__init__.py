@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from backends.pycaffe.child import TIMEOUT, Answer, missing, running, versions
+from bridge.caffe_files.prototxt import format, parse
+from bridge.caffe_files.upgrade import upgrade_net
 from bridge.errors import MissingFileError, UnsupportedLayerError, UsageError
-from bridge.message import Message
-from bridge.prototxt import format, parse
 from bridge.schema import Blob, RawLayer, RawNet, Shape
-from bridge.upgrade import upgrade_net
+from bridge.schema.message import Message
 
 __all__ = ["Session", "missing", "read", "versions"]
 

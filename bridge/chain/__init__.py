@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bridge.chain.back import from_chain
     from bridge.chain.build import NetChain, build_chain
-    from bridge.chain.export import export_chain
     from bridge.chain.freezing import DelGradient, freeze, is_frozen, thaw
     from bridge.chain.transplant import TransplantReport, transplant
 
 _HOMES = {
     "NetChain": "bridge.chain.build",
     "build_chain": "bridge.chain.build",
-    "export_chain": "bridge.chain.export",
     "from_chain": "bridge.chain.back",
     "DelGradient": "bridge.chain.freezing",
     "freeze": "bridge.chain.freezing",
@@ -24,7 +22,7 @@ _HOMES = {
     "transplant": "bridge.chain.transplant",
 }
 __all__ = [
-    "DelGradient", "NetChain", "TransplantReport", "build_chain", "export_chain", "freeze", "from_chain", "is_frozen",
+    "DelGradient", "NetChain", "TransplantReport", "build_chain", "freeze", "from_chain", "is_frozen",
     "thaw", "transplant",
 ]  # fmt: skip
 

@@ -16,7 +16,8 @@ from bridge.chain.renaming import Rename, renamer, unmatched
 from bridge.errors import ModelError, UsageError, nearest
 from bridge.layers.batch_norm import BatchNorm
 from bridge.schema import Layer, Net, Shape, count, times
-from bridge.weights import Initializer, unspread_groups
+from bridge.schema.groups import unspread_groups
+from bridge.schema.initializer import Initializer
 
 Links = Mapping[str, Any]
 L = chainer.links

@@ -12,7 +12,7 @@ from bridge.chain.matching import Links, Pair, Part, is_affine, links_of, pairs,
 from bridge.chain.renaming import Rename, chosen
 from bridge.errors import ModelError, UsageError
 from bridge.schema import Net, times
-from bridge.tables import aligned
+from bridge.show.table import aligned
 
 STATES = ("filled", "skipped", "missing", "mismatched")
 

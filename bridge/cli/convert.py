@@ -8,7 +8,7 @@ import click
 
 from bridge.cli import options
 from bridge.errors import UsageError
-from bridge.writers import FORMATS, format_of
+from bridge.files.writers import FORMATS, format_of
 
 
 @click.command()

@@ -13,7 +13,7 @@ from bridge.cli import options
 @click.command()
 def demo() -> None:
     """Read, prove, export and fine-tune a small real model; takes a minute or two."""
-    from bridge import demo as way
+    from bridge.cli import demonstration as way
     from bridge.cli.progress import Progress
 
     start = time.perf_counter()

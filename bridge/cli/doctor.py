@@ -56,7 +56,8 @@ def _say(remark: str) -> None:
 
 def examine() -> dict[str, Any]:
     """All findings as plain data."""
-    from bridge import engines, readers
+    from bridge import engines
+    from bridge.files import readers
 
     return {
         "version": __version__,
@@ -97,7 +98,7 @@ def _cpu() -> dict[str, str]:
 
 
 def _cuda() -> dict[str, str]:
-    from bridge.devices import HINT, cuda_problem
+    from bridge.chain.devices import HINT, cuda_problem
 
     problem = cuda_problem()
     hint = HINT if problem else ""

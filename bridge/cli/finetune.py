@@ -16,7 +16,7 @@ follow_caffe(sys.argv)  # before anything imports NumPy
 
 import click  # noqa: E402
 
-from bridge import prototxt  # noqa: E402
+from bridge.caffe_files import prototxt  # noqa: E402
 from bridge.cli import options, printable  # noqa: E402
 from bridge.cli.progress import Progress  # noqa: E402
 from bridge.errors import BridgeError, FormatError, UsageError  # noqa: E402
@@ -99,7 +99,7 @@ _USUAL = {
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar, no remarks.")
 def finetune(files: tuple[str, ...], **given: Any) -> None:
     """Fine-tune a net on new data; writes model.onnx, model.caffemodel, model.npz, log and report."""
-    from bridge.finetune.run import finetune as run_finetune
+    from bridge.finetuning.run import finetune as run_finetune
 
     with _all_or_none(given["communicator"]) as first:
         config = _config(files, given)
@@ -121,7 +121,7 @@ def _all_or_none(communicator: str) -> Iterator[bool]:
     if not communicator:
         yield True
         return
-    from bridge.finetune.parallel import world
+    from bridge.finetuning.parallel import world
 
     ranks = world()
     try:
@@ -140,7 +140,7 @@ def _all_or_none(communicator: str) -> Iterator[bool]:
 
 
 def _config(files: tuple[str, ...], given: dict[str, Any]) -> Any:
-    from bridge.finetune.config import Config
+    from bridge.finetuning.config import Config
 
     phase = given["phase"]
     reading = options.reading_arguments(given)
@@ -171,8 +171,8 @@ def _config(files: tuple[str, ...], given: dict[str, Any]) -> Any:
 
 def _with_own_net(files: tuple[str, ...], solver: str) -> tuple[str, ...]:
     """The files, with the solver's net where they have no prototxt; only one beside the solver, or below, is taken."""
-    from bridge.finetune.recipe import net_of
-    from bridge.readers import split_files
+    from bridge.files.readers import split_files
+    from bridge.finetuning.recipe import net_of
 
     wanted, (definition, _) = net_of(prototxt.parse_file(solver)), split_files(files)
     if not wanted:
@@ -190,11 +190,11 @@ def _with_own_net(files: tuple[str, ...], solver: str) -> tuple[str, ...]:
 
 def _device(given: dict[str, Any]) -> str:
     """The device; with NCCL and none given, each process takes a GPU of its own."""
-    from bridge.devices import parse_device
+    from bridge.chain.devices import parse_device
 
     wanted = given["device"]
     if wanted is None and given["communicator"] == "pure_nccl":
-        from bridge.finetune.parallel import ranks_of
+        from bridge.finetuning.parallel import ranks_of
 
         wanted = str(ranks_of("pure_nccl").local_rank)
     device = parse_device(wanted or "-1")
@@ -207,7 +207,7 @@ def _recipe(given: dict[str, Any]) -> Any:
     """The solver.prototxt's recipe, or the usual one; flags that were given count more."""
     import dataclasses
 
-    from bridge.finetune.recipe import Recipe, read_solver
+    from bridge.finetuning.recipe import Recipe, read_solver
 
     if given["solver"]:
         recipe = read_solver(prototxt.parse_file(given["solver"]))

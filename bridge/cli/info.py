@@ -8,7 +8,7 @@ import click
 
 from bridge.cli import options, printable
 from bridge.schema import Net, times
-from bridge.tables import distinct, layer_rows
+from bridge.schema.net import distinct, layer_rows
 
 
 @click.command()
@@ -17,7 +17,7 @@ from bridge.tables import distinct, layer_rows
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable, to stdout.")
 def info(files: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Show layers, types and blobs with role, shape, dtype and group."""
-    from bridge import readers
+    from bridge.files import readers
 
     if len(files) == 1 and readers.kind_of(files[0]).name == "binaryproto":
         _mean(files[0], as_json)
@@ -31,7 +31,7 @@ def info(files: tuple[str, ...], as_json: bool, **given: Any) -> None:
 
 def describe(net: Net) -> dict[str, Any]:
     """The net as plain data, as ``--json`` writes it."""
-    from bridge import readers
+    from bridge.files import readers
 
     weights = net.sources[-1] if net.reader else None
     return {
@@ -63,7 +63,7 @@ def describe(net: Net) -> dict[str, Any]:
 
 
 def _state(reader: str) -> str:
-    from bridge import readers
+    from bridge.files import readers
 
     return readers.status(reader).problem or "works"
 
@@ -92,7 +92,7 @@ def _show(net: Net) -> None:
 
 
 def _mean(path: str, as_json: bool) -> None:
-    from bridge.readers import read_mean
+    from bridge.files.readers import read_mean
 
     blob = read_mean(path)
     values = blob.numpy()

@@ -77,7 +77,7 @@ def reading_arguments(options: dict[str, Any]) -> dict[str, Any]:
     """Take the options of :func:`reading` out of ``options``, as arguments of ``bridge.load``."""
     given = {name: options.pop(name) for name in READING}
     for plugin in given.pop("plugins"):
-        from bridge.plugins import load_plugin
+        from bridge.layers.plugins import load_plugin
 
         load_plugin(plugin)
     given["python"] = given.pop("pycaffe_python")
@@ -127,8 +127,8 @@ def mean(text: str | None) -> np.ndarray:
 
 
 def _mean_image(path: str) -> np.ndarray:
-    from bridge.readers import read_mean
-    from bridge.verify.arrays import read_array
+    from bridge.files.readers import read_mean
+    from bridge.verification.arrays import read_array
 
     numpy = path.endswith(".npy")
     image = read_array(Path(path), "mean", None) if numpy else np.asarray(read_mean(path).numpy(), np.float32)
@@ -148,7 +148,7 @@ def write_json(data: Any, target: str) -> None:
     if target == "-":
         click.echo(text.encode(errors="backslashreplace").decode())
         return
-    from bridge.writers import atomic
+    from bridge.files.atomic import atomic
 
     with atomic(target) as file:
         file.write(text.encode(errors="backslashreplace") + b"\n")  # half a character: JSON has it as an escape

@@ -17,7 +17,7 @@ from bridge.cli import printable
 def predict(run_dir: str, images: tuple[str, ...], top: int, as_json: bool) -> None:
     """Print the most likely classes of each IMAGE, or a regression's numbers, by the model of a finetune run."""
     from bridge.cli.options import write_json
-    from bridge.finetune.predict import classify
+    from bridge.finetuning.predict import classify
 
     found = classify(run_dir, images, top)
     if as_json:

@@ -14,7 +14,7 @@ from bridge.errors import UsageError
 
 def _list_checks(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        from bridge.verify.checks import CHECKS
+        from bridge.verification.checks import CHECKS
 
         for entry in CHECKS.values():
             click.echo(f"{entry.name:18}{entry.demands}")
@@ -90,9 +90,9 @@ def verify(ctx: click.Context, /, json_file: str | None, html_file: str | None, 
 
     Exit status: 0 it holds, 1 a difference was found, 2 nothing could be compared.
     """
-    from bridge.verify import verify as run
-    from bridge.verify.report import NEEDED
-    from bridge.writers import refuse_sources
+    from bridge.files.atomic import refuse_sources
+    from bridge.verification import verify as run
+    from bridge.verification.report import NEEDED
 
     reading, files, arguments = options.reading_arguments(given), given.pop("files"), _arguments(given)
     sources = [*files, *given["against"], given["recorded"], *arguments["inputs"].values()]
@@ -114,7 +114,7 @@ def verify(ctx: click.Context, /, json_file: str | None, html_file: str | None, 
 
 def _arguments(given: dict[str, Any]) -> dict[str, Any]:
     """The options as arguments of :func:`bridge.verify`."""
-    from bridge.verify.arrays import read_inputs
+    from bridge.verification.arrays import read_inputs
 
     return {
         **given,

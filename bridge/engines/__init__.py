@@ -25,8 +25,8 @@ Tops = tuple["np.ndarray | None", ...]
 class Engine(Protocol):
     """The contract of an engine, made as ``Engine(net, **options)``.
 
-    It runs what :func:`bridge.inference.inference_net` makes of the net; inputs that only training needs may be given.
-    Arrays are float32; inputs and outputs go by blob names.
+    It runs what :func:`bridge.caffe_files.inference.inference_net` makes of the net; inputs that only training
+    needs may be given. Arrays are float32; inputs and outputs go by blob names.
     """
 
     def outputs(self, inputs: Arrays) -> dict[str, np.ndarray]:

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from bridge.caffe_files.inference import inference_net
 from bridge.chain.build import NetChain, build_chain
 from bridge.chain.functions import chainer
 from bridge.engines import Arrays, Tops
-from bridge.inference import inference_net
 from bridge.schema import Net
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import io
 
-from bridge import prototxt
+from bridge.caffe_files import prototxt
 from bridge.engines import Arrays
-from bridge.message import Message
 from bridge.schema import Net
+from bridge.schema.message import Message
 
 
 def definition_of(net: Net, inputs: Arrays) -> str:
@@ -33,7 +33,7 @@ def definition_of(net: Net, inputs: Arrays) -> str:
 
 def weights_of(net: Net) -> bytes:
     """The blobs as a caffemodel; of each layer only name and type stand beside them."""
-    from bridge.writers import caffemodel
+    from bridge.files.writers import caffemodel
 
     layers = tuple(
         dataclasses.replace(layer, definition=Message(name=layer.name, type=layer.type))

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bridge.caffe_files.inference import inference_net
 from bridge.engines import Arrays, Tops
 from bridge.errors import ModelError, UnsupportedLayerError
-from bridge.inference import inference_net
 from bridge.onnx_export import to_onnx_file
 from bridge.onnx_export.file import OnnxFile
 from bridge.onnx_export.graph import Graph

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from bridge.caffe_files.inference import inference_net
 from bridge.engines import Arrays, Tops
 from bridge.engines.files import definition_of, weights_of
 from bridge.errors import MissingExtraError, UnsupportedLayerError
-from bridge.inference import inference_net
 from bridge.schema import Net, Shape, count
 
 HINT = "pip install 'opencv-python-headless<5'"

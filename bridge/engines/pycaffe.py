@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from bridge.caffe_files.inference import inference_net
 from bridge.engines import Arrays, Tops
 from bridge.engines.files import definition_of, weights_of
 from bridge.errors import MissingExtraError
-from bridge.inference import inference_net
 from bridge.schema import Net
 
 

@@ -18,8 +18,8 @@ from typing import Any, ClassVar, TypeVar
 
 from bridge.errors import ModelError, UsageError
 from bridge.layers.params import Params, field_pair, single
-from bridge.message import Message, Symbol
 from bridge.schema import Blob, Blobs, Layer, Opaque, ParamSpec, Shape, times
+from bridge.schema.message import Message, Symbol
 
 if sys.version_info >= (3, 11):
     from typing import dataclass_transform

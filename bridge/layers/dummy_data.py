@@ -8,8 +8,8 @@ import numpy as np
 
 from bridge.errors import UnsupportedLayerError
 from bridge.layers.base import MANY, CaffeLayer, Params, layer_type, single
-from bridge.message import Message
 from bridge.schema import Shape
+from bridge.schema.message import Message
 
 _SIDES = ("num", "channels", "height", "width")
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from bridge.blob import MOST_VALUES
 from bridge.errors import UnsupportedLayerError
 from bridge.layers.base import canonical_axis, layer_type
 from bridge.layers.convolution import Convolution
 from bridge.schema import Shape, count, times
+from bridge.schema.blob import MOST_VALUES
 
 
 @layer_type("Im2col")

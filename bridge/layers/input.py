@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from bridge.layers.base import CaffeLayer, Params, layer_type
-from bridge.message import Message
 from bridge.schema import Shape
+from bridge.schema.message import Message
 
 
 @layer_type("Input")

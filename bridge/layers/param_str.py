@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from bridge.layers.base import Params
-from bridge.message import Value
+from bridge.schema.message import Value
 
 _ENTRY = re.compile(r"""['"]?(\w+)['"]?\s*:\s*(?:!!python/tuple\s*)?(\[[^\]]*\]|\([^)]*\)|[-+\w.]+)""")
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 import numpy as np
 
 from bridge.errors import ModelError
-from bridge.message import Message, Symbol
 from bridge.schema import Shape
+from bridge.schema.message import Message, Symbol
 
 if TYPE_CHECKING:
     from bridge.layers.base import CaffeLayer

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from bridge.errors import UnsupportedLayerError
+from bridge.files.atomic import pieces
 from bridge.onnx_export.dims import Dims
 from bridge.schema import Blob, Layer, Shape
-from bridge.writers import pieces
 
 HALF_MAX = 65504.0
 """The largest number in float16."""

@@ -8,9 +8,9 @@ from typing import Any
 import onnx
 
 import bridge
-from bridge import prototxt
+from bridge.caffe_files import prototxt
+from bridge.caffe_files.inference import inference_net
 from bridge.errors import UsageError
-from bridge.inference import inference_net
 from bridge.onnx_export.dims import Extent
 from bridge.onnx_export.file import OnnxFile
 from bridge.onnx_export.graph import Graph, lower
@@ -43,7 +43,7 @@ def to_onnx_file(
     """The net as an ONNX file, its weights still where they were; and the graph that it was made from.
 
     Data layers, losses and what else serves training only are left out, see
-    :func:`bridge.inference.inference_net`.
+    :func:`bridge.caffe_files.inference.inference_net`.
 
     Args:
         net: The net.

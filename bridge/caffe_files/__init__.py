@@ -1,0 +1,1 @@
+"""Caffe's own files, and the rules by which Caffe reads them."""

@@ -1,0 +1,221 @@
+"""From what a reader delivers, and perhaps a prototxt, to a typed net.
+
+The rules are Caffe's own: which layers a phase has (``Net::FilterNet``), which stored
+blobs a layer gets (``Net::CopyTrainedLayersFrom``: by layer name), and which layers
+share a parameter (``Net::AppendParam``: by parameter name).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bridge.caffe_files.proto import unknown_fields
+from bridge.caffe_files.upgrade import upgrade_net
+from bridge.errors import ModelError, nearest
+from bridge.layers import CaffeLayer, build_layer
+from bridge.layers.batch_norm import read_zero_scale_factors
+from bridge.schema import Blob, Layer, Net, RawLayer, RawNet
+from bridge.schema.message import Message
+
+_HINTED = 20
+"""Of so many stored layers that a prototxt does not have, the nearest names are looked for: that takes time."""
+
+
+def assemble(
+    raw: RawNet | None,
+    prototxt: Message | None = None,
+    *,
+    phase: str = "TEST",
+    level: int = 0,
+    stages: Sequence[str] = (),
+    zero_scale_factor: str = "bvlc",
+    sources: Sequence[str] = (),
+) -> Net:
+    """Build a net.
+
+    Args:
+        raw: The stored layers; none for a definition alone.
+        prototxt: The net's definition as parsed; without it the one in ``raw`` is used.
+        phase: ``TEST`` or ``TRAIN``, for the prototxt's ``include`` and ``exclude`` rules.
+        level: The level of Caffe's ``NetState``.
+        stages: Its stages.
+        zero_scale_factor: ``bvlc`` or ``nvcaffe``: how to read a BatchNorm whose scale factor is 0
+            beside other statistics, see :func:`bridge.layers.batch_norm.read_zero_scale_factors`.
+        sources: The files, for messages.
+
+    Returns:
+        The net. What could not be matched is told in its ``notes``.
+
+    Raises:
+        ModelError: The rules of a layer contradict each other.
+        UsageError: ``zero_scale_factor`` is neither of the two.
+    """
+    stored = raw.layers if raw else ()
+    notes = list(raw.notes) if raw else []
+    if prototxt is None:
+        rest = raw.definition if raw else Message()
+        definitions = [layer.definition for layer in stored]
+        layers = [(layer.definition, layer.blobs, layer.uncovered) for layer in stored]
+    else:
+        rest, definitions = upgrade_net(prototxt)
+        state = _state(rest, phase, level, stages)
+        kept = [definition for definition in definitions if _included(definition, *state)]
+        by_name = _by_name(stored)
+        layers = [(definition, *by_name.get(definition.text("name"), ((), ""))) for definition in kept]
+    shared = _shared_parameters(layers)
+    built = tuple(
+        _complete(build_layer(definition, _with_shared(definition, blobs, shared), uncovered), raw)
+        for definition, blobs, uncovered in layers
+    )
+    net = Net(
+        name=rest.text("name") or (raw.name if raw else ""),
+        layers=built,
+        definition=rest,
+        phase=phase,
+        sources=tuple(sources) or ((raw.source,) if raw else ()),
+        reader=raw.reader if raw else "",
+        shared={name: tuple(copies) for name, copies in shared.items() if len(copies) > 1},
+    )
+    if not built:
+        others = f": its {len(definitions)} are for others" if definitions else ""
+        notes.append(f"the net has no layers for phase {phase}{others}")
+    if prototxt is not None:
+        notes += _unused(stored, net) + _unknown(net)
+    notes += _written_over(net)
+    return read_zero_scale_factors(net.replace(notes=tuple(notes)), zero_scale_factor)
+
+
+def _by_name(stored: Sequence[RawLayer]) -> dict[str, tuple[tuple[Blob, ...], str]]:
+    """What is stored under each name: of several layers the last one that has blobs, else the first."""
+    found: dict[str, tuple[tuple[Blob, ...], str]] = {}
+    for layer in stored:
+        if layer.blobs or layer.name not in found:
+            found[layer.name] = layer.blobs, layer.uncovered
+    return found
+
+
+def _shared_parameters(layers: Sequence[tuple[Message, Sequence[Blob], str]]) -> dict[str, list[Blob]]:
+    """Every stored copy of each named parameter, in order. Caffe's net ends up with the last."""
+    shared: dict[str, list[Blob]] = {}
+    for definition, blobs, _ in layers:
+        for param, blob in zip(definition.messages("param"), blobs, strict=False):
+            if param.text("name") and blob is not None:
+                shared.setdefault(param.text("name"), []).append(blob)
+    return shared
+
+
+def _with_shared(definition: Message, blobs: Sequence[Blob], shared: dict[str, list[Blob]]) -> list[Blob]:
+    """A layer's blobs, each named parameter replaced by the one that all its sharers have."""
+    names = [param.text("name") for param in definition.messages("param")]
+    result = []
+    for index in range(max(len(blobs), len(names))):
+        own = blobs[index] if index < len(blobs) else None
+        copies = shared.get(names[index], []) if index < len(names) else []
+        last = copies[-1] if copies else own
+        if last is not None:
+            result.append(last.reshaped(own.shape) if own is not None and own.size == last.size else last)
+    return result
+
+
+def _complete(layer: Layer, raw: RawNet | None) -> Layer:
+    """Say so where a layer needs blobs and the weights have none for it."""
+    if raw is None or layer.blobs or layer.uncovered:
+        return layer
+    if not isinstance(layer, CaffeLayer) or not layer.roles(0):
+        return layer
+    return dataclasses.replace(layer, uncovered=f"{raw.source or 'the weights file'} has no blobs for it")
+
+
+def _unused(stored: Sequence[RawLayer], net: Net) -> list[str]:
+    """A note for every stored layer with blobs that the prototxt does not have."""
+    names = dict.fromkeys(layer.name for layer in net.layers)
+    notes: list[str] = []
+    for layer in stored:
+        if layer.blobs and layer.name not in names:
+            hint = nearest(layer.name, net.layer_names) if len(notes) < _HINTED else ""
+            notes.append(
+                f"the weights of layer '{layer.name}' ({layer.type}) are not used: the prototxt has no such layer"
+                + (f"; {hint}" if hint else "")
+            )
+    return notes
+
+
+def _unknown(net: Net) -> list[str]:
+    """A note for each parameter that Caffe would refuse, which is most often a slip of the pen."""
+    return [
+        f"{layer.label}: '{path}' is in no known caffe.proto, and has no effect"
+        for layer in net.layers
+        if isinstance(layer, CaffeLayer)
+        for path in unknown_fields(layer.definition)
+        if path not in (layer.message, *layer.aliases)  # a type of the user's own
+    ]
+
+
+def _written_over(net: Net) -> list[str]:
+    """A note for each layer that reads, in Caffe, what another wrote over by working in place.
+
+    Some layers' tops are their bottoms' memory in another shape. A layer that works in place
+    on such a top changes the bottom too, for whoever reads it later.
+    """
+    holders: dict[str, set[str]] = {}  # blob -> all that lie in its memory
+    changed: dict[str, Layer] = {}
+    notes = []
+    for layer in net.layers:
+        notes += [_late(layer.label, bottom, changed) for bottom in dict.fromkeys(layer.bottoms) if bottom in changed]
+        for place, top in enumerate(layer.tops):
+            if layer.bottoms[place : place + 1] != (top,):
+                holders.get(top, set()).discard(top)
+                holders[top] = holders.setdefault(layer.bottoms[0], {layer.bottoms[0]}) if _shares(layer) else set()
+                holders[top].add(top)
+                changed.pop(top, None)
+            elif layer.type != "Dropout":
+                changed.update((name, layer) for name in holders.get(top, ()) if name != top)
+    return notes + [_late("the net's output", blob, changed) for blob in net.outputs if blob in changed]
+
+
+def _late(reader: str, blob: str, changed: Mapping[str, Layer]) -> str:
+    return f"{reader} takes blob '{blob}' as computed; in Caffe {changed[blob].label} wrote over it, in place"
+
+
+def _shares(layer: Layer) -> bool:
+    """Whether the tops are the bottom's own memory. Source: the layers' calls of ``ShareData``."""
+    whole = ("Reshape", "Flatten", "Split", *(("Concat", "Slice") if len(layer.tops) == 1 else ()))
+    return layer.type in whole and len(layer.bottoms) == 1
+
+
+def _state(rest: Message, phase: str, level: int, stages: Sequence[str]) -> tuple[str, int, frozenset[str]]:
+    """The NetState: what the caller says, over what the file's ``state`` says."""
+    state = rest.message("state")
+    given = state.get("level", 0)
+    own_level = level or (given if isinstance(given, int) else 0)
+    return phase, own_level, frozenset([*stages, *map(str, state.all("stage"))])
+
+
+def _included(definition: Message, phase: str, level: int, stages: frozenset[str]) -> bool:
+    include, exclude = definition.messages("include"), definition.messages("exclude")
+    if include and exclude:
+        raise ModelError(
+            "has both include and exclude rules, expected one kind", where=f"layer '{definition.text('name')}'"
+        )
+    rules = include or exclude
+    met = any(_meets(rule, phase, level, stages) for rule in rules)
+    return met if include else not met
+
+
+def _meets(rule: Message, phase: str, level: int, stages: frozenset[str]) -> bool:
+    """Source: ``Net::StateMeetsRule``."""
+    wanted = {"0": "TRAIN", "1": "TEST"}.get(found := rule.text("phase", phase), found)
+    low, high = _int(rule.get("min_level")), _int(rule.get("max_level"))
+    return (
+        wanted == phase
+        and (low is None or level >= low)
+        and (high is None or level <= high)
+        and stages.issuperset(map(str, rule.all("stage")))
+        and stages.isdisjoint(map(str, rule.all("not_stage")))
+    )
+
+
+def _int(value: Any) -> int | None:
+    return value if isinstance(value, int) else None

@@ -1,0 +1,128 @@
+"""Messages to the bytes of protocol buffers.
+
+Source: the protocol buffers encoding specification; caffe.proto for what is packed.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Mapping
+
+from bridge.caffe_files.proto import Field, dialect, dialects, schema
+from bridge.schema.message import Message, Value
+
+_VARINT, _LENGTH, _FIXED32 = 0, 2, 5
+_WIRE = {"float": 5, "double": 1, "string": 2, "bytes": 2, "message": 2}
+Drop = Callable[[str], None]
+"""Told the path of each field that caffe.proto cannot say."""
+
+
+def encode_layer(definition: Message, fork: str, drop: Drop) -> bytes:
+    """A ``LayerParameter`` without its blobs.
+
+    Args:
+        definition: The layer; of fields that several forks number differently those of
+            ``fork`` are taken first, then the first fork's that knows what is in them.
+        fork: ``bvlc`` or one of :func:`bridge.caffe_files.proto.dialects`.
+        drop: Told of what cannot be written.
+    """
+    own = {field.name: field for field in dialect(fork).values()}
+    fields = {}
+    for name in definition.names():
+        known = [own[name]] if name in own else []
+        known += [other.by_name[name] for other in dialects().values() if name in other.by_name]
+        fit = [field for field in known if _knows(field, definition.message(name))]
+        if known:
+            fields[name] = (fit or known)[0]
+    return encode(definition, fields, drop)
+
+
+def _knows(field: Field, message: Message) -> bool:
+    return field.kind != "message" or set(message.names()) <= set(schema(field.type).by_name)
+
+
+def encode(message: Message, fields: Mapping[str, Field], drop: Drop, path: str = "") -> bytes:
+    """A message as bytes.
+
+    Args:
+        message: The message; a field named by a number is written under that number.
+        fields: The fields of its type, by name.
+        drop: Told of what cannot be written.
+        path: Where the message stands in a larger one, for ``drop``.
+    """
+    parts = []
+    for name in message.names():
+        field, values = fields.get(name), message.all(name)
+        try:
+            if field is not None:
+                parts.append(_field(field, values, drop, f"{path}{name}."))
+            else:
+                parts.extend(_numbered(int(name), value) for value in values)
+        except (ValueError, OverflowError):  # a name that is no number, or a value that does not fit the field
+            drop(path + name)
+    return b"".join(parts)
+
+
+def _field(field: Field, values: Iterable[Value], drop: Drop, path: str) -> bytes:
+    coded = [_value(field, value, drop, path) for value in values]
+    if field.packed:
+        return prefixed(field.number, b"".join(coded))
+    wire = _WIRE.get(field.kind, _VARINT)
+    return b"".join(
+        prefixed(field.number, data) if wire == _LENGTH else tag(field.number, wire) + data for data in coded
+    )
+
+
+def _value(field: Field, value: Value, drop: Drop, path: str) -> bytes:
+    """One value without its tag; a ValueError if it is not of the field's kind."""
+    if field.kind == "message" or isinstance(value, Message):
+        if field.kind != "message" or not isinstance(value, Message):
+            raise ValueError(f"{field.name} is a {field.kind}")
+        return encode(value, schema(field.type).by_name, drop, path)
+    if field.kind in ("string", "bytes"):
+        return value if isinstance(value, bytes) else str(value).encode()
+    if isinstance(value, str):
+        return varint(_symbol(field, value))
+    number = float(value)
+    if field.kind in ("float", "double"):
+        return struct.pack("<f" if field.kind == "float" else "<d", number)
+    if number != int(value):
+        raise ValueError(f"{field.name} is a whole number")
+    return varint(int(value))
+
+
+def _symbol(field: Field, name: str) -> int:
+    for number, symbol in field.symbols.items():
+        if symbol == name:
+            return number
+    raise ValueError(f"{field.name} has no value {name}")
+
+
+def _numbered(number: int, value: Value) -> bytes:
+    """A field of which only the number is known, as the reader kept it."""
+    if isinstance(value, bytes):
+        return prefixed(number, value)
+    if isinstance(value, float):
+        return tag(number, _FIXED32) + struct.pack("<f", value)
+    return tag(number, _VARINT) + varint(int(str(value)))
+
+
+def tag(number: int, wire: int) -> bytes:
+    """The tag of a field."""
+    return varint(number << 3 | wire)
+
+
+def prefixed(number: int, data: bytes) -> bytes:
+    """A field of bytes, with tag and length."""
+    return tag(number, _LENGTH) + varint(len(data)) + data
+
+
+def varint(value: int) -> bytes:
+    """A whole number, negative ones in two's complement of 64 bits."""
+    value &= 0xFFFF_FFFF_FFFF_FFFF
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

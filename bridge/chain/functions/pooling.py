@@ -1,0 +1,98 @@
+"""Pooling with Caffe's windows, of Chainer's variables: with Chainer's functions on a GPU, with ours on the CPU.
+
+Source: pooling_layer.cpp, pooling_layer.cu.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bridge.chain.functions import chainer, windows
+from bridge.layers.pooled_axis import LOWEST
+
+if TYPE_CHECKING:
+    from bridge.layers.pooling import Pooling
+
+F = chainer.functions
+
+
+def caffe_pooling(x: Any, layer: Pooling) -> Any:
+    """The layer's tops for a variable (N, C, H, W)."""
+    return {"MAX": _max, "AVE": _average, "STOCHASTIC": _stochastic}[layer.pool](x, layer)
+
+
+def _max(x: Any, layer: Pooling) -> Any:
+    if x.xp is not np:
+        return max_by_chainer(x, layer)
+    axes = layer.axes(x.shape[2:])
+    (y,) = windows.MaxPooling(axes).apply((x,))
+    if len(layer.tops) < 2:
+        return y
+    return y, chainer.as_variable(windows.first_places(x.array, y.array, axes).astype(x.dtype))
+
+
+def _average(x: Any, layer: Pooling) -> Any:
+    rows, columns = layer.axes(x.shape[2:])
+    area = np.outer(rows.lengths, columns.lengths).astype(x.dtype)
+    area[area == 0] = np.nan
+    sums = _sums(x, layer)
+    return sums / x.xp.asarray(np.broadcast_to(area, sums.shape))
+
+
+def _stochastic(x: Any, layer: Pooling) -> Any:
+    """The average weighted by the values themselves; 0 where their sum is not positive."""
+    total = _sums(x, layer)
+    positive = total.array > 0
+    ratio = _sums(x**2, layer) / F.where(positive, total, x.xp.ones_like(total.array))
+    return F.where(positive, ratio, x.xp.zeros_like(ratio.array))
+
+
+def _sums(x: Any, layer: Pooling) -> Any:
+    """The sum over each window; 0 where it is empty."""
+    if x.xp is not np:
+        return sums_by_chainer(x, layer)
+    return windows.WindowSum(layer.axes(x.shape[2:])).apply((x,))[0]
+
+
+def max_by_chainer(x: Any, layer: Pooling) -> Any:
+    """The tops of MAX by Chainer's own function."""
+    space = x.shape[2:]
+    rows, columns = (axis.inside for axis in layer.axes(space))
+    options = {"cover_all": layer.round_mode == "CEIL", "return_indices": len(layer.tops) > 1}
+    made = F.max_pooling_2d(x, *layer.window(space), **options)
+    if len(layer.tops) < 2:
+        y = made if made.shape[2:] == (rows, columns) else made[:, :, :rows, :columns]
+        return _with_empty(y, x, layer, LOWEST)
+    y, place = (array[:, :, :rows, :columns] for array in made)
+    mask = chainer.as_variable(_plane_index(x.xp, place, layer, space).astype(x.dtype))
+    return _with_empty(y, x, layer, LOWEST), _with_empty(mask, x, layer, -1)
+
+
+def _plane_index(xp: Any, place: Any, layer: Pooling, space: Any) -> Any:
+    """From places in each window to places in the plane (H, W)."""
+    (_, width), (stride_h, stride_w), (pad_h, pad_w) = layer.window(space)
+    row = xp.arange(place.shape[2])[:, None] * stride_h - pad_h + place // width
+    column = xp.arange(place.shape[3]) * stride_w - pad_w + place % width
+    return row * space[1] + column
+
+
+def sums_by_chainer(x: Any, layer: Pooling) -> Any:
+    """The sum over each window by Chainer's average."""
+    space = x.shape[2:]
+    kernel, stride, pad = layer.window(space)
+    trailing = tuple(axis.trailing for axis in layer.axes(space))
+    if trailing != tuple(pad):
+        x = F.pad(x, [(0, 0), (0, 0), *zip(pad, trailing, strict=True)], "constant", constant_values=0)
+        pad = (0, 0)
+    y = F.average_pooling_2d(x, kernel, stride, pad) * (kernel[0] * kernel[1])
+    return _with_empty(y, x, layer, 0)
+
+
+def _with_empty(y: Any, x: Any, layer: Pooling, value: float) -> Any:
+    """The empty windows behind those that start inside the image."""
+    empty = [(0, axis.empty) for axis in layer.axes(x.shape[2:])]
+    if not any(map(any, empty)):
+        return y
+    return F.pad(y, [(0, 0), (0, 0), *empty], "constant", constant_values=value)

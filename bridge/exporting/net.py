@@ -1,0 +1,180 @@
+"""Exporting: a net to an ONNX file, checked before it appears."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+
+from bridge.caffe_files.inference import inference_net
+from bridge.errors import ModelError, UsageError
+from bridge.files.atomic import atomic, refuse_sources
+from bridge.schema import Net
+
+if TYPE_CHECKING:
+    from bridge.onnx_export.dims import Extent
+    from bridge.onnx_export.file import OnnxFile
+    from bridge.onnx_export.graph import Graph
+    from bridge.onnx_export.preprocess import Preprocess
+
+
+def export_onnx(
+    net: Net,
+    path: str | Path,
+    *,
+    opset: int | None = None,
+    inputs: Mapping[str, Sequence[Extent]] | None = None,
+    dynamic_batch: bool = True,
+    allow_custom: bool = False,
+    preprocess: Preprocess | None = None,
+    half: bool = False,
+    external_data: str | None = None,
+    check: bool = True,
+    recorded: str | Path | None = None,
+    seed: int = 0,
+    digest: bool | None = None,
+) -> Graph:
+    """Write the net as an ONNX file, after it was run and compared with a second engine.
+
+    Args:
+        net: The net.
+        path: The file to write; it appears whole or not at all.
+        opset: Version of the default operator set, 13 to the newest that ``onnx`` knows; 17 by default.
+        inputs: Extents of input blobs, where they are not to be the file's; a name in
+            place of a number leaves that extent open.
+        dynamic_batch: Leave the first extent of every input open where the net allows it.
+        allow_custom: Let what standard ONNX cannot say become nodes of the domain ``org.weightbridge``.
+        preprocess: Mean, scale and channel order to bake in as nodes.
+        half: Compute in float16 between float32 inputs and outputs.
+        external_data: ``file`` puts the weights into ``PATH.data``; ``source`` leaves them where
+            they lie in the file that was read, which has to be in the model's folder or below.
+        check: Run the model in ONNX Runtime and compare it: with the Chainer engine, where it is installed.
+        recorded: ``.npz`` file of recorded inputs and outputs to compare with instead.
+        seed: For the inputs of that run.
+        digest: Put the SHA-256 of the source files into the metadata. It takes longer than writing the model, and
+            no longer than the check, during which it is found; so by default it is done where that is.
+
+    Returns:
+        The lowered graph, with remarks in its ``notes``.
+
+    Raises:
+        UnsupportedLayerError: Layers that ONNX cannot express; names all of them.
+        ModelError: The net does not fit together, or has no outputs.
+        UsageError: An argument is wrong.
+        DifferenceError: The model computes something else; names the first layer. Nothing is written.
+        OutputError: The file cannot be written.
+    """
+    target = Path(os.path.realpath(path) if os.path.islink(path) else path)  # external data lie beside the file itself
+    if external_data not in (None, "file", "source"):
+        raise UsageError(f"external data '{external_data}', expected file or source")
+    refuse_sources(net.sources, [target, *([_beside(target)] if external_data == "file" else [])])
+    # Hashing goes on while the packages are loaded, and the model is made and checked.
+    digests = _Digests(net.sources if (check if digest is None else digest) else ())
+    from bridge.onnx_export import to_onnx_file
+
+    make = functools.partial(
+        to_onnx_file,
+        net,
+        opset=opset,
+        inputs=inputs,
+        dynamic_batch=dynamic_batch,
+        allow_custom=allow_custom,
+        preprocess=preprocess,
+    )
+    file, graph = make(half=half)
+    if not graph.outputs:
+        raise ModelError(f"there is nothing to export: {_lacking(net, inputs)}", where=net.where)
+    file.infer_shapes()
+    file.check()
+    if check:
+        from bridge.verification.exported import check_export
+
+        models = [(file, graph), *([make(half=False)] if half else [])]
+        served = inference_net(net, inputs)
+        run = functools.partial(check_export, net=served, seed=seed, recorded=recorded, preprocess=preprocess)
+        graph.notes += dict.fromkeys(note for model in models for note in run(*model))
+        graph.notes += _not_finite(graph)
+    file.late = digests.metadata
+    graph.notes += _write(file, target, external_data, net.where)
+    return graph
+
+
+def _not_finite(graph: Graph) -> list[str]:
+    """A note for each blob that holds NaN or infinity."""
+    blobs = {name: init for name, init in graph.builder.initializers.items() if init.roles}
+    wrong = [name for name, init in blobs.items() if not all(np.isfinite(part).all() for part in init.written())]
+    return [f"'{name}' has values that are not finite numbers" for name in wrong]
+
+
+def _lacking(net: Net, inputs: Mapping[str, Sequence[Extent]] | None) -> str:
+    """Why a net has no outputs."""
+    if not net.layers:
+        return f"the net has no layers for phase {net.phase}"
+    if not inference_net(net, inputs).layers:
+        return "each of the net's layers serves training only"
+    return "the net has no outputs, as another layer, or Silence, reads each of its blobs"
+
+
+def _beside(path: Path) -> Path:
+    """The file of external data."""
+    return path.with_name(f"{path.name}.data")
+
+
+def _write(file: OnnxFile, path: Path, external_data: str | None, where: str) -> list[str]:
+    """Write the model, and its data where they have a file of their own; returns remarks."""
+    remarks = _refer_to_source(file, path, where) if external_data == "source" else []
+    with contextlib.ExitStack() as files:
+        model = files.enter_context(atomic(path, durable=False))
+        if external_data == "file":  # both are complete before either takes its place, and the data take it first
+            data = files.enter_context(atomic(_beside(path), durable=False))
+            _store(file.store_beside(_beside(path)), data)
+        _store(file.pieces(), model)
+    return remarks
+
+
+def _refer_to_source(file: OnnxFile, path: Path, where: str) -> list[str]:
+    left = file.refer_to_source(path)
+    if left and not file.external:
+        raise UsageError(
+            "holds no weights that a model could refer to: they are of another type, or not as the model needs them",
+            where=where,
+            hint="--external-data writes them into a file beside the model",
+        )
+    remark = f"{len(left)} of {len(file.tensors)} weights are in the model: the source has them in another form"
+    return [remark] if left else []
+
+
+def _store(pieces: Iterable[bytes | memoryview], stream: IO[bytes]) -> None:
+    for piece in pieces:
+        stream.write(piece)
+    stream.flush()
+
+
+class _Digests(threading.Thread):
+    """Finds the SHA-256 of files, while something else goes on."""
+
+    def __init__(self, sources: Sequence[str]) -> None:
+        super().__init__(daemon=True)
+        self._sources, self._found = sources, dict[str, str]()
+        self.start()
+
+    def run(self) -> None:
+        for source in self._sources:
+            made = hashlib.sha256()
+            with contextlib.suppress(OSError):  # it was read already; a digest is all that is lost
+                with open(source, "rb") as stream:
+                    while chunk := stream.read(1 << 20):
+                        made.update(chunk)
+                self._found[f"bridge.sha256.{Path(source).name}"] = made.hexdigest()
+
+    def metadata(self) -> dict[str, str]:
+        """The digests, when all are there."""
+        self.join()
+        return self._found

@@ -1,0 +1,1 @@
+"""Files: which reader takes one, how one is written."""

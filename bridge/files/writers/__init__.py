@@ -1,0 +1,100 @@
+"""Writing a net's weights: one module per format, each with ``write(net, stream)``."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bridge.errors import ModelError, UsageError
+from bridge.files.atomic import atomic
+from bridge.schema import Net
+
+__all__ = ["FORMATS", "Format", "format_of", "save"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One line of the table: a format's name, the endings of its files, and the options of its ``write``.
+
+    ``home`` is the module that has its ``write``, where that is not the one of its name in this package.
+    """
+
+    name: str
+    summary: str
+    suffixes: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    home: str = ""
+
+    @property
+    def module(self) -> str:
+        """The module that has its ``write``."""
+        return self.home or f"{__name__}.{self.name}"
+
+
+FORMATS: dict[str, Format] = {
+    entry.name: entry
+    for entry in (
+        Format(
+            "chainer_npz",
+            "Chainer's NumPy archive, for the chain of bridge.build_chain",
+            (".chainer.npz",),
+            home="bridge.chain.archive",
+        ),
+        Format("npz", "NumPy archive", (".npz",)),
+        Format("safetensors", "safetensors", (".safetensors",)),
+        Format("hdf5", "Caffe's HDF5 weights", (".caffemodel.h5", ".h5", ".hdf5")),
+        Format("caffemodel", "Caffe's binary weights (V2)", (".caffemodel",), ("half", "dialect")),
+    )
+}
+"""Name -> format; the first whose suffix fits is taken."""
+
+_ALIASES = {"chainer": "chainer_npz", "h5": "hdf5"}
+
+
+def save(net: Net, path: str | Path, format: str | None = None, **options: Any) -> None:
+    """Write the net's weights; the file appears whole or not at all.
+
+    Args:
+        net: The net; layers of unknown types are written as well.
+        path: The file.
+        format: A name of :data:`FORMATS`; by default told by the file's suffix.
+        options: For the format: ``half`` and ``dialect`` of :func:`bridge.files.writers.caffemodel.write`.
+
+    Raises:
+        UsageError: The format is not known, or has no such option.
+        ModelError: The reader could not deliver a layer's blobs.
+        OutputError: The file cannot be written.
+        MissingExtraError: The format needs a package that is not installed.
+    """
+    chosen = format_of(path, format)
+    if unknown := sorted(set(options) - set(chosen.options)):
+        has = f"its options: {', '.join(chosen.options)}" if chosen.options else "it has none"
+        raise UsageError(f"format {chosen.name} has no option '{unknown[0]}'", where=str(path), hint=has)
+    module = importlib.import_module(chosen.module)
+    lacking = [layer for layer in net.layers if layer.uncovered]
+    if lacking:
+        raise ModelError(f"{lacking[0].label} would be left out: {lacking[0].uncovered}", where=net.where)
+    with atomic(path) as stream:
+        module.write(net, stream, **options)
+
+
+def format_of(path: str | Path, name: str | None = None) -> Format:
+    """The format of that name, or the one whose suffix the path has.
+
+    Raises:
+        UsageError: There is none.
+    """
+    known = f"formats: {', '.join(FORMATS)}"
+    if name is not None:
+        chosen = FORMATS.get(_ALIASES.get(name, name))
+        if chosen is None:
+            raise UsageError(f"no format '{name}'", hint=known)
+        return chosen
+    for entry in FORMATS.values():
+        if str(path).lower().endswith(entry.suffixes):
+            return entry
+    if str(path).lower().endswith(".onnx"):
+        raise UsageError("ONNX is written by 'bridge export'", where=str(path))
+    raise UsageError("its suffix tells no format", where=str(path), hint=f"name one with --format; {known}")

@@ -1,0 +1,54 @@
+"""NumPy archives that are whole models: the arrays by layer and role, and ``__bridge__``."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from typing import IO
+
+import numpy as np
+
+from bridge.files.atomic import pieces
+from bridge.files.manifest import arrays, describe, entries
+from bridge.schema import Blob, Net
+
+TEXTS = "__bridge__"
+"""The member with the texts of :mod:`bridge.files.manifest`, as JSON in UTF-8 bytes (uint8)."""
+
+
+def write(net: Net, stream: IO[bytes]) -> None:
+    """Write an uncompressed ``.npz``; ``numpy.load`` reads it without ``allow_pickle``.
+
+    Args:
+        net: The net.
+        stream: Where to; need not be seekable.
+
+    Source: NumPy's ``numpy.lib.format``, version 1.0.
+    """
+    listed = list(entries(net))
+    archive(stream, arrays(listed), describe(net, listed))
+
+
+def archive(stream: IO[bytes], stored: Mapping[str, Blob], texts: Mapping[str, str]) -> None:
+    """Write arrays and texts."""
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as file:
+        for key, blob in {TEXTS: text_blob(texts), **stored}.items():
+            # Without a date, equal nets make equal files.
+            with file.open(zipfile.ZipInfo(f"{key}.npy"), "w", force_zip64=True) as member:
+                member.write(header(blob))
+                for piece in pieces(blob):
+                    member.write(piece)
+
+
+def text_blob(texts: Mapping[str, str]) -> Blob:
+    """The texts as an array of bytes."""
+    return Blob.of(np.frombuffer(json.dumps(texts).encode(), np.uint8))
+
+
+def header(blob: Blob) -> bytes:
+    """The header of a ``.npy`` file; the array's data follow."""
+    descr = blob.dtype.newbyteorder("<").str
+    text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {blob.shape}, }}"
+    size = -(-(10 + len(text) + 1) // 64) * 64 - 10
+    return b"\x93NUMPY\x01\x00" + size.to_bytes(2, "little") + text.ljust(size - 1).encode() + b"\n"

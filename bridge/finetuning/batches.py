@@ -1,0 +1,97 @@
+"""Which images make up which step, and what they look like then.
+
+Everything follows from the seed, the epoch and the iteration, so that a resumed run
+sees the batches that it would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from bridge.finetuning.data import Data
+from bridge.finetuning.preprocess import Preprocess
+
+
+class Batch(NamedTuple):
+    """Indices into the data, and the epoch."""
+
+    indices: np.ndarray
+    epoch: int
+
+
+class Batches:
+    """The batches of a run.
+
+    Args:
+        data: The training data.
+        size: Images per batch; of no account for fixed batches.
+        seed: For the order.
+        images: How many images an epoch has, at least; some come twice where the data have fewer.
+    """
+
+    def __init__(self, data: Data, size: int, seed: int, images: int = 0) -> None:
+        self._data, self._seed = data, seed
+        self._images = max(images, len(data))
+        self.size = data.y.shape[1] if data.fixed else min(size, self._images)
+        self.per_epoch = len(data) if data.fixed else -(-self._images // self.size)
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, int))
+
+    def __getitem__(self, number: int) -> Batch:
+        """The batch of that number, counted through all epochs."""
+        epoch, place = divmod(number, self.per_epoch)
+        if self._data.fixed:
+            return Batch(np.array([place]), epoch)
+        if self._order[0] != epoch:
+            order = np.random.default_rng([self._seed, 2, epoch]).permutation(len(self._data))
+            self._order = epoch, np.resize(order, self._images)
+        return Batch(self._order[1][place * self.size : (place + 1) * self.size], epoch)
+
+    def epoch_ends(self, iteration: int, batches: int) -> bool:
+        """Whether the last of an epoch's batches is in this iteration, which takes so many."""
+        return (iteration + 1) * batches // self.per_epoch > iteration * batches // self.per_epoch
+
+
+class Images:
+    """Preprocessed images of a data set.
+
+    Args:
+        data: The data.
+        preprocess: How images become inputs.
+        seed: For augmentation.
+        train: Whether images are augmented.
+    """
+
+    def __init__(self, data: Data, preprocess: Preprocess, seed: int, *, train: bool) -> None:
+        self._data, self._preprocess, self._seed = data, preprocess, seed
+        self.augmented = train and preprocess.random
+        self._table: tuple[int, np.ndarray] = (-1, np.empty(0))
+        self._labels = data.y.astype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def get(self, indices: np.ndarray, draw: int) -> np.ndarray:
+        """Images (n, C, H, W) float32 in their draw number ``draw``."""
+        x = self._data.images(indices)
+        if self._data.fixed:
+            x = x.reshape(-1, *x.shape[2:])
+        return self._preprocess.apply(x, self._draws(indices, draw) if self.augmented else None)
+
+    def _draws(self, indices: np.ndarray, draw: int) -> np.ndarray:
+        """Three numbers in [0, 1) for each image, the same in whatever company it comes."""
+        if self._table[0] != draw:
+            self._table = draw, np.random.default_rng([self._seed, 3, draw]).random((len(self._data), 3))
+        return np.asarray(self._table[1][indices])
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        """Labels (n) float32, as Caffe has them."""
+        return np.asarray(self._labels[indices].reshape(-1))
+
+    def chunks(self, size: int, draws: int) -> Iterator[np.ndarray]:
+        """All images in order, ``size`` at a time, once per draw."""
+        for draw in range(draws):
+            for start in range(0, len(self._data), size):
+                yield self.get(np.arange(start, min(start + size, len(self._data))), draw)

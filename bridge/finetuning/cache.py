@@ -1,0 +1,110 @@
+"""What the frozen trunk computes of every image, kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bridge.errors import FormatError
+from bridge.files.atomic import atomic
+from bridge.finetuning.stored import map_rows, write_rows
+from bridge.schema import Shape
+
+Features = dict[str, Any]
+"""Blob name -> (N, ...) float32."""
+
+
+class Cache:
+    """Features of every image and draw, in memory or, where they are larger, in files.
+
+    Args:
+        folder: Where files go; they are named by the key, and reused by a run with the same.
+        key: A digest of all that the features depend on.
+        rows: Number of images times draws.
+        memory: Most bytes to keep in memory.
+        keep: Whether they go to files in any case.
+
+    Attributes:
+        place: ``memory``, or the folder.
+        reused: Whether an earlier run had computed them.
+    """
+
+    def __init__(self, folder: Path, key: str, rows: int, memory: int, *, keep: bool = False) -> None:
+        self._folder, self._rows, self._memory, self._keep = folder, rows, memory, keep
+        self._index = folder / f"{key}.json"
+        self._arrays: dict[str, np.ndarray] = {}
+        self.place = "memory"
+        self.reused = False
+
+    def load(self) -> bool:
+        """Take the features of an earlier run from their files, if they are there."""
+        if not self._index.exists():
+            return False
+        try:
+            shapes = {blob: tuple(shape) for blob, shape in json.loads(self._index.read_text(encoding="utf-8")).items()}
+            self._arrays = {
+                blob: map_rows(path, np.float32, shapes[blob]) for blob, path in self._paths(shapes).items()
+            }
+        except (OSError, ValueError, AttributeError, TypeError, FormatError):
+            return False  # what is damaged is computed again
+        if any(len(array) != self._rows for array in self._arrays.values()):
+            return False
+        self.place, self.reused = str(self._folder), True
+        return True
+
+    def fill(self, batches: Iterable[Mapping[str, np.ndarray]]) -> None:
+        """Store the features, given in order.
+
+        Raises:
+            OutputError: They do not fit the disk.
+        """
+        parts = iter(batches)
+        first = next(parts)
+        per_row = sum(values[0].nbytes for values in first.values())
+        if not self._keep and per_row * self._rows <= self._memory:
+            self._fill_memory(first, parts)
+            return
+        shapes: dict[str, Shape] = {blob: values.shape[1:] for blob, values in first.items()}
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_rows(self._paths(shapes), _chained(first, parts))
+        with atomic(self._index) as file:  # last: where it is, all is
+            file.write(json.dumps({blob: list(shape) for blob, shape in shapes.items()}).encode())
+        self.place = str(self._folder)
+        self._arrays = {blob: map_rows(path, np.float32, shapes[blob]) for blob, path in self._paths(shapes).items()}
+
+    def _fill_memory(self, first: Mapping[str, np.ndarray], parts: Iterator[Mapping[str, np.ndarray]]) -> None:
+        self._arrays = {blob: np.empty((self._rows, *values.shape[1:]), np.float32) for blob, values in first.items()}
+        start = 0
+        for part in _chained(first, parts):
+            for blob, values in part.items():
+                self._arrays[blob][start : start + len(values)] = values
+            start += len(next(iter(part.values())))
+
+    def _paths(self, blobs: Iterable[str]) -> dict[str, Path]:
+        return {blob: self._index.with_suffix(f".{number}.rows") for number, blob in enumerate(blobs)}
+
+    def rows(self, indices: np.ndarray) -> Features:
+        """The features at these rows."""
+        return {blob: values[indices] for blob, values in self._arrays.items()}
+
+
+def _chained(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
+    yield first
+    yield from rest
+
+
+def digest(*parts: Any) -> str:
+    """SHA-256 over arrays and whatever else has a ``repr``."""
+    made = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            made.update(repr((part.shape, str(part.dtype))).encode())
+            made.update(np.ascontiguousarray(part).data)
+        else:
+            made.update(repr(part).encode())
+    return made.hexdigest()

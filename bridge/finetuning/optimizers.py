@@ -1,0 +1,152 @@
+"""Optimizers: Caffe's own rules, or Chainer's, with a rate and a decay for each parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from bridge.chain.build import NetChain
+from bridge.chain.functions import chainer
+from bridge.errors import ModelError, UsageError
+from bridge.finetuning import prepare
+from bridge.finetuning.recipe import SOLVERS, Recipe
+from bridge.finetuning.rules import CaffeOptimizer
+from bridge.schema import Net
+
+_RATES = ("alpha", "lr")
+"""What Chainer's optimizers call the learning rate."""
+LOSS_SCALE = 128.0
+"""Factor on a loss in float16, in whose range small gradients would vanish; the update takes it off again."""
+Factors = tuple[float, float]
+"""On the learning rate, and on the weight decay."""
+
+
+class Updater:
+    """An optimizer and the rate of each parameter.
+
+    Args:
+        recipe: What the optimizer takes.
+        chain: The chain; its parameters get their update rules.
+        factors: Each parameter with its factors.
+        half: Whether parameters are float16; they are updated as float32.
+        replay: Whether a run of Caffe's is replayed, to the bit where the chain is on a processor.
+
+    Attributes:
+        optimizer: Chainer's, or Caffe's in Chainer's form.
+        loss_scale: What to scale the loss by in the backward pass.
+
+    Raises:
+        UsageError: There is no optimizer of that name.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        chain: NetChain,
+        factors: list[tuple[Any, Factors]],
+        *,
+        half: bool = False,
+        replay: bool = False,
+    ) -> None:
+        self._recipe, self._factors = recipe, factors
+        self._caffe = recipe.type in SOLVERS
+        replay = replay and chain.xp is np and not half
+        params = [param for param, _ in factors]
+        self.optimizer: Any = CaffeOptimizer(recipe, params, replay=replay) if self._caffe else _chainers(recipe)
+        self.loss_scale = LOSS_SCALE if half else None
+        if half:
+            self.optimizer.use_fp32_update()
+            self.optimizer.set_loss_scale(LOSS_SCALE)
+        self.optimizer.setup(chain)
+        for param, (lr, decay) in factors:
+            if self._caffe:
+                param.update_rule.lr_mult, param.update_rule.decay_mult = lr, decay
+            elif recipe.weight_decay and decay and not self._decoupled:
+                param.update_rule.add_hook(chainer.optimizer_hooks.WeightDecay(recipe.weight_decay * decay))
+        if not self._caffe and recipe.clip_gradients > 0:
+            self.optimizer.add_hook(chainer.optimizer_hooks.GradientClipping(recipe.clip_gradients))
+
+    @property
+    def _decoupled(self) -> bool:
+        """Whether the decay is the optimizer's own, beside the gradient."""
+        return isinstance(self.optimizer, chainer.optimizers.AdamW)
+
+    def update(self, rate: float) -> None:
+        """One update from the gradients, at a learning rate before the parameters' own factors."""
+        if self._caffe:
+            self.optimizer.rate = rate
+        else:
+            self._tell(rate)
+        self.optimizer.update()
+
+    def _tell(self, rate: float) -> None:
+        recipe = self._recipe
+        for param, (lr, decay) in self._factors:
+            hyperparam = param.update_rule.hyperparam
+            name = next((name for name in _RATES if hasattr(hyperparam, name)), None)
+            if name is not None:
+                setattr(hyperparam, name, rate * lr)
+            if self._decoupled:
+                hyperparam.weight_decay_rate = rate * lr * recipe.weight_decay * decay
+            if recipe.iter_size > 1 and param.grad is not None:
+                param.grad = param.grad / recipe.iter_size
+
+
+def _chainers(recipe: Recipe) -> Any:
+    name = recipe.type.removeprefix("chainer.")
+    maker = getattr(chainer.optimizers, name, None)
+    if not isinstance(maker, type) or not issubclass(maker, chainer.GradientMethod):
+        found = [n for n, kind in vars(chainer.optimizers).items() if _is_method(kind)]
+        known = f"Caffe's: {', '.join(SOLVERS)}; Chainer's: {', '.join(sorted(found))}"
+        raise UsageError(f"no optimizer '{recipe.type}'", hint=known)
+    optimizer = maker()
+    if hasattr(optimizer.hyperparam, "momentum"):
+        optimizer.hyperparam.momentum = recipe.momentum
+    return optimizer
+
+
+def _is_method(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, chainer.GradientMethod)
+
+
+def factors_of(net: Net, chain: NetChain, given: Mapping[str, float]) -> list[tuple[Any, Factors]]:
+    """Each parameter of the chain once, with its factors on rate and decay.
+
+    Args:
+        net: The net; its prototxt says ``lr_mult`` and ``decay_mult``.
+        chain: Its chain.
+        given: Pattern of layer names -> factor on the rate, on top of the prototxt's.
+
+    Raises:
+        ModelError: Layers that share a parameter disagree.
+        UsageError: A pattern chooses no layer.
+
+    Source: ``Net::AppendParam``.
+    """
+    own = {name: factor for pattern, factor in given.items() for name in prepare.matching(net, [pattern])}
+    found: dict[int, tuple[Any, dict[str, float], str]] = {}
+    for index, layer in enumerate(net.layers):
+        for place, role in enumerate(chain.roles(index)):
+            param = chain.array(index, role)
+            if not isinstance(param, chainer.Parameter):
+                continue
+            said = _said(layer, place)
+            known = found.setdefault(id(param), (param, said, layer.name))[1]
+            for field, value in said.items():
+                if known.setdefault(field, value) != value:
+                    raise ModelError(f"shares a parameter with another {field}, {known[field]:g}", where=layer.label)
+    return [
+        (param, (said.get("lr_mult", 1.0) * own.get(name, 1.0), said.get("decay_mult", 1.0)))
+        for param, said, name in found.values()
+    ]
+
+
+def _said(layer: Any, place: int) -> dict[str, float]:
+    """The factors that a layer's definition gives for a blob, without those it leaves to their defaults."""
+    specs = layer.definition.messages("param")
+    if place >= len(specs):
+        return {}
+    spec = layer.param(place)
+    return {name: getattr(spec, name) for name in ("lr_mult", "decay_mult") if name in specs[place]}

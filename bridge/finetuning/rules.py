@@ -1,0 +1,179 @@
+"""Caffe's update rules, as a Chainer optimizer.
+
+Where Chainer has a rule of the same name it differs in detail (where the rate enters,
+where epsilon is added, what is corrected for bias), so these are written out.
+
+Source: sgd_solver.cpp, nesterov_solver.cpp, adagrad_solver.cpp, rmsprop_solver.cpp,
+adadelta_solver.cpp, adam_solver.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from bridge.chain.freezing import is_frozen
+from bridge.chain.functions import chainer
+from bridge.finetuning.arithmetic import Arithmetic, CaffesArithmetic
+from bridge.finetuning.recipe import Recipe
+
+_History = list[Any]
+_CHUNK = 1 << 15
+"""Values that are updated at a time, where a parameter has more: they and what comes between stay in the cache."""
+
+
+class CaffeRule(chainer.UpdateRule):
+    """Updates one parameter; ``lr_mult`` and ``decay_mult`` are those of its ParamSpec."""
+
+    def __init__(self, optimizer: CaffeOptimizer) -> None:
+        super().__init__()
+        self._optimizer = optimizer
+        self.lr_mult = 1.0
+        self.decay_mult = 1.0
+        self._usual = False
+
+    def add_hook(self, *args: Any, **kwargs: Any) -> None:
+        """Call a hook in each update."""
+        self._usual = False
+        super().add_hook(*args, **kwargs)
+
+    def update(self, param: Any) -> None:
+        """Update a parameter; the second time at once where it is on the CPU, is float32 and has no hooks."""
+        if self._usual and self.enabled and param._loss_scale is None:
+            self.t += 1
+            self.update_core(param)
+            return
+        super().update(param)
+        hooks = self._hookable._pre_update_hooks or self._hookable._post_update_hooks
+        self._usual = self.state is not None and param.xp is np and not self._use_fp32_update and not hooks
+
+    def init_state(self, param: Any) -> None:
+        """Make the histories, zeros of the parameter's shape."""
+        with chainer.using_device(param.device):
+            xp = param.device.xp
+            for index in range(_HISTORIES[self._optimizer.recipe.type]):
+                self.state[f"history{index}"] = xp.zeros_like(param.data)
+
+    def update_core(self, param: Any) -> None:
+        """One update."""
+        optimizer, xp = self._optimizer, param.device.xp
+        do = CaffesArithmetic() if optimizer.replay else Arithmetic(xp)
+        history = [self.state[f"history{index}"] for index in range(_HISTORIES[optimizer.recipe.type])]
+        arrays = (param.data, param.grad, *history)
+        if xp is np and param.size > _CHUNK and all(array.flags.c_contiguous for array in arrays):
+            flat = [array.reshape(-1) for array in arrays]
+            for start in range(0, param.size, _CHUNK):
+                self._update(do, *(array[start : start + _CHUNK] for array in flat))
+        else:
+            self._update(do, *arrays)
+
+    def _update(self, do: Arithmetic, data: Any, grad: Any, *history: Any) -> None:
+        optimizer, recipe = self._optimizer, self._optimizer.recipe
+        for scale in optimizer.grad_scales:
+            grad = grad * scale
+        decay = np.float32(recipe.weight_decay) * np.float32(self.decay_mult)
+        if decay:
+            grad = do.plus(decay, data if recipe.regularization_type == "L2" else do.xp.sign(data), grad)
+        rate = np.float32(optimizer.rate) * np.float32(self.lr_mult)
+        data -= _STEPS[recipe.type](do, recipe, grad, list(history), rate, optimizer.t)
+
+
+class CaffeOptimizer(chainer.GradientMethod):
+    """A Caffe solver over the gradients that backward left in the parameters.
+
+    Args:
+        recipe: Rule, momentum, decay and clipping.
+        params: The target's parameters in the net's order, in which the norm of their gradients adds up; in the
+            target's own order where none are given.
+        replay: Whether to round as Caffe does on a processor, of float32 parameters there.
+
+    Attributes:
+        rate: The learning rate of the next update.
+        grad_scales: What gradients are multiplied by before it, one after the other.
+    """
+
+    def __init__(self, recipe: Recipe, params: Sequence[Any] = (), *, replay: bool = False) -> None:
+        super().__init__()
+        self.recipe, self.replay, self._params = recipe, replay, params
+        self.rate = recipe.rate(0)
+        self.grad_scales: list[np.float32] = []
+
+    def create_update_rule(self) -> CaffeRule:
+        """The rule for one parameter."""
+        return CaffeRule(self)
+
+    def update(self, lossfun: Any = None, *args: Any, **kwargs: Any) -> None:
+        """One update from the gradients, or from those of ``lossfun``, at the rate that was set."""
+        if lossfun is not None:
+            loss = lossfun(*args, **kwargs)
+            self.target.cleargrads()
+            loss.backward(loss_scale=self._loss_scale)
+        scales = (self._clip(), np.float32(1) / np.float32(self.recipe.iter_size))
+        self.grad_scales = [scale for scale in scales if scale != 1]
+        self.call_hooks("pre")
+        self.t += 1
+        for param in self._params or self.target.params():
+            if is_frozen(param):
+                continue
+            if param.grad is None:  # no loss reaches it; decay and momentum do
+                param.grad = param.xp.zeros_like(param.array)
+            param.update()
+        self.call_hooks("post")
+
+    def _clip(self) -> np.float32:
+        """The factor that brings the norm of all gradients down to the limit."""
+        limit = np.float32(self.recipe.clip_gradients)
+        if limit <= 0:
+            return np.float32(1)
+        grads = [param.grad for param in self._params or self.target.params() if param.grad is not None]
+        grads = [grad.astype(np.float32, copy=False) for grad in grads]
+        do = CaffesArithmetic() if self.replay else Arithmetic(self.target.xp)
+        norm = do.norm(grads) / np.float32(self._loss_scale or 1)
+        return np.float32(limit / norm if norm > limit else 1)
+
+
+def _sgd(do: Arithmetic, r: Recipe, g: Any, h: _History, rate: np.float32, t: int) -> Any:
+    do.blend(rate, g, np.float32(r.momentum), h[0])
+    return h[0]
+
+
+def _nesterov(do: Arithmetic, r: Recipe, g: Any, h: _History, rate: np.float32, t: int) -> Any:
+    momentum, step = np.float32(r.momentum), h[0].copy()
+    do.blend(rate, g, momentum, h[0])
+    do.blend(1 + momentum, h[0], -momentum, step)
+    return step
+
+
+def _adagrad(do: Arithmetic, r: Recipe, g: Any, h: _History, rate: np.float32, t: int) -> Any:
+    h[0] += do.square(g)
+    return rate * (g / (do.root(h[0]) + np.float32(r.delta)))
+
+
+def _rmsprop(do: Arithmetic, r: Recipe, g: Any, h: _History, rate: np.float32, t: int) -> Any:
+    decay = np.float32(r.rms_decay)
+    do.blend(1 - decay, do.square(g), decay, h[0])
+    return rate * (g / (do.root(h[0]) + np.float32(r.delta)))
+
+
+def _adadelta(do: Arithmetic, r: Recipe, g: Any, h: _History, rate: np.float32, t: int) -> Any:
+    momentum, delta = np.float32(r.momentum), np.float32(r.delta)
+    do.blend(1 - momentum, do.square(g), momentum, h[0])
+    step = g * do.root((h[1] + delta) / (h[0] + delta))
+    do.blend(1 - momentum, do.square(step), momentum, h[1])
+    return rate * step
+
+
+def _adam(do: Arithmetic, r: Recipe, g: Any, h: _History, rate: np.float32, t: int) -> Any:
+    b1, b2 = np.float32(r.momentum), np.float32(r.momentum2)
+    do.blend(1 - b1, g, b1, h[0])
+    do.blend(1 - b2, g * g, b2, h[1])
+    correction = np.float32(np.sqrt(1 - float(b2) ** t) / (1 - float(b1) ** t))
+    return h[0] / (do.root(h[1]) + np.float32(r.delta)) * (rate * correction)
+
+
+_STEPS: dict[str, Callable[..., Any]] = {
+    "SGD": _sgd, "Nesterov": _nesterov, "AdaGrad": _adagrad, "RMSProp": _rmsprop, "AdaDelta": _adadelta, "Adam": _adam,
+}  # fmt: skip
+_HISTORIES = {"SGD": 1, "Nesterov": 1, "AdaGrad": 1, "RMSProp": 1, "AdaDelta": 2, "Adam": 2}

@@ -1,0 +1,46 @@
+"""Rows of an array in a file: written from first to last, read through a memory map.
+
+A file that is written through a map would be killed by the system where the disk is full;
+this one is written as a stream, appears whole or not at all, and fails with a plain error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bridge.errors import FormatError
+from bridge.files.atomic import atomic
+from bridge.schema import Shape, count
+
+
+def write_rows(paths: Mapping[str, Path], batches: Iterable[Mapping[str, np.ndarray]]) -> None:
+    """Write batches of rows, each key to its own file.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        files = {key: stack.enter_context(atomic(path)) for key, path in paths.items()}
+        for batch in batches:
+            for key, rows in batch.items():
+                files[key].write(np.ascontiguousarray(rows).data)
+
+
+def map_rows(path: Path, dtype: type, row: Sequence[int]) -> np.ndarray:
+    """The rows of a file, (N, ...), read-only.
+
+    Raises:
+        FormatError: The file does not hold whole rows.
+    """
+    each = count(tuple(row)) * np.dtype(dtype).itemsize
+    size = path.stat().st_size
+    if size % each:
+        raise FormatError(f"{size} bytes are not rows of {each}", where=str(path), hint="delete the file")
+    if not size:
+        return np.empty((0, *row), dtype)
+    shape: Shape = (size // each, *row)
+    return np.memmap(path, dtype, "r", shape=shape)

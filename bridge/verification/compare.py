@@ -1,0 +1,167 @@
+"""Comparing two arrays: bit by bit for weights, against a bound for outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bridge.schema import Shape
+from bridge.verification.results import RATIOS, ULPS, Metrics
+
+CHUNK = 1 << 20
+"""Bytes that are compared at once: they stay in the cache."""
+
+
+@dataclass(frozen=True)
+class BitDifference:
+    """Where two arrays of one type differ in their bits.
+
+    Attributes:
+        index: Place of the first value that differs.
+        values: The two values there, as text.
+        count: How many values differ.
+        ulps: Distance of the two values; ``None`` if one is NaN.
+        spread: How many values are equal, and how many are apart by each of ULPS.
+    """
+
+    index: Shape
+    values: tuple[str, str]
+    count: int
+    ulps: int | None
+    spread: tuple[int, ...]
+
+
+def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays of one type hold the same bits, in whatever shapes.
+
+    -0.0 is not 0.0 here, and NaNs are the same only with the same payload.
+    """
+    if a.size != b.size:
+        return False
+    x, y = _bytes(a), _bytes(b)
+    return not any((x[i : i + CHUNK] != y[i : i + CHUNK]).any() for i in range(0, x.size, CHUNK))
+
+
+def bit_difference(a: np.ndarray, b: np.ndarray) -> BitDifference | None:
+    """The first difference in bits, or ``None``.
+
+    Args:
+        a: An array of floats; the index is told in its shape.
+        b: One of the same type and count.
+    """
+    if same_bits(a, b):
+        return None
+    x, y = (_ordered(array.reshape(-1)) for array in (a, b))
+    places = np.flatnonzero(x != y)
+    first = int(places[0])
+    pair = np.asarray([a.reshape(-1)[first], b.reshape(-1)[first]])
+    ulps = None if np.isnan(pair).any() else abs(int(x[first]) - int(y[first]))
+    index = tuple(int(i) for i in np.unravel_index(first, a.shape))
+    distances = np.abs(x[places].astype(np.float64) - y[places])
+    return BitDifference(index, _texts(pair), len(places), ulps, _spread(distances, ULPS, x.size))
+
+
+def metrics(a: np.ndarray, b: np.ndarray, bound: np.ndarray | float) -> Metrics:
+    """How far ``a`` and ``b`` are apart, and where against ``bound``.
+
+    NaN equals NaN and infinity equals infinity of the same sign, at the same place; NaN or
+    infinity against anything else is an infinite difference.
+
+    Args:
+        a: float32 array.
+        b: Another of the same shape.
+        bound: The largest difference that passes, one number or one per value.
+    """
+    if a.size == 0 or same_bits(np.asarray(a, np.float32), np.asarray(b, np.float32)):
+        return Metrics(count=a.size)
+    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    with np.errstate(all="ignore"):
+        difference = _difference(x, y)
+    limits = np.broadcast_to(np.asarray(bound, np.float64), x.shape)
+    with np.errstate(all="ignore"):
+        relative = difference / np.fmax(np.abs(x), np.abs(y))
+        ratio = np.nan_to_num(np.where(difference > 0, difference / limits, 0), nan=np.inf)
+    worst = int(np.argmax(ratio))
+    place = np.unravel_index(worst, x.shape)
+    return Metrics(
+        count=x.size,
+        mismatches=int(np.count_nonzero(difference > limits)),
+        max_abs=float(difference.max()),
+        max_rel=float(np.where(difference > 0, np.nan_to_num(relative, nan=np.inf), 0).max()),
+        max_ulps=_max_ulps(a, b),
+        cosine=_cosine(x, y),
+        psnr=_psnr(x, difference),
+        index=tuple(int(i) for i in place) if difference.max() > 0 else None,
+        a=float(x[place]),
+        b=float(y[place]),
+        bound=float(limits[place]),
+        ratio=float(ratio[place]),
+        spread=_spread(ratio[ratio > 0], RATIOS, ratio.size),
+    )
+
+
+def _spread(distances: np.ndarray, classes: Sequence[float], total: int) -> tuple[int, ...]:
+    """How many of ``total`` values are equal, and how many of the others' distances lie in each class."""
+    counts = np.bincount(np.searchsorted(classes, distances.reshape(-1)), minlength=len(classes))
+    return (total - distances.size, *map(int, counts))
+
+
+def _difference(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Absolute differences; 0 where both are NaN or the same infinity, infinite where one is not finite."""
+    found = np.abs(x - y)
+    alike = (x == y) | (np.isnan(x) & np.isnan(y))
+    return np.where(alike, 0, np.where(np.isnan(found), np.inf, found))
+
+
+def _cosine(x: np.ndarray, y: np.ndarray) -> float:
+    finite = np.isfinite(x) & np.isfinite(y)
+    x, y = x[finite], y[finite]
+    lengths = float(np.linalg.norm(x)) * float(np.linalg.norm(y))
+    if not lengths:
+        return 1.0 if not x.any() and not y.any() else 0.0
+    return min(1.0, float(x @ y) / lengths)
+
+
+def _psnr(x: np.ndarray, difference: np.ndarray) -> float:
+    root = float(np.sqrt(np.mean(difference**2)))
+    peak = float(np.abs(x[np.isfinite(x)]).max(initial=0))
+    if not root:
+        return float("inf")
+    return 20 * float(np.log10(peak / root)) if peak and np.isfinite(root) else float("-inf")
+
+
+def _max_ulps(a: np.ndarray, b: np.ndarray) -> int:
+    x, y = np.asarray(a, np.float32).reshape(-1), np.asarray(b, np.float32).reshape(-1)
+    finite = np.isfinite(x) & np.isfinite(y)
+    if not finite.any():
+        return 0
+    return int(np.abs(_ordered(x[finite]) - _ordered(y[finite])).max())
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def _ordered(flat: np.ndarray) -> np.ndarray:
+    """Integers in the order of the floats, one apart for neighbours; other bits, other integer."""
+    kind: Any = np.dtype(f"i{flat.dtype.itemsize}")
+    bits = np.ascontiguousarray(flat).view(kind)
+    if kind.itemsize < 8:
+        bits = bits.astype(np.int64)
+    lowest = -(1 << (8 * kind.itemsize - 1))
+    # Negative floats sort backwards; -0.0 comes right below 0.0, so that it is not the same.
+    ordered: np.ndarray = np.where(bits < 0, lowest - bits - 1, bits)
+    return ordered
+
+
+def _texts(pair: np.ndarray) -> tuple[str, str]:
+    """The two values in as many digits as tell them apart, or else with their bits."""
+    a, b = str(pair[0]), str(pair[1])
+    if a != b:
+        return a, b
+    digits = pair.dtype.itemsize * 2
+    hexes = [f"0x{int(bits):0{digits}x}" for bits in pair.view(f"u{pair.dtype.itemsize}")]
+    return f"{a} ({hexes[0]})", f"{b} ({hexes[1]})"

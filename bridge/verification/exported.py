@@ -1,0 +1,273 @@
+"""An exported model, run before it is written: against a second engine, or against recorded outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from bridge import engines
+from bridge.errors import BridgeError, DifferenceError, UnsupportedLayerError, UsageError
+from bridge.onnx_export.builder import CUSTOM_DOMAIN, HALF_MAX
+from bridge.onnx_export.dims import fits, label
+from bridge.onnx_export.file import OnnxFile
+from bridge.onnx_export.graph import Graph
+from bridge.onnx_export.preprocess import Preprocess
+from bridge.schema import Layer, Net, times
+from bridge.verification.compare import metrics
+from bridge.verification.inputs import Recorded, make_inputs
+from bridge.verification.outputs import Comparison, Side, engine_side, recorded_side
+from bridge.verification.results import DIFFERENT
+from bridge.verification.segments import Runner, is_input
+from bridge.verification.tolerance import FALLBACK, Given, Tolerances
+
+Arrays = Mapping[str, np.ndarray]
+
+HALF = Given(4e-3, 2e-3)
+"""For float16, whose numbers have 11 bits: 8 and 4 of its roundings; the second is relative to the largest value."""
+_ME = "the exported model"
+_HINT = "nothing was written; --no-check writes it all the same"
+
+
+def check_export(
+    file: OnnxFile,
+    graph: Graph,
+    net: Net,
+    *,
+    seed: int = 0,
+    recorded: str | Path | None = None,
+    preprocess: Preprocess | None = None,
+) -> list[str]:
+    """Run a model, and compare what it puts out.
+
+    One in float16 is compared with the same net in float32, so that one is to be checked as well.
+
+    Args:
+        file: The model.
+        graph: How it was made.
+        net: What it was made from, in its form for inference.
+        seed: For the inputs, where none are recorded. Open extents are one larger there than the net's own.
+        recorded: ``.npz`` file of recorded inputs and outputs to compare with; by default the engine Chainer.
+        preprocess: What the model does to its image input first.
+
+    Returns:
+        Remarks: what was not checked, and why.
+
+    Raises:
+        DifferenceError: The outputs differ; names the first layer that does.
+        ModelError: ONNX Runtime refuses the model.
+        UsageError: The recorded arrays do not fit the model.
+    """
+    if CUSTOM_DOMAIN in graph.builder.domains:
+        return [f"not run: no runtime here knows the nodes of {CUSTOM_DOMAIN}"]
+    if problem := engines.missing("onnxruntime"):
+        return [f"not run: {problem.args[0]}"]
+    try:
+        return _Check(file, net, graph, preprocess, seed, recorded).run()
+    except UnsupportedLayerError as error:
+        return [f"not run: {error.args[0]}"]
+
+
+class _Check:
+    """One check under way."""
+
+    def __init__(
+        self,
+        file: OnnxFile,
+        net: Net,
+        graph: Graph,
+        preprocess: Preprocess | None,
+        seed: int,
+        recorded: str | Path | None,
+    ) -> None:
+        self.file, self.net, self.graph, self.seed = file, net, graph, seed
+        self.image = preprocess.image_of(graph.inputs) if preprocess else ""
+        self.preprocess = preprocess or Preprocess()
+        self.recorded = Recorded(recorded) if recorded is not None else None
+        if self.recorded is not None:
+            self.recorded.check(net)
+            self.inputs = {name: self.recorded.inputs[name] for name in net.inputs}
+            self.fed = self._changed(self.inputs, self.preprocess.undo)
+            self._check_fit(self.recorded.name)
+        else:
+            self.fed = make_inputs(net, given=self._extents(), seed=seed)
+            self.inputs = self._changed(self.fed, self.preprocess.apply)
+
+    def _changed(self, arrays: Arrays, change: object) -> dict[str, np.ndarray]:
+        return {name: change(array) if name == self.image else array for name, array in arrays.items()}  # type: ignore[operator]
+
+    def _extents(self) -> dict[str, tuple[int, ...]]:
+        """One more than the net's own wherever the model leaves it open, if the net allows that at once."""
+        own = {name: tuple(self.graph.builder.shapes[name].extents) for name in self.graph.inputs}
+        more = {
+            name: tuple(n + isinstance(extent, str) for n, extent in zip(own[name], extents, strict=True))
+            for name, extents in self.graph.inputs.items()
+        }
+        try:
+            self.net.infer(more)
+        except BridgeError:
+            return own
+        return more
+
+    def _check_fit(self, where: str) -> None:
+        for name, extents in self.graph.inputs.items():
+            if not fits(self.fed[name].shape, extents, {}):
+                found = times(self.fed[name].shape)
+                message = f"input '{name}' is {found}, the model takes {label(extents)}"
+                raise UsageError(message, where=where, hint="--input sets the extents of inputs, or leaves them open")
+
+    @np.errstate(all="ignore")
+    def run(self) -> list[str]:
+        """Random numbers may well lie outside a function's domain; both sides give the same then."""
+        outputs = self._run_model()
+        self._check_shapes(outputs)
+        if self.graph.half:
+            return self._against_float32(outputs)
+        if self.recorded is not None:
+            return self._against_recorded(outputs, self.recorded)
+        return self._against_chainer(outputs)
+
+    def _run_model(self, more: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+        from bridge.engines.onnxruntime import Session
+
+        return {name: np.asarray(array, np.float32) for name, array in Session(self.file, more)(self.fed).items()}
+
+    def _check_shapes(self, outputs: Arrays) -> None:
+        """Demand the extents that the model promises."""
+        sizes = {
+            str(extent): size
+            for name, extents in self.graph.inputs.items()
+            for extent, size in zip(extents, self.fed[name].shape, strict=True)
+        }
+        for name, extents in self.graph.outputs.items():
+            if not fits(outputs[name].shape, extents, sizes):
+                found = times(outputs[name].shape)
+                message = f"output '{name}' of the exported model is {found}, expected {label(extents)}"
+                raise DifferenceError(message, where=self.net.where, hint=_HINT)
+
+    # -- the other side ----------------------------------------------------------------------------
+
+    def _against_recorded(self, outputs: dict[str, np.ndarray], recorded: Recorded) -> list[str]:
+        if not {self._blob(name) for name in outputs} & recorded.blobs.keys():
+            raise UsageError(f"records none of the outputs {', '.join(outputs)}", where=recorded.name)
+        if self._agree(outputs, recorded.blobs):
+            return []
+        runner, other = Runner(self.net, "onnxruntime", {}), recorded_side(recorded, self.net)
+        self._judge(runner, Side(_ME, self._values(self._shown(), self.net)), other, recorded.name)
+        self._judge_whole(runner, outputs, other, recorded.name)
+        return []
+
+    def _against_chainer(self, outputs: dict[str, np.ndarray]) -> list[str]:
+        if problem := engines.missing("chainer"):
+            return [f"run, but not compared with a second engine: {problem.args[0]}"]
+        net, left_out = _computable(self.net)
+        remarks = [f"not compared, as Chainer has no such layer: {', '.join(left_out)}"] if left_out else []
+        if left_out:
+            outputs = {**self._shown(), **outputs}
+        expected = engines.make("chainer", net).outputs(self.inputs)
+        if self._agree(outputs, expected):
+            return remarks
+        runner, other = Runner(net, "chainer", {}), engine_side("chainer", net, self.inputs, {})
+        self._judge(runner, other, Side(_ME, self._values(self._shown(), net)), "Chainer")
+        self._judge_whole(runner, outputs, other, "Chainer")
+        return remarks
+
+    def _against_float32(self, outputs: dict[str, np.ndarray]) -> list[str]:
+        """Where outputs are apart, judge each layer alone, on what it read in the model."""
+        expected = engines.make("onnxruntime", self.net).outputs(self.inputs)
+        if self._agree(outputs, expected):
+            return []
+        side = Side(_ME, self._values(self._shown(), self.net))
+        largest: dict[str, float | None] = {}
+        for (index, top), array in side.values.items():
+            if index >= 0:
+                blob = self.net.layers[index].tops[top]
+                largest[blob] = max(largest.get(blob) or 0.0, _half(array).atol)
+        other = engine_side("onnxruntime", self.net, self.inputs, {})
+        tolerances = Tolerances(HALF.rtol, largest)
+        self._judge(Runner(self.net, "onnxruntime", {}), other, side, "float32", tolerances)
+        apart = {
+            name: metrics(values, expected[self._blob(name)], 1).max_abs
+            for name, values in outputs.items()
+            if values.shape == expected[self._blob(name)].shape
+        }
+        told = ", ".join(f"'{name}' by {distance:.2g}" for name, distance in apart.items())
+        return [f"rounding to float16 adds up; outputs differ from those in float32: {told}"]
+
+    def _blob(self, output: str) -> str:
+        return self.graph.blobs.get(output, output)
+
+    def _agree(self, outputs: Arrays, expected: Arrays) -> bool:
+        """Whether all outputs are as the project promises: then nothing more has to be looked at."""
+        pairs = [
+            (values, expected[self._blob(name)]) for name, values in outputs.items() if self._blob(name) in expected
+        ]
+        if self.graph.half:
+            pairs = [(values, np.clip(wanted, -HALF_MAX, HALF_MAX)) for values, wanted in pairs]
+        return all(a.shape == b.shape and not metrics(a, b, self._bound(b)).mismatches for a, b in pairs)
+
+    def _bound(self, expected: np.ndarray) -> np.ndarray | float:
+        return (_half(expected) if self.graph.half else FALLBACK).bound(expected).values
+
+    def _judge(self, runner: Runner, a: Side, b: Side, name: str, tolerances: Tolerances | None = None) -> None:
+        """Find the first layer that differs more than its own rounding explains."""
+        given = tolerances or Tolerances()
+        compared = Comparison(runner.net, runner, a, b, given=given, isolate=tolerances is not None, seed=self.seed)
+        for top in compared.run().tops:
+            if top.status == DIFFERENT:
+                raise DifferenceError(f"{_ME} differs from {name}: {top}", where=self.net.where, hint=_HINT)
+
+    def _judge_whole(self, runner: Runner, outputs: Arrays, other: Side, name: str) -> None:
+        """Every layer is right alone. So are the outputs, if rounding on the whole way explains them."""
+        net = runner.net
+        mine = Side(_ME, self._values(outputs, net))
+        last = {top: (index, place) for index, layer in enumerate(net.layers) for place, top in enumerate(layer.tops)}
+        ends = {last[self._blob(output)] for output in outputs if self._blob(output) in last}
+        seen = {place: array for place, array in other.values.items() if place[0] < 0 or place in ends}
+        compared = Comparison(
+            net, runner, mine, Side(other.name, seen), given=Tolerances(), isolate=False, seed=self.seed
+        )
+        for top in compared.run().tops:
+            if top.metrics is not None and top.metrics.mismatches:
+                message = f"{_ME} as a whole differs from {name}, though no layer of it does: {top}"
+                raise DifferenceError(message, where=self.net.where, hint=_HINT)
+
+    # -- what the model shows ----------------------------------------------------------------------
+
+    def _shown(self) -> dict[str, np.ndarray]:
+        """Every value in the model that is a layer's top."""
+        made = {name for node in self.graph.builder.nodes for name in node.outputs}
+        tops = dict.fromkeys(name for names in self.graph.tops for name in names if name in made)
+        return self._run_model(tuple(name for name in tops if name not in self.graph.outputs))
+
+    def _values(self, shown: Arrays, net: Net) -> dict[tuple[int, int], np.ndarray]:
+        """Values of the model by their place in the net, or in a part of it."""
+        names = {id(layer): names for layer, names in zip(self.net.layers, self.graph.tops, strict=True)}
+        values = {(-1, place): self.inputs[name] for place, name in enumerate(net.inputs)}
+        for index, layer in enumerate(net.layers):
+            if not is_input(layer):
+                tops = enumerate(names[id(layer)])
+                values.update({(index, top): shown[name] for top, name in tops if name in shown})
+        return values
+
+
+def _half(expected: np.ndarray) -> Given:
+    """HALF for an array: the second number times its largest magnitude, or 1."""
+    largest = float(np.abs(expected[np.isfinite(expected)]).max(initial=0))
+    return HALF._replace(atol=HALF.atol * max(1.0, largest))
+
+
+def _computable(net: Net) -> tuple[Net, list[str]]:
+    """The part of the net that Chainer can run, and the labels of the layers that are left out."""
+    lost: set[str] = set()
+    kept, left_out = [], []
+    for layer in net.layers:
+        if lost.intersection(layer.bottoms) or (type(layer).to_chainer is Layer.to_chainer and not is_input(layer)):
+            lost.update(layer.tops)
+            left_out.append(layer.label)
+        else:
+            lost.difference_update(layer.tops)
+            kept.append(layer)
+    return (dataclasses.replace(net, layers=tuple(kept)) if left_out else net), left_out

@@ -1,0 +1,249 @@
+"""What the engines are fed: recorded arrays, the user's own, or seeded random numbers that fit their use."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bridge.errors import FormatError, ModelError, UnsupportedLayerError, UsageError
+from bridge.schema import Layer, Net, Shape, count, times
+from bridge.verification.arrays import float32, opened, read_array
+
+Range = tuple[float, float]
+
+
+def make_inputs(
+    net: Net,
+    *,
+    given: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    value_range: Range | None = None,
+) -> dict[str, np.ndarray]:
+    """One float32 array for each input of the net.
+
+    Args:
+        net: The net.
+        given: Per input its extents, the array itself, or a file to read it from; those not
+            named have the net's extents.
+        seed: For the random numbers.
+        value_range: Bounds of uniform random numbers; without it they are standard normal,
+            or what the layer that reads them can take (indices, flags, regions).
+
+    Raises:
+        ModelError: The extents of an input are not known, or the net cannot take them; then
+            no number was drawn yet.
+        UsageError: ``given`` names a blob that is no input.
+    """
+    given = given or {}
+    if unknown := [name for name in given if name not in net.inputs]:
+        raise UsageError(f"no input '{unknown[0]}'", where=net.where, hint=f"inputs: {', '.join(net.inputs) or 'none'}")
+    given = {
+        name: read_array(value, name, net.inputs[name]) if isinstance(value, Path) else value
+        for name, value in given.items()
+    }
+    shapes = {name: _shape(net, name, given.get(name)) for name in net.inputs}
+    check_shapes(net, shapes)
+    return {
+        name: np.asarray(given[name], np.float32)
+        if isinstance(given.get(name), np.ndarray)
+        else _random(net, name, shapes, np.random.default_rng([seed, position]), value_range)
+        for position, name in enumerate(net.inputs)
+    }
+
+
+def check_shapes(net: Net, shapes: Mapping[str, Shape]) -> None:
+    """Demand that a net can take inputs of these shapes; what only an engine cannot do is for that to say.
+
+    Raises:
+        ModelError: It cannot.
+    """
+    with contextlib.suppress(UnsupportedLayerError):
+        net.infer(shapes)
+
+
+def _shape(net: Net, name: str, given: Any) -> Shape:
+    shape = given.shape if isinstance(given, np.ndarray) else given if given is not None else net.inputs[name]
+    hint = f"give it with --input {name}=1,3,224,224"
+    if shape is None:
+        raise ModelError(f"the shape of input '{name}' is not known", where=net.where, hint=hint)
+    if any(not isinstance(extent, int) or extent < 0 for extent in shape):
+        raise UsageError(f"input '{name}': {tuple(shape)} is not a list of extents", where=net.where)
+    if 0 in shape:
+        raise ModelError(f"input '{name}' would be {times(shape)}: it has no values", where=net.where, hint=hint)
+    return tuple(shape)
+
+
+def fill_of(layer: Layer, position: int) -> _Fill | None:
+    """How to fill a bottom that takes places or flags; ``None`` where any number will do.
+
+    Args:
+        layer: Whose bottom.
+        position: Which of them.
+    """
+    ends = (position, position - len(layer.bottoms))
+    return next((fill for end in ends if (fill := _FILLS.get((layer.type, end)))), None)
+
+
+def _random(
+    net: Net, name: str, shapes: Mapping[str, Shape], rng: np.random.Generator, value_range: Range | None
+) -> np.ndarray:
+    for layer in net.layers:
+        for position, bottom in enumerate(layer.bottoms):
+            fill = fill_of(layer, position)
+            if bottom == name and fill is not None:
+                return np.asarray(fill(rng, shapes[name], layer, shapes), np.float32)
+    if value_range is not None:
+        return rng.uniform(*value_range, shapes[name]).astype(np.float32)
+    return rng.standard_normal(shapes[name], np.float32)
+
+
+# -- inputs that are not just numbers --------------------------------------------------------
+
+_Fill = Callable[[np.random.Generator, Shape, Layer, Mapping[str, Shape]], Any]
+
+
+def _words(rng: np.random.Generator, shape: Shape, layer: Layer, shapes: Mapping[str, Shape]) -> Any:
+    """Places in a table."""
+    return rng.integers(0, getattr(layer, "input_dim", 1), shape)
+
+
+def _continues(rng: np.random.Generator, shape: Shape, layer: Layer, shapes: Mapping[str, Shape]) -> Any:
+    """Whether a sequence goes on: (T, N), 0 where one begins."""
+    flags = rng.integers(0, 2, shape)
+    flags[:1] = 0
+    return flags
+
+
+def _rows(rng: np.random.Generator, shape: Shape, layer: Layer, shapes: Mapping[str, Shape]) -> Any:
+    """Places in the batch of the first bottom."""
+    return rng.integers(0, shapes.get(layer.bottoms[0], (1,))[0], shape)
+
+
+def _mask(rng: np.random.Generator, shape: Shape, layer: Layer, shapes: Mapping[str, Shape]) -> Any:
+    """Places in a plane that is no smaller than the bottom's."""
+    return rng.integers(0, max(1, count(shape[2:])), shape)
+
+
+def _flags(rng: np.random.Generator, shape: Shape, layer: Layer, shapes: Mapping[str, Shape]) -> Any:
+    return rng.integers(0, 2, shape)
+
+
+def _regions(rng: np.random.Generator, shape: Shape, layer: Layer, shapes: Mapping[str, Shape]) -> Any:
+    """Regions (R, 5): image of the batch, left, top, right, bottom, in pixels."""
+    regions = rng.uniform(0, 100, shape)
+    regions[..., 0] = 0
+    regions[..., 3:5] += regions[..., 1:3]
+    return np.rint(regions)
+
+
+def _image_size(rng: np.random.Generator, shape: Shape, layer: Layer, shapes: Mapping[str, Shape]) -> Any:
+    """Height, width and scale of an image."""
+    sizes = np.ones(shape)
+    sizes[..., :2] = 224
+    return sizes
+
+
+_FILLS: dict[tuple[str, int], _Fill] = {
+    ("BatchReindex", 1): _rows,
+    ("Embed", 0): _words,
+    ("Filter", -1): _flags,
+    ("LSTM", 1): _continues,
+    ("PSROIPooling", 1): _regions,
+    ("Proposal", 2): _image_size,
+    ("RNN", 1): _continues,
+    ("ROIPooling", 1): _regions,
+    ("Upsample", 1): _mask,
+}
+"""How to fill an input by the layer that reads it, and as which bottom; -1 is the last."""
+
+
+# -- recorded ones ---------------------------------------------------------------------------
+
+
+_HINT = "make one with --record"
+
+
+class Recorded:
+    """A file of recorded inputs and outputs.
+
+    Keys are ``in:BLOB``, ``out:BLOB`` and ``blob:BLOB`` (the last value of that name), and
+    ``top:LAYER:BLOB`` (what the layer wrote, where a later layer overwrites it).
+
+    Args:
+        path: The ``.npz`` file.
+
+    Attributes:
+        inputs: Input blob -> float32 array.
+        blobs: Blob -> its last value.
+        tops: ``LAYER:BLOB`` -> what that layer wrote.
+
+    Raises:
+        MissingFileError: The file cannot be opened.
+        FormatError: It is no such archive.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.name = str(path)
+        self.inputs: dict[str, np.ndarray] = {}
+        self.blobs: dict[str, np.ndarray] = {}
+        self.tops: dict[str, np.ndarray] = {}
+        homes = {"in": self.inputs, "blob": self.blobs, "out": self.blobs, "top": self.tops}
+        with opened(path) as archive:
+            if isinstance(archive, np.ndarray):
+                raise FormatError("is a single array, expected an archive (.npz)", where=self.name, hint=_HINT)
+            for key in archive:
+                kind, _, name = key.partition(":")
+                if kind in homes and name:
+                    homes[kind][name] = float32(archive[key], f"{path}: array '{key}'")
+        if not self.inputs and not self.blobs:
+            raise FormatError("has no key 'in:BLOB', 'out:BLOB' or 'blob:BLOB'", where=self.name, hint=_HINT)
+
+    def check(self, net: Net) -> None:
+        """Demand an array for each input of the net.
+
+        Raises:
+            UsageError: One is missing.
+        """
+        missing = [name for name in net.inputs if name not in self.inputs]
+        if missing:
+            have = ", ".join(self.inputs) or "none"
+            raise UsageError(f"records no input '{missing[0]}', which the net has (recorded: {have})", where=self.name)
+
+
+def write_recorded(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays under their keys; the file appears whole or not at all."""
+    from bridge.files.atomic import atomic
+
+    with atomic(path) as stream:
+        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+
+
+def describe(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """One line per input: name, extents, range."""
+    return [f"{name} {times(array.shape)}, {spread(array)}" for name, array in arrays.items()]
+
+
+def spread(array: np.ndarray) -> str:
+    """The smallest and the largest value, for messages."""
+    finite = array[np.isfinite(array)]
+    if not finite.size:
+        return "no finite value" if array.size else "empty"
+    text = f"{finite.min():.4g} to {finite.max():.4g}"
+    return text if finite.size == array.size else f"{text}, {array.size - finite.size} not finite"
+
+
+def parse_range(values: Sequence[float] | None) -> Range | None:
+    """A pair of bounds, checked.
+
+    Raises:
+        UsageError: Not two numbers in order.
+    """
+    if values is None:
+        return None
+    if len(values) != 2 or not values[0] <= values[1] or not np.isfinite(values).all():
+        raise UsageError(f"the range {tuple(values)} is not two numbers in order")
+    return float(values[0]), float(values[1])

@@ -1,0 +1,200 @@
+"""What layers write, compared between two sides, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from bridge import engines
+from bridge.errors import BridgeError
+from bridge.schema import Net, times
+from bridge.verification.compare import metrics, same_bits
+from bridge.verification.inputs import Recorded, spread
+from bridge.verification.results import DIFFERENT, SAME, SKIPPED, Metrics, OutputsResult, TopResult
+from bridge.verification.segments import Place, Runner, Segment, is_input, segment, sources
+from bridge.verification.tolerance import FALLBACK, Judged, Tolerances, bounds
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class Side(NamedTuple):
+    """Somebody's values for the tops of a net, as far as they can be seen.
+
+    Attributes:
+        name: What to call it.
+        values: By place; the net's inputs as well.
+    """
+
+    name: str
+    values: dict[Place, np.ndarray]
+
+
+def engine_side(name: str, net: Net, inputs: Arrays, options: Mapping[str, object]) -> Side:
+    """Run a net in an engine.
+
+    Raises:
+        MissingExtraError: The engine does not work here.
+        UnsupportedLayerError: It cannot run the net.
+        ModelError: The net does not fit the inputs.
+    """
+    net.infer({key: array.shape for key, array in inputs.items()})
+    tops = engines.make(name, net, **options).tops(inputs)
+    values = {
+        (index, top): array
+        for index, arrays in enumerate(tops)
+        if not is_input(net.layers[index])
+        for top, array in enumerate(arrays)
+        if array is not None
+    }
+    return Side(name, {**_places(net, inputs), **values})
+
+
+def recorded_side(recorded: Recorded, net: Net) -> Side:
+    """What a file records: of a blob that is written in place, the last value, unless it has more."""
+    values = _places(net, recorded.inputs)
+    last = {top: (index, place) for index, layer in enumerate(net.layers) for place, top in enumerate(layer.tops)}
+    for index, layer in enumerate(net.layers):
+        for place, top in enumerate(layer.tops):
+            array = recorded.tops.get(f"{layer.name}:{top}")
+            if array is None and last[top] == (index, place):
+                array = recorded.blobs.get(top)
+            if array is not None and not is_input(layer):
+                values[index, place] = array
+    return Side(recorded.name, values)
+
+
+def records(net: Net, side: Side, inputs: Arrays) -> dict[str, np.ndarray]:
+    """The arrays of a side under the keys of a recorded file."""
+    found = {f"in:{name}": array for name, array in inputs.items()}
+    last = {top: (index, place) for index, layer in enumerate(net.layers) for place, top in enumerate(layer.tops)}
+    for (index, place), array in side.values.items():
+        if index < 0:
+            continue
+        layer = net.layers[index]
+        top = layer.tops[place] if place < len(layer.tops) else ""
+        if last.get(top) != (index, place):
+            found[f"top:{layer.name}:{top}"] = array
+        else:
+            found[f"{'out' if top in net.outputs else 'blob'}:{top}"] = array
+    return found
+
+
+def _places(net: Net, inputs: Arrays) -> dict[Place, np.ndarray]:
+    found = {(-1, index): inputs[name] for index, name in enumerate(net.inputs) if name in inputs}
+    return {place: np.asarray(array, np.float32) for place, array in found.items()}
+
+
+class Comparison:
+    """Compares what two sides have for the tops of one net.
+
+    Where the bound of a layer is passed, the layer is run alone on the inputs that side
+    ``b`` had, so that what earlier layers carry in is told from what the layer does.
+
+    Args:
+        net: The net.
+        runner: Runs pieces of it in the engine of side ``a``; ``None`` where no engine can.
+        a: One side.
+        b: The other.
+        given: Tolerances of the user; without them bounds follow from the layers.
+        isolate: Judge each layer alone even where it is within its bound.
+        seed: For the bounds.
+    """
+
+    def __init__(
+        self, net: Net, runner: Runner | None, a: Side, b: Side, *, given: Tolerances, isolate: bool, seed: int
+    ) -> None:
+        self.net, self.runner, self.reads = net, runner, sources(net)
+        self.a, self.b, self.given, self.isolate, self.seed = a, b, given, isolate, seed
+        self._known: tuple[int, Judged | BridgeError] = (-1, {})
+
+    def run(self) -> OutputsResult:
+        """Compare every top of every layer."""
+        tops = [
+            self._top(index, top)
+            for index, layer in enumerate(self.net.layers)
+            if not is_input(layer)
+            for top in range(len(layer.tops))
+        ]
+        return OutputsResult(self.a.name, self.b.name, tuple(tops))
+
+    def _top(self, index: int, top: int) -> TopResult:
+        layer, place = self.net.layers[index], (index, top)
+        x, y = self.a.values.get(place), self.b.values.get(place)
+        subject = TopResult(layer.name, layer.type, layer.tops[top], x.shape if x is not None else ())
+        if x is None or y is None:
+            unseen = self.a.name if x is None else self.b.name
+            return replace(subject, status=SKIPPED, why=f"{unseen} does not show it")
+        if same_bits(x, y) and x.shape == y.shape and not self.isolate:
+            return replace(subject, metrics=Metrics(count=x.size), bound="equal to the last bit")
+        judge = self._judge if x.shape == y.shape else self._judge_shape
+        result = judge(replace(subject, since=self._since(index)), place, x, y)
+        return replace(result, inputs=self._inputs(index)) if result.status == DIFFERENT else result
+
+    def _judge(self, subject: TopResult, place: Place, x: np.ndarray, y: np.ndarray) -> TopResult:
+        given = self.given.of(subject.top)
+        if given is None and self.runner is None:
+            given = FALLBACK
+        if given is not None and (not self.isolate or self.runner is None):
+            found = metrics(x, y, given.bound(y).values)
+            status = DIFFERENT if found.mismatches else SAME
+            return replace(subject, status=status, metrics=found, bound=given.bound(y).why)
+        judged = self._alone(place[0])
+        if isinstance(judged, BridgeError):
+            why = f"the layer cannot run on the inputs of {self.b.name}: {judged.args[0]}"
+            return replace(subject, status=SKIPPED, why=why)
+        bound, clean = judged[place]
+        bound = given.bound(y) if given is not None else bound
+        found = metrics(x, y, bound.values)
+        result = replace(subject, metrics=found, bound=bound.why)
+        if not found.mismatches and not self.isolate:
+            return result
+        alone = metrics(clean, y, bound.values) if clean.shape == y.shape else Metrics(clean.size, clean.size)
+        carried = "within the bound on equal inputs; the rest is carried in by earlier layers"
+        status, why = (DIFFERENT, "") if alone.mismatches else (SAME, carried if found.mismatches else "")
+        return replace(result, status=status, alone=alone, why=why)
+
+    def _judge_shape(self, subject: TopResult, place: Place, x: np.ndarray, y: np.ndarray) -> TopResult:
+        """Whether results of different shapes come from inputs of different shapes only."""
+        why = f"shape {times(x.shape)} against {times(y.shape)}"
+        judged = self._alone(place[0])
+        if isinstance(judged, BridgeError) or place not in judged or judged[place][1].shape != y.shape:
+            return replace(subject, status=DIFFERENT, why=why)
+        bound, clean = judged[place]
+        alone = metrics(clean, y, bound.values)
+        status = DIFFERENT if alone.mismatches else SAME
+        return replace(subject, status=status, alone=alone, bound=bound.why, why=f"{why}, as earlier layers have it")
+
+    def _alone(self, index: int) -> Judged | BridgeError:
+        """What side a's engine makes of side b's values before a layer, and the bounds; or why it cannot."""
+        if self._known[0] != index and self.runner is not None:
+            part = self._segment(index)
+            values = {place: self.b.values[place] for place in part.inputs}
+            try:
+                self._known = (index, bounds(self.runner, part, values, self.seed + index))
+            except BridgeError as error:
+                self._known = (index, error)
+        return self._known[1]
+
+    def _segment(self, index: int) -> Segment:
+        """The layers that lead from what side b shows to the layer's result."""
+        return segment(index, self.reads, lambda place: place in self.b.values)
+
+    def _since(self, index: int) -> tuple[str, ...]:
+        return tuple(self.net.layers[before].name for before in self._segment(index).layers[:-1])
+
+    def _inputs(self, index: int) -> tuple[str, ...]:
+        """Each bottom of a layer: extents, range, and whether the sides had the same."""
+        told = []
+        for name, place in zip(self.net.layers[index].bottoms, self.reads[index], strict=True):
+            x, y = self.a.values.get(place), self.b.values.get(place)
+            if x is None:
+                told.append(f"{name}: not known")
+            elif y is None:
+                told.append(f"{name}: {times(x.shape)}, {spread(x)}; {self.b.name} does not show it")
+            else:
+                same = "equal on both sides" if x.shape == y.shape and same_bits(x, y) else "not quite equal"
+                told.append(f"{name}: {times(x.shape)}, {spread(x)}, {same}")
+        return tuple(told)

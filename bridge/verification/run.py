@@ -1,0 +1,307 @@
+"""The verification as a whole: what is compared with what, in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bridge import engines as engine_table
+from bridge.caffe_files.inference import inference_net
+from bridge.errors import BridgeError, ModelError, UsageError
+from bridge.files.atomic import refuse_sources
+from bridge.schema import Net
+from bridge.verification.checks import run_checks
+from bridge.verification.inputs import Range, Recorded, check_shapes, describe, make_inputs, parse_range, write_recorded
+from bridge.verification.outputs import Comparison, Side, engine_side, recorded_side, records
+from bridge.verification.report import Report
+from bridge.verification.results import SAME, OutputsResult, WeightsResult
+from bridge.verification.segments import Runner
+from bridge.verification.tolerance import Tolerance, Tolerances
+from bridge.verification.versions import versions
+from bridge.verification.weights import Files, Loaded, compare_readers, compare_weights, parts
+
+Model = str | Path | Sequence[str | Path]
+
+
+def verify(
+    *files: str | Path,
+    against: Model | None = None,
+    engines: Sequence[str] | None = None,
+    readers: Sequence[str] | None = None,
+    recorded: str | Path | None = None,
+    record: str | Path | None = None,
+    rtol: Tolerance = None,
+    atol: Tolerance = None,
+    seed: int = 0,
+    isolate: bool = False,
+    value_range: Range | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    save_inputs: str | Path | None = None,
+    checks: Collection[str] | None = None,
+    skip_checks: Collection[str] = (),
+    engine_options: Mapping[str, Mapping[str, Any]] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+    **reading: Any,
+) -> Report:
+    """Verify a model: its readers against each other, its engines, its consistency.
+
+    Args:
+        files: ``[PROTOTXT] WEIGHTS``, in any order.
+        against: A second model of that form, compared blob by blob; an ONNX file's own graph
+            is run as well.
+        engines: Names of engines; ``None`` is all that work here, ``()`` none.
+        readers: Names of readers; ``None`` is all that work here, ``()`` compares none.
+        recorded: ``.npz`` file of recorded inputs and outputs (``in:BLOB``, ``out:BLOB``,
+            ``blob:BLOB``) to compare with.
+        record: Write such a file from the first engine.
+        rtol: Relative tolerance for outputs, as in :func:`numpy.allclose`: a number, or numbers by
+            blob name with ``""`` for the others. By default the bound follows from each layer.
+        atol: Absolute tolerance for outputs, likewise.
+        seed: For random inputs.
+        isolate: Judge each layer alone, on the other side's inputs.
+        value_range: Bounds of random inputs.
+        inputs: Extents, or the array, of input blobs by name.
+        save_inputs: Write the inputs to this ``.npz`` file.
+        checks: Names of the consistency checks to run; ``None`` is all, ``()`` none.
+        skip_checks: Names of checks to leave out.
+        engine_options: Options by engine name.
+        progress: Is told what is being done.
+        reading: How files are read, as of :func:`bridge.load`.
+
+    Returns:
+        The report: ``report.passed``, ``print(report)``, ``report.to_json()``,
+        ``report.write_html(path)``.
+
+    Raises:
+        UsageError: An argument makes no sense.
+        FormatError: A file cannot be read.
+        MissingExtraError: A reader or engine that was asked for does not work here.
+        BridgeError: One that was asked for cannot take this model.
+
+    Source: docs/verify.md.
+    """
+    reader = reading.pop("reader", "auto")
+    if reader != "auto" and readers is None:
+        readers = (reader,)
+    python = {"pycaffe": {"python": reading["python"]}} if "python" in reading else {}
+    options = {**python, **(engine_options or {})}
+    run = _Run(Files.of(files, reading), progress)
+    run.read(None if readers is None else tuple(dict.fromkeys(readers)))
+    if against is not None:
+        run.compare_with(Files.of(against, reading))
+    if checks is None or checks:
+        run.check(checks, skip_checks)
+    tolerances = Tolerances(rtol, atol)
+    if engines is None or engines or recorded or record:
+        run.feed(recorded, inputs, seed, parse_range(value_range))
+        tolerances.check(run.net)
+        if save_inputs and run.inputs:
+            run.write(save_inputs, {f"in:{name}": array for name, array in run.inputs.items()})
+        compare = {"given": tolerances, "isolate": isolate, "seed": seed}
+        run.run_engines(None if engines is None else tuple(dict.fromkeys(engines)), options, compare, record)
+    return run.report()
+
+
+class _Run:
+    """One verification under way."""
+
+    def __init__(self, files: Files, progress: Callable[[str], None]) -> None:
+        self.files, self.progress = files, progress
+        self.sources: list[str | Path] = [*files.names]
+        self.against: Files | None = None
+        self.other: Loaded | None = None
+        self.inputs: dict[str, np.ndarray] = {}
+        self.recorded: Recorded | None = None
+        self.checked: list[Any] = []
+        self.weights: list[WeightsResult] = []
+        self.outputs: list[OutputsResult] = []
+        self.remarks: list[str] = []
+        self.undone: list[str] = []
+
+    def read(self, names: tuple[str, ...] | None) -> None:
+        """Read the model with every reader, and compare what they deliver."""
+        self.progress(f"reading {self.files.weights}")
+        self.loaded, self.weights, remarks = compare_readers(self.files, names)
+        self.net = self.loaded.net
+        self.remarks += remarks
+
+    def compare_with(self, other: Files) -> None:
+        """Compare with the weights of a second model."""
+        self.progress(f"reading {other.weights}")
+        self.against = other
+        self.sources += other.names
+        names = (str(self.files.weights), str(other.weights))
+        try:
+            self.other = other.read(definition=self.files.definition)
+        except BridgeError as error:
+            if other.kind != "onnx":
+                raise
+            # An ONNX file that another tool wrote, or changed, has a graph to compare all the same.
+            self.weights.append(WeightsResult(*names, why=str(error.args[0])))
+            return
+        self.weights.append(compare_weights(parts(self.loaded), parts(self.other), names))
+
+    def write(self, path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write arrays to a file that is none of those that are read."""
+        refuse_sources(self.sources, [path])
+        write_recorded(path, arrays)
+
+    def report(self) -> Report:
+        """What came out."""
+        others = [str(self.against.weights)] if self.against else []
+        others += [self.recorded.name] if self.recorded else []
+        for other in others:
+            results: list[WeightsResult | OutputsResult] = [*self.weights, *self.outputs]
+            compared = any(r.compared for r in results if r.a.endswith(other) or r.b.endswith(other))
+            if not self.undone and not compared:
+                self.undone.append(f"nothing was compared with {other}")
+        return Report(
+            files=self.files.names,
+            against=self.against.names if self.against else (),
+            checked=tuple(self.checked),
+            weights=tuple(self.weights),
+            outputs=tuple(self.outputs),
+            inputs=tuple(describe(self.inputs)) if self.outputs else (),
+            remarks=tuple(dict.fromkeys(self.remarks)),
+            undone=tuple(self.undone),
+            versions=versions(),
+            net=self.loaded.net,
+        )
+
+    def check(self, only: Collection[str] | None, skip: Collection[str]) -> None:
+        """Run the consistency checks on each model."""
+        self.progress("checking consistency")
+        for loaded in [self.loaded, *([self.other] if self.other else [])]:
+            self.checked.append(run_checks(loaded, only=only, skip=skip))
+
+    def feed(self, recorded: str | Path | None, inputs: Any, seed: int, span: Range | None) -> None:
+        """Find the net to run, and its inputs: recorded ones, or new ones."""
+        shapes = {name: value for name, value in (inputs or {}).items() if isinstance(value, (tuple, list))}
+        self.sources += [value for value in (recorded, *(inputs or {}).values()) if isinstance(value, (str, Path))]
+        self.net = inference_net(self.loaded.net, shapes)
+        self.remarks += self.net.notes[len(self.loaded.net.notes) :]
+        if recorded is not None:
+            if inputs or span:
+                raise UsageError("inputs are recorded; they take no extents and no range", where=str(recorded))
+            self.recorded = Recorded(recorded)
+            self.recorded.check(self.net)
+            self.inputs = {name: self.recorded.inputs[name] for name in self.net.inputs}
+            check_shapes(self.net, {name: array.shape for name, array in self.inputs.items()})
+            return
+        try:
+            self.inputs = make_inputs(self.net, given=inputs, seed=seed, value_range=span)
+        except BridgeError as error:
+            if inputs:
+                raise
+            self.remarks.append(f"outputs were not compared: {error.args[0]} ({error.hint})")
+
+    def run_engines(
+        self,
+        names: tuple[str, ...] | None,
+        options: Mapping[str, Mapping[str, Any]],
+        compare: dict[str, Any],
+        record: str | Path | None,
+    ) -> None:
+        """Run the engines, and compare each other side with the first of them."""
+        fed = bool(self.inputs) or not self.net.inputs
+        sides = list(self._engine_sides(names, options)) if fed else []
+        runner = Runner(self.net, sides[0].name, options.get(sides[0].name, {})) if sides else None
+        sides += self._graph_sides() if fed else []
+        if not sides:
+            wishes = {"compared with what is recorded": self.recorded, "recorded": record}
+            self.undone += [f"nothing can run the net here, so nothing was {w}" for w, wish in wishes.items() if wish]
+            return
+        first, *others = sides
+        if record is not None:
+            self.write(record, records(self.net, first, self.inputs))
+        if self.recorded is not None:
+            others.append(recorded_side(self.recorded, self.net))
+        if runner is not None:
+            others += self._other_sides(first.name, options)
+        for other in others:
+            self.progress(f"comparing {first.name} with {other.name}")
+            self.outputs.append(Comparison(self.net, runner, first, other, **compare).run())
+        if not self.outputs:
+            self.remarks.append(
+                f"{first.name} is all that can run the net here, and nothing is recorded: outputs were not compared "
+                f"({_how_to_get_another(first.name)})"
+            )
+
+    def _engine_sides(self, names: tuple[str, ...] | None, options: Mapping[str, Mapping[str, Any]]) -> Iterator[Side]:
+        """What each engine computes; one that was not asked for by name may fail."""
+        chosen = engine_table.available() if names is None else names
+        lacking = [layer.label for layer in self.net if layer.uncovered]
+        if lacking and names is None:
+            number = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+            self.remarks.append(f"no engine was used: there are no weights for {lacking[0]}{number}")
+            return
+        if not chosen and names is None:
+            self.remarks.append(f"no engine works here: outputs were not compared ({_how_to_get_another('')})")
+        for name in chosen:
+            self.progress(f"running {name}")
+            try:
+                yield engine_side(name, self.net, self.inputs, options.get(name, {}))
+            except BridgeError as error:
+                if names is not None:
+                    raise
+                self.remarks.append(f"engine {name} was not used: {error.args[0]}")
+
+    def _graph_sides(self) -> Iterator[Side]:
+        """The graphs of the ONNX files among the models, as they stand."""
+        from bridge.verification.graphs import graph_side
+
+        models = (self.files, *([self.against] if self.against else []))
+        for path in [model.weights for model in models if model.kind == "onnx"]:
+            self.progress(f"running the graph of {path}")
+            try:
+                side, remark = graph_side(path, self.net, self.inputs)
+            except ModelError as error:
+                self.undone.append(f"the graph was not run: {error.args[0]}")
+                continue
+            except BridgeError as error:
+                self.remarks.append(str(error.args[0]))
+                continue
+            if remark:
+                self.remarks.append(remark)
+            yield side
+
+    def _other_sides(self, engine: str, options: Mapping[str, Mapping[str, Any]]) -> Iterator[Side]:
+        """The second model in the same engine, unless it is the same net with the same weights."""
+        if self.against is None or self.other is None or self.against.kind == "onnx":
+            return
+        net = inference_net(self.other.net, {name: array.shape for name, array in self.inputs.items()})
+        alike = [layer.definition for layer in net] == [layer.definition for layer in self.net]
+        blobs = self.weights[-1].blobs
+        if alike and blobs and all(blob.status == SAME for blob in blobs):
+            return
+        name = f"{engine} on {self.against.weights}"
+        try:
+            side = engine_side(engine, net, self.inputs, options.get(engine, {}))
+        except BridgeError as error:
+            self.outputs.append(OutputsResult(engine, name, why=str(error.args[0])))
+            self.undone.append(f"outputs were not compared with {self.against.weights}: {error.args[0]}")
+            return
+        yield Side(name, _by_name(self.net, net, side))
+
+
+def _by_name(net: Net, other: Net, side: Side) -> dict[tuple[int, int], np.ndarray]:
+    """The values of another net, placed where this net has a layer of the same name."""
+    homes = {layer.name: index for index, layer in enumerate(net.layers)}
+    inputs = list(net.inputs)
+    found = {}
+    for (index, top), array in side.values.items():
+        if index >= 0 and other.layers[index].name in homes:
+            found[homes[other.layers[index].name], top] = array
+        elif index < 0 and (name := list(other.inputs)[top]) in inputs:
+            found[-1, inputs.index(name)] = array
+    return found
+
+
+def _how_to_get_another(name: str) -> str:
+    for entry in engine_table.ENGINES.values():
+        if entry.name != name and engine_table.missing(entry.name) is not None:
+            return f"for {entry.name}: {entry.hint}"
+    return "give recorded outputs with --recorded"

@@ -1,0 +1,365 @@
+"""How far two correct engines may be apart: a bound that follows from what the layer computes.
+
+Both engines round each operation to float32, unit roundoff ``u = 2**-24``, in an order of
+their own.
+
+**Sums** (convolution, inner product, average pooling, affine layers): a sum of k terms is
+off by at most ``c sqrt(k) u`` times the sum of the terms' magnitudes, with a probability
+that c makes as good as certain. That sum is computed, value by value, by the layer itself
+with the magnitudes of its inputs and blobs. Where it overflows, the largest float32 stands for
+it: a sum that is finite has passed through nothing larger.
+
+**Everything else**: a good algorithm gives the exact result of slightly wrong inputs.
+So each input is moved by ``STEP`` of itself, up or down at random, and the bound is how far
+the layer's own results then move, and a few roundings of the largest of them; of 1 and of
+the inputs, too, where the function works with ``1 + exp(x)`` or the like. A function that
+divides by a sum of k terms (MVN, Normalize) has that sum's error as well, ``c sqrt(k) u`` of
+its result, and one that finds places between n pixels (Interp) rounds them relative to n.
+
+**Several layers at once**, where values in between are not known: on the way every value of
+every layer's result is moved up or down at random by a standard deviation, ``1/c`` of its
+own bound; three times the largest distance that the end then moves is the bound.
+
+Source: N. J. Higham and T. Mary, A new approach to probabilistic rounding error analysis,
+2019; J. H. Wilkinson, Rounding errors in algebraic processes, 1963 (backward error);
+D. S. Parker, Monte Carlo arithmetic, 1997.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from bridge.errors import BridgeError, UsageError, nearest
+from bridge.schema import Blob, Blobs, Layer, Net, Shape, count
+from bridge.verification.inputs import fill_of
+from bridge.verification.segments import Place, Runner, Segment, is_input
+
+UNIT = 2.0**-24
+"""Unit roundoff of float32."""
+FACTOR = 12
+"""c: two engines, each within 6 standard deviations of its rounding errors."""
+STEP = 64 * UNIT
+"""How far the inputs of layers that are no sums are moved, relative to themselves."""
+ROUNDINGS = 16
+"""How often a layer that is no sum rounds numbers as large as its largest result."""
+TINY = 2.0**-126
+"""Smallest normal float32: below it engines may flush to zero."""
+LARGEST = float(np.finfo(np.float32).max)
+WHOLE = 2.0**23
+"""From here on every float32 is a whole number."""
+SAMPLES = 3
+"""How often several layers are run with moved results."""
+SPREAD = 3
+"""What the largest movement is multiplied by: among many values it is some 4 standard deviations already."""
+
+
+class Bound(NamedTuple):
+    """The largest difference that passes, a number per value or one for all, and why."""
+
+    values: np.ndarray | float
+    why: str
+
+
+Judged = dict[Place, tuple[Bound, np.ndarray]]
+"""Per top its bound, and its values."""
+
+Tolerance: TypeAlias = "float | Mapping[str, float | None] | None"
+
+
+class Given(NamedTuple):
+    """Tolerances that the user gave, as in :func:`numpy.allclose`."""
+
+    rtol: float
+    atol: float
+
+    def bound(self, expected: np.ndarray) -> Bound:
+        """``atol + rtol * |expected|``."""
+        with np.errstate(invalid="ignore"):
+            values = self.atol + self.rtol * np.abs(np.asarray(expected, np.float64))
+        return Bound(_finite(values), f"as given: {self.atol:g} + {self.rtol:g} x |value|")
+
+
+FALLBACK = Given(1e-4, 1e-5)
+"""Where no engine can run single layers, so that no bound can be found: what the project promises of an export."""
+
+
+class Tolerances:
+    """What the user gave: one pair for all tops, and pairs for single ones.
+
+    Args:
+        rtol, atol: A number, or numbers by blob name with ``""`` for all others; one that
+            is not given counts as 0 where the other is.
+
+    Raises:
+        UsageError: One is no finite number from 0 on.
+    """
+
+    def __init__(self, rtol: Tolerance = None, atol: Tolerance = None) -> None:
+        self._rtol, self._atol = (value if isinstance(value, Mapping) else {"": value} for value in (rtol, atol))
+        for option, value in (*(("rtol", v) for v in self._rtol.values()), *(("atol", v) for v in self._atol.values())):
+            if value is not None and not 0 <= value < math.inf:
+                raise UsageError(f"{option} {value:g} is negative, infinite or no number")
+
+    def check(self, net: Net) -> None:
+        """Demand that every blob with a tolerance of its own is one that a layer of the net writes.
+
+        Raises:
+            UsageError: One is not.
+        """
+        written = dict.fromkeys(top for layer in net.layers if not is_input(layer) for top in layer.tops)
+        for option, table in (("rtol", self._rtol), ("atol", self._atol)):
+            for blob in table:
+                if blob and blob not in written:
+                    hint = nearest(blob, written)
+                    raise UsageError(f"{option} for '{blob}': no layer writes that blob", where=net.where, hint=hint)
+
+    def of(self, blob: str) -> Given | None:
+        """The tolerance of a blob; ``None`` where it is to follow from the layer."""
+        rtol, atol = (table.get(blob, table.get("")) for table in (self._rtol, self._atol))
+        return None if rtol is None and atol is None else Given(rtol or 0.0, atol or 0.0)
+
+
+def bounds(runner: Runner, part: Segment, values: Mapping[Place, np.ndarray], seed: int) -> Judged:
+    """What a segment makes of known values, and the bound of each top of its last layer.
+
+    Args:
+        runner: Runs pieces of the net.
+        part: The segment.
+        values: Of its inputs.
+        seed: For the random movements.
+    """
+    rng = np.random.default_rng(seed)
+    clean = {**values, **runner.run(part, values)}
+    own = {index: _own(runner, index, clean, rng) for index in part.layers}
+    last = part.layers[-1]
+    if len(part.layers) == 1:
+        return {place: (bound, clean[place]) for place, bound in own[last].items()}
+    moved: dict[Place, float] = {}
+    for _ in range(SAMPLES):
+        for place, distance in _shaken(runner, part, values, clean, own, rng).items():
+            moved[place] = max(moved.get(place, 0.0), distance)
+    why = f"{SPREAD} x what rounding in the {len(part.layers)} layers from known values moves it"
+    return {
+        place: (Bound(SPREAD * distance + TINY, why), clean[place])
+        for place, distance in moved.items()
+        if place[0] == last
+    }
+
+
+def _own(runner: Runner, index: int, clean: Mapping[Place, np.ndarray], rng: np.random.Generator) -> dict[Place, Bound]:
+    """The bounds of one layer's tops on given inputs."""
+    layer = runner.net.layers[index]
+    tops = {(index, top): clean[index, top] for top in range(len(layer.tops)) if (index, top) in clean}
+    bottoms = [clean[place] for place in runner.reads[index]]
+    positive = _positive(layer)
+    if positive is None:
+        return _backward(runner, index, clean, tops, rng)
+    terms = _terms(layer, bottoms, list(tops.values()))
+    magnitudes = {place: np.abs(clean[place]) for place in runner.reads[index]}
+    sums = runner.run(runner.alone(index), magnitudes, lambda _: positive)
+    size = FACTOR * np.sqrt(terms) * UNIT
+    why = f"{FACTOR} x sqrt({terms}) x 2^-24 x sum of |terms|, a sum of {terms} terms in another order"
+    return {place: Bound(size * _rounded(sums[place]) + TINY, why) for place in tops}
+
+
+def _rounded(sums: np.ndarray) -> np.ndarray:
+    """How large, at most, what is rounded on the way to a sum is: the sum of magnitudes, in float64.
+
+    Where that overflows, LARGEST: the sum itself is finite only if all numbers on the way to it are.
+    """
+    return np.nan_to_num(np.abs(sums.astype(np.float64)), nan=0, posinf=LARGEST)
+
+
+def _backward(
+    runner: Runner,
+    index: int,
+    clean: Mapping[Place, np.ndarray],
+    tops: Mapping[Place, np.ndarray],
+    rng: np.random.Generator,
+) -> dict[Place, Bound]:
+    layer, inputs = runner.net.layers[index], runner.alone(index).inputs
+    moved: list[Mapping[Place, np.ndarray]] = []
+    if layer.type not in _CHOICES:
+        with contextlib.suppress(BridgeError):
+            moved = _moved(runner, index, clean, tops, rng)
+    unit = max(1.0, *(_largest(clean[place]) for place in inputs)) if layer.type in _UNIT else 0.0
+    scale = "1, the largest input and the largest value" if unit else "the largest value"
+    roundings = _roundings(layer, [clean[place].shape for place in runner.reads[index]])
+    own = f"{roundings:.0f} x 2^-24 of {scale}"
+    found = {}
+    for place, array in tops.items():
+        floor = roundings * UNIT * max(_largest(array), unit) + TINY
+        if moved and not _counts(array):  # places and flags either are the same or are apart by much more
+            distance = max(_distance(array, tops[place]) for tops in moved)
+            found[place] = Bound(distance + floor, f"what moving each input by 2^-18 of itself changes, and {own}")
+        else:
+            found[place] = Bound(floor, own)
+    return found
+
+
+def _moved(
+    runner: Runner,
+    index: int,
+    clean: Mapping[Place, np.ndarray],
+    tops: Mapping[Place, np.ndarray],
+    rng: np.random.Generator,
+) -> list[Mapping[Place, np.ndarray]]:
+    """The tops of a layer after its inputs were moved; the other way as well if values were lost to infinity or NaN."""
+    part, layer = runner.alone(index), runner.net.layers[index]
+    fixed = {place for position, place in enumerate(runner.reads[index]) if fill_of(layer, position)}
+    values = {place: clean[place] for place in part.inputs}
+    steps = {place: rng.choice([-STEP, STEP], values[place].shape) for place in part.inputs if place not in fixed}
+    found: list[Mapping[Place, np.ndarray]] = []
+    for way in (1, -1):
+        shifted = {place: _shifted(values[place], values[place] * (way * step)) for place, step in steps.items()}
+        found.append(runner.run(part, {**values, **shifted}))
+        if not any((np.isfinite(tops[place]) & ~np.isfinite(found[-1][place])).any() for place in tops):
+            break
+    return found
+
+
+def _roundings(layer: Layer, bottoms: Sequence[Shape]) -> float:
+    """How often a layer that is no sum rounds numbers as large as its largest result."""
+    if layer.type == "Interp":  # it rounds places, which are as large as the image, and weighs values by what is left
+        return ROUNDINGS * max(bottoms[0][2:])
+    axes = getattr(layer, "summed_axes", None)
+    if axes is None:
+        return ROUNDINGS
+    return max(ROUNDINGS, FACTOR * math.sqrt(count([bottoms[0][axis] for axis in axes(len(bottoms[0]))])))
+
+
+def _shaken(
+    runner: Runner,
+    part: Segment,
+    values: Mapping[Place, np.ndarray],
+    clean: Mapping[Place, np.ndarray],
+    own: Mapping[int, Mapping[Place, Bound]],
+    rng: np.random.Generator,
+) -> dict[Place, float]:
+    """How far each top moves when every layer's result is moved by a part of its bound."""
+    now = dict(values)
+    found: dict[Place, float] = {}
+    for index in part.layers:
+        tops = runner.run(runner.alone(index), now)
+        for place, array in tops.items():
+            now[place] = _shifted(array, rng.choice([-1 / FACTOR, 1 / FACTOR], array.shape) * own[index][place].values)
+            found[place] = _distance(clean[place], now[place])
+    return found
+
+
+def _distance(a: np.ndarray, b: np.ndarray | None) -> float:
+    """The largest difference where both are finite; none of another shape."""
+    if b is None or a.shape != b.shape or not a.size:
+        return 0.0
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(a.astype(np.float64) - b)
+    return float(difference[np.isfinite(difference)].max(initial=0))
+
+
+def _shifted(array: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """The array and the shift added as float32; what is finite stays finite."""
+    moved = np.clip(array + shift.astype(np.float64), -LARGEST, LARGEST)
+    return np.where(np.isfinite(array), moved, array).astype(np.float32)
+
+
+def _counts(array: np.ndarray) -> bool:
+    """Whether all values may be places or flags."""
+    return bool((array == np.rint(array)).all()) and _largest(array) < WHOLE
+
+
+def _largest(array: np.ndarray) -> float:
+    return float(np.abs(array[np.isfinite(array)]).max(initial=0))
+
+
+def _finite(bound: np.ndarray | float) -> np.ndarray:
+    finite: np.ndarray = np.nan_to_num(np.asarray(bound, np.float64), nan=0, posinf=0)
+    return finite
+
+
+_CHOICES = frozenset({"ArgMax", "DetectionOutput", "Proposal"})
+"""Types that choose among their inputs, so that a small movement may change everything."""
+_UNIT = frozenset({"BNLL", "ELU", "LSTM", "LSTMUnit", "Mish", "RNN", "Sigmoid", "Swish", "TanH"})
+"""Types that compute with 1 + exp(x) or the like, and so round relative to 1 even where the result is small."""
+
+
+# -- sums ------------------------------------------------------------------------------------
+
+
+def _terms(layer: Layer, bottoms: Sequence[np.ndarray], tops: Sequence[np.ndarray]) -> int:
+    """How many terms a result is the sum of, bias included."""
+    if "weight" in layer.blobs:
+        return layer.blobs.blob("weight").size // max(1, getattr(layer, "num_output", 1)) + 1
+    if getattr(layer, "global_pooling", layer.type == "SPP"):
+        return count(bottoms[0].shape[2:])
+    kernel = getattr(layer, "kernel_size", ())
+    inner = sum(bottom.size for bottom in bottoms) // max(1, sum(top.size for top in tops))
+    return max(4, count(kernel), inner)
+
+
+def _positive(layer: Layer) -> Layer | None:
+    """The layer with the magnitudes of its blobs and factors, if what it computes is a sum."""
+    make = _SUMS.get(layer.type)
+    return make(layer) if make else None
+
+
+def _magnitudes(layer: Layer) -> Layer:
+    return dataclasses.replace(
+        layer, blobs=Blobs({role: _changed(blob, np.abs) for role, blob in layer.blobs.entries()})
+    )
+
+
+def _changed(blob: Blob, change: Callable[[np.ndarray], np.ndarray]) -> Blob:
+    return Blob(blob.shape, blob.dtype, lambda: change(blob.numpy()))
+
+
+def _normalised(layer: Layer) -> Layer | None:
+    """``|x| + |mean|`` over the deviation: the mean, which is subtracted, has its sign turned."""
+    if getattr(layer, "by_batch", False):
+        return None  # it takes mean and variance of its input, which is no sum of the input's values
+    factor = layer.blobs["scale_factor"] if "scale_factor" in layer.blobs else np.ones(1, np.float32)
+    sign = np.float32(-1 if np.all(factor >= 0) else 1)
+    changes: dict[str, Callable[[Any], Any]] = {
+        "mean": lambda mean: np.abs(mean) * sign,
+        "gamma": np.abs,
+        "beta": np.abs,
+    }
+    blobs = {role: _changed(blob, changes[role]) if role in changes else blob for role, blob in layer.blobs.entries()}
+    return dataclasses.replace(layer, blobs=Blobs(blobs))
+
+
+def _weighted(layer: Any) -> Layer:
+    """Eltwise, Reduction: magnitudes of the coefficients."""
+    coeff = np.abs(layer.coeff)
+    definition = layer.definition.copy()
+    parameters = definition.message(layer.message).copy()
+    parameters.set("coeff", *coeff.reshape(-1).tolist())
+    definition.set(layer.message, parameters)
+    found: Layer = dataclasses.replace(layer, coeff=coeff.tolist(), definition=definition)
+    return found
+
+
+def _averaged(layer: Layer) -> Layer | None:
+    return layer if getattr(layer, "pool", "") == "AVE" else None
+
+
+_SUMS: dict[str, Callable[[Layer], Layer | None]] = {
+    **dict.fromkeys(
+        (
+            "Bias", "Convolution", "ConvolutionDepthwise", "Deconvolution", "DepthwiseConvolution", "Embed",
+            "InnerProduct", "Scale",
+        ),
+        _magnitudes,
+    ),
+    "BatchNorm": _normalised,
+    "Eltwise": _weighted,
+    "Pooling": _averaged,
+    "Reduction": _weighted,
+    "SPP": _averaged,
+}  # fmt: skip
+"""Types whose result is a sum of products: how to make the layer that sums magnitudes."""
