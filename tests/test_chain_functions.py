@@ -124,8 +124,7 @@ def test_convolving_takes_arrays_in_any_layout(name: str, layout: str) -> None:
 
 def test_many_images_are_done_a_few_at_a_time() -> None:
     _, _, ours = functions()
-    from bridge.chain.functions import convolution
-
+    convolution = importlib.import_module("bridge.chain.functions.convolution")
     x, W = np.random.default_rng(0).standard_normal((7, 2, 6, 6)), np.ones((3, 2, 3, 3))
     options = {"stride": (1, 1), "pad": (1, 1), "dilation": (1, 1), "groups": 1}
     function = lambda x, W: ours.convolution(x, W, None, **options)  # noqa: E731

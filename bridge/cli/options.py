@@ -80,7 +80,6 @@ def reading_arguments(options: dict[str, Any]) -> dict[str, Any]:
         from bridge.layers.plugins import load_plugin
 
         load_plugin(plugin)
-    given["python"] = given.pop("pycaffe_python")
     return {name: value for name, value in given.items() if value not in (None, ())}
 
 

@@ -63,7 +63,7 @@ def _repeated(args: list[str], option: str) -> list[str]:
 @click.option("--atol", metavar="T[,BLOB:T]", help="Absolute tolerance of outputs.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="For random inputs.")
 @click.option("--isolate", is_flag=True, help="Judge each layer alone, on the other side's inputs.")
-@click.option("--range", "value_range", metavar="LO,HI", help="Range of random inputs.")
+@click.option("--range", "--value-range", "value_range", metavar="LO,HI", help="Range of random inputs.")
 @click.option(
     "--input",
     "inputs",

@@ -5,11 +5,11 @@ All of it works on NumPy and CuPy arrays alike, and is differentiable.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from bridge.compat import import_chainer
+from bridge.lazy import lazy
 
 chainer: Any = import_chainer()
 _chainer_functions = chainer.functions
@@ -46,11 +46,12 @@ _HOMES = {
 """Our own functions, imported when a layer asks for them; all others are Chainer's."""
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        return getattr(_chainer_functions, name)
-    found = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
-    return found
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...
+
+else:
+    __all__ = lazy(__name__, _HOMES, otherwise=lambda name: getattr(_chainer_functions, name))
 
 
 def folded(x: Any, axis: int, function: Callable[[Any], Any]) -> Any:
