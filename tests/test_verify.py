@@ -522,7 +522,7 @@ def test_inputs_come_from_files(tmp_path: Path) -> None:
 
 
 def test_the_package_can_be_called_whichever_was_imported_first() -> None:
-    code = "import bridge.verify, bridge; print(bridge.verify('a', 'b', 'c'))"
+    code = "import bridge.verification, bridge; print(bridge.verify('a', 'b', 'c'))"
     import subprocess
     import sys
 

@@ -18,8 +18,8 @@ import bridge
 from bridge.cli.verify import verify
 from bridge.layers import build_layer
 from bridge.schema import Blob
+from bridge.show.pictures import png
 from bridge.verification.compare import bit_difference, metrics
-from bridge.verification.pictures import png
 from bridge.verification.report import Report
 from tests.conftest import FASHION, ROOT, chromium, need
 
