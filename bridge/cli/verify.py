@@ -10,6 +10,7 @@ import click
 
 from bridge.cli import options, printable
 from bridge.errors import UsageError
+from bridge.show.table import print_styled, terminal_width
 
 
 def _list_checks(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -101,7 +102,10 @@ def verify(ctx: click.Context, /, json_file: str | None, html_file: str | None, 
     report = run(*files, **arguments, **reading, progress=_progress)
     _progress("")
     if json_file != "-":
-        click.echo("\n".join(map(printable, str(report).split("\n"))))
+        *lines, last = report.text(terminal_width() or 80).split("\n")
+        for line in lines:
+            click.echo(printable(line))
+        print_styled(printable(last), "bold green" if report.passed else "bold red")
     if html_file is not None:
         report.write_html(html_file)
     if json_file is not None:

@@ -11,7 +11,7 @@ from bridge.errors import ModelError, NotFoundError, nearest, printable
 from bridge.schema.blob import MOST, Blob, Shape, times, too_large
 from bridge.schema.layer import Layer
 from bridge.schema.message import Message
-from bridge.show.table import aligned
+from bridge.show.table import table_text
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -44,8 +44,8 @@ class Net:
 
     def __str__(self) -> str:
         """A table of the layers and their blobs."""
-        rows = [[printable(cell) for cell in row] for row in layer_rows(self.layers)]
-        return f"{aligned(rows)}\n{self!r}"
+        columns, *rows = layer_rows(self.layers)
+        return f"{table_text(columns, rows)}\n{self!r}"
 
     def __getitem__(self, name: str) -> Layer:
         """The first layer of that name.

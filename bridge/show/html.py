@@ -40,7 +40,8 @@ dt { color: var(--soft); } dd { margin: 0; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3rem .75rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { font-weight: 600; color: var(--soft); white-space: nowrap; } td i { display: block; font-size: .85em;
-  color: var(--soft); } .number { white-space: nowrap; } .narrow { max-width: 36rem; } .narrow .number { text-align: right; }
+  color: var(--soft); } .number { white-space: nowrap; } .narrow { max-width: 36rem; }
+.narrow .number { text-align: right; }
 .wide { overflow-x: auto; } .matrix { width: auto; } .matrix th, .matrix td { border: 0; padding: .15rem .3rem;
   text-align: center; min-width: 2.1rem; } .matrix th.row { text-align: left; font-weight: 400; }
 .matrix td { border-radius: .2rem;
