@@ -20,6 +20,7 @@ from typing import TypeAlias
 import numpy as np
 
 from bridge.caffe_files.proto import Field, Schema, schema
+from bridge.caffe_files.varint import LONGEST, read_varint
 from bridge.errors import FormatError, MissingFileError
 from bridge.schema.message import Message, Symbol, Value
 
@@ -154,15 +155,11 @@ class Span:
         buffer = self.source.buffer
         if at < self.end and buffer[at] < 128:
             return buffer[at], at + 1
-        value = shift = 0
-        for byte_at in range(at, min(at + 10, self.end)):
-            byte = buffer[byte_at]
-            value |= (byte & 127) << shift
-            if byte < 128:
-                return value & 0xFFFF_FFFF_FFFF_FFFF, byte_at + 1
-            shift += 7
-        if self.end - at >= 10:
-            raise self.error(field_at, "varint of more than 10 bytes", number=number)
+        value, after = read_varint(buffer, at, self.end)
+        if after:
+            return value, after
+        if self.end - at >= LONGEST:
+            raise self.error(field_at, f"varint of more than {LONGEST} bytes", number=number)
         raise self._overrun(number, field_at, at, 1 + self.end - at)
 
     def child(self, name: str, start: int, end: int, schema: Schema) -> Span:

@@ -14,6 +14,7 @@ from pathlib import Path
 import onnx
 from onnx import helper
 
+from bridge.caffe_files.varint import varint
 from bridge.errors import ModelError, UsageError
 from bridge.onnx_export.builder import Initializer
 
@@ -211,13 +212,4 @@ def _plain(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
 
 def _tag(field_number: int, length: int) -> bytes:
     """Tag and length of a length-delimited field."""
-    return _varint(field_number << 3 | 2) + _varint(length)
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    return varint(field_number << 3 | 2) + varint(length)

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping
 
 from bridge.caffe_files.proto import Field, dialect, dialects, schema
+from bridge.caffe_files.varint import varint
 from bridge.schema.message import Message, Value
 
 _VARINT, _LENGTH, _FIXED32 = 0, 2, 5
@@ -115,14 +116,3 @@ def tag(number: int, wire: int) -> bytes:
 def prefixed(number: int, data: bytes) -> bytes:
     """A field of bytes, with tag and length."""
     return tag(number, _LENGTH) + varint(len(data)) + data
-
-
-def varint(value: int) -> bytes:
-    """A whole number, negative ones in two's complement of 64 bits."""
-    value &= 0xFFFF_FFFF_FFFF_FFFF
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)

@@ -12,7 +12,8 @@ from typing import IO, Any
 import numpy as np
 
 from bridge.caffe_files.proto import schema
-from bridge.caffe_files.proto.encode import encode, encode_layer, prefixed, tag, varint
+from bridge.caffe_files.proto.encode import encode, encode_layer, prefixed, tag
+from bridge.caffe_files.varint import varint
 from bridge.files.atomic import pieces
 from bridge.schema import Blob, Layer, Net, Shape
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import IO
 
 import numpy as np
+from numpy.lib import format as npy
 
 from bridge.files.atomic import pieces
 from bridge.files.manifest import arrays, describe, entries
@@ -36,7 +37,9 @@ def archive(stream: IO[bytes], stored: Mapping[str, Blob], texts: Mapping[str, s
         for key, blob in {TEXTS: text_blob(texts), **stored}.items():
             # Without a date, equal nets make equal files.
             with file.open(zipfile.ZipInfo(f"{key}.npy"), "w", force_zip64=True) as member:
-                member.write(header(blob))
+                dtype = blob.dtype.newbyteorder("<").str
+                header = {"descr": dtype, "fortran_order": False, "shape": blob.shape}
+                npy.write_array_header_1_0(member, header)
                 for piece in pieces(blob):
                     member.write(piece)
 
@@ -44,11 +47,3 @@ def archive(stream: IO[bytes], stored: Mapping[str, Blob], texts: Mapping[str, s
 def text_blob(texts: Mapping[str, str]) -> Blob:
     """The texts as an array of bytes."""
     return Blob.of(np.frombuffer(json.dumps(texts).encode(), np.uint8))
-
-
-def header(blob: Blob) -> bytes:
-    """The header of a ``.npy`` file; the array's data follow."""
-    descr = blob.dtype.newbyteorder("<").str
-    text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {blob.shape}, }}"
-    size = -(-(10 + len(text) + 1) // 64) * 64 - 10
-    return b"\x93NUMPY\x01\x00" + size.to_bytes(2, "little") + text.ljust(size - 1).encode() + b"\n"
