@@ -17,8 +17,9 @@ from bridge.layers import REGISTRY
 from bridge.layers.base import CaffeLayer, NeuronLayer
 from bridge.layers.fork_training import ForkLoss
 from bridge.schema import Layer
+from bridge.testing import LayerCase
 from tests.conftest import GOLDEN, need
-from tests.strategies import CASES, LayerCase
+from tests.strategies import CASES
 
 RUNNABLE = sorted(name for name, cls in REGISTRY.items() if cls.to_onnx is not Layer.to_onnx)
 TRAINABLE = sorted(name for name in RUNNABLE if REGISTRY[name].to_chainer is not Layer.to_chainer)

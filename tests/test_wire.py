@@ -17,9 +17,9 @@ from bridge.caffe_files.proto import caffe_pb2, dialects, param_field, schema
 from bridge.caffe_files.proto.encode import encode
 from bridge.errors import FormatError
 from bridge.schema.message import Message, Symbol
-from tests import strategies
 from tests.conftest import ROOT
 from tests.encode import chunk, number, tag, varint
+from tests.strategies import files as strategies
 
 
 def span(data: bytes, name: str = "NetParameter") -> Span:
