@@ -12,6 +12,7 @@ from bridge.caffe_files import prototxt
 from bridge.caffe_files.assemble import assemble
 from bridge.layers import CaffeLayer, build_layer
 from bridge.schema import Blob, Net, RawLayer, RawNet, Shape
+from bridge.schema.message import Message
 
 Fill = Callable[[np.random.Generator, Shape], Any]
 """Makes the values of an input or a blob from a random generator and a shape."""
@@ -57,15 +58,19 @@ class LayerCase:
         wiring = [f'bottom: "in{i}"' for i in range(len(self.shapes))] + [f'top: "out{i}"' for i in range(self.tops)]
         return "".join(lines) + f'layer {{ name: "l" type: "{self.type}" {" ".join(wiring)} {self.body} }}\n'
 
+    @property
+    def definition(self) -> Message:
+        """The layer's own definition."""
+        return prototxt.parse(self.prototxt).messages("layer")[-1]
+
     def net(self) -> Net:
         """The net with its blobs, whose shapes are those that the layer demands."""
-        definition = prototxt.parse(self.prototxt)
-        layer = build_layer(definition.messages("layer")[-1])
+        layer = build_layer(self.definition)
         rng = np.random.default_rng(self.seed)
         wanted = layer.blob_shapes(*self.shapes) if isinstance(layer, CaffeLayer) else {}
         blobs = tuple(Blob.of(_filled(self.blobs.get(role), rng, shape)) for role, shape in wanted.items())
         raw = RawLayer("l", self.type, layer.definition, blobs)
-        return assemble(RawNet("case", (raw,), reader="strategy", source="case"), definition)
+        return assemble(RawNet("case", (raw,), reader="strategy", source="case"), prototxt.parse(self.prototxt))
 
     def inputs(self) -> dict[str, np.ndarray]:
         """float32 values of each input, in the shapes of ``shapes``."""
