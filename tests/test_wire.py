@@ -53,6 +53,20 @@ def test_varint(value: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        (b"\xff" * 9 + b"\x01", 2**64 - 1),
+        (b"\xff" * 9 + b"\x7f", 2**64 - 1),  # 70 bits, of which 64 count
+        (b"\x80" * 9 + b"\x7e", 0),
+        (b"\x85\x80\x00", 5),  # longer than need be
+    ],
+)
+def test_bits_of_a_varint_beyond_the_64th_do_not_count(body: bytes, value: int) -> None:
+    """Source: the encoding specification, which lets parsers drop them."""
+    assert list(span(b"\x08" + body).fields()) == [(1, 0, value, 1 + len(body))]
+
+
+@pytest.mark.parametrize(
     ("data", "message"),
     [
         (b"\x0a", "file: byte 0: NetParameter.name: length 1 runs 1 byte past the end of file"),
