@@ -89,7 +89,7 @@ def objective_of(net: Net, smoothing: float) -> Objective:
     weights = {
         top: weight
         for layer in net.layers
-        for top, weight in zip(layer.tops, getattr(layer, "loss_weights", ()), strict=False)
+        for top, weight in zip(layer.tops, layer.loss_weights, strict=False)
         if weight
     }
     if not weights:

@@ -136,7 +136,7 @@ def factors_of(net: Net, chain: NetChain, given: Mapping[str, float]) -> list[tu
             known = found.setdefault(id(param), (param, said, layer.name))[1]
             for field, value in said.items():
                 if known.setdefault(field, value) != value:
-                    raise ModelError(f"shares a parameter with another {field}, {known[field]:g}", where=layer.label)
+                    raise ModelError(f"shares a parameter with another {field}, {known[field]:g}", subject=layer.label)
     return [
         (param, (said.get("lr_mult", 1.0) * own.get(name, 1.0), said.get("decay_mult", 1.0)))
         for param, said, name in found.values()

@@ -141,7 +141,7 @@ def with_named_losses(net: Net) -> Net:
 
 def is_loss(layer: Layer) -> bool:
     """Whether the layer's first top is a loss by its type."""
-    return bool(getattr(layer, "default_loss_weight", 0.0))
+    return layer.default_loss_weight > 0
 
 
 def matching(net: Net, patterns: Iterable[str]) -> list[str]:
@@ -162,5 +162,4 @@ def matching(net: Net, patterns: Iterable[str]) -> list[str]:
 
 def has_parameters(layer: Layer) -> bool:
     """Whether the layer has blobs, stored or to be filled."""
-    roles = getattr(layer, "roles", None)
-    return bool(layer.blobs) or bool(roles and roles(0))
+    return bool(layer.blobs) or bool(layer.roles(0))

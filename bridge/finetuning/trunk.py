@@ -78,7 +78,7 @@ def _uses_batch(layer: Any) -> bool:
 
 
 def _handed_on(net: Net, index: int) -> tuple[str, ...]:
-    inputs = {top for layer in net.layers if hasattr(layer, "input_shapes") for top in layer.tops}
+    inputs = {top for layer in net.layers if layer.is_input for top in layer.tops}
     written = {top for layer in net.layers[:index] for top in layer.tops}
     read: dict[str, None] = {}
     rewritten: set[str] = set()
@@ -119,7 +119,7 @@ def trunk_net(net: Net, index: int) -> Net:
     """The layers before ``index`` as a net, without inputs that they do not read."""
     layers = net.layers[:index]
     read = {bottom for layer in layers for bottom in layer.bottoms}
-    kept = tuple(layer for layer in layers if not hasattr(layer, "input_shapes") or read.intersection(layer.tops))
+    kept = tuple(layer for layer in layers if not layer.is_input or read.intersection(layer.tops))
     return net.replace(layers=kept)
 
 
