@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from bridge.caffe_files import prototxt
 from bridge.layers import build_layer
+from bridge.testing import LayerCase
 from tests.conftest import need
-from tests.strategies import CASES, LayerCase
+from tests.strategies import CASES
 
 PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))
 

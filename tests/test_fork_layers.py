@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from bridge import engines
 from bridge.layers import REGISTRY
 from bridge.schema import Layer
+from bridge.testing import LayerCase
 from tests.conftest import need
 from tests.references import REFERENCES
-from tests.strategies import CASES, LayerCase, positive
+from tests.strategies import CASES
+from tests.strategies.common import positive
 
 RTOL, ATOL = 1e-4, 1e-5
 ENGINES = [

@@ -410,6 +410,34 @@ def test_a_snapshot_resumes_with_the_same_layers_frozen(tmp_path: Path) -> None:
     assert state(first, every) == state(second, every)
 
 
+def test_a_thawed_layer_goes_with_the_snapshot_as_if_it_had_never_been_frozen(tmp_path: Path) -> None:
+    """Its momentum is saved, and a snapshot that lacks it is refused, where a frozen layer's may be missing."""
+    from bridge.chain.functions import chainer
+
+    first, saved = built(), {}
+    optimizer = optimizer_named("MomentumSGD").setup(first)
+    for name, change in (("frozen", bridge.freeze), ("thawed", bridge.thaw)):
+        change(first, "*")
+        step(first, optimizer)
+        saved[name] = tmp_path / f"{name}.npz"
+        chainer.serializers.save_npz(saved[name], optimizer)
+    with np.load(saved["thawed"]) as archive:
+        assert any(key.endswith("conv1/W/v") for key in archive), list(archive)
+
+    def load(path: Path, frozen: bool) -> None:
+        second = built()
+        resumed = optimizer_named("MomentumSGD").setup(second)
+        bridge.freeze(second, "*")
+        if not frozen:
+            bridge.thaw(second, "*")
+        chainer.serializers.load_npz(path, resumed)
+
+    load(saved["frozen"], frozen=True)
+    load(saved["thawed"], frozen=False)
+    with pytest.raises(KeyError):
+        load(saved["frozen"], frozen=False)
+
+
 @pytest.mark.parametrize("patterns", [["fc9"], ["conv*", "block?"], []])
 def test_a_pattern_that_chooses_nothing_is_refused_and_nothing_frozen(patterns: list[str]) -> None:
     from bridge.chain.freezing import is_frozen
