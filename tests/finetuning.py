@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -50,13 +51,25 @@ def run(settings: Any, notes: list[str] | None = None) -> Any:
     return finetune(settings, on_note=(lambda note: None) if notes is None else notes.append)
 
 
-def trained(settings: Any) -> Any:
-    """Run it without making products."""
+def trained(settings: Any, notes: list[str] | None = None) -> Any:
+    """Run it without making products; its loop."""
     from bridge.finetuning.run import begin
 
-    made = begin(settings, None, lambda note: None)
-    made.loop.run(settings.resume)
-    return made
+    loop = begin(settings, None, (lambda note: None) if notes is None else notes.append)
+    loop.run()
+    return loop
+
+
+def stopped(settings: Any, steps: int) -> None:
+    """Begin a run that is cut off after so many steps."""
+    from bridge.finetuning.run import begin
+
+    def pull_the_plug(record: dict[str, Any]) -> None:
+        if record["iteration"] + 1 == steps:
+            raise InterruptedError
+
+    with contextlib.suppress(InterruptedError):
+        begin(settings, pull_the_plug).run()
 
 
 def log_of(folder: Path) -> list[dict[str, Any]]:

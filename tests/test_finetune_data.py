@@ -299,15 +299,15 @@ def test_validation_data_of_ones_own(pictures: Path, tmp_path: Path) -> None:
     few = tmp_path / "few"
     shutil.copytree(pictures / "coat", few / "coat")
     made = trained(config(tmp_path, data=str(pictures), validation=str(few), heads=("fc8=3",), epochs=1))
-    assert len(made.train) == 72
-    assert made.validation.y.tolist() == [2] * 24
+    assert len(made.plan.train) == 72
+    assert made.plan.validation.y.tolist() == [2] * 24
     shutil.copytree(pictures / "coat", few / "cloak")
     with pytest.raises(FormatError, match="class 'cloak' is not among those"):
         trained(config(tmp_path, data=str(pictures), validation=str(few), heads=("fc8=3",), output=str(tmp_path / "b")))
 
 
 def test_class_names_from_a_file(tmp_path: Path) -> None:
-    made = trained(config(tmp_path, classes=("shirt", "trousers", "pullover", "dress"), epochs=1))
+    made = run(config(tmp_path, classes=("shirt", "trousers", "pullover", "dress"), epochs=1))
     from bridge.finetuning.products import class_names
 
     assert class_names(made) == ["shirt", "trousers", "pullover", "dress"]
@@ -340,8 +340,8 @@ def test_validation_folders_are_those_of_the_data_where_classes_are_renamed(pict
             tmp_path, data=str(pictures), validation=str(pictures), classes=("a", "b", "c"), heads=("fc8=3",), epochs=1
         )
     )  # fmt: skip
-    assert made.train.classes == ("a", "b", "c")
-    assert made.validation.y.tolist() == made.train.y.tolist()
+    assert made.plan.train.classes == ("a", "b", "c")
+    assert made.plan.validation.y.tolist() == made.plan.train.y.tolist()
 
 
 @pytest.mark.parametrize(
@@ -447,25 +447,26 @@ def test_preprocessing_is_the_train_prototxts(pictures: Path, tmp_path: Path) ->
             heads=("fc8=3",), scale=None, batch_size=0, epochs=1,
         )
     )  # fmt: skip
-    preprocess = made.preprocess
+    preprocess = made.plan.preprocess
     assert (preprocess.scale, preprocess.mean.tolist(), preprocess.mirror) == (1 / 256, [33], True)
-    assert (made.resize, preprocess.crop) == ((32, 32), (28, 28))
-    assert made.loop.batches.size == 24
+    assert (made.plan.resize, preprocess.crop) == ((32, 32), (28, 28))
+    assert made.plan.batches.size == 24
     flags = trained(
         config(
             tmp_path, files=(train_val(tmp_path, "mean_value: 33"), MODEL[1]), data=str(pictures), mirror=False,
             mean="5", scale=1.0, heads=("fc8=3",), epochs=1, output=str(tmp_path / "flags"), batch_size=8,
         )
     )  # fmt: skip
-    assert (flags.preprocess.scale, flags.preprocess.mean.tolist(), flags.preprocess.mirror) == (1, [5], False)
-    assert flags.loop.batches.size == 8
+    preprocess = flags.plan.preprocess
+    assert (preprocess.scale, preprocess.mean.tolist(), preprocess.mirror) == (1, [5], False)
+    assert flags.plan.batches.size == 8
 
 
 def test_image_data_tells_the_size_of_whole_images(pictures: Path, tmp_path: Path) -> None:
     param = "image_data_param { new_height: 36 new_width: 40 batch_size: 16 is_color: false }"
     files = train_val(tmp_path, kind="ImageData", param=param), MODEL[1]
     made = trained(config(tmp_path, files=files, data=str(pictures), heads=("fc8=3",), epochs=1))
-    assert (made.resize, made.preprocess.crop) == ((36, 40), (28, 28))
+    assert (made.plan.resize, made.plan.preprocess.crop) == ((36, 40), (28, 28))
 
 
 def test_a_mean_file_beside_the_prototxt(pictures: Path, tmp_path: Path) -> None:
@@ -475,8 +476,8 @@ def test_a_mean_file_beside_the_prototxt(pictures: Path, tmp_path: Path) -> None
     (tmp_path / "mean.binaryproto").write_bytes(blob.SerializeToString())
     files = train_val(tmp_path, 'mean_file: "mean.binaryproto"'), MODEL[1]
     made = trained(config(tmp_path, files=files, data=str(pictures), heads=("fc8=3",), epochs=1))
-    assert made.preprocess.mean.shape == (1, 30, 30)
-    assert made.resize == (30, 30)
+    assert made.plan.preprocess.mean.shape == (1, 30, 30)
+    assert made.plan.resize == (30, 30)
     outside = train_val(tmp_path, 'mean_file: "../mean.binaryproto"'), MODEL[1]
     with pytest.raises(UsageError, match=r"there is no mean_file .* or below"):
         trained(config(tmp_path, files=outside, data=str(pictures), output=str(tmp_path / "b")))
@@ -487,7 +488,7 @@ def test_images_of_another_size_than_the_nets(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"(?s)come to 1 x 32 x 36, the net's input is 1 x 28 x 28.*--crop 28,28"):
         trained(config(tmp_path, data=str(tmp_path / "large.npz")))
     made = trained(config(tmp_path, data=str(tmp_path / "large.npz"), crop=(28, 28), epochs=1))
-    assert made.preprocess.random
+    assert made.plan.preprocess.random
 
 
 def test_a_mean_that_does_not_fit(tmp_path: Path) -> None:

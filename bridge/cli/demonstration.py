@@ -8,12 +8,15 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import bridge
 from bridge.errors import DifferenceError, MissingExtraError, MissingFileError
+
+if TYPE_CHECKING:
+    from bridge.finetuning import Run
 
 EPOCHS = 5
 FILES = ("deploy.prototxt", "fashion_alexnet.caffemodel", "io.npz", "fashion_mini.npz")
@@ -107,14 +110,17 @@ def _exported(files: list[str], folder: Path, temporary: Path) -> list[tuple[str
 def _tuned(files: list[str], temporary: Path, on_step: Callable[[dict[str, Any]], None]) -> list[tuple[str, str]]:
     tuned = _train(files, temporary / "tuned", ("conv*",), on_step)
     scratch = _train(files[:1], temporary / "scratch", (), on_step)
-    steps = tuned.loop.state.iteration
+    steps, held_out = tuned.outcome.iterations, len(tuned.validation or ())
     return [
-        (f"digits, fine-tuned, {steps} steps", f"{_accuracy(tuned):.1%} of {len(tuned.validation)} held-out digits"),
+        (
+            f"digits, fine-tuned, {steps} steps",
+            f"{_accuracy(tuned):.1%} of {held_out} held-out digits",
+        ),
         (f"digits, from scratch, {steps} steps", f"{_accuracy(scratch):.1%} of the same"),
     ]
 
 
-def _train(files: list[str], output: Path, freeze: tuple[str, ...], on_step: Callable[[dict[str, Any]], None]) -> Any:
+def _train(files: list[str], output: Path, freeze: tuple[str, ...], on_step: Callable[[dict[str, Any]], None]) -> Run:
     from bridge.finetuning import Config, Recipe, finetune
 
     recipe = Recipe(base_lr=0.01, momentum=0.9, weight_decay=0.0005)
@@ -132,5 +138,5 @@ def _train(files: list[str], output: Path, freeze: tuple[str, ...], on_step: Cal
     return finetune(config, on_step)
 
 
-def _accuracy(run: Any) -> float:
-    return float(run.loop.evaluate(run.loop.validation).accuracy)
+def _accuracy(run: Run) -> float:
+    return run.evaluation.accuracy or 0.0 if run.evaluation is not None else 0.0

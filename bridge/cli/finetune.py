@@ -8,18 +8,16 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bridge.cli.rounding import follow_caffe
+import click
 
-follow_caffe(sys.argv)  # before anything imports NumPy
+from bridge.cli import options, printable
+from bridge.cli.progress import Progress
+from bridge.errors import BridgeError, FormatError, UsageError
 
-import click  # noqa: E402
-
-from bridge.caffe_files import prototxt  # noqa: E402
-from bridge.cli import options, printable  # noqa: E402
-from bridge.cli.progress import Progress  # noqa: E402
-from bridge.errors import BridgeError, FormatError, UsageError  # noqa: E402
+if TYPE_CHECKING:
+    from bridge.finetuning import Config, Recipe
 
 _USUAL = {
     "SGD": (0.01, 0.9), "Nesterov": (0.01, 0.9), "AdaGrad": (0.01, 0.0), "RMSProp": (0.001, 0.0),
@@ -88,7 +86,14 @@ _USUAL = {
     type=click.Choice(["auto", "chainer", "onnxruntime"]),
     default="auto",
     show_default=True,
-    help="What computes frozen layers; auto is the faster one.",
+    help="What computes frozen layers; auto is ONNX Runtime where it gives Chainer's features within 1e-5.",
+)
+@click.option(
+    "--threads",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 64),
+    help="Threads of a matrix product; more round otherwise.",
 )
 @click.option("--snapshot-every", default=0, type=click.IntRange(0), help="Iterations between snapshots.")
 @click.option("--device", default=None, help="-1 is the CPU; 0 or @cupy:0 a GPU.  [default: -1]")
@@ -99,6 +104,10 @@ _USUAL = {
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar, no remarks.")
 def finetune(files: tuple[str, ...], **given: Any) -> None:
     """Fine-tune a net on new data; writes model.onnx, model.caffemodel, model.npz, log and report."""
+    from bridge.finetuning import blas
+
+    if given["solver"] and blas.holds_batches(given["data"]):  # a replay of a Caffe run
+        blas.exact_arithmetic()  # before NumPy is imported
     from bridge.finetuning.run import finetune as run_finetune
 
     with _all_or_none(given["communicator"]) as first:
@@ -106,17 +115,19 @@ def finetune(files: tuple[str, ...], **given: Any) -> None:
         quiet = given["quiet"] or not first
         with Progress(quiet or not sys.stderr.isatty(), quiet) as progress:
             run = run_finetune(config, progress.step, progress.note)
-    if not first:
-        return
-    state, judged = run.loop.state, run.judged
-    click.echo(f"{config.output}: {state.iteration} iterations" + (f", {judged}" if judged is not None else ""))
+    if first:
+        found = f", {run.evaluation}" if run.evaluation is not None else ""
+        click.echo(f"{config.output}: {run.outcome.iterations} iterations{found}")
 
 
 @contextlib.contextmanager
 def _all_or_none(communicator: str) -> Iterator[bool]:
-    """End all processes when one fails, lest the others wait for it for ever; gives whether this is rank 0.
+    """End all processes when one fails, because the others would wait for it for ever.
 
-    The others are given a moment first: what all of them meet is then said once.
+    Ranks other than 0 wait for a moment before they say their error: rank 0 usually has the same and says it once.
+
+    Yields:
+        Whether this is rank 0.
     """
     if not communicator:
         yield True
@@ -136,10 +147,10 @@ def _all_or_none(communicator: str) -> Iterator[bool]:
         sys.stderr.flush()
         status = 130 if isinstance(error, KeyboardInterrupt) else 2
         ranks.Abort(status)
-        os._exit(status)  # where the abortion comes later, the error would be said a second time
+        os._exit(status)  # MPI may take a moment to end this process, and the error would be said twice
 
 
-def _config(files: tuple[str, ...], given: dict[str, Any]) -> Any:
+def _config(files: tuple[str, ...], given: dict[str, Any]) -> Config:
     from bridge.finetuning.config import Config
 
     phase = given["phase"]
@@ -151,7 +162,7 @@ def _config(files: tuple[str, ...], given: dict[str, Any]) -> Any:
     same = (
         "data", "output", "validation", "validation_share", "root", "heads", "freeze", "unfreeze_at", "batch_size",
         "communicator", "scale", "mean", "mirror", "workers", "max_bad", "cache", "cache_dir", "augment_cache",
-        "trunk_engine", "snapshot_every", "patience", "use_best", "half", "resume",
+        "trunk_engine", "threads", "snapshot_every", "patience", "use_best", "half", "resume",
     )  # fmt: skip
     return Config(
         files=files,
@@ -170,7 +181,8 @@ def _config(files: tuple[str, ...], given: dict[str, Any]) -> Any:
 
 
 def _with_own_net(files: tuple[str, ...], solver: str) -> tuple[str, ...]:
-    """The files, with the solver's net where they have no prototxt; only one beside the solver, or below, is taken."""
+    """The files, with the solver's net where they have no prototxt; it must be in the solver's folder or below."""
+    from bridge.caffe_files import prototxt
     from bridge.files.readers import split_files
     from bridge.finetuning.recipe import net_of
 
@@ -203,10 +215,11 @@ def _device(given: dict[str, Any]) -> str:
     return device
 
 
-def _recipe(given: dict[str, Any]) -> Any:
+def _recipe(given: dict[str, Any]) -> Recipe:
     """The solver.prototxt's recipe, or the usual one; flags that were given count more."""
     import dataclasses
 
+    from bridge.caffe_files import prototxt
     from bridge.finetuning.recipe import Recipe, read_solver
 
     if given["solver"]:

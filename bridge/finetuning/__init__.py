@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bridge.finetuning.blas import exact_arithmetic
     from bridge.finetuning.config import Config
     from bridge.finetuning.predict import classify, read_images
     from bridge.finetuning.recipe import Recipe, read_solver
     from bridge.finetuning.run import Run, finetune
 
 _HOMES = {
+    "exact_arithmetic": "bridge.finetuning.blas",
     "Config": "bridge.finetuning.config",
     "Recipe": "bridge.finetuning.recipe",
     "classify": "bridge.finetuning.predict",
@@ -19,7 +21,7 @@ _HOMES = {
     "Run": "bridge.finetuning.run",
     "finetune": "bridge.finetuning.run",
 }
-__all__ = ["Config", "Recipe", "Run", "classify", "finetune", "read_images", "read_solver"]
+__all__ = ["Config", "Recipe", "Run", "classify", "exact_arithmetic", "finetune", "read_images", "read_solver"]
 
 
 def __getattr__(name: str) -> Any:

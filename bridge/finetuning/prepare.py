@@ -1,4 +1,4 @@
-"""The net that is trained: a new head, a loss, and which layers stay as they are."""
+"""The net that is trained: the files' net with new heads, inputs in place of data layers, and a loss."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
+import bridge
 from bridge.caffe_files.inference import channels_of, training_net
 from bridge.errors import ModelError, UsageError, nearest
+from bridge.finetuning.config import Config
 from bridge.layers import build_layer
 from bridge.layers.data_source import DataSource
 from bridge.schema import Layer, Net, Shape
@@ -17,9 +20,47 @@ from bridge.schema.message import Message, Value
 LABEL = "label"
 
 
+class Prepared(NamedTuple):
+    """A net to train.
+
+    Attributes:
+        net: The net, with new heads, new layers, inputs in place of data layers, and a loss.
+        source: The data layer that it had, if it had one.
+        for_training: Whether its prototxt was made for training, so that its batch size is one to train with.
+        notes: Remarks for the user, one line each.
+    """
+
+    net: Net
+    source: DataSource | None
+    for_training: bool
+    notes: list[str]
+
+
+def prepared(config: Config) -> Prepared:
+    """The net that a run trains, by its settings.
+
+    Raises:
+        BridgeError: The files make no net, a head or a pattern fits no layer, or there is no single place for a loss.
+    """
+    heads = [Head.parse(text) for text in config.heads]
+    net = bridge.load(*config.files, **{"phase": "TRAIN", **config.reading})
+    net, new = with_new_layers(with_heads(net, heads))
+    source = data_layer(net)
+    for_training = source is not None or any(map(is_loss, net.layers))
+    net = with_loss(with_inputs(net, config.crop or config.resize))
+    fresh = [*new, *(head.name or head.layer for head in heads)]
+    notes = list(net.notes)
+    if fresh:
+        notes.append(f"new parameters, from their fillers: {', '.join(fresh)}")
+        still = [name for name in matching(net, config.freeze) if name in fresh]
+        if still:
+            notes.append(f"new parameters are frozen, and stay as their fillers made them: {', '.join(still)}")
+    return Prepared(net, source, for_training, notes)
+
+
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """``fc8=10`` or ``fc8=fc8_new:10``: a layer that gets new outputs, and perhaps a new name."""
+    """A new head, such as ``fc8=10`` or ``fc8=fc8_new:10``: a layer gets new outputs, and perhaps a new name."""
 
     layer: str
     outputs: int
@@ -27,10 +68,10 @@ class Head:
 
     @classmethod
     def parse(cls, text: str) -> Head:
-        """From the text of ``--head``.
+        """The head that ``--head`` describes.
 
         Raises:
-            UsageError: It is not of that form.
+            UsageError: The text has another form.
         """
         match = re.fullmatch(r"(?P<layer>.+?)=(?:(?P<name>.+):)?(?P<outputs>\d+)", text)
         if match is None or int(match["outputs"]) < 1:
@@ -39,11 +80,11 @@ class Head:
 
 
 def with_heads(net: Net, heads: Iterable[Head]) -> Net:
-    """The net with other numbers of outputs; the layers' blobs are left to their fillers.
+    """The net with new heads, whose blobs come from their fillers.
 
     Raises:
-        NotFoundError: There is no such layer.
-        UsageError: The layer has no ``num_output``, is named twice, or its new name is taken.
+        NotFoundError: The net has no layer of a head's name.
+        UsageError: The layer has no ``num_output``, is named twice, or its new name is that of another layer.
     """
     given: set[str] = set()
     for head in heads:
@@ -70,7 +111,11 @@ def with_heads(net: Net, heads: Iterable[Head]) -> Net:
 
 
 def with_new_layers(net: Net) -> tuple[Net, list[str]]:
-    """Layers that the weights file does not have are left to their fillers, as Caffe does; their names."""
+    """Leave layers that the weights file does not have to their fillers, as Caffe does.
+
+    Returns:
+        The net, and the names of these layers.
+    """
     new = [layer.name for layer in net.layers if layer.uncovered]
     layers = tuple(dataclasses.replace(layer, uncovered="") for layer in net.layers)
     return net.replace(layers=layers), new
@@ -79,9 +124,8 @@ def with_new_layers(net: Net) -> tuple[Net, list[str]]:
 def with_loss(net: Net) -> Net:
     """The net with a loss at its end.
 
-    A net that has losses stays as it is. In one for deployment, the Softmax at the end
-    becomes a SoftmaxWithLoss over the same scores; where there is none, one is added
-    to the net's one output.
+    A net that has losses keeps them. In a net for deployment, the Softmax at the end becomes a
+    SoftmaxWithLoss over the same scores; a net without a Softmax gets a SoftmaxWithLoss over its output.
 
     Raises:
         ModelError: There is no single place for a loss.
@@ -108,7 +152,7 @@ def _input(name: str, tops: Mapping[str, Shape]) -> Layer:
 
 
 def data_layer(net: Net) -> DataSource | None:
-    """The layer that the net's training images come from, if it has one."""
+    """The data layer that gives the net's training images, if it has one."""
     return next((layer for layer in net.layers if isinstance(layer, DataSource)), None)
 
 
@@ -117,7 +161,7 @@ def with_inputs(net: Net, size: tuple[int, int] | None) -> Net:
 
     Args:
         net: A net for training.
-        size: (height, width) of its images, where its data layer does not tell.
+        size: (height, width) of its images, where its data layer does not give it.
     """
     made = training_net(net)
     for layer in net.layers:
@@ -128,7 +172,7 @@ def with_inputs(net: Net, size: tuple[int, int] | None) -> Net:
 
 
 def with_named_losses(net: Net) -> Net:
-    """A loss without a top gets one of its own name, as Caffe gives it."""
+    """The net, in which each loss without a top has one of the layer's name, as in Caffe."""
     layers = []
     for layer in net.layers:
         if is_loss(layer) and not layer.tops:
@@ -145,10 +189,10 @@ def is_loss(layer: Layer) -> bool:
 
 
 def matching(net: Net, patterns: Iterable[str]) -> list[str]:
-    """Names of the layers that the patterns choose (``conv*``), in order.
+    """Names of the layers with parameters that match the patterns, such as ``conv*``.
 
     Raises:
-        UsageError: A pattern chooses no layer with blobs.
+        UsageError: A pattern matches no layer with parameters.
     """
     chosen: dict[str, None] = {}
     for pattern in patterns:
@@ -161,6 +205,6 @@ def matching(net: Net, patterns: Iterable[str]) -> list[str]:
 
 
 def has_parameters(layer: Layer) -> bool:
-    """Whether the layer has blobs, stored or to be filled."""
+    """Whether the layer has blobs, stored ones or ones that its fillers make."""
     roles = getattr(layer, "roles", None)
     return bool(layer.blobs) or bool(roles and roles(0))

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bridge.files.atomic import atomic
-from bridge.finetuning.logfile import read_log
 from bridge.schema import Net
 
 if TYPE_CHECKING:
-    from bridge.finetuning.objective import Judged
+    from bridge.finetuning.evaluation import Evaluation
     from bridge.finetuning.run import Run
 
 _STYLE = """
@@ -66,8 +65,8 @@ def write_report(run: Run, trained: Net, deploy: Net) -> None:
         deploy: That net in its form for inference.
     """
     folder = run.config.folder
-    log, judged = read_log(folder), run.judged
-    made = _Pictures(run, log, judged).all(trained) if _can_draw(run) else {}
+    log, judged = list(run.outcome.history), run.evaluation
+    made = _Pictures(run, log, judged).all(trained) if not can_draw() else {}
     for name, png in made.items():
         if name.endswith(".png"):
             with atomic(folder / name) as file:
@@ -76,17 +75,17 @@ def write_report(run: Run, trained: Net, deploy: Net) -> None:
         file.write(_page(run, deploy, log, judged, made).encode(errors="backslashreplace"))
 
 
-def _can_draw(run: Run) -> bool:
-    there = importlib.util.find_spec("matplotlib") is not None
-    if not there:
-        run.notes.append("no pictures: matplotlib is not installed (pip install 'weight-bridge[plot]')")
-    return there
+def can_draw() -> list[str]:
+    """A remark where pictures cannot be drawn; else empty."""
+    if importlib.util.find_spec("matplotlib") is not None:
+        return []
+    return ["no pictures: matplotlib is not installed (pip install 'weight-bridge[plot]')"]
 
 
 class _Pictures:
     """The pictures of a run: file name, or for those of the page alone another name, -> PNG."""
 
-    def __init__(self, run: Run, log: list[dict[str, Any]], judged: Judged | None) -> None:
+    def __init__(self, run: Run, log: list[dict[str, Any]], judged: Evaluation | None) -> None:
         from bridge.finetuning.products import class_names
 
         self.run, self.log, self.judged, self.names = run, log, judged, class_names(run)
@@ -96,7 +95,7 @@ class _Pictures:
 
         made: dict[str, bytes] = {}
         if self.log:
-            best = self.run.loop.state.best_epoch
+            best = self.run.outcome.best_epoch
             made["curves.png"] = pictures.curves(self.log, best=best)
             made["loss"] = pictures.curves(self.log, ("loss",), best)
             if any("accuracy" in record for record in self.log):
@@ -110,7 +109,7 @@ class _Pictures:
             made["filters.png"] = pictures.filters(*weights)
         return made
 
-    def _mistakes(self, judged: Judged) -> dict[str, bytes]:
+    def _mistakes(self, judged: Evaluation) -> dict[str, bytes]:
         from bridge.finetuning import pictures
 
         wrong = _wrong(judged)
@@ -120,7 +119,7 @@ class _Pictures:
         return {"mistakes.png": pictures.mistakes(self.run.validation.images(wrong), true, predicted)}
 
 
-def _wrong(judged: Judged) -> np.ndarray:
+def _wrong(judged: Evaluation) -> np.ndarray:
     """The first of this process's images that are misclassified."""
     wrong = np.flatnonzero(judged.true != judged.predicted)
     return wrong[wrong < judged.own][:_SHOWN]
@@ -136,7 +135,7 @@ def _first_filters(before: Net, after: Net) -> tuple[np.ndarray, np.ndarray] | N
     return None
 
 
-def _page(run: Run, deploy: Net, log: list[dict[str, Any]], judged: Judged | None, made: dict[str, bytes]) -> str:
+def _page(run: Run, deploy: Net, log: list[dict[str, Any]], judged: Evaluation | None, made: dict[str, bytes]) -> str:
     title = f"Fine-tuning of {run.net.name or 'a net'}"
     body = "\n".join(_sections(run, deploy, log, judged, made))
     return (
@@ -150,7 +149,7 @@ def _page(run: Run, deploy: Net, log: list[dict[str, Any]], judged: Judged | Non
     )
 
 
-def _verdict(log: list[dict[str, Any]], judged: Judged | None) -> str:
+def _verdict(log: list[dict[str, Any]], judged: Evaluation | None) -> str:
     if judged is None:
         return f"Training loss {log[-1]['loss']:.4f}, no validation" if log else "No step was made"
     if judged.accuracy is None:
@@ -159,7 +158,7 @@ def _verdict(log: list[dict[str, Any]], judged: Judged | None) -> str:
 
 
 def _sections(
-    run: Run, deploy: Net, log: list[dict[str, Any]], judged: Judged | None, made: dict[str, bytes]
+    run: Run, deploy: Net, log: list[dict[str, Any]], judged: Evaluation | None, made: dict[str, bytes]
 ) -> Iterator[str]:
     from bridge.finetuning.products import use
 
@@ -181,8 +180,8 @@ def _sections(
         yield "<h2>Remarks</h2><ul>" + "".join(f"<li>{escape(note)}</li>" for note in run.notes) + "</ul>"
 
 
-def _facts(run: Run, log: list[dict[str, Any]], judged: Judged | None) -> Iterator[tuple[str, str]]:
-    config, recipe, state = run.config, run.loop.recipe, run.loop.state
+def _facts(run: Run, log: list[dict[str, Any]], judged: Evaluation | None) -> Iterator[tuple[str, str]]:
+    config, recipe, outcome = run.config, run.plan.recipe, run.outcome
     yield "model", ", ".join(config.files)
     yield "data", f"{config.data}: {len(run.train)} images for training, {len(run.validation or ())} held out"
     if config.heads:
@@ -193,16 +192,15 @@ def _facts(run: Run, log: list[dict[str, Any]], judged: Judged | None) -> Iterat
     rate = f"rate {recipe.base_lr:g} ({recipe.lr_policy})"
     yield "recipe", f"{recipe.type}, {rate}{momentum}, decay {recipe.weight_decay:g}"
     epochs = log[-1]["epoch"] + 1 if log else 0
-    early = ", stopped early" if state.stopped else ""
-    images = run.loop.batches.size * recipe.iter_size * run.loop.ranks.size
-    yield "length", f"{epochs} epochs, {state.iteration} steps of {images} images{early}"
-    if state.best is not None:
-        yield "lowest validation loss", f"{state.best:.4f}, after epoch {state.best_epoch + 1}"
+    early = ", stopped early" if outcome.stopped else ""
+    yield "length", f"{epochs} epochs, {outcome.iterations} steps of {run.plan.images_per_step} images{early}"
+    if outcome.best_loss is not None:
+        yield "lowest validation loss", f"{outcome.best_loss:.4f}, after epoch {outcome.best_epoch + 1}"
     if judged is not None:
         yield "validation loss of this model", f"{judged.loss:.4f}"
 
 
-def _confusion(run: Run, judged: Judged, png: bytes) -> str:
+def _confusion(run: Run, judged: Evaluation, png: bytes) -> str:
     """The confusion matrix, as a table where it is small enough to be read."""
     from bridge.finetuning.pictures import counts
     from bridge.finetuning.products import class_names
@@ -232,7 +230,7 @@ def _cell(number: int, share: float) -> str:
     return f'<td{dark} style="--share: {share:.3f}">{number or ""}</td>'
 
 
-def _mistakes(run: Run, judged: Judged | None) -> str:
+def _mistakes(run: Run, judged: Evaluation | None) -> str:
     from bridge.finetuning.pictures import thumbnail
     from bridge.finetuning.products import class_names
 
@@ -251,7 +249,7 @@ def _mistakes(run: Run, judged: Judged | None) -> str:
     return f'{text}<div class="sheet">{"".join(made)}</div>'
 
 
-def _classes(run: Run, judged: Judged) -> Iterator[str]:
+def _classes(run: Run, judged: Evaluation) -> Iterator[str]:
     """A row per class, the worst first."""
     from bridge.finetuning.products import class_names
 
