@@ -8,10 +8,10 @@ b  the runner without a cache: frozen layers computed in each step, without grad
 c  the runner with its cache: frozen layers computed once per image
 d  the real Caffe's solver, lr_mult 0 in the frozen layers (BRIDGE_PYCAFFE_PYTHON names its interpreter)
 
-All four see as many images in as many steps. Times are wall clock of training, after files are read and the
-net is built; those of c hold the comparison of engines and the filling of the cache. c and d, which are compared
-epoch by epoch, run in turn, several times: the one with the middle time per later epoch counts. Then the runner's
-overhead: the runner against a bare Chainer loop that does the same (the same features, net and batches,
+All four see as many images in as many steps. Times are wall clock of training, after files are read, the net
+is built and the engine of the trunk is chosen; those of c hold the filling of the cache. c and d, which are
+compared epoch by epoch, run in turn, several times: the one with the middle time per later epoch counts. Then
+the runner's overhead: the runner against a bare Chainer loop that does the same (the same features, net and batches,
 momentum and weight decay, the loss and the accuracy of each step, everything saved at the end), in processor
 seconds, alternating. With --large, an AlexNet at 224 x 224 with random weights and pictures. --json FILE
 writes all of it.

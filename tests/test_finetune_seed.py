@@ -17,7 +17,7 @@ from bridge import engines
 from bridge.errors import MissingExtraError, UsageError
 from bridge.finetuning import blas
 from tests.conftest import ROOT, TRAINING, need
-from tests.finetuning import call, config, environment, log_of, run, same_bits, small_npz, trained
+from tests.finetuning import call, config, environment, log_of, need_exact, run, same_bits, small_npz, trained
 
 WIDE = """
 layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 16 dim: 1 dim: 28 dim: 28 } } }
@@ -232,9 +232,7 @@ def replayed(output: Path, exact: str, **variables: str) -> str:
 
 
 def test_a_replay_from_python_has_the_bits_of_the_command_line(tmp_path: Path) -> None:
-    need("threadpoolctl")
-    if not blas.has_kernels() or getattr(blas.loaded(), "library", "") != "openblas":
-        pytest.skip("NumPy has not OpenBLAS's kernels for Haswell here")
+    need_exact()
     folder = TRAINING / "nesterov_iter_size"
     command = call(
         "finetune", folder / "train.prototxt", folder / "start.caffemodel", "--solver", folder / "solver.prototxt",
@@ -247,9 +245,7 @@ def test_a_replay_from_python_has_the_bits_of_the_command_line(tmp_path: Path) -
 
 
 def test_a_replay_with_other_kernels_says_so_and_how_to_get_caffes(tmp_path: Path) -> None:
-    need("threadpoolctl")
-    if not blas.has_kernels() or getattr(blas.loaded(), "library", "") != "openblas":
-        pytest.skip("NumPy has not OpenBLAS's kernels for Haswell here")
+    need_exact()
     said = replayed(tmp_path / "run", "", OPENBLAS_CORETYPE="Nehalem")
     (note,) = [line for line in said.splitlines() if "matrix products" in line]
     assert "Nehalem" in note

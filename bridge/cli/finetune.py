@@ -33,20 +33,31 @@ _USUAL = {
 @options.reading
 @click.option("--data", required=True, help="A folder per class, .npz with x and y, list of files, or module:function.")
 @click.option("-o", "--output", required=True, type=click.Path(), help="Folder of the run.")
-@click.option("--validation", default="", help="Validation data; else a share of --data.")
+@click.option("--validation", default="", help="Validation data.  [default: a share of --data]")
 @click.option(
-    "--validation-share", default=0.1, show_default=True, type=click.FloatRange(0, 0.9), help="Of each class, held out."
+    "--validation-share",
+    default=0.1,
+    show_default=True,
+    type=click.FloatRange(0, 0.9),
+    help="Share of each class to hold out.",
 )
-@click.option("--class-names", type=click.Path(), help="A file with a class's name per line, where the data have none.")
-@click.option("--root", default="", type=click.Path(), help="Folder that the paths of a list are in; else its own.")
+@click.option(
+    "--class-names", type=click.Path(), help="A file with the name of a class per line, where the data have none."
+)
+@click.option(
+    "--root",
+    default="",
+    type=click.Path(),
+    help="Folder that the paths of a list start from.  [default: the list's own]",
+)
 @click.option("--head", "heads", multiple=True, metavar="LAYER=[NAME:]10", help="New outputs for a layer; repeatable.")
-@click.option("--freeze", multiple=True, metavar="PATTERN", help="Layers that stay as they are, such as 'conv*'.")
+@click.option("--freeze", multiple=True, metavar="PATTERN", help="Layers to freeze, such as 'conv*'; repeatable.")
 @click.option(
     "--unfreeze-at",
     default=-1,
     type=click.IntRange(-1),
     metavar="EPOCH",
-    help="After how many epochs frozen layers start to learn; -1 is never.",
+    help="Epoch, counted from 0, from which frozen layers are trained too; -1 is never.",
 )
 @click.option("--solver", type=click.Path(), help="A Caffe solver.prototxt as the recipe.")
 @click.option("--epochs", type=click.IntRange(1), help="[default: the solver's max_iter, or 10]")
@@ -55,31 +66,37 @@ _USUAL = {
 @click.option("--optimizer", help="One of Caffe's (SGD, Nesterov, ...) or Chainer's (AdamW, ...).")
 @click.option("--lr", type=float, help="Learning rate at the start.  [default: 0.01; 0.001 for Adam and its kin]")
 @click.option("--lr-policy", help="fixed, step, exp, inv, multistep, poly, sigmoid or cosine.")
-@click.option("--lr-mult", "lr_mults", multiple=True, metavar="PATTERN=FACTOR", help="A factor on some layers' rate.")
-@click.option("--gamma", type=float, help="For the policy.")
-@click.option("--power", type=float, help="For the policy.")
-@click.option("--stepsize", type=int, help="For the policy, in iterations.")
-@click.option("--stepvalue", multiple=True, type=int, help="For multistep; may be repeated.")
-@click.option("--warmup", default=0, type=click.IntRange(0), help="Iterations over which the rate rises.")
+@click.option(
+    "--lr-mult",
+    "lr_mults",
+    multiple=True,
+    metavar="PATTERN=FACTOR",
+    help="Factor on some layers' rate; repeatable.",
+)
+@click.option("--gamma", type=float, help="gamma of the learning-rate policy.")
+@click.option("--power", type=float, help="power of the learning-rate policy.")
+@click.option("--stepsize", type=int, help="stepsize of the learning-rate policy, in iterations.")
+@click.option("--stepvalue", multiple=True, type=int, help="Iteration at which multistep lowers the rate; repeatable.")
+@click.option("--warmup", default=0, type=click.IntRange(0), help="Iterations over which the rate rises to its start.")
 @click.option("--momentum", type=float, help="[default: 0.9, where the optimizer has one]")
 @click.option("--weight-decay", type=float, help="[default: 0.0005]")
 @click.option("--clip-gradients", type=float, help="Largest norm of all gradients together.")
 @click.option("--label-smoothing", default=0.0, type=click.FloatRange(0, 0.99))
 @click.option("--patience", default=0, type=click.IntRange(0), help="Epochs without improvement after which to stop.")
-@click.option("--use-best", is_flag=True, help="Take the epoch with the lowest validation loss.")
-@click.option("--scale", type=float, help="Factor on images, after the mean.")
+@click.option("--use-best", is_flag=True, help="The model is that of the epoch with the lowest validation loss.")
+@click.option("--scale", type=float, help="Factor on images, after the mean is subtracted.")
 @click.option("--mean", help="Mean: one number, one per channel (b,g,r), or a .binaryproto.")
 @click.option("--resize", metavar="H,W", help="Size that pictures are brought to.")
 @click.option("--crop", metavar="H,W", help="Size cut out of them.")
 @click.option("--mirror/--no-mirror", default=None, help="Flip training images at random.")
-@click.option("--swap-channels", is_flag=True, help="Turn channels round first, for arrays that are RGB.")
+@click.option("--swap-channels", is_flag=True, help="Reverse the order of channels first, for arrays that are RGB.")
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(0), help="Processes that decode pictures.")
 @click.option("--max-bad", default=0, show_default=True, type=click.IntRange(0), help="Unreadable pictures to skip.")
 @click.option("--cache/--no-cache", default=True, show_default=True, help="Compute the frozen trunk once per image.")
 @click.option("--cache-memory", default="1G", show_default=True, help="Features to keep in memory; more go to files.")
 @click.option("--cache-dir", default="", type=click.Path(), help="Keep the features there, for later runs.")
 @click.option(
-    "--augment-cache", default=0, type=click.IntRange(0), metavar="K", help="Draws of augmented images to cache."
+    "--augment-cache", default=0, type=click.IntRange(0), metavar="K", help="Augmented versions of each image to cache."
 )
 @click.option(
     "--trunk-engine",
@@ -99,8 +116,8 @@ _USUAL = {
 @click.option("--device", default=None, help="-1 is the CPU; 0 or @cupy:0 a GPU.  [default: -1]")
 @click.option("--half", is_flag=True, help="Store parameters and blobs as float16 (on a GPU).")
 @click.option("--communicator", default="", help="ChainerMN's, under mpiexec: naive, pure_nccl, ...")
-@click.option("--seed", type=click.IntRange(0), help="For order, augmentation, dropout and fillers.")
-@click.option("--resume", is_flag=True, help="Go on with the run in the folder.")
+@click.option("--seed", type=click.IntRange(0), help="Seed of order, augmentation, dropout and fillers.")
+@click.option("--resume", is_flag=True, help="Continue the run that is in the folder.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar, no remarks.")
 def finetune(files: tuple[str, ...], **given: Any) -> None:
     """Fine-tune a net on new data; writes model.onnx, model.caffemodel, model.npz, log and report."""
