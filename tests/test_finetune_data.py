@@ -252,5 +252,5 @@ def test_labels_that_are_none_of_the_nets_classes(
 
 def test_validation_images_of_another_size(tmp_path: Path) -> None:
     np.savez(tmp_path / "large.npz", x=np.zeros((8, 32, 32), np.uint8), y=np.arange(8) % 4)
-    with pytest.raises(UsageError, match=r"large\.npz: images come to 1 x 32 x 32"):
+    with pytest.raises(UsageError, match=r"large\.npz: preprocessed images are 1 x 32 x 32"):
         trained(config(tmp_path, validation=str(tmp_path / "large.npz")))
