@@ -66,7 +66,7 @@ class LayerCase:
         definition = prototxt.parse(self.prototxt)
         layer = build_layer(definition.messages("layer")[-1])
         rng = np.random.default_rng(self.seed)
-        wanted = layer.blob_shapes(*self.shapes) if hasattr(layer, "roles") else {}
+        wanted = {} if isinstance(layer, Opaque) else layer.blob_shapes(*self.shapes)
         blobs = tuple(Blob.of(self._fill(self.blobs.get(role), rng, shape)) for role, shape in wanted.items())
         raw = RawLayer("l", self.type, layer.definition, blobs)
         return assemble(RawNet("case", (raw,), reader="strategy", source="case"), definition)

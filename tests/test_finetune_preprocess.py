@@ -116,7 +116,7 @@ def test_a_mean_file_beside_the_prototxt(pictures: Path, tmp_path: Path) -> None
 
 def test_images_of_another_size_than_the_nets(tmp_path: Path) -> None:
     np.savez(tmp_path / "large.npz", x=np.zeros((40, 32, 36), np.uint8), y=np.arange(40) % 4)
-    with pytest.raises(UsageError, match=r"(?s)preprocessed images are 1 x 32 x 36, the net's input is 1 x 28 x 28.*--crop 28,28"):
+    with pytest.raises(UsageError, match=r"(?s)images are 1 x 32 x 36, the net's input is 1 x 28 x 28.*--crop 28,28"):
         trained(config(tmp_path, data=str(tmp_path / "large.npz")))
     made = trained(config(tmp_path, data=str(tmp_path / "large.npz"), crop=(28, 28), epochs=1))
     assert made.plan.preprocess.random

@@ -130,12 +130,11 @@ def test_gradient_is_the_slope(case: LayerCase) -> None:
     from types import SimpleNamespace
 
     from bridge.chain import functions as F
-    from bridge.chain.build import array_name
 
     layer, inputs = case.net().layers[-1], case.inputs()
     rng = np.random.default_rng(1)
     x = [inputs[bottom].astype(np.float64) for bottom in layer.bottoms]
-    blobs = {array_name(layer, role): blob.numpy().astype(np.float64) for role, blob in layer.blobs.entries()}
+    blobs = {layer.array_name(role): blob.numpy().astype(np.float64) for role, blob in layer.blobs.entries()}
     learned = [name for name in blobs if name not in layer.statistics]  # type: ignore[attr-defined]
     steps = [rng.standard_normal(a.shape) * (index not in case.data) for index, a in enumerate(x)]
     steps += [rng.standard_normal(blobs[name].shape) for name in learned]

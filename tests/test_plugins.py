@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import bridge
 from bridge import engines
 from bridge.caffe_files import prototxt
 from bridge.caffe_files.assemble import assemble
@@ -80,7 +81,7 @@ def test_a_file_is_run_once(tmp_path: Path) -> None:
         ("def f(:\n", "line 1: SyntaxError: "),
         ("import a_module_that_is_not_there\n", "line 1: ModuleNotFoundError: "),
         ("x = 1\n", "registers no layer type"),
-        (example().replace('"GroupNorm"', '"ReLU"'), "layer type 'ReLU' is defined twice"),
+        (example() + example(), "layer type 'GroupNorm' is defined twice"),
     ],
 )
 def test_a_file_that_fails_says_where_and_leaves_nothing(tmp_path: Path, text: str, message: str) -> None:
@@ -96,6 +97,80 @@ def test_types_that_a_failing_file_registered_are_gone(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="ZeroDivisionError"):
         load_plugin(written(tmp_path, example() + "\n1 / 0\n"))
     assert "GroupNorm" not in REGISTRY
+
+
+def test_a_plugin_may_replace_a_built_in_type_and_a_note_says_so(tmp_path: Path) -> None:
+    path = written(tmp_path, example().replace('"GroupNorm"', '"ReLU"'))
+    known = dict(REGISTRY)
+    with pytest.warns(UserWarning, match=r"layer type 'ReLU': .*GroupNorm replaces the built-in one"):
+        assert load_plugin(path) == ["ReLU"]
+    try:
+        assert REGISTRY["ReLU"].__name__ == "GroupNorm"
+        assert {name: kind for name, kind in REGISTRY.items() if name != "ReLU"} == {
+            name: kind for name, kind in known.items() if name != "ReLU"
+        }
+    finally:
+        REGISTRY.update(known)
+
+
+def saved(folder: Path, shape: tuple[int, ...], layer: str, roles: int) -> tuple[Path, Path]:
+    """A prototxt and weights of one layer of a plug-in on an input of the shape."""
+    dims = " ".join(f"dim: {extent}" for extent in shape)
+    text = f'layer {{ name: "x" type: "Input" top: "x" input_param {{ shape {{ {dims} }} }} }}\n{layer}\n'
+    (folder / "net.prototxt").write_text(text, encoding="utf-8")
+    rng = np.random.default_rng(0)
+    blobs = tuple(Blob.of(rng.standard_normal(shape[1]).astype(np.float32)) for _ in range(roles))
+    definition = prototxt.parse(text)
+    own = definition.messages("layer")[1]
+    raw = RawNet("n", (RawLayer(own.text("name"), own.text("type"), own, blobs),))
+    bridge.save(assemble(raw, definition), folder / "net.npz")
+    return folder / "net.prototxt", folder / "net.npz"
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 112, 112), (1, 32, 224, 224)])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_groupnorm_of_the_docs_is_verified_and_exported_at_any_size(
+    tmp_path: Path, shape: tuple[int, ...], groups: int
+) -> None:
+    need("onnxruntime", "chainer")
+    load_plugin(written(tmp_path, example()))
+    layer = (
+        f'layer {{ name: "norm" type: "GroupNorm" bottom: "x" top: "y" group_norm_param {{ group_num: {groups} }} }}'
+    )
+    files = saved(tmp_path, shape, layer, 2)
+    for seed in range(3):
+        report = bridge.verify(*files, seed=seed)
+        assert report.passed, str(report)
+    bridge.export_onnx(bridge.load(*files), tmp_path / "net.onnx")
+
+
+GELU = """
+from typing import Any
+
+import numpy as np
+
+from bridge.layers import ElementwiseLayer, layer_type
+
+
+@layer_type("GELU")
+class GELU(ElementwiseLayer):
+    def to_onnx(self, g: Any, *x: str) -> str:
+        half, root = g.const(np.float32(0.5)), g.const(np.float32(0.5**0.5))
+        return str(g.Mul(g.Mul(x[0], half), g.Add(g.Erf(g.Mul(x[0], root)), g.const(np.float32(1)))))
+
+    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+        return x[0] * 0.5 * (F.erf(x[0] * 0.5**0.5) + 1)
+"""
+
+
+def test_a_gelu_of_one_class_and_nothing_declared_raises_no_false_alarm(tmp_path: Path) -> None:
+    need("onnxruntime", "chainer", "scipy")
+    load_plugin(written(tmp_path, GELU))
+    files = saved(tmp_path, (2, 8, 30, 30), 'layer { name: "gelu" type: "GELU" bottom: "x" top: "y" }', 0)
+    for seed in range(10):
+        for value_range in (None, (-8, 8), (-8, -4)):
+            report = bridge.verify(*files, seed=seed, value_range=value_range)
+            assert report.passed, str(report)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def test_encode_writes_unknown_numbers_back() -> None:
 
 
 def test_generated_schema_is_what_the_proto_file_says() -> None:
-    lines = (ROOT / "bridge" / "proto" / "caffe.proto").read_text().splitlines()
+    lines = (ROOT / "bridge" / "caffe_files" / "proto" / "caffe.proto").read_text().splitlines()
     stated = [line.split("[")[0].split()[-3::2] for line in lines if line.split()[:1] in (["optional"], ["repeated"])]
     generated: list[list[str]] = []
     pending = list(caffe_pb2.DESCRIPTOR.message_types_by_name.values())

@@ -379,7 +379,7 @@ def test_an_interrupt_within_hdf5_ends_the_writing(method: str, at: int) -> None
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_process_leaves_no_litter(number: signal.Signals, target: Path) -> None:
     code = (
-        "import sys, time; from bridge.files.writers import atomic\n"
+        "import sys, time; from bridge.files.atomic import atomic\n"
         "with atomic(sys.argv[1]) as stream:\n"
         "    stream.write(b'x' * 100000); print('writing', flush=True); time.sleep(60)\n"
     )
@@ -509,8 +509,8 @@ def test_pieces_of_every_kind_of_array() -> None:
         np.zeros((0, 4), np.float32),
     ):
         expected = np.ascontiguousarray(array, "<f4").tobytes()
-        assert b"".join(writers.pieces(Blob.of(array))) == expected
-    assert b"".join(writers.pieces(Blob.of(big), np.float64)) == big.astype("<f8").tobytes()
+        assert b"".join(files.pieces(Blob.of(array))) == expected
+    assert b"".join(files.pieces(Blob.of(big), np.float64)) == big.astype("<f8").tobytes()
 
 
 @pytest.mark.slow
@@ -521,7 +521,7 @@ def test_converting_a_big_file_needs_little_memory(suffix: str, tmp_path: Path) 
     bridge.save(Net("n", (layer,)), tmp_path / "big.caffemodel")
     assert (tmp_path / "big.caffemodel").stat().st_size > 160 << 20
     code = (
-        "import resource, sys, bridge; from bridge import writers; from bridge.files.writers import npz, safetensors\n"
+        "import resource, sys, bridge; from bridge.files.writers import npz, safetensors\n"
         "net = bridge.load(sys.argv[1]); before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "bridge.save(net, sys.argv[2]); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
     )

@@ -175,7 +175,7 @@ class _Plan:
                 fills.append((part, part.shaped()))
                 rows.append(Row(name, part.role, path, "filled", _how(part, fills[-1][1])))
             except ModelError as error:
-                rows.append(Row(name, part.role, path, "mismatched", str(error.args[0])))
+                rows.append(Row(name, part.role, path, "mismatched", error.text))
         if len(fills) == len(rows):
             self.fills += fills
             self._origins.update((id(part.layer.blobs.blob(part.role).origin), name) for part, _ in fills)
@@ -206,7 +206,7 @@ def _how(part: Part, values: np.ndarray) -> str:
     """What is worth telling about a blob that fits."""
     have = part.layer.blobs.blob(part.role).shape
     told = [f"{times(have)} as {times(values.shape)}"] if have != values.shape else []
-    own, links = getattr(part.layer, "eps", None), getattr(part.link, "eps", None)
+    own, links = part.layer.attributes().get("eps"), getattr(part.link, "eps", None)
     if part.array == "avg_var" and own != links:
         told.append(f"the link's eps is {links:g}, the layer's {own:g}")
     return "; ".join(told)

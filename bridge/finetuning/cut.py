@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from bridge.errors import BridgeError
-from bridge.schema import Net, Shape
+from bridge.schema import Layer, Net
 
 
 @dataclass(frozen=True)
@@ -45,67 +44,32 @@ def find_cut(net: Net, data: str, trained: Iterable[str], frozen: Iterable[str])
     return Cut(index, blobs)
 
 
-def _unsteady(layer: Any, frozen: set[str]) -> bool:
+def _unsteady(layer: Layer, frozen: set[str]) -> bool:
     """Whether the layer's result in training is random or depends on the rest of the batch."""
-    return is_random(layer) or (_uses_batch(layer) and layer.name not in frozen)
-
-
-def is_random(layer: Any) -> bool:
-    """Whether the layer draws random numbers in training."""
-    if layer.type == "Dropout":
-        return bool(layer.dropout_ratio > 0)
-    return bool(layer.type == "Pooling" and layer.pool == "STOCHASTIC")
-
-
-def _uses_batch(layer: Any) -> bool:
-    """Whether the layer normalises by the batch's own statistics in training."""
-    if layer.type == "BatchNorm":
-        return bool(layer.use_global_stats is not True)
-    return bool(layer.type == "BN" and not layer.frozen and layer.bn_mode != "INFERENCE")
+    return layer.draws_random or (layer.uses_batch and layer.name not in frozen)
 
 
 def _handed_on(net: Net, index: int) -> tuple[str, ...]:
     """The blobs that layers before ``index`` compute and later ones read."""
-    inputs = {top for layer in net.layers if hasattr(layer, "input_shapes") for top in layer.tops}
-    written = {top for layer in net.layers[:index] for top in layer.tops}
-    read: dict[str, None] = {}
-    rewritten: set[str] = set()
-    for layer in net.layers[index:]:
-        read.update(dict.fromkeys(bottom for bottom in layer.bottoms if bottom not in rewritten))
-        rewritten.update(layer.tops)
-    computed = written - inputs
-    return tuple(blob for blob in read if blob in computed) if computed else ()
+    read = dict.fromkeys(value for values in net.flow.reads[index:] for value in values)
+    computed = [value for value in read if 0 <= value.layer < index and not net.layers[value.layer].is_input]
+    return tuple(map(net.flow.name, computed))
 
 
 def _imagewise(net: Net, index: int, data: str, blobs: Sequence[str]) -> bool:
     """Whether the trunk reads nothing but images, and gives a row per image."""
-    prefix = trunk_net(net, index)
-    if set(prefix.inputs) != {data}:
+    prefix, shape = trunk_net(net, index), net.inputs[data]
+    if set(prefix.inputs) != {data} or shape is None:
         return False
     try:
-        counts = []
-        for size in (1, 3):
-            own = net.inputs[data]
-            if own is None:
-                return False
-            shapes = final_shapes(prefix, {data: (size, *own[1:])})
-            counts.append([shapes[blob][0] for blob in blobs])
+        shapes = [prefix.flow.final_shapes({data: (size, *shape[1:])}) for size in (1, 3)]
+        return all(made[blob][0] == size for made, size in zip(shapes, (1, 3), strict=True) for blob in blobs)
     except (BridgeError, IndexError):
         return False
-    return counts == [[1] * len(blobs), [3] * len(blobs)]
-
-
-def final_shapes(net: Net, inputs: dict[str, Shape] | None = None) -> dict[str, Shape]:
-    """The shape of each blob's last value."""
-    made: dict[str, Shape] = {}
-    for layer, tops in zip(net.layers, net.infer(inputs), strict=True):
-        made.update(zip(layer.tops, tops, strict=False))
-    return made
 
 
 def trunk_net(net: Net, index: int) -> Net:
     """The layers before ``index`` as a net, without the inputs that they do not read."""
-    layers = net.layers[:index]
-    read = {bottom for layer in layers for bottom in layer.bottoms}
-    kept = tuple(layer for layer in layers if not hasattr(layer, "input_shapes") or read.intersection(layer.tops))
-    return net.replace(layers=kept)
+    read = {value.layer for values in net.flow.reads[:index] for value in values}
+    kept = [layer for place, layer in enumerate(net.layers[:index]) if not layer.is_input or place in read]
+    return net.replace(layers=tuple(kept))

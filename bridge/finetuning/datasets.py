@@ -89,5 +89,5 @@ def _remedy(net: Net, objective: Objective, labels: list[int], wanted: int) -> s
         return f"if {labels[0] if labels[0] < 0 else 255} means 'none', leave these images out"
     if labels[0] == 1 and labels[-1] == objective.classes:
         return "count classes from 0"
-    heads = [layer.name for layer in net.layers if objective.scores in layer.tops and hasattr(layer, "num_output")]
+    heads = [layer.name for layer in net.layers if objective.scores in layer.tops and layer.outputs is not None]
     return f"--head {heads[-1] if heads else 'LAYER'}={wanted} gives it a new head"

@@ -8,12 +8,9 @@ from typing import Any
 
 from bridge.chain.functions import chainer
 from bridge.errors import ModelError
-from bridge.finetuning.cut import final_shapes
-from bridge.finetuning.prepare import is_loss
 from bridge.schema import Net
 
 F = chainer.functions
-_CLASSIFIERS = ("SoftmaxWithLoss", "HingeLoss", "InfogainLoss", "MultinomialLogisticLoss")
 
 
 @dataclass(frozen=True)
@@ -66,21 +63,21 @@ def objective_of(net: Net, smoothing: float = 0.0, half: bool = False) -> Object
     weights = {
         top: weight
         for layer in net.layers
-        for top, weight in zip(layer.tops, getattr(layer, "loss_weights", ()), strict=False)
+        for top, weight in zip(layer.tops, layer.loss_weights, strict=False)
         if weight
     }
     if not weights:
         raise ModelError("the net has no loss to train", where=net.where)
     data, label = _inputs(net)
     scores = _scores(net, label)
-    classes = final_shapes(net)[scores][1] if scores else 0
+    classes = net.flow.final_shapes()[scores][1] if scores else 0
     return Objective(data, label, weights, scores, classes, smoothing, half)
 
 
 def _inputs(net: Net) -> tuple[str, str]:
     """The blobs of images and of labels."""
     inputs = net.inputs
-    labels = [bottom for layer in net.layers if is_loss(layer) for bottom in layer.bottoms[1:] if bottom in inputs]
+    labels = [bottom for layer in net.layers if layer.is_loss for bottom in layer.bottoms[1:] if bottom in inputs]
     images = [name for name, shape in inputs.items() if shape is not None and len(shape) == 4 and name not in labels]
     others = [name for name in net.inputs if name not in images]
     if len(images) != 1 or len(others) != 1:
@@ -94,7 +91,7 @@ def _inputs(net: Net) -> tuple[str, str]:
 
 def _scores(net: Net, label: str) -> str | None:
     """The class scores of the loss with the greatest weight; of several with that weight, the last one's."""
-    found = [layer for layer in net.layers if layer.type in _CLASSIFIERS and layer.bottoms[1:2] == (label,)]
+    found = [layer for layer in net.layers if layer.classifies and layer.bottoms[1:2] == (label,)]
     best = max(found, key=lambda layer: layer.loss_weights[0], default=None)
     if best is None:
         return None

@@ -140,7 +140,7 @@ def factors_of(net: Net, chain: NetChain, given: Mapping[str, float]) -> list[tu
             known = found.setdefault(id(param), (param, given_here, layer.name))[1]
             for field, value in given_here.items():
                 if known.setdefault(field, value) != value:
-                    raise ModelError(f"shares a parameter with another {field}, {known[field]:g}", where=layer.label)
+                    raise ModelError(f"shares a parameter with another {field}, {known[field]:g}", subject=layer.label)
     return [
         (param, (factors.get("lr_mult", 1.0) * own.get(name, 1.0), factors.get("decay_mult", 1.0)))
         for param, factors, name in found.values()

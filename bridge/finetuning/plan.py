@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from bridge.errors import MissingExtraError, UsageError
 from bridge.finetuning import blas, datasets, prepare, snapshot
 from bridge.finetuning.batches import Batches, Images
 from bridge.finetuning.config import Config, check_folder
-from bridge.finetuning.cut import find_cut, is_random
+from bridge.finetuning.cut import find_cut
 from bridge.finetuning.data import Data
 from bridge.finetuning.objective import Objective, objective_of
 from bridge.finetuning.optimizers import Factors, factors_of
@@ -77,10 +78,10 @@ class Plan:
         """Images of all processes that make one update."""
         return self.batches.size * self.recipe.iter_size * self.ranks.size
 
-    @property
+    @functools.cached_property
     def random(self) -> bool:
         """Whether the net draws random numbers in training."""
-        return any(map(is_random, self.net.layers))
+        return any(layer.draws_random for layer in self.net.layers)
 
     @property
     def still(self) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -13,9 +13,12 @@ from bridge.caffe_files.inference import channels_of, training_net
 from bridge.errors import ModelError, UsageError, nearest
 from bridge.finetuning.config import Config
 from bridge.layers import build_layer
+from bridge.layers.base import CaffeLayer
 from bridge.layers.data_source import DataSource
-from bridge.schema import Layer, Net, Shape
-from bridge.schema.message import Message, Value
+from bridge.layers.input import Input
+from bridge.layers.softmax_with_loss import SoftmaxWithLoss
+from bridge.schema import Blobs, Layer, Net
+from bridge.schema.message import Message
 
 LABEL = "label"
 
@@ -46,7 +49,7 @@ def prepared(config: Config) -> Prepared:
     net = bridge.load(*config.files, **{"phase": "TRAIN", **config.reading})
     net, new = with_new_layers(with_heads(net, heads))
     source = data_layer(net)
-    for_training = source is not None or any(map(is_loss, net.layers))
+    for_training = source is not None or has_loss(net)
     net = with_loss(with_inputs(net, config.crop or config.resize))
     fresh = [*new, *(head.name or head.layer for head in heads)]
     notes = list(net.notes)
@@ -96,18 +99,21 @@ def with_heads(net: Net, heads: Iterable[Head]) -> Net:
                 f"--head {head.layer}={head.name}:{head.outputs}: the net has a layer '{head.name}' already"
             )
         given.add(head.name or head.layer)
-        field = getattr(old, "message", "")
-        if not hasattr(old, "num_output"):
-            raise UsageError(f"{old.label} has no num_output to change", where=net.where)
-        definition = old.definition.copy()
-        params = definition.message(field)
-        params.set("num_output", head.outputs)
-        if "weight_filler" not in params:  # Caffe's own default, zeros, does not train in a deeper net
-            params.set("weight_filler", Message(type="xavier"))
-        definition.set("name", head.name or old.name)
-        new = build_layer(definition)
-        net = net.replace(layers=tuple(new if layer is old else layer for layer in net.layers))
+        if old.outputs is None:
+            raise UsageError("has no num_output to change", where=net.where, subject=old.label)
+        net = net.replace(layers=tuple(_with_head(old, head) if layer is old else layer for layer in net.layers))
     return net
+
+
+def _with_head(layer: Layer, head: Head) -> Layer:
+    """The layer with other outputs, without blobs."""
+    new = layer.changed(name=head.name or layer.name, blobs=Blobs(), num_output=head.outputs)
+    field, _ = new.filler("weight")
+    if not isinstance(new, CaffeLayer) or field in new.parameters():
+        return new
+    return new.with_parameters(
+        {field: Message(type="xavier")}
+    )  # Caffe's default, zeros, does not train in a deeper net
 
 
 def with_new_layers(net: Net) -> tuple[Net, list[str]]:
@@ -117,22 +123,22 @@ def with_new_layers(net: Net) -> tuple[Net, list[str]]:
         The net, and the names of these layers.
     """
     new = [layer.name for layer in net.layers if layer.uncovered]
-    layers = tuple(dataclasses.replace(layer, uncovered="") for layer in net.layers)
+    layers = tuple(layer.changed(uncovered="") for layer in net.layers)
     return net.replace(layers=layers), new
 
 
 def with_loss(net: Net) -> Net:
     """The net with a loss at its end.
 
-    A net that has losses keeps them. In a net for deployment, the Softmax at the end becomes a
-    SoftmaxWithLoss over the same scores; a net without a Softmax gets a SoftmaxWithLoss over its output.
+    A net that has losses keeps them. In a net for deployment, a softmax loss over the same scores takes the
+    place of the Softmax at the end; a net without a Softmax gets a softmax loss over its output.
 
     Raises:
         ModelError: There is no single place for a loss.
     """
-    if any(is_loss(layer) for layer in net.layers):
+    if has_loss(net):
         return with_named_losses(net)
-    tails = [layer for layer in net.layers if layer.type == "Softmax" and layer.tops[0] in net.outputs]
+    tails = [layer for layer in net.layers if layer.probabilities and layer.tops[0] in net.outputs]
     if len(tails) > 1 or (not tails and len(net.outputs) != 1):
         raise ModelError(
             f"the net has {len(net.outputs)} outputs ({', '.join(net.outputs)}), expected one Softmax to train",
@@ -140,15 +146,15 @@ def with_loss(net: Net) -> Net:
             hint="give a train prototxt with its losses",
         )
     scores = tails[0].bottoms[0] if tails else net.outputs[0]
-    definition = Message(name="loss", type="SoftmaxWithLoss", bottom=[scores, LABEL], top="loss")
+    loss = build_layer(SoftmaxWithLoss.define("loss", [scores, LABEL], ["loss"]))
     batch = next((shape[0] for shape in net.inputs.values() if shape), 1)
     kept = [layer for layer in net.layers if layer not in tails]
-    return net.replace(layers=(_input(LABEL, {LABEL: (batch,)}), *kept, build_layer(definition)))
+    return net.replace(layers=(build_layer(Input.of(LABEL, LABEL, (batch,))), *kept, loss))
 
 
-def _input(name: str, tops: Mapping[str, Shape]) -> Layer:
-    shapes: list[Value] = [Message(dim=list(shape)) for shape in tops.values()]
-    return build_layer(Message(name=name, type="Input", top=list(tops), input_param=Message(shape=shapes)))
+def has_loss(net: Net) -> bool:
+    """Whether the net has a loss to train: a top with a loss weight."""
+    return any(any(layer.loss_weights) for layer in net.layers)
 
 
 def data_layer(net: Net) -> DataSource | None:
@@ -173,19 +179,10 @@ def with_inputs(net: Net, size: tuple[int, int] | None) -> Net:
 
 def with_named_losses(net: Net) -> Net:
     """The net, in which each loss without a top has one of the layer's name, as in Caffe."""
-    layers = []
-    for layer in net.layers:
-        if is_loss(layer) and not layer.tops:
-            definition = layer.definition.copy()
-            definition.set("top", layer.name)
-            layer = build_layer(definition)
-        layers.append(layer)
-    return net.replace(layers=tuple(layers))
-
-
-def is_loss(layer: Layer) -> bool:
-    """Whether the layer's first top is a loss by its type."""
-    return bool(getattr(layer, "default_loss_weight", 0.0))
+    unnamed = [layer for layer in net.layers if not layer.tops and any(layer.loss_weights)]
+    return net.replace(
+        layers=tuple(layer.changed(tops=[layer.name]) if layer in unnamed else layer for layer in net.layers)
+    )
 
 
 def matching(net: Net, patterns: Iterable[str]) -> list[str]:
@@ -206,5 +203,4 @@ def matching(net: Net, patterns: Iterable[str]) -> list[str]:
 
 def has_parameters(layer: Layer) -> bool:
     """Whether the layer has blobs, stored ones or ones that its fillers make."""
-    roles = getattr(layer, "roles", None)
-    return bool(layer.blobs) or bool(roles and roles(0))
+    return bool(layer.blobs) or bool(layer.roles(0))

@@ -140,9 +140,8 @@ def preprocessing(
 
 def _own_size(source: DataSource | None, mean: np.ndarray) -> tuple[int, int] | None:
     """The size of whole images by the data layer or its mean image; ``None`` where neither gives it."""
-    new = getattr(source, "new_height", 0), getattr(source, "new_width", 0)
-    if all(new):
-        return new
+    if source is not None and source.picture_size is not None:
+        return source.picture_size
     return mean.shape[-2:] if mean.ndim == 3 else None
 
 

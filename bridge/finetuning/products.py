@@ -133,7 +133,7 @@ def _write_onnx(deploy: Net, path: Path) -> list[str]:
 def output_of(objective: Objective, deploy: Net) -> str:
     """The deployed net's output of class scores: their Softmax, or themselves; else its first output."""
     trained = objective.scores
-    halves = [layer.tops[0] for layer in deploy.layers if layer.type == "Softmax" and trained in layer.bottoms]
+    halves = [layer.tops[0] for layer in deploy.layers if layer.probabilities and trained in layer.bottoms]
     found = [name for name in (*halves, trained) if name in deploy.outputs]
     return [*found, *deploy.outputs][0]
 

@@ -128,7 +128,7 @@ def _wrong(judged: Evaluation) -> np.ndarray:
 def _first_filters(before: Net, after: Net) -> tuple[np.ndarray, np.ndarray] | None:
     """The first convolution's weight, where it sees grey or colour, before (where it was read) and after."""
     for old, new in zip(before.layers, after.layers, strict=True):
-        if new.type == "Convolution" and "weight" in new.blobs:
+        if new.filters and "weight" in new.blobs:
             trained = new.blobs["weight"].astype(np.float32)
             stored = old.blobs["weight"].astype(np.float32) if "weight" in old.blobs else np.zeros_like(trained)
             return (stored, trained) if trained.ndim == 4 and trained.shape[1] in (1, 3) else None

@@ -16,7 +16,7 @@ from bridge.chain.functions import chainer
 from bridge.errors import UsageError
 from bridge.finetuning.batches import Images
 from bridge.finetuning.cache import Cache, digest
-from bridge.finetuning.cut import Cut, is_random
+from bridge.finetuning.cut import Cut
 from bridge.finetuning.data import Data
 from bridge.finetuning.sources import Source
 from bridge.finetuning.trunk import Choice, Trunk, software
@@ -171,7 +171,7 @@ class _Feeder:
         below = self._stage.cut.index if self._stage.cut else 0
         later = self._plan.net.layers[below:]
         late = [layer.name for layer in later if layer.name in self._stage.frozen]
-        random = next((layer for layer in later if is_random(layer)), None)
+        random = next((layer for layer in later if layer.draws_random), None)
         if late and random is not None and self._config.cache:
             which = f"{late[0]}' to '{late[-1]}" if len(late) > 1 else late[0]
             self._say(f"frozen layers '{which}' are computed in every step, for '{random.name}' below them is random")

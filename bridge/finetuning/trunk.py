@@ -172,10 +172,8 @@ class OnnxTrunk:
         prefix = trunk_net(net, cut.index)
         shape = prefix.inputs[data] or ()
         file, graph = to_onnx_file(prefix, inputs={data: [1, *shape[1:]]}, dynamic_batch=False)
-        last: dict[str, str] = {}
-        for layer, names in zip(prefix, graph.tops, strict=True):
-            last.update(zip(layer.tops, names, strict=True))
-        self._names = {blob: last[blob] for blob in cut.blobs}
+        last = prefix.flow.last
+        self._names = {blob: graph.tops[last[blob].layer][last[blob].top] for blob in cut.blobs}
         if not all(self._names.values()):
             raise UnsupportedLayerError("a blob that the trunk hands on has no value of its own in the model")
         shown = [name for name in self._names.values() if name not in graph.outputs]

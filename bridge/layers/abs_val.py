@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.layers.base import NeuronLayer, layer_type
+from bridge.layers.base import ElementwiseLayer, layer_type
 
 
 @layer_type("AbsVal")
-class AbsVal(NeuronLayer):
+class AbsVal(ElementwiseLayer):
     """``|x|``.
 
     Source: absval_layer.cpp; ONNX ``Abs``.
     """
+
+    rounds_near_one = False
 
     def to_onnx(self, g: Any, *x: str) -> str:
         return str(g.Abs(x[0]))

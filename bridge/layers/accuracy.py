@@ -22,6 +22,8 @@ class Accuracy(CaffeLayer):
     Source: caffe.proto ``AccuracyParameter``, accuracy_layer.cpp.
     """
 
+    float16_safe = True
+    rounds_near_one = False
     message = "accuracy_param"
     training_only = True
     bottom_count = (2, 2)

@@ -21,6 +21,9 @@ class ArgMax(CaffeLayer):
     Source: caffe.proto ``ArgMaxParameter``, argmax_layer.cpp; ONNX ``ArgMax``, ``TopK``.
     """
 
+    adds_many = False
+    chooses = True
+    rounds_near_one = False
     message = "argmax_param"
     bottom_count = (1, 1)
     top_count = (1, 1)

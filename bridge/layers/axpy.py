@@ -15,6 +15,10 @@ class Axpy(CaffeLayer):
     Source: axpy_layer.cpp of SENet; ONNX ``Mul``, ``Add``; Hu et al., Squeeze-and-excitation networks, 2018.
     """
 
+    adds_many = False
+    float16_safe = True
+    rounds_near_one = False
+
     bottom_count = (3, 3)
     top_count = (1, 1)
 

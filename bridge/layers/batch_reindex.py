@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.layers.base import CaffeLayer, layer_type
+from bridge.layers.base import MovingLayer, layer_type
 from bridge.schema import Shape
+from bridge.schema.hooks import Fill
 
 
 @layer_type("BatchReindex")
-class BatchReindex(CaffeLayer):
+class BatchReindex(MovingLayer):
     """Sample ``i`` of the top is the sample of bottom 0 that bottom 1 (one axis) names at ``i``.
 
     Source: batch_reindex_layer.cpp; ONNX ``Gather``.
@@ -17,6 +18,10 @@ class BatchReindex(CaffeLayer):
 
     bottom_count = (2, 2)
     top_count = (1, 1)
+
+    def fill(self, bottom: int) -> Fill | None:
+        """Places in the batch of the first bottom."""
+        return (lambda rng, shape, shapes: rng.integers(0, (shapes[0] or (1,))[0], shape)) if bottom == 1 else None
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if len(bottoms[1]) != 1 or not bottoms[0]:

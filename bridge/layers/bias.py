@@ -23,6 +23,8 @@ class Bias(BroadcastLayer):
     Source: caffe.proto ``BiasParameter``, bias_layer.cpp; ONNX ``Add``.
     """
 
+    float16_safe = True
+    rounds_near_one = False
     message = "bias_param"
     ignored = frozenset({"filler"})
     filler_fields = {"bias": "filler"}
@@ -35,6 +37,9 @@ class Bias(BroadcastLayer):
 
     def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:
         return {role: self.operand_shape(*bottoms) for role in self.roles(0)}
+
+    def sum_terms(self, *bottoms: Shape) -> int | None:
+        return 2
 
     def to_onnx(self, g: Any, *x: str) -> str:
         return str(g.Add(x[0], self.onnx_operand(g, "bias", *x)))

@@ -32,6 +32,8 @@ class BN(CaffeLayer):
     Source: caffe.proto ``BNParameter``, bn_layer.cpp of PSPNet, TSN and SegNet; ONNX ``BatchNormalization``.
     """
 
+    float16_safe = True
+    rounds_near_one = False
     message = "bn_param"
     ignored = frozenset({"slope_filler", "bias_filler", "scale_filler", "shift_filler", "engine"})
     bottom_count = (1, 1)
@@ -70,6 +72,22 @@ class BN(CaffeLayer):
     def filler_fields(self) -> dict[str, str]:  # type: ignore[override]
         old = self.bn_mode or "scale_filler" in self.definition.message(self.message)
         return {"gamma": "scale_filler", "beta": "shift_filler"} if old else {"gamma": "slope_filler"}
+
+    @property
+    def by_batch(self) -> bool:
+        """Whether the batch's own statistics count at test time."""
+        return self.bn_mode != "INFERENCE" and not ("mean" in self.blobs and self.stored)
+
+    @property
+    def needs_float32(self) -> bool:
+        return self.by_batch  # it squares what it is given
+
+    @property
+    def uses_batch(self) -> bool:
+        return not self.frozen and self.bn_mode != "INFERENCE"
+
+    def summed_axes(self, rank: int) -> Shape:
+        return (0, *range(2, rank)) if self.by_batch else ()
 
     def roles(self, stored: int) -> tuple[str, ...]:
         two = stored == 2 if stored else bool(self.bn_mode)

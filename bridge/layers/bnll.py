@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.layers.base import NeuronLayer, layer_type
+from bridge.layers.base import ElementwiseLayer, layer_type
 
 
 @layer_type("BNLL")
-class BNLL(NeuronLayer):
+class BNLL(ElementwiseLayer):
     """``log(1 + exp(x))``, the binomial normal log likelihood.
 
     Source: bnll_layer.cpp; ONNX ``Softplus``.

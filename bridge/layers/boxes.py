@@ -1,10 +1,13 @@
-"""Steps that the box-predicting layers share when they are lowered to ONNX."""
+"""What the layers of boxes share: steps of their lowering to ONNX, and random regions."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from bridge.schema import Shape
 
 LOWEST = np.finfo(np.float32).min
 """The score of a box that is out."""
@@ -69,3 +72,11 @@ def round_half_away(g: Any, x: str) -> str:
     whole = g.Floor(size)
     up = g.Cast(g.GreaterOrEqual(g.Sub(size, whole), g.const(np.float32(0.5))), to=1)
     return str(g.Mul(g.Sign(x), g.Add(whole, up)))
+
+
+def random_regions(rng: np.random.Generator, shape: Shape, shapes: Sequence[Shape | None]) -> np.ndarray:
+    """Regions (R, 5): image of the batch, left, top, right, bottom, in pixels."""
+    regions = rng.uniform(0, 100, shape)
+    regions[..., 0] = 0
+    regions[..., 3:5] += regions[..., 1:3]
+    return np.rint(regions)

@@ -6,16 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from bridge.layers.base import NeuronLayer, layer_type
+from bridge.layers.base import ElementwiseLayer, layer_type
 
 
 @layer_type("Clip")
-class Clip(NeuronLayer):
+class Clip(ElementwiseLayer):
     """``max(min, min(x, max))``.
 
     Source: caffe.proto ``ClipParameter``, clip_layer.cpp; ONNX ``Clip``.
     """
 
+    rounds_near_one = False
     message = "clip_param"
 
     min: float

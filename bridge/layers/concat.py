@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.layers.base import MANY, CaffeLayer, Params, canonical_axis, layer_type
+from bridge.layers.base import MANY, MovingLayer, Params, canonical_axis, layer_type
 from bridge.schema import Shape, times
 
 
 @layer_type("Concat")
-class Concat(CaffeLayer):
+class Concat(MovingLayer):
     """The bottoms one after the other along ``axis`` (``concat_dim`` in old files).
 
     Source: caffe.proto ``ConcatParameter``, concat_layer.cpp; ONNX ``Concat``.
@@ -26,6 +26,10 @@ class Concat(CaffeLayer):
         if "axis" in p and "concat_dim" in p:
             raise p.fail("has both 'axis' and 'concat_dim', expected one of them")
         return {"axis": p.read("axis", int, p.read("concat_dim", int, 1))}
+
+    @property
+    def shares_memory(self) -> bool:
+        return len(self.bottoms) == 1
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         first = bottoms[0]

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from bridge.layers.base import CaffeLayer, layer_type
+from bridge.layers.base import MovingLayer, layer_type
 from bridge.schema import Shape
 
 
 @layer_type("ContinuationIndicator")
-class ContinuationIndicator(CaffeLayer):
+class ContinuationIndicator(MovingLayer):
     """(T, N) of 1, but for the first step, which is 0.
 
     Attributes:

@@ -26,6 +26,10 @@ class Convolution(CaffeLayer):
     Source: caffe.proto ``ConvolutionParameter``, base_conv_layer.cpp; ONNX ``Conv``.
     """
 
+    float16_safe = True
+    flat_weight = True
+    filters = True
+    rounds_near_one = False
     message = "convolution_param"
     ignored = frozenset({"engine", "weight_filler", "bias_filler", "force_nd_im2col"})
     bottom_count = (1, MANY)
@@ -65,6 +69,17 @@ class Convolution(CaffeLayer):
         """The first two extents of the weight, for an input of ``channels``."""
         return (self.num_output, channels // self.group)
 
+    def sum_terms(self, *bottoms: Shape) -> int | None:
+        return self.blobs.blob("weight").size // self.num_output + 1
+
+    @property
+    def outputs(self) -> int | None:
+        return self.num_output
+
+    @property
+    def input_channels(self) -> int | None:
+        return self.blobs.blob("weight").shape[1] * self.group if "weight" in self.blobs else None
+
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         bottom = same_shapes(self, bottoms)
         if len(self.tops) not in (0, len(bottoms)):
@@ -73,7 +88,7 @@ class Convolution(CaffeLayer):
         out = tuple(map(self.out_extent, space, *self.window(len(space))))
         if min(out, default=1) < 1:
             kernel, _, pad, _ = self.window(len(space))
-            raise self.fail(f"kernel {kernel} does not fit the input {space}, padded by {pad}")
+            raise self.fail(f"kernel {kernel} does not fit the input {space}, padded by {pad}", rule="kernel")
         return ((*bottom[: len(bottom) - len(space) - 1], self.num_output, *out),) * len(bottoms)
 
     @staticmethod
@@ -91,7 +106,7 @@ class Convolution(CaffeLayer):
         """Channels and spatial extents of a bottom."""
         axis = canonical_axis(self.axis, len(bottom), self)
         if bottom[axis] % self.group:
-            raise self.fail(f"{bottom[axis]} input channels do not divide into {self.group} groups")
+            raise self.fail(f"{bottom[axis]} input channels do not divide into {self.group} groups", rule="group")
         return bottom[axis], tuple(bottom[axis + 1 :])
 
     def window(self, rank: int) -> tuple[Shape, Shape, Shape, Shape]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.layers.base import CaffeLayer, canonical_axis, layer_type
+from bridge.layers.base import MovingLayer, canonical_axis, layer_type
 from bridge.schema import Shape
 
 
 @layer_type("Crop")
-class Crop(CaffeLayer):
+class Crop(MovingLayer):
     """Cuts the first bottom to the extents of the second, in every axis from ``axis`` on.
 
     Attributes:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.layers.base import CaffeLayer, Params, layer_type
+from bridge.layers.base import MovingLayer, Params, layer_type
 from bridge.schema import Shape, times
 
 
 @layer_type("CropCenter")
-class CropCenter(CaffeLayer):
+class CropCenter(MovingLayer):
     """Each axis loses ``crop_size`` of that axis at its start and as much at its end.
 
     Source: crop_center_layer.cpp of lltcggie's Caffe; ONNX ``Slice``.

@@ -35,6 +35,9 @@ class DetectionOutput(CaffeLayer):
     ONNX ``NonMaxSuppression``, ``TopK``.
     """
 
+    adds_many = False
+    chooses = True
+    rounds_near_one = False
     message = "detection_output_param"
     enum_start = 1
     bottom_count = (3, 3)

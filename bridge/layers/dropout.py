@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.layers.base import NeuronLayer, Params, layer_type
+from bridge.layers.base import ElementwiseLayer, Params, layer_type
 
 
 @layer_type("Dropout")
-class Dropout(NeuronLayer):
+class Dropout(ElementwiseLayer):
     """In training, zeroes values with ``dropout_ratio`` and scales the rest up; then nothing.
 
     Source: caffe.proto ``DropoutParameter``, dropout_layer.cpp.
     """
 
+    rounds_near_one = False
     message = "dropout_param"
     ignored = frozenset({"engine"})
 
@@ -25,6 +26,12 @@ class Dropout(NeuronLayer):
         if not 0 <= values["dropout_ratio"] < 1:
             raise p.fail(f"parameter 'dropout_ratio' is {values['dropout_ratio']:g}, expected 0 to below 1")
         return values
+
+    copies = True
+
+    @property
+    def draws_random(self) -> bool:
+        return self.dropout_ratio > 0
 
     def to_onnx(self, g: Any, *x: str) -> str:
         return x[0]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bridge.layers.base import MANY, CaffeLayer, layer_type, same_shapes
-from bridge.schema import Shape
+from bridge.schema import Layer, Shape
 
 
 @layer_type("Eltwise")
@@ -20,6 +20,8 @@ class Eltwise(CaffeLayer):
     Source: caffe.proto ``EltwiseParameter``, eltwise_layer.cpp; ONNX ``Mul``, ``Add``, ``Max``.
     """
 
+    float16_safe = True
+    rounds_near_one = False
     message = "eltwise_param"
     ignored = frozenset({"stable_prod_grad"})
 
@@ -28,6 +30,12 @@ class Eltwise(CaffeLayer):
 
     operation: Literal["PROD", "SUM", "MAX"] = "SUM"
     coeff: tuple[float, ...] = ()
+
+    def sum_terms(self, *bottoms: Shape) -> int | None:
+        return len(bottoms)
+
+    def magnitudes(self) -> Layer:
+        return self.changed(coeff=[abs(c) for c in self.coeff])
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if self.coeff and len(self.coeff) != len(bottoms):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.layers.base import NeuronLayer, layer_type
+from bridge.layers.base import ElementwiseLayer, layer_type
 
 
 @layer_type("ELU")
-class ELU(NeuronLayer):
+class ELU(ElementwiseLayer):
     """``x`` where it is positive, ``alpha (exp(x) - 1)`` elsewhere.
 
     Source: caffe.proto ``ELUParameter``, elu_layer.cpp; ONNX ``Elu``.

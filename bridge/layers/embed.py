@@ -6,6 +6,7 @@ from typing import Any
 
 from bridge.layers.base import CaffeLayer, Params, layer_type
 from bridge.schema import Shape
+from bridge.schema.hooks import Fill
 
 
 @layer_type("Embed")
@@ -22,6 +23,8 @@ class Embed(CaffeLayer):
     Source: caffe.proto ``EmbedParameter``, embed_layer.cpp; ONNX ``Gather``.
     """
 
+    float16_safe = True
+    rounds_near_one = False
     message = "embed_param"
     ignored = frozenset({"weight_filler", "bias_filler"})
     ranks = {"weight": 2, "bias": 1}
@@ -46,6 +49,16 @@ class Embed(CaffeLayer):
     def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:
         shapes: dict[str, Shape] = {"weight": (self.input_dim, self.num_output), "bias": (self.num_output,)}
         return {role: shapes[role] for role in self.roles(0)}
+
+    def sum_terms(self, *bottoms: Shape) -> int | None:
+        return 2  # a row and the bias
+
+    @property
+    def outputs(self) -> int | None:
+        return self.num_output
+
+    def fill(self, bottom: int) -> Fill | None:
+        return lambda rng, shape, _: rng.integers(0, self.input_dim, shape)
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         return ((*bottoms[0], self.num_output),)

@@ -6,16 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from bridge.layers.base import NeuronLayer, Params, layer_type
+from bridge.layers.base import ElementwiseLayer, Params, layer_type
 
 
 @layer_type("Exp")
-class Exp(NeuronLayer):
+class Exp(ElementwiseLayer):
     """``base ^ (shift + scale x)``; a base of -1 stands for e.
 
     Source: caffe.proto ``ExpParameter``, exp_layer.cpp; ONNX ``Mul``, ``Exp``.
     """
 
+    rounds_near_one = False
     message = "exp_param"
 
     base: float = -1.0

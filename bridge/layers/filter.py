@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.layers.base import MANY, CaffeLayer, layer_type
+from bridge.layers.base import MANY, MovingLayer, layer_type
 from bridge.schema import Shape, times
+from bridge.schema.hooks import Fill
 
 
 @layer_type("Filter")
-class Filter(CaffeLayer):
+class Filter(MovingLayer):
     """Of every bottom but the last, the samples where the last bottom, one number per sample, is not 0.
 
     How many there are depends on the values, so the tops' first extent stays open.
@@ -25,6 +26,9 @@ class Filter(CaffeLayer):
         super().check_wiring()
         if len(self.tops) != len(self.bottoms) - 1:
             raise self.fail(f"has {len(self.tops)} tops, expected {len(self.bottoms) - 1}: one per bottom but the last")
+
+    def fill(self, bottom: int) -> Fill | None:
+        return (lambda rng, shape, _: rng.integers(0, 2, shape)) if bottom == len(self.bottoms) - 1 else None
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         *picked, selector = bottoms

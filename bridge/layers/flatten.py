@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.layers.base import CaffeLayer, canonical_axis, layer_type
+from bridge.layers.base import MovingLayer, canonical_axis, layer_type
 from bridge.schema import Shape, count
 
 
 @layer_type("Flatten")
-class Flatten(CaffeLayer):
+class Flatten(MovingLayer):
     """The axes ``axis`` to ``end_axis``, that one included, become one.
 
     Source: caffe.proto ``FlattenParameter``, flatten_layer.cpp; ONNX ``Flatten``, ``Reshape``.
@@ -30,6 +30,10 @@ class Flatten(CaffeLayer):
         if stop < start:
             raise self.fail(f"end_axis {self.end_axis} lies before axis {self.axis}")
         return start, stop
+
+    @property
+    def shares_memory(self) -> bool:
+        return True
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         start, stop = self._range(len(bottoms[0]))

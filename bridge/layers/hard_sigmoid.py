@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.layers.base import NeuronLayer, layer_type
+from bridge.layers.base import ElementwiseLayer, layer_type
 
 
 @layer_type("HardSigmoid")
-class HardSigmoid(NeuronLayer):
+class HardSigmoid(ElementwiseLayer):
     """``max(0, min(1, alpha x + beta))``.
 
     Source: hardsigmoid_layer.cpp, hard_sigmoid_layer.cpp of several forks; ONNX ``HardSigmoid``.
     """
 
+    rounds_near_one = False
     message = "hardsigmoid_param"
     aliases = ("hard_sigmoid_param",)
     ignored = frozenset({"engine"})

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.layers.base import NeuronLayer, layer_type
+from bridge.layers.base import ElementwiseLayer, layer_type
 
 
 @layer_type("HardSwish")
-class HardSwish(NeuronLayer):
+class HardSwish(ElementwiseLayer):
     """``x max(0, min(1, x / 6 + 1 / 2))``.
 
     Source: hard_swish_layer.cpp, hardswish_layer.cpp of several forks; Howard et al.,
     Searching for MobileNetV3, 2019; ONNX ``HardSigmoid``, ``Mul`` (``HardSwish`` from opset 14 on).
     """
 
+    rounds_near_one = False
     message = "hardswish_param"
     ignored = frozenset({"engine"})
 

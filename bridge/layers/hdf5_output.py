@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.layers.base import CaffeLayer, layer_type
+from bridge.layers.base import MovingLayer, layer_type
 from bridge.schema import Shape
 
 
 @layer_type("HDF5Output")
-class HDF5Output(CaffeLayer):
+class HDF5Output(MovingLayer):
     """Writes data and labels to a file. Nothing is written here: the layer is known, and does nothing.
 
     Attributes:

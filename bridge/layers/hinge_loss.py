@@ -19,6 +19,7 @@ class HingeLoss(Loss):
     Source: caffe.proto ``HingeLossParameter``, hinge_loss_layer.cpp.
     """
 
+    classifies = True
     message = "hinge_loss_param"
     enum_start = 1
 

@@ -48,7 +48,7 @@ class Im2col(Convolution):
         """The convolution's weight (channels x kernel, 1, kernel...) float32."""
         kernel = self.window(rank)[0]
         if channels * count(kernel) ** 2 > MOST_VALUES:
-            raise UnsupportedLayerError(f"kernel {times(kernel)} is too large to be a convolution", where=self.label)
+            raise UnsupportedLayerError(f"kernel {times(kernel)} is too large to be a convolution", subject=self.label)
         places = np.eye(count(kernel), dtype=np.float32).reshape(-1, 1, *kernel)
         return np.tile(places, (channels, *[1] * (places.ndim - 1)))
 
@@ -57,6 +57,15 @@ class Im2col(Convolution):
         if axis + 1 >= rank:
             raise self.fail(f"the input has {rank} axes, expected some behind axis {axis}")
         return axis
+
+    adds_many = False
+
+    def sum_terms(self, *bottoms: Shape) -> int | None:
+        return None
+
+    @property
+    def input_channels(self) -> int | None:
+        return None
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         (bottom,) = bottoms

@@ -24,6 +24,7 @@ class InfogainLoss(NormalizedLoss):
     Source: caffe.proto ``InfogainLossParameter``, infogain_loss_layer.cpp.
     """
 
+    classifies = True
     message = "infogain_loss_param"
     bottom_count = (2, 3)
     top_count = (0, 2)
@@ -45,7 +46,7 @@ class InfogainLoss(NormalizedLoss):
     def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
         if len(x) < 3:
             raise UnsupportedLayerError(
-                f"the matrix in '{self.source}' is not read", where=self.label, hint="feed it as a third bottom"
+                f"the matrix in '{self.source}' is not read", subject=self.label, hint="feed it as a third bottom"
             )
         loss = F.infogain_loss(*x, self)
         return (loss, F.softmax(x[0], axis=self.axis)) if len(self.tops) > 1 else loss

@@ -24,6 +24,9 @@ class InnerProduct(CaffeLayer):
     Source: caffe.proto ``InnerProductParameter``, inner_product_layer.cpp; ONNX ``Gemm``, ``MatMul``.
     """
 
+    float16_safe = True
+    flat_weight = True
+    rounds_near_one = False
     message = "inner_product_param"
     ignored = frozenset({"weight_filler", "bias_filler", "engine"})
     ranks = {"weight": 2, "bias": 1}
@@ -49,6 +52,17 @@ class InnerProduct(CaffeLayer):
         inner = count(bottoms[0][canonical_axis(self.axis, len(bottoms[0]), self) :])
         weight = (inner, self.num_output) if self.transpose else (self.num_output, inner)
         return {"weight": weight, **({"bias": (self.num_output,)} if self.bias_term else {})}
+
+    def sum_terms(self, *bottoms: Shape) -> int | None:
+        return self.blobs.blob("weight").size // self.num_output + 1
+
+    @property
+    def outputs(self) -> int | None:
+        return self.num_output
+
+    @property
+    def weight_transposed(self) -> bool:
+        return self.transpose
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         axis = canonical_axis(self.axis, len(bottoms[0]), self)

@@ -26,6 +26,9 @@ class Interp(CaffeLayer):
     Source: caffe.proto ``InterpParameter``, interp_layer.cpp of DeepLab; ONNX ``Resize`` (align_corners).
     """
 
+    adds_many = False
+    float16_safe = True
+    rounds_near_one = False
     message = "interp_param"
     bottom_count = (1, 1)
     top_count = (1, 1)
@@ -52,6 +55,9 @@ class Interp(CaffeLayer):
         if max(values["pad_beg"], values["pad_end"]) > 0:
             raise p.fail(f"pad_beg {values['pad_beg']} and pad_end {values['pad_end']} must not be positive")
         return values
+
+    def position_extent(self, *bottoms: Shape) -> int:
+        return max(bottoms[0][2:])
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if len(bottoms[0]) != 4:

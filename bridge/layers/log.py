@@ -6,17 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from bridge.layers.base import NeuronLayer, Params, layer_type
+from bridge.layers.base import ElementwiseLayer, Params, layer_type
 from bridge.layers.exp import check_base
 
 
 @layer_type("Log")
-class Log(NeuronLayer):
+class Log(ElementwiseLayer):
     """``log(shift + scale x)`` to ``base``; a base of -1 stands for e.
 
     Source: caffe.proto ``LogParameter``, log_layer.cpp; ONNX ``Mul``, ``Add``, ``Log``.
     """
 
+    rounds_near_one = False
     message = "log_param"
 
     base: float = -1.0

@@ -22,6 +22,8 @@ class LRN(NeuronLayer):
     Krizhevsky et al., ImageNet classification with deep convolutional networks, 2012.
     """
 
+    adds_many = False
+    rounds_near_one = False
     message = "lrn_param"
     ignored = frozenset({"engine"})
 
@@ -46,7 +48,7 @@ class LRN(NeuronLayer):
     def to_onnx(self, g: Any, *x: str) -> str:
         if self.norm_region == "ACROSS_CHANNELS":
             if min(self.alpha, self.beta) <= 0:
-                raise UnsupportedLayerError("ONNX's LRN wants alpha and beta greater than 0", where=self.label)
+                raise UnsupportedLayerError("ONNX's LRN wants alpha and beta greater than 0", subject=self.label)
             return str(g.LRN(x[0], alpha=self.alpha, beta=self.beta, bias=self.k, size=self.local_size))
         n, pad = self.local_size, (self.local_size - 1) // 2
         mean = g.AveragePool(g.Mul(x[0], x[0]), kernel_shape=(n, n), pads=(pad,) * 4, count_include_pad=1)

@@ -21,6 +21,9 @@ class LSTM(Recurrent):
     Source: caffe.proto ``RecurrentParameter``, lstm_layer.cpp, lstm_unit_layer.cpp.
     """
 
+    adds_many = False
+    float16_safe = True
+
     ranks = {"weight": 2, "bias": 1, "static_weight": 2, "hidden_weight": 2}
     states = 2
 

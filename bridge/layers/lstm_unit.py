@@ -19,6 +19,9 @@ class LSTMUnit(CaffeLayer):
     Source: lstm_unit_layer.cpp.
     """
 
+    adds_many = False
+    float16_safe = True
+
     bottom_count = (3, 3)
     top_count = (2, 2)
 

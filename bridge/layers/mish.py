@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.layers.base import NeuronLayer, layer_type
+from bridge.layers.base import ElementwiseLayer, layer_type
 
 
 @layer_type("Mish")
-class Mish(NeuronLayer):
+class Mish(ElementwiseLayer):
     """``x tanh(log(1 + exp(x)))``.
 
     Source: mish_layer.cpp of several forks; Misra, Mish: a self regularized non-monotonic

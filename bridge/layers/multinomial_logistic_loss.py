@@ -16,6 +16,8 @@ class MultinomialLogisticLoss(Loss):
     Source: multinomial_logistic_loss_layer.cpp.
     """
 
+    classifies = True
+
     def check_bottoms(self, *bottoms: Shape) -> None:
         self.check_labels(bottoms[0], bottoms[1], bottoms[0][0])
 

@@ -24,6 +24,7 @@ class MVN(NeuronLayer):
     Source: caffe.proto ``MVNParameter``, mvn_layer.cpp; ONNX ``ReduceMean``, ``Sub``, ``Sqrt``, ``Div``.
     """
 
+    rounds_near_one = False
     message = "mvn_param"
 
     normalize_variance: bool = True

@@ -29,6 +29,7 @@ class Normalize(CaffeLayer):
     caffe-windows, l2_normalization_layer.cpp of compact bilinear pooling.
     """
 
+    rounds_near_one = False
     message = "norm_param"
     bottom_count = (1, 1)
     top_count = (1, 1)
@@ -43,7 +44,7 @@ class Normalize(CaffeLayer):
         scaled = self.type == "Normalize" and (stored > 0 or self.message in self.definition)
         return ("scale",) if scaled else ()
 
-    def with_blobs(self, blobs: Sequence[Blob]) -> CaffeLayer:
+    def with_blobs(self, blobs: Sequence[Blob]) -> Normalize:
         if self.channel_shared and len(blobs) == 1 and blobs[0].size == 1:
             blobs = [blobs[0].reshaped(())]
         return super().with_blobs(blobs)

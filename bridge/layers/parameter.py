@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.layers.base import CaffeLayer, Params, layer_type
+from bridge.layers.base import MovingLayer, Params, layer_type
 from bridge.schema import Shape
-from bridge.schema.message import Message
 
 
 @layer_type("Parameter")
-class Parameter(CaffeLayer):
+class Parameter(MovingLayer):
     """The top is the layer's own blob, which training may change.
 
     Blobs: ``weight`` (``shape``).
@@ -29,9 +28,7 @@ class Parameter(CaffeLayer):
 
     @classmethod
     def read(cls, p: Params) -> dict[str, Any]:
-        shape = Params(p.read("shape", Message, Message()), cls, "")
-        shape.where = p.where
-        dims = shape.read("dim", tuple[int, ...], ())
+        dims = p.inner("shape").read("dim", tuple[int, ...], ())
         if any(dim < 0 for dim in dims):
             raise p.fail(f"shape {dims} is not a list of extents")
         return {"shape": dims}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.layers.base import CaffeLayer, layer_type
+from bridge.layers.base import MovingLayer, layer_type
 from bridge.schema import Shape, times
 
 
 @layer_type("Permute")
-class Permute(CaffeLayer):
+class Permute(MovingLayer):
     """Axis ``i`` of the top is axis ``order[i]`` of the bottom; axes that are not named follow in order.
 
     Source: caffe.proto ``PermuteParameter``, permute_layer.cpp of SSD; ONNX ``Transpose``.

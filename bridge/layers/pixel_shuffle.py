@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.layers.base import CaffeLayer, Params, layer_type
+from bridge.layers.base import MovingLayer, Params, layer_type
 from bridge.schema import Shape, times
 
 
 @layer_type("PixelShuffle")
-class PixelShuffle(CaffeLayer):
+class PixelShuffle(MovingLayer):
     """``y[c, r h + i, r w + j] = x[c r^2 + i r + j, h, w]`` with ``r`` the ``upscale_factor``.
 
     Source: caffe.proto ``PixelShuffleParameter``; ONNX ``DepthToSpace`` (CRD); Shi et al., Real-time single

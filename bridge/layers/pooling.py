@@ -35,6 +35,9 @@ class Pooling(CaffeLayer):
     ``MaxPool``, ``AveragePool``.
     """
 
+    adds_many = False
+    float16_safe = True
+    rounds_near_one = False
     message = "pooling_param"
     ignored = frozenset({"engine"})
     bottom_count = (1, 1)
@@ -74,6 +77,13 @@ class Pooling(CaffeLayer):
         """Whether a stride is larger than its kernel, so that windows can be empty."""
         return not self.global_pooling and any(s > k for k, s in zip(self.kernel_size, self.stride, strict=True))
 
+    @property
+    def draws_random(self) -> bool:
+        return self.pool == "STOCHASTIC"
+
+    def sum_terms(self, *bottoms: Shape) -> int | None:
+        return count(self.window(bottoms[0][2:])[0]) if self.pool == "AVE" else None
+
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if len(bottoms[0]) != 4:
             raise self.fail(f"the input has {len(bottoms[0])} axes, expected 4")
@@ -82,7 +92,9 @@ class Pooling(CaffeLayer):
         axes = self.axes(bottoms[0][2:])
         for axis in axes:
             if axis.count < 1:
-                raise self.fail(f"kernel {axis.kernel} does not fit the input {axis.extent}, padded by {axis.pad}")
+                raise self.fail(
+                    f"kernel {axis.kernel} does not fit the input {axis.extent}, padded by {axis.pad}", rule="kernel"
+                )
         return ((*bottoms[0][:2], *(axis.count for axis in axes)),) * max(1, len(self.tops))
 
     def to_onnx(self, g: Any, *x: str) -> Any:

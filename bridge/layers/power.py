@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from bridge.layers.base import NeuronLayer, layer_type
+from bridge.layers.base import ElementwiseLayer, layer_type
 
 
 @layer_type("Power")
-class Power(NeuronLayer):
+class Power(ElementwiseLayer):
     """``(shift + scale x) ^ power``.
 
     Where ``power`` or ``scale`` is 0, the result is one number, whatever ``x`` is.
@@ -18,6 +18,7 @@ class Power(NeuronLayer):
     Source: caffe.proto ``PowerParameter``, power_layer.cpp; ONNX ``Mul``, ``Add``, ``Pow``.
     """
 
+    rounds_near_one = False
     message = "power_param"
 
     power: float = 1.0

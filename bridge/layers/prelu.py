@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.layers.base import NeuronLayer, layer_type
+from bridge.layers.base import ElementwiseLayer, layer_type
 from bridge.schema import Shape
 
 
 @layer_type("PReLU")
-class PReLU(NeuronLayer):
+class PReLU(ElementwiseLayer):
     """``max(0, x) + slope min(0, x)``.
 
     Blobs: ``slope`` (C), or a single number with ``channel_shared``.
@@ -20,6 +20,7 @@ class PReLU(NeuronLayer):
     Source: caffe.proto ``PReLUParameter``, prelu_layer.cpp; ONNX ``PRelu``.
     """
 
+    rounds_near_one = False
     message = "prelu_param"
     ignored = frozenset({"filler"})
     chainer_params = {"slope": "W"}

@@ -30,6 +30,8 @@ class PriorBox(CaffeLayer):
     Source: caffe.proto ``PriorBoxParameter``, prior_box_layer.cpp of SSD; Liu et al., SSD, 2016.
     """
 
+    adds_many = False
+    rounds_near_one = False
     message = "prior_box_param"
     bottom_count = (2, 2)
     top_count = (1, 1)

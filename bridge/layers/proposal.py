@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from bridge.layers import boxes as steps
 from bridge.layers.base import CaffeLayer, Params, layer_type
 from bridge.layers.param_str import read_param_str
 from bridge.schema import Shape, times
+from bridge.schema.hooks import Fill
 
 _PYTHON = "rpn.proposal_layer.ProposalLayer"
 _NAMES = {
@@ -34,6 +36,9 @@ class Proposal(CaffeLayer):
     ONNX ``NonMaxSuppression``, ``TopK``; Ren et al., Faster R-CNN, 2015.
     """
 
+    adds_many = False
+    chooses = True
+    rounds_near_one = False
     message = "proposal_param"
     bottom_count = (3, 3)
     top_count = (1, 2)
@@ -75,6 +80,9 @@ class Proposal(CaffeLayer):
 
     def _rounded(self, x: np.ndarray) -> np.ndarray:
         return np.round(x) if self.python else np.floor(x + 0.5)
+
+    def fill(self, bottom: int) -> Fill | None:
+        return _image_size if bottom == 2 else None
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         scores, shifts, _ = bottoms
@@ -136,3 +144,10 @@ class Proposal(CaffeLayer):
         )
         cells = g.Cast(g.Reshape(g.Concat(columns, rows, axis=2), g.ints([-1, 1, 2])), to=1)
         return str(g.Add(g.Mul(cells, g.const(stride)), g.const(first)))
+
+
+def _image_size(rng: np.random.Generator, shape: Shape, shapes: Sequence[Shape | None]) -> np.ndarray:
+    """Height, width and scale of an image."""
+    sizes = np.ones(shape)
+    sizes[..., :2] = 224
+    return sizes

@@ -8,7 +8,9 @@ import numpy as np
 
 from bridge.layers import boxes as steps
 from bridge.layers.base import CaffeLayer, Params, layer_type
+from bridge.layers.boxes import random_regions
 from bridge.schema import Shape, count, times
+from bridge.schema.hooks import Fill
 
 
 @layer_type("PSROIPooling")
@@ -22,6 +24,8 @@ class PSROIPooling(CaffeLayer):
     Dai et al., R-FCN, 2016.
     """
 
+    adds_many = False
+    rounds_near_one = False
     message = "psroi_pooling_param"
     bottom_count = (2, 2)
     top_count = (1, 1)
@@ -36,6 +40,9 @@ class PSROIPooling(CaffeLayer):
         if min(values["output_dim"], values["group_size"]) < 1:
             raise p.fail("output_dim and group_size must be 1 or more")
         return values
+
+    def fill(self, bottom: int) -> Fill | None:
+        return random_regions if bottom == 1 else None
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         x, rois = bottoms

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
 from bridge.layers.base import CaffeLayer
 from bridge.schema import Shape, count, times
+from bridge.schema.hooks import Fill
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -58,6 +62,9 @@ class Recurrent(CaffeLayer):
         """The shapes of the blobs that meet the inputs."""
         shapes: dict[str, Shape] = {"weight": (gates, count(bottoms[0][2:])), "bias": (gates,)}
         return {**shapes, "static_weight": (gates, count(bottoms[2][1:]))} if self.static else shapes
+
+    def fill(self, bottom: int) -> Fill | None:
+        return _continues if bottom == 1 else None
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if len(bottoms[0]) < 3:
@@ -112,6 +119,13 @@ class Recurrent(CaffeLayer):
     def chainer_step(self, F: Any, link: Any, fed: Any, cont: Any, state: list[Any]) -> tuple[Any, list[Any]]:
         """As :meth:`onnx_step`, on variables (N, ...), but ``cont`` an array (N, 1)."""
         raise NotImplementedError
+
+
+def _continues(rng: np.random.Generator, shape: Shape, shapes: Sequence[Shape | None]) -> Any:
+    """Whether a sequence goes on, (T, N): 0 where one begins."""
+    flags = rng.integers(0, 2, shape)
+    flags[:1] = 0
+    return flags
 
 
 def _steps(g: Any, value: str, steps: int) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bridge.layers.base import CaffeLayer, canonical_axis, layer_type
-from bridge.schema import Shape, count
+from bridge.schema import Layer, Shape, count
 
 
 @layer_type("Reduction")
@@ -18,6 +18,7 @@ class Reduction(CaffeLayer):
     ``ReduceSum``, ``ReduceSumSquare``, ``ReduceMean``.
     """
 
+    rounds_near_one = False
     message = "reduction_param"
     enum_start = 1
     bottom_count = (1, 1)
@@ -29,6 +30,12 @@ class Reduction(CaffeLayer):
 
     def _axes(self, rank: int) -> tuple[int, ...]:
         return tuple(range(canonical_axis(self.axis, rank, self), rank))
+
+    def sum_terms(self, *bottoms: Shape) -> int | None:
+        return count([bottoms[0][axis] for axis in self._axes(len(bottoms[0]))])
+
+    def magnitudes(self) -> Layer:
+        return self.changed(coeff=abs(self.coeff))
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         return (bottoms[0][: canonical_axis(self.axis, len(bottoms[0]), self)],)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.layers.base import NeuronLayer, layer_type
+from bridge.layers.base import ElementwiseLayer, layer_type
 
 
 @layer_type("ReLU")
-class ReLU(NeuronLayer):
+class ReLU(ElementwiseLayer):
     """``max(0, x) + negative_slope * min(0, x)``.
 
     Source: caffe.proto ``ReLUParameter``, relu_layer.cpp; ONNX ``Relu``, ``LeakyRelu``.
     """
 
+    rounds_near_one = False
     message = "relu_param"
     ignored = frozenset({"engine"})
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from bridge.layers.base import NeuronLayer, layer_type
+from bridge.layers.base import ElementwiseLayer, layer_type
 
 
 @layer_type("ReLU6")
-class ReLU6(NeuronLayer):
+class ReLU6(ElementwiseLayer):
     """``min(max(0, x), 6)``.
 
     Some forks declare a ``negative_slope`` in ``relu6_param``; none that was found reads it.
@@ -18,6 +18,7 @@ class ReLU6(NeuronLayer):
     Source: relu6_layer.cpp of several forks; ONNX ``Clip``.
     """
 
+    rounds_near_one = False
     message = "relu6_param"
     ignored = frozenset({"negative_slope", "engine"})
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.layers.base import CaffeLayer, Params, layer_type
+from bridge.layers.base import MovingLayer, Params, layer_type
 from bridge.schema import Shape, times
 
 
 @layer_type("Reorg")
-class Reorg(CaffeLayer):
+class Reorg(MovingLayer):
     """(N, C, H, W) to (N, C s^2, H / s, W / s) with ``s`` the ``stride``; with ``reverse`` to (N, C / s^2, H s, W s).
 
     With ``reverse``, channel ``(i s + j) C / s^2 + c`` goes to the pixels ``(s h + i, s w + j)`` of channel ``c``.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.layers.base import CaffeLayer, Params, layer_type
+from bridge.layers.base import MovingLayer, Params, layer_type
 from bridge.schema import Shape, count, times
 
 
 @layer_type("Reshape")
-class Reshape(CaffeLayer):
+class Reshape(MovingLayer):
     """Puts ``dims`` in the place of ``num_axes`` axes from ``axis`` on.
 
     Attributes:
@@ -45,6 +45,10 @@ class Reshape(CaffeLayer):
         if any(dim == 0 and start + place >= rank for place, dim in enumerate(self.dims)):
             raise self.fail(f"shape {self.dims} keeps an axis that the input of {rank} axes does not have")
         return start, stop
+
+    @property
+    def shares_memory(self) -> bool:
+        return True
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         (bottom,) = bottoms

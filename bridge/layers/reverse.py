@@ -15,6 +15,9 @@ class Reverse(NeuronLayer):
     Source: reverse_layer.cpp of forks with CTC; ONNX ``Slice``.
     """
 
+    adds_many = False
+    float16_safe = True
+    rounds_near_one = False
     message = "reverse_param"
 
     axis: int = 0

@@ -19,6 +19,9 @@ class RNN(Recurrent):
     Source: caffe.proto ``RecurrentParameter``, rnn_layer.cpp.
     """
 
+    adds_many = False
+    float16_safe = True
+
     ranks = {
         "weight": 2, "bias": 1, "static_weight": 2, "hidden_weight": 2, "output_weight": 2, "output_bias": 1,
     }  # fmt: skip

@@ -25,6 +25,9 @@ class Scale(BroadcastLayer):
     Source: caffe.proto ``ScaleParameter``, scale_layer.cpp; ONNX ``Mul``, ``Add``.
     """
 
+    float16_safe = True
+    rescales = True
+    rounds_near_one = False
     message = "scale_param"
     ignored = frozenset({"filler", "bias_filler"})
     chainer_params = {"gamma": "W", "beta": "b"}
@@ -39,6 +42,9 @@ class Scale(BroadcastLayer):
 
     def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:
         return {role: self.operand_shape(*bottoms) for role in self.roles(0)}
+
+    def sum_terms(self, *bottoms: Shape) -> int | None:
+        return 2
 
     def to_onnx(self, g: Any, *x: str) -> str:
         y = g.Mul(x[0], self.onnx_operand(g, "gamma", *x))

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from bridge.layers.base import CaffeLayer, Params, layer_type
+from bridge.layers.base import MovingLayer, Params, layer_type
 from bridge.schema import Shape
 
 
 @layer_type("ShuffleChannel")
-class ShuffleChannel(CaffeLayer):
+class ShuffleChannel(MovingLayer):
     """Channel ``j * group + i`` of the top is channel ``i * (C / group) + j`` of the bottom.
 
     Source: caffe.proto ``ShuffleChannelParameter``, shuffle_channel_layer.cpp; ONNX ``Gather``;

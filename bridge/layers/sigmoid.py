@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.layers.base import NeuronLayer, layer_type
+from bridge.layers.base import ElementwiseLayer, layer_type
 
 
 @layer_type("Sigmoid")
-class Sigmoid(NeuronLayer):
+class Sigmoid(ElementwiseLayer):
     """``1 / (1 + exp(-x))``.
 
     Source: caffe.proto ``SigmoidParameter``, sigmoid_layer.cpp; ONNX ``Sigmoid``.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.layers.base import MANY, CaffeLayer, layer_type
+from bridge.layers.base import MANY, MovingLayer, layer_type
 from bridge.schema import Shape
 
 
 @layer_type("Silence")
-class Silence(CaffeLayer):
+class Silence(MovingLayer):
     """Reads its bottoms and does nothing, so that they are no outputs of the net.
 
     Source: silence_layer.cpp.

@@ -5,14 +5,14 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from bridge.layers.base import MANY, CaffeLayer, Params, canonical_axis, layer_type
+from bridge.layers.base import MANY, MovingLayer, Params, canonical_axis, layer_type
 from bridge.schema import Shape
 
 _END = 2**63 - 1
 
 
 @layer_type("Slice")
-class Slice(CaffeLayer):
+class Slice(MovingLayer):
     """Cuts the bottom along ``axis``, at ``slice_point`` or into equal parts, one per top.
 
     Attributes:
@@ -51,6 +51,10 @@ class Slice(CaffeLayer):
         if any(a >= b for a, b in pairwise(points)):
             raise self.fail(f"slice_point {self.slice_point} does not rise within the extent {extent}")
         return points
+
+    @property
+    def shares_memory(self) -> bool:
+        return len(self.tops) == 1
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         (bottom,) = bottoms

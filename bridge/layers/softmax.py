@@ -15,6 +15,10 @@ class Softmax(NeuronLayer):
     Source: caffe.proto ``SoftmaxParameter``, softmax_layer.cpp; ONNX ``Softmax`` of opset 13.
     """
 
+    adds_many = False
+    float16_safe = True
+    rounds_near_one = False
+    probabilities = True
     message = "softmax_param"
     ignored = frozenset({"engine"})
 

@@ -19,6 +19,7 @@ class SoftmaxWithLoss(NormalizedLoss):
     Source: caffe.proto ``SoftmaxParameter``, ``LossParameter``, softmax_loss_layer.cpp.
     """
 
+    classifies = True
     message = "softmax_param"
     ignored = frozenset({"engine"})
     top_count = (0, 2)

@@ -23,6 +23,9 @@ class SPP(CaffeLayer):
     Convolutional Networks for Visual Recognition, 2014.
     """
 
+    adds_many = False
+    float16_safe = True
+    rounds_near_one = False
     message = "spp_param"
     ignored = frozenset({"engine"})
 
@@ -44,6 +47,9 @@ class SPP(CaffeLayer):
         if any(p >= k for p, k in zip(pad, kernel, strict=True)):
             raise self.fail(f"{bins} bins do not fit the input {space}")
         return Pooling(name=self.name, type="Pooling", pool=self.pool, kernel_size=kernel, stride=kernel, pad=pad)
+
+    def sum_terms(self, *bottoms: Shape) -> int | None:
+        return count(bottoms[0][2:]) if self.pool == "AVE" else None
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         (bottom,) = bottoms

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from bridge.layers.base import NeuronLayer, layer_type
+from bridge.layers.base import ElementwiseLayer, layer_type
 
 
 @layer_type("Swish")
-class Swish(NeuronLayer):
+class Swish(ElementwiseLayer):
     """``x sigmoid(beta x)``.
 
     Source: caffe.proto ``SwishParameter``, swish_layer.cpp; ONNX ``Mul``, ``Sigmoid``.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.layers.base import NeuronLayer, layer_type
+from bridge.layers.base import ElementwiseLayer, layer_type
 
 
 @layer_type("TanH")
-class TanH(NeuronLayer):
+class TanH(ElementwiseLayer):
     """``tanh(x)``.
 
     Source: caffe.proto ``TanHParameter``, tanh_layer.cpp; ONNX ``Tanh``.

@@ -6,16 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from bridge.layers.base import NeuronLayer, layer_type
+from bridge.layers.base import ElementwiseLayer, layer_type
 
 
 @layer_type("Threshold")
-class Threshold(NeuronLayer):
+class Threshold(ElementwiseLayer):
     """1 where ``x`` is greater than ``threshold``, else 0.
 
     Source: caffe.proto ``ThresholdParameter``, threshold_layer.cpp; ONNX ``Greater``, ``Cast``.
     """
 
+    rounds_near_one = False
     message = "threshold_param"
 
     threshold: float = 0.0

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.layers.base import CaffeLayer, Params, canonical_axis, layer_type
+from bridge.layers.base import MovingLayer, Params, canonical_axis, layer_type
 from bridge.schema import Shape
 
 
 @layer_type("Tile")
-class Tile(CaffeLayer):
+class Tile(MovingLayer):
     """The bottom, ``tiles`` times along ``axis``.
 
     Source: caffe.proto ``TileParameter``, tile_layer.cpp; ONNX ``Tile``.

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from bridge.layers.base import CaffeLayer, Params, layer_type
-from bridge.schema import Shape, times
+from bridge.schema import Shape, count, times
+from bridge.schema.hooks import Fill
 
 
 @layer_type("Upsample")
@@ -26,6 +27,9 @@ class Upsample(CaffeLayer):
     ONNX ``ScatterElements``, ``Resize``.
     """
 
+    adds_many = False
+    float16_safe = True
+    rounds_near_one = False
     message = "upsample_param"
     bottom_count = (1, 2)
     top_count = (1, 1)
@@ -49,6 +53,10 @@ class Upsample(CaffeLayer):
         if any(pad and s != 2 for pad, s in zip(values["pad_out"], values["scale"], strict=True)):
             raise p.fail("parameter 'pad_out' goes with scale 2 only")
         return values
+
+    def fill(self, bottom: int) -> Fill | None:
+        """Places in a plane that is no smaller than the bottom's."""
+        return (lambda rng, shape, _: rng.integers(0, max(1, count(shape[2:])), shape)) if bottom == 1 else None
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if len(bottoms[0]) != 4:

@@ -115,7 +115,7 @@ def counted_labels(labels: Any, classes: int, layer: Any, ignore: int | None) ->
         counted = wanted != ignore
         odd &= counted
     if odd.any():
-        raise ModelError(f"label {int(wanted[odd][0])} is none of the {classes} classes", where=layer.label)
+        raise ModelError(f"label {int(wanted[odd][0])} is none of the {classes} classes", subject=layer.label)
     if ignore is None:
         return wanted, wanted.size
     wanted[~counted] = _NONE
