@@ -27,13 +27,13 @@ from bridge.errors import UsageError
 class FrozenParameter(chainer.Parameter):
     """A parameter that no optimizer updates.
 
-    It takes no gradient. Hooks that read or change gradients, such as :class:`chainer.optimizer_hooks.WeightDecay` and
-    ``GradientClipping``, get zeros, so it does not count in the norm of all gradients.
+    It takes no gradient. Hooks that want one to read or to change (:class:`chainer.optimizer_hooks.WeightDecay`,
+    ``GradientClipping``) get zeros, so that what they do to it leaves no trace, in the norm of all gradients either.
     """
 
     @property
     def update_rule(self) -> Any:
-        """The optimizer's rule for the parameter; it is not used until the parameter is thawed."""
+        """The optimizer's rule for the parameter, which waits until it is thawed."""
         return self.__dict__["update_rule"]
 
     @update_rule.setter
@@ -46,7 +46,7 @@ class FrozenParameter(chainer.Parameter):
         """Do nothing."""
 
     def zerograd(self) -> None:
-        """The same as :meth:`cleargrad`."""
+        """Do as :meth:`cleargrad`."""
         self.cleargrad()
 
     def _get_grad(self) -> Any:
@@ -65,7 +65,7 @@ class FrozenParameter(chainer.Parameter):
 
 
 class _Serialize:
-    """Serializes the update rule of a frozen parameter, which may have no state in a snapshot."""
+    """Serializes an update rule that may never have had a state: a snapshot then has none to load."""
 
     def __init__(self, rule: Any) -> None:
         self.rule = rule
@@ -107,9 +107,9 @@ def _new_steady(base: Any) -> Any:
 
 
 class DelGradient:
-    """The optimizer hook of the article, in a form that really stops the update.
+    """The optimizer hook of the article, and one that really stops the update.
 
-    It freezes its targets at the first update; by then their running statistics have changed once.
+    It freezes what it names at the first update; running statistics have moved once by then.
     Remove the hook before :func:`thaw`.
 
     Args:
@@ -137,18 +137,18 @@ class DelGradient:
 
 
 def freeze(chain: Any, *patterns: str) -> list[str]:
-    """Freeze layers: their parameters and their running statistics keep their values.
+    """Freeze layers: their parameters and their running statistics stay as they are.
 
     Args:
         chain: Made by :func:`~bridge.chain.build.build_chain`, or any link of Chainer's.
         patterns: Names of layers (for a chain of one's own: paths of links or parameters, such as ``block/conv1``
-            or ``conv1/W``), or patterns such as ``conv*``. The end of a path, such as ``conv1``, is enough.
+            or ``conv1/W``), or patterns such as ``conv*``. What is no whole name may be the end of one.
 
     Returns:
         The names of the frozen layers.
 
     Raises:
-        UsageError: A pattern matches nothing, or there is no pattern.
+        UsageError: A pattern chooses nothing, or there is none.
     """
     return _change(chain, patterns, _frozen, _keep_statistics)
 
@@ -207,7 +207,7 @@ def _move_statistics(link: Any) -> None:
 
 @dataclass
 class _Target:
-    """The parameters, and the links with statistics, that belong to a name."""
+    """What a name stands for: parameters, and links with statistics."""
 
     params: list[Any] = field(default_factory=list)
     links: list[Any] = field(default_factory=list)
@@ -241,7 +241,7 @@ def _matching(targets: dict[str, _Target], pattern: str) -> dict[str, _Target]:
 
 
 def _layers(chain: NetChain) -> dict[str, _Target]:
-    """The layers of a built chain that have arrays, their own or another layer's."""
+    """The layers of a built chain that have arrays, also where these are another layer's."""
     targets: dict[str, _Target] = {}
     for index, name in enumerate(chain.layer_names()):
         for role in chain.roles(index):
@@ -255,7 +255,7 @@ def _layers(chain: NetChain) -> dict[str, _Target]:
 
 
 def _links(chain: Any) -> dict[str, _Target]:
-    """The links that have arrays, by path; the path of the chain itself is empty."""
+    """The links that have arrays, by path; the name of the chain itself, for arrays of its own, is empty."""
     targets: dict[str, _Target] = {}
     for path, link in named_links(chain):
         own = [vars(link)[name] for name in link._params]
