@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bridge.files.atomic import atomic
-from bridge.finetuning.logfile import read_log
 from bridge.schema import Net
 from bridge.show import html
 from bridge.show.html import Content, Markup, tag
 
 if TYPE_CHECKING:
-    from bridge.finetuning.objective import Judged
+    from bridge.finetuning.evaluation import Evaluation
     from bridge.finetuning.run import Run
 
 _SHOWN = 36
@@ -35,8 +34,8 @@ def write_report(run: Run, trained: Net, deploy: Net) -> None:
         deploy: That net in its form for inference.
     """
     folder = run.config.folder
-    log, judged = read_log(folder), run.judged
-    made = _Pictures(run, log, judged).all(trained) if _can_draw(run) else {}
+    log, judged = list(run.outcome.history), run.evaluation
+    made = _Pictures(run, log, judged).all(trained) if not can_draw() else {}
     for name, png in made.items():
         if name.endswith(".png"):
             with atomic(folder / name) as file:
@@ -45,17 +44,17 @@ def write_report(run: Run, trained: Net, deploy: Net) -> None:
         file.write(_page(run, deploy, log, judged, made).encode(errors="backslashreplace"))
 
 
-def _can_draw(run: Run) -> bool:
-    there = importlib.util.find_spec("matplotlib") is not None
-    if not there:
-        run.notes.append("no pictures: matplotlib is not installed (pip install 'weight-bridge[plot]')")
-    return there
+def can_draw() -> list[str]:
+    """A remark where pictures cannot be drawn; else empty."""
+    if importlib.util.find_spec("matplotlib") is not None:
+        return []
+    return ["no pictures: matplotlib is not installed (pip install 'weight-bridge[plot]')"]
 
 
 class _Pictures:
     """The pictures of a run: file name, or for those of the page alone another name, -> PNG."""
 
-    def __init__(self, run: Run, log: list[dict[str, Any]], judged: Judged | None) -> None:
+    def __init__(self, run: Run, log: list[dict[str, Any]], judged: Evaluation | None) -> None:
         from bridge.finetuning.products import class_names
 
         self.run, self.log, self.judged, self.names = run, log, judged, class_names(run)
@@ -65,7 +64,7 @@ class _Pictures:
 
         made: dict[str, bytes] = {}
         if self.log:
-            best = self.run.loop.state.best_epoch
+            best = self.run.outcome.best_epoch
             made["curves.png"] = pictures.curves(self.log, best=best)
             made["loss"] = pictures.curves(self.log, ("loss",), best)
             if any("accuracy" in record for record in self.log):
@@ -79,7 +78,7 @@ class _Pictures:
             made["filters.png"] = pictures.compared_filters(*weights)
         return made
 
-    def _mistakes(self, judged: Judged) -> dict[str, bytes]:
+    def _mistakes(self, judged: Evaluation) -> dict[str, bytes]:
         from bridge.finetuning import pictures
 
         wrong = _wrong(judged)
@@ -89,7 +88,7 @@ class _Pictures:
         return {"mistakes.png": pictures.mistakes(self.run.validation.images(wrong), true, predicted)}
 
 
-def _wrong(judged: Judged) -> np.ndarray:
+def _wrong(judged: Evaluation) -> np.ndarray:
     """The first of this process's images that are misclassified."""
     wrong = np.flatnonzero(judged.true != judged.predicted)
     return wrong[wrong < judged.own][:_SHOWN]
@@ -98,20 +97,20 @@ def _wrong(judged: Judged) -> np.ndarray:
 def _first_filters(before: Net, after: Net) -> tuple[np.ndarray, np.ndarray] | None:
     """The first convolution's weight, where it sees grey or colour, before (where it was read) and after."""
     for old, new in zip(before.layers, after.layers, strict=True):
-        if new.type == "Convolution" and "weight" in new.blobs:
+        if new.filters and "weight" in new.blobs:
             trained = new.blobs["weight"].astype(np.float32)
             stored = old.blobs["weight"].astype(np.float32) if "weight" in old.blobs else np.zeros_like(trained)
             return (stored, trained) if trained.ndim == 4 and trained.shape[1] in (1, 3) else None
     return None
 
 
-def _page(run: Run, deploy: Net, log: list[dict[str, Any]], judged: Judged | None, made: dict[str, bytes]) -> str:
+def _page(run: Run, deploy: Net, log: list[dict[str, Any]], judged: Evaluation | None, made: dict[str, bytes]) -> str:
     title = f"Fine-tuning of {run.net.name or 'a net'}"
     head = tag("header", tag("p", title, class_="soft"), tag("h1", _verdict(log, judged)))
     return html.page(title, head, *_sections(run, deploy, log, judged, made))
 
 
-def _verdict(log: list[dict[str, Any]], judged: Judged | None) -> str:
+def _verdict(log: list[dict[str, Any]], judged: Evaluation | None) -> str:
     if judged is None:
         return f"Training loss {log[-1]['loss']:.4f}, no validation" if log else "No step was made"
     if judged.accuracy is None:
@@ -120,7 +119,7 @@ def _verdict(log: list[dict[str, Any]], judged: Judged | None) -> str:
 
 
 def _sections(
-    run: Run, deploy: Net, log: list[dict[str, Any]], judged: Judged | None, made: dict[str, bytes]
+    run: Run, deploy: Net, log: list[dict[str, Any]], judged: Evaluation | None, made: dict[str, bytes]
 ) -> Iterator[Markup]:
     from bridge.finetuning.products import use
 
@@ -144,8 +143,8 @@ def _sections(
         yield html.join(tag("h2", "Remarks"), tag("ul", (tag("li", note) for note in run.notes)))
 
 
-def _facts(run: Run, log: list[dict[str, Any]], judged: Judged | None) -> Iterator[tuple[str, str]]:
-    config, recipe, state = run.config, run.loop.recipe, run.loop.state
+def _facts(run: Run, log: list[dict[str, Any]], judged: Evaluation | None) -> Iterator[tuple[str, str]]:
+    config, recipe, outcome = run.config, run.plan.recipe, run.outcome
     yield "model", ", ".join(config.files)
     yield "data", f"{config.data}: {len(run.train)} images for training, {len(run.validation or ())} held out"
     if config.heads:
@@ -156,17 +155,16 @@ def _facts(run: Run, log: list[dict[str, Any]], judged: Judged | None) -> Iterat
     rate = f"rate {recipe.base_lr:g} ({recipe.lr_policy})"
     yield "recipe", f"{recipe.type}, {rate}{momentum}, decay {recipe.weight_decay:g}"
     epochs = log[-1]["epoch"] + 1 if log else 0
-    early = ", stopped early" if state.stopped else ""
-    images = run.loop.batches.size * recipe.iter_size * run.loop.ranks.size
-    yield "length", f"{epochs} epochs, {state.iteration} steps of {images} images{early}"
-    if state.best is not None:
-        yield "lowest validation loss", f"{state.best:.4f}, after epoch {state.best_epoch + 1}"
+    early = ", stopped early" if outcome.stopped else ""
+    yield "length", f"{epochs} epochs, {outcome.iterations} steps of {run.plan.images_per_step} images{early}"
+    if outcome.best_loss is not None:
+        yield "lowest validation loss", f"{outcome.best_loss:.4f}, after epoch {outcome.best_epoch + 1}"
     if judged is not None:
         yield "validation loss of this model", f"{judged.loss:.4f}"
 
 
-def _confusion(run: Run, judged: Judged, png: bytes) -> Content:
-    """The confusion matrix, as a table if it is small enough to be read."""
+def _confusion(run: Run, judged: Evaluation, png: bytes) -> Content:
+    """The confusion matrix, as a table where it is small enough to be read."""
     from bridge.finetuning.pictures import counts
     from bridge.finetuning.products import class_names
 
@@ -196,7 +194,7 @@ def _cell(number: int, share: float) -> Markup:
     return tag("td", str(number or ""), class_=dark, style=f"--share: {share:.3f}")
 
 
-def _mistakes(run: Run, judged: Judged | None) -> Content:
+def _mistakes(run: Run, judged: Evaluation | None) -> Content:
     from bridge.finetuning.pictures import thumbnail
     from bridge.finetuning.products import class_names
 
@@ -222,7 +220,7 @@ def _mistakes(run: Run, judged: Judged | None) -> Content:
     return text, tag("div", figures, class_="sheet")
 
 
-def _classes(run: Run, judged: Judged) -> Iterator[Markup]:
+def _classes(run: Run, judged: Evaluation) -> Iterator[Markup]:
     """A row per class, the worst first."""
     from bridge.finetuning.products import class_names
 
