@@ -23,7 +23,7 @@ def renamer(rename: Rename) -> Callable[[str], str]:
     """
     if isinstance(rename, Mapping):
         if wild := [key for key in rename if key.count("*") > 1]:
-            raise UsageError(f"rename: '{wild[0]}' has {wild[0].count('*')} *, expected at most one")
+            raise UsageError(f"rename: '{wild[0]}' has {wild[0].count('*')} *, expected one")
         return lambda name: _name(_mapped(name, rename), name)
     if callable(rename):
         return lambda name: _name(rename(name), name)
