@@ -131,7 +131,7 @@ def test_gradient_is_the_slope(case: LayerCase) -> None:
     need("chainer")
     from types import SimpleNamespace
 
-    from bridge.chain import functions as F
+    from bridge.chain.functions import F
 
     layer, inputs = case.net().layers[-1], case.inputs()
     rng = np.random.default_rng(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import inspect
 import pickle
 from collections.abc import Callable, Iterator
@@ -300,8 +301,7 @@ def test_nothing_below_the_lowest_trained_layer_is_back_propagated() -> None:
 def weights(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The shapes of convolutions' weights of which gradients are computed."""
     need("chainer")
-    from bridge.chain.functions import convolution
-
+    convolution: Any = importlib.import_module("bridge.chain.functions.convolution")
     shapes, compute = [], convolution._weight_gradient
 
     def noted(function: Any, x: Any, gy: Any, total: Any) -> Any:
