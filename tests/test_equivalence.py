@@ -25,7 +25,8 @@ from bridge.verification.tolerance import Tolerances
 from bridge.verification.weights import Files, parts
 from tests import encode
 from tests.conftest import need
-from tests.strategies import CASES, WholeNet, whole_nets
+from tests.strategies import CASES
+from tests.strategies.nets import WholeNet, whole_nets
 
 # How a generation of files stores values, and shapes; and which readers cover it.
 ENCODINGS = [

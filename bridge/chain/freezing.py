@@ -154,7 +154,15 @@ def freeze(chain: Any, *patterns: str) -> list[str]:
 
 
 def thaw(chain: Any, *patterns: str) -> list[str]:
-    """The opposite of :func:`freeze`."""
+    """Let frozen parameters learn again: the opposite of :func:`freeze`.
+
+    Args:
+        chain: Any :class:`chainer.Link`.
+        patterns: As of :func:`freeze`.
+
+    Returns:
+        The names of the thawed layers.
+    """
     return _change(chain, patterns, _thawed, _move_statistics)
 
 

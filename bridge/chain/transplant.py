@@ -12,7 +12,7 @@ from bridge.chain.matching import Links, Pair, Part, is_affine, links_of, pairs,
 from bridge.chain.renaming import Rename, chosen
 from bridge.errors import ModelError, UsageError
 from bridge.schema import Net, times
-from bridge.show.table import aligned
+from bridge.show.table import table_text
 
 STATES = ("filled", "skipped", "missing", "mismatched")
 
@@ -90,9 +90,9 @@ class TransplantReport:
             )
 
     def __str__(self) -> str:
-        cells = [("layer", "blob", "array", "state", "detail")]
-        cells += [(row.layer, row.role, row.path, row.state, row.detail) for row in self.rows]
-        return "\n".join([aligned(cells), ", ".join(f"{len(self._of(state))} {state}" for state in STATES)])
+        cells = [(row.layer, row.role, row.path, row.state, row.detail) for row in self.rows]
+        counts = ", ".join(f"{len(self._of(state))} {state}" for state in STATES)
+        return f"{table_text(('layer', 'blob', 'array', 'state', 'detail'), cells)}\n{counts}"
 
 
 def transplant(

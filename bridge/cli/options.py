@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -83,7 +81,6 @@ def reading_arguments(options: dict[str, Any]) -> dict[str, Any]:
         from bridge.layers.plugins import load_plugin
 
         load_plugin(plugin)
-    given["python"] = given.pop("pycaffe_python")
     return {name: value for name, value in given.items() if value not in (None, ())}
 
 
@@ -159,21 +156,3 @@ def write_json(data: Any, target: str) -> None:
 
     with atomic(target) as file:
         file.write(text.encode(errors="backslashreplace") + b"\n")  # half a character: JSON has it as an escape
-
-
-def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """A table on stdout, each row one line; on a terminal, the first column folds to what room there is."""
-    lines = [columns, *([printable(cell) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    if sys.stdout.isatty():
-        room = shutil.get_terminal_size().columns - sum(widths[1:]) - 2 * len(widths[1:])
-        widths[0] = min(widths[0], max(room, 10))
-    if title:
-        click.echo(f"{title}\n")
-    for first, *rest in lines:
-        parts = [first[at : at + widths[0]] for at in range(0, len(first), widths[0])] or [""]
-        cells = [f"{cell:{width}}" for cell, width in zip([parts[0], *rest], widths, strict=True)]
-        click.echo("  ".join(cells).rstrip())
-        for part in parts[1:]:
-            click.echo(part)
-    click.echo()

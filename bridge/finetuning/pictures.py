@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from bridge.show.pictures import contact_sheet
+
 TRAIN, VALIDATION, SOFT = "#2f6db3", "#d1495b", "#5b6570"
 _STYLE: dict[str, Any] = {
     "font.size": 11,
@@ -177,7 +179,7 @@ def _short(name: str, length: int = _LONG) -> str:
     return name if len(name) <= length else f"{name[: length - 1 - half]}…{name[-half:]}"
 
 
-def filters(before: np.ndarray, after: np.ndarray) -> bytes:
+def compared_filters(before: np.ndarray, after: np.ndarray) -> bytes:
     """The first layer's filters before and after, both on one scale, and what changed, on its own.
 
     Args:
@@ -193,7 +195,7 @@ def filters(before: np.ndarray, after: np.ndarray) -> bytes:
         figure.get_layout_engine().set(wspace=0.08)
         for place, (title, weight, reach) in enumerate(panels):
             axes = figure.add_subplot(1, len(panels), place + 1)
-            sheet = contact_sheet(0.5 + weight / (2 * reach))
+            sheet = contact_sheet(0.5 + weight / (2 * reach), int(np.ceil(np.sqrt(len(weight)))), blank=1)
             axes.imshow(sheet.squeeze(-1) if sheet.shape[-1] == 1 else sheet[..., ::-1], cmap="gray", vmin=0, vmax=1)
             axes.set_title(title)
             axes.set_axis_off()
@@ -203,18 +205,6 @@ def filters(before: np.ndarray, after: np.ndarray) -> bytes:
 def _reach(*weights: np.ndarray) -> float:
     """The largest absolute value, at which a filter is black or white."""
     return max(1e-12, *(float(np.abs(weight).max(initial=0)) for weight in weights))
-
-
-def contact_sheet(tiles: np.ndarray) -> np.ndarray:
-    """Tiles (n, C, H, W) side by side with gaps, (rows, columns, C)."""
-    number, channels, height, width = tiles.shape
-    columns = int(np.ceil(np.sqrt(number)))
-    rows = -(-number // columns)
-    sheet = np.ones((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), tiles.dtype)
-    for index, tile in enumerate(tiles):
-        top, left = (index // columns) * (height + 1), (index % columns) * (width + 1)
-        sheet[top : top + height, left : left + width] = tile.transpose(1, 2, 0)
-    return sheet
 
 
 def mistakes(images: np.ndarray, true: Sequence[str], predicted: Sequence[str], columns: int = 6) -> bytes:

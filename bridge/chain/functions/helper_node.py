@@ -1,4 +1,4 @@
-"""Functions that compute so little that Chainer's checks of each call cost more."""
+"""Helper: a function node without Chainer's checks, which cost more time than a small function computes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from bridge.chain.functions import chainer
 class Node(chainer.FunctionNode):
     """A function that enters Chainer's graph unchecked, where ``chainer.config.type_check`` is off.
 
-    Chainer asks of each call what kinds of arrays go in and come out, of which device and in which
-    layout. A subclass gives arrays of its inputs' kind, retains no outputs, and is called with
-    variables; on the CPU and where no hook listens it is then taken at its word.
+    At each call Chainer checks the array type, device and memory layout of inputs and outputs. A subclass
+    promises three things instead: it returns arrays of the type of its inputs, it retains no outputs, and it is
+    called with variables. The checks are left out on the CPU, where no function hook is active.
     """
 
     def apply(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
