@@ -20,7 +20,7 @@ from bridge.verification.compare import same_bits
 from bridge.verification.inputs import make_inputs, write_recorded
 from bridge.verification.outputs import Comparison, Side, engine_side
 from bridge.verification.results import DIFFERENT, OutputsResult
-from bridge.verification.segments import Runner
+from bridge.verification.segments import Place, Runner
 from bridge.verification.tolerance import Bound, Tolerances, bounds
 
 OPTIONS = {"threads": 1}
@@ -107,7 +107,8 @@ def engines_agree(case: LayerCase) -> None:
 def _check_shapes(net: Net, side: Side) -> None:
     layer, last = _layer(net), len(net.layers) - 1
     for top, most in enumerate(net.infer()[-1]):
-        shape = side.values[last, top].shape if (last, top) in side.values else most
+        place = Place(last, top)
+        shape = side.values[place].shape if place in side.values else most
         free = layer.data_dependent
         assert len(shape) == len(most), f"{side.name}: {shape}, inferred {most}"
         for axis, (extent, limit) in enumerate(zip(shape, most, strict=True)):
@@ -137,7 +138,7 @@ def faults_are_found(case: LayerCase) -> None:
         assert _verdict(case, net, side, place, at, MOVED * limit) == DIFFERENT, bound.why
 
 
-def _bounds(case: LayerCase, net: Net, side: Side) -> dict[tuple[int, int], Bound]:
+def _bounds(case: LayerCase, net: Net, side: Side) -> dict[Place, Bound]:
     runner, last = Runner(net, "onnxruntime", OPTIONS), len(net.layers) - 1
     if not any(place[0] == last for place in side.values):
         return {}
@@ -147,7 +148,7 @@ def _bounds(case: LayerCase, net: Net, side: Side) -> dict[tuple[int, int], Boun
     return {place: bound for place, (bound, _) in found.items()}
 
 
-def _verdict(case: LayerCase, net: Net, side: Side, place: tuple[int, int], at: Any, distance: float) -> str:
+def _verdict(case: LayerCase, net: Net, side: Side, place: Place, at: Any, distance: float) -> str:
     moved = side.values[place].copy()
     value = moved.reshape(-1)[at]
     step = np.float32(value + np.float32(distance))
