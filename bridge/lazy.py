@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -13,17 +13,12 @@ class LazyPackage(ModuleType):
     """A package with names that are imported when they are first used; made by :func:`lazy`."""
 
     _homes: Mapping[str, str] = {}
-    _otherwise: Callable[[str], Any] | None = None
 
     def __getattr__(self, name: str) -> Any:
         if name in self._homes:
             value = getattr(importlib.import_module(self._homes[name]), name)
             setattr(self, name, value)
             return value
-        if self._otherwise is not None and not name.startswith("__"):
-            value = self._otherwise(name)
-            if not isinstance(value, ModuleType):  # "from package import name" then imports the submodule
-                return value
         raise AttributeError(f"module '{self.__name__}' has no attribute '{name}'", name=name, obj=self)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -35,7 +30,7 @@ class LazyPackage(ModuleType):
         return sorted({*super().__dir__(), *self._homes})
 
 
-def lazy(package: str, homes: Mapping[str, str], otherwise: Callable[[str], Any] | None = None) -> list[str]:
+def lazy(package: str, homes: Mapping[str, str]) -> list[str]:
     """Make a package import names when they are first used.
 
     The package imports the same names under ``if TYPE_CHECKING:``, so that type checkers and editors know them::
@@ -48,7 +43,6 @@ def lazy(package: str, homes: Mapping[str, str], otherwise: Callable[[str], Any]
     Args:
         package: The package's ``__name__``.
         homes: Name -> the module that defines it; it may be a submodule of the same name.
-        otherwise: Gets every other name, but no modules; without it, other names raise an ``AttributeError``.
 
     Returns:
         The names, for ``__all__``.
@@ -57,5 +51,5 @@ def lazy(package: str, homes: Mapping[str, str], otherwise: Callable[[str], Any]
     """
     module = sys.modules[package]
     module.__class__ = LazyPackage
-    module.__dict__.update(_homes=homes, _otherwise=otherwise)
+    module.__dict__.update(_homes=homes)
     return sorted(homes)

@@ -30,9 +30,9 @@ from bridge.files import readers, writers
 from bridge.files.atomic import PIECE, pieces
 from bridge.files.writers import hdf5, npz, safetensors
 from bridge.schema import Blob, Blobs, Net, Opaque
-from tests import strategies
 from tests.conftest import FASHION, GOLDEN, ROOT, need
 from tests.reader_contract import recorded, weights_of
+from tests.strategies import files as strategies
 
 MODEL, DEPLOY = FASHION / "fashion_alexnet.caffemodel", FASHION / "deploy.prototxt"
 SUFFIXES = [".npz", ".safetensors", ".caffemodel", ".caffemodel.h5", ".chainer.npz"]

@@ -15,9 +15,7 @@ from bridge.errors import UnsupportedLayerError
 from bridge.layers.base import CaffeLayer, Params
 from bridge.schema import Shape, count, times
 
-_FIELDS = {"weight": "weight_filler", "bias": "bias_filler", "gamma": "filler", "beta": "bias_filler"}
 _NORMS = Literal["FAN_IN", "FAN_OUT", "AVERAGE"]
-_NEUTRAL = {"gamma": 1.0, "scale": 1.0, "scale_factor": 0.0, "slope": 0.25}
 
 
 def filled(layer: CaffeLayer, role: str, shape: Shape, *, seed: int | None = None) -> np.ndarray:
@@ -36,14 +34,14 @@ def filled(layer: CaffeLayer, role: str, shape: Shape, *, seed: int | None = Non
         UnsupportedLayerError: The filler's type is not one of Caffe's.
         ModelError: Caffe would not fill the blob so.
     """
-    field = layer.filler_fields.get(role) or _FIELDS.get(role, f"{role}_filler")
-    params = Params(layer.definition.message(layer.message), type(layer), layer.name).inner(field)
+    field, value = layer.filler(role)
+    params = layer.parameters().inner(field)
     kind = params.read("type", str, "constant")
     if kind not in _FILLERS:
         raise UnsupportedLayerError(
-            f"unknown filler '{kind}'", where=layer.label, hint=f"fillers: {', '.join(_FILLERS)}"
+            f"unknown filler '{kind}'", subject=layer.label, hint=f"fillers: {', '.join(_FILLERS)}"
         )
-    filler = _Filler(params, f"{field} of {times(shape)}", _NEUTRAL.get(role, 0.0) if "type" not in params else 0.0)
+    filler = _Filler(params, f"{field} of {times(shape)}", value if "type" not in params else 0.0)
     filler.demand(count(shape) > 0, "there are no values to fill")
     filler.demand(kind == "gaussian" or filler.sparse == -1, f"sparse is for gaussian, the type is {kind}")
     rng = np.random.default_rng(None if seed is None else [seed, *role.encode()])

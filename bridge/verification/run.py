@@ -19,7 +19,7 @@ from bridge.verification.inputs import Range, Recorded, check_shapes, describe, 
 from bridge.verification.outputs import Comparison, Side, engine_side, recorded_side, records
 from bridge.verification.report import Report
 from bridge.verification.results import SAME, OutputsResult, WeightsResult
-from bridge.verification.segments import Runner
+from bridge.verification.segments import Place, Runner
 from bridge.verification.tolerance import Tolerance, Tolerances
 from bridge.verification.versions import versions
 from bridge.verification.weights import Files, Loaded, compare_readers, compare_weights, parts
@@ -292,16 +292,16 @@ class _Run:
         yield Side(name, _by_name(self.net, net, side))
 
 
-def _by_name(net: Net, other: Net, side: Side) -> dict[tuple[int, int], np.ndarray]:
+def _by_name(net: Net, other: Net, side: Side) -> dict[Place, np.ndarray]:
     """The values of another net, placed where this net has a layer of the same name."""
     homes = {layer.name: index for index, layer in enumerate(net.layers)}
     inputs = list(net.inputs)
     found = {}
     for (index, top), array in side.values.items():
         if index >= 0 and other.layers[index].name in homes:
-            found[homes[other.layers[index].name], top] = array
+            found[Place(homes[other.layers[index].name], top)] = array
         elif index < 0 and (name := list(other.inputs)[top]) in inputs:
-            found[-1, inputs.index(name)] = array
+            found[Place(-1, inputs.index(name))] = array
     return found
 
 
