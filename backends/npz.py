@@ -22,11 +22,8 @@ import numpy as np
 from numpy.lib import format as npy
 
 from bridge.errors import FormatError, MissingFileError
-from bridge.files.manifest import restore
+from bridge.files.manifest import TEXTS, restore
 from bridge.schema import Blob, RawNet, Shape, count
-
-TEXTS = "__bridge__"
-"""The member with the texts of :mod:`bridge.files.manifest`, as JSON in UTF-8 bytes (uint8)."""
 
 _READ_HEADER = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _LONGEST_HEADER = 10_000

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from backends.protobuf import read, read_mean
 from backends.stored import Stored
-from backends.wire import Source, Span
+from backends.wire import FileBytes, Span
 from benchmarks import fuzz
 from bridge.caffe_files.proto import schema
 from bridge.caffe_files.prototxt import parse, parse_file
@@ -123,7 +123,7 @@ def test_big_runs_of_single_values_and_pieces(model: Callable[[bytes], Path]) ->
 
 
 def test_byte_order_is_the_hosts() -> None:
-    source = Source(b"\x00" + chunk(5, np.arange(3).astype("<f4").tobytes()), "file")
+    source = FileBytes(b"\x00" + chunk(5, np.arange(3).astype("<f4").tobytes()), "file")
     stored = Stored(Span(source, 1, source.size, schema("BlobProto"), "BlobProto"))
     assert stored.blob("b").numpy().dtype.isnative
     # The same path with the other order in the file, as a host of the other order sees ours.

@@ -32,7 +32,7 @@ def convert(
 
     if to_dialect is None and format_of(output, format_).name == "caffemodel":
         to_dialect = given["dialect"]
-    net = options.load(files, given)
+    net = options.load_net(files, given)
     if not net.reader:
         raise UsageError("holds no weights", where=net.where, hint="give the file of weights as well")
     bridge.save(net, output, format_, half=half or None, dialect=to_dialect)

@@ -104,10 +104,10 @@ def _cpu() -> dict[str, str]:
 
 
 def _cuda() -> dict[str, str]:
-    from bridge.chain.devices import HINT, cuda_problem
+    from bridge.chain.devices import GPU_HINT, cuda_problem
 
     problem = cuda_problem()
-    hint = HINT if problem else ""
+    hint = GPU_HINT if problem else ""
     return {"name": "@cupy:0", "summary": "the first CUDA GPU", "problem": problem, "hint": hint}
 
 

@@ -43,7 +43,7 @@ def export(files: tuple[str, ...], output: str, inputs: tuple[str, ...], opset: 
     from bridge.exporting import export_onnx
     from bridge.onnx_export.preprocess import Preprocess
 
-    net = options.load(files, given)
+    net = options.load_net(files, given)
     graph = export_onnx(
         net,
         output,

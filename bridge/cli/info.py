@@ -23,7 +23,7 @@ def info(files: tuple[str, ...], as_json: bool, **given: Any) -> None:
     if len(files) == 1 and readers.kind_of(files[0]).name == "binaryproto":
         _mean(files[0], as_json)
         return
-    net = options.load(files, given)
+    net = options.load_net(files, given)
     if as_json:
         options.write_json(describe(net), "-")
         return

@@ -22,7 +22,7 @@ files = click.argument("files", nargs=-1, required=True, metavar="FILES", type=c
 
 
 def reading(function: _Command) -> _Command:
-    """The options that say how FILES are read; gathered by :func:`load`."""
+    """The options that say how FILES are read; gathered by :func:`load_net`."""
     for option in reversed(
         (
             click.option(
@@ -67,7 +67,7 @@ def reading(function: _Command) -> _Command:
 READING = ("reader", "phase", "stages", "zero_scale_factor", "dialect", "pycaffe_python", "plugins")
 
 
-def load(files: tuple[str, ...], options: dict[str, Any]) -> Net:
+def load_net(files: tuple[str, ...], options: dict[str, Any]) -> Net:
     """The net that the files and the options of :func:`reading` say; takes those out of ``options``."""
     import bridge
 

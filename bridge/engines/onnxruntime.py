@@ -44,10 +44,10 @@ class Engine:
         )
         if not graph.outputs:  # all of the net's blobs are silenced
             return {}, graph
-        return Session(file, threads=self._threads)(inputs), graph
+        return RuntimeSession(file, threads=self._threads)(inputs), graph
 
 
-class Session:
+class RuntimeSession:
     """An exported model, loaded; its weights stay where they are.
 
     Args:

@@ -16,7 +16,7 @@ from bridge.engines.files import definition_of, weights_of
 from bridge.errors import MissingExtraError, UnsupportedLayerError
 from bridge.schema import ServedNet, Shape, count
 
-HINT = "pip install 'opencv-python-headless<5'"
+OPENCV_HINT = "pip install 'opencv-python-headless<5'"
 
 
 class Engine:
@@ -58,9 +58,9 @@ def import_opencv(importer: str = "readNetFromCaffe") -> Any:
     try:
         cv2: Any = importlib.import_module("cv2")
     except ImportError:
-        raise MissingExtraError("OpenCV is not installed", hint=HINT) from None
+        raise MissingExtraError("OpenCV is not installed", hint=OPENCV_HINT) from None
     if not hasattr(cv2.dnn, importer):
-        raise MissingExtraError(f"OpenCV {cv2.__version__} has no {importer}", hint=HINT)
+        raise MissingExtraError(f"OpenCV {cv2.__version__} has no {importer}", hint=OPENCV_HINT)
     return cv2
 
 
@@ -80,7 +80,7 @@ def refusal(error: Exception, net: ServedNet) -> UnsupportedLayerError:
     return UnsupportedLayerError(f"OpenCV refuses the net: {text[:300]}", where=net.where)
 
 
-def shaped(array: np.ndarray, shape: Shape) -> np.ndarray:
+def in_shape(array: np.ndarray, shape: Shape) -> np.ndarray:
     """An array in the shape that Caffe gives it: OpenCV's have at least two axes."""
     return array.reshape(shape) if array.size == count(shape) else array
 
@@ -88,4 +88,4 @@ def shaped(array: np.ndarray, shape: Shape) -> np.ndarray:
 def _tops(found: Any, shapes: tuple[Shape, ...]) -> Tops:
     if found is None or len(found) != len(shapes):
         return (None,) * len(shapes)
-    return tuple(shaped(np.array(array), shape) for array, shape in zip(found, shapes, strict=True))
+    return tuple(in_shape(np.array(array), shape) for array, shape in zip(found, shapes, strict=True))

@@ -71,12 +71,8 @@ def export_onnx(
         DifferenceError: The model computes something else; names the first layer. Nothing is written.
         OutputError: The file cannot be written.
     """
-    target = Path(os.path.realpath(path) if os.path.islink(path) else path)  # external data lie beside the file itself
-    if external_data not in (None, "file", "source"):
-        raise UsageError(f"external data '{external_data}', expected file or source")
-    refuse_sources(net.sources, [target, *([_beside(target)] if external_data == "file" else [])])
-    # Hashing goes on while the packages are loaded, and the model is made and checked.
-    digests = _Digests(net.sources if (check if digest is None else digest) else ())
+    target = _target(path, external_data, net.sources)
+    digests = _Digests(net.sources if (check if digest is None else digest) else ())  # runs beside what follows
     from bridge.onnx_export import to_onnx_file
 
     make = functools.partial(
@@ -94,16 +90,40 @@ def export_onnx(
     file.infer_shapes()
     file.check()
     if check:
-        from bridge.verification.exported import check_export
-
         models = [(file, graph), *([make(half=False)] if half else [])]
-        served = inference_net(net, inputs)
-        run = functools.partial(check_export, net=served, seed=seed, recorded=recorded, preprocess=preprocess)
-        graph.notes += dict.fromkeys(note for model in models for note in run(*model))
-        graph.notes += _not_finite(graph)
+        graph.notes += _checked(models, net, inputs, seed, recorded, preprocess)
     file.late = digests.metadata
     graph.notes += _write(file, target, external_data, net.where)
     return graph
+
+
+def _target(path: str | Path, external_data: str | None, sources: Iterable[str]) -> Path:
+    """The file to write: what a link leads to, because external data are beside the file itself."""
+    if external_data not in (None, "file", "source"):
+        raise UsageError(f"external data '{external_data}', expected file or source")
+    target = Path(os.path.realpath(path) if os.path.islink(path) else path)
+    refuse_sources(sources, [target, *([_beside(target)] if external_data == "file" else [])])
+    return target
+
+
+def _checked(
+    models: Iterable[tuple[OnnxFile, Graph]],
+    net: Net,
+    inputs: Mapping[str, Sequence[Extent]] | None,
+    seed: int,
+    recorded: str | Path | None,
+    preprocess: Preprocess | None,
+) -> list[str]:
+    """Run each model and compare it with another engine; returns remarks."""
+    from bridge.verification.exported import check_export
+
+    run = functools.partial(
+        check_export, net=inference_net(net, inputs), seed=seed, recorded=recorded, preprocess=preprocess
+    )
+    notes: dict[str, None] = {}
+    for file, graph in models:
+        notes.update(dict.fromkeys([*run(file, graph), *_not_finite(graph)]))
+    return list(notes)
 
 
 def _not_finite(graph: Graph) -> list[str]:

@@ -37,9 +37,12 @@ from bridge.schema.message import Message
 VERSION, PROTOTXT, BLOBS = "bridge.version", "bridge.prototxt", "bridge.blobs"
 _DAMAGED = "the file is damaged, or was changed by another tool"
 
+TEXTS = "__bridge__"
+"""Name of the texts among the arrays of a NumPy archive: JSON in UTF-8 bytes (uint8)."""
+
 
 @dataclass(frozen=True)
-class Entry:
+class StoredArray:
     """Where a blob of a net is kept.
 
     Attributes:
@@ -57,7 +60,7 @@ class Entry:
     blob: Blob
 
 
-def entries(net: Net) -> Iterator[Entry]:
+def entries(net: Net) -> Iterator[StoredArray]:
     """Each blob of the net with the key of its array; shared parameters have one key."""
     keys: dict[int, str] = {}
     taken: set[str] = set()
@@ -66,10 +69,10 @@ def entries(net: Net) -> Iterator[Entry]:
             key = keys.get(id(blob.origin))
             if key is None:
                 key = keys[id(blob.origin)] = _unique(_printable(f"{layer.name}/{role}"), taken)
-            yield Entry(index, layer.name, role, key, blob)
+            yield StoredArray(index, layer.name, role, key, blob)
 
 
-def arrays(listed: Iterable[Entry]) -> dict[str, Blob]:
+def arrays(listed: Iterable[StoredArray]) -> dict[str, Blob]:
     """The arrays to be stored, each once."""
     stored: dict[str, Blob] = {}
     for entry in listed:
@@ -77,7 +80,7 @@ def arrays(listed: Iterable[Entry]) -> dict[str, Blob]:
     return stored
 
 
-def describe(net: Net, listed: Iterable[Entry]) -> dict[str, str]:
+def manifest_texts(net: Net, listed: Iterable[StoredArray]) -> dict[str, str]:
     """The three texts for a file that holds the net's blobs."""
     blobs = [
         {"index": entry.index, "layer": entry.layer, "role": entry.role, "key": entry.key, "shape": entry.blob.shape}

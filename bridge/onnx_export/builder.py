@@ -21,7 +21,7 @@ CUSTOM_DOMAIN = "org.weightbridge"
 
 
 @dataclass
-class Node:
+class OnnxNode:
     """One ONNX node, before it becomes a protobuf message, with the name of the layer that it is of.
 
     ``float32`` says that a float16 export keeps the node in float32.
@@ -37,7 +37,7 @@ class Node:
 
 
 @dataclass
-class Initializer:
+class OnnxInitializer:
     """A constant of the graph: values in memory, or a blob whose values stay in their file."""
 
     shape: Shape
@@ -78,10 +78,10 @@ class Initializer:
         for part in self.written():
             yield part.view(np.uint8).data
 
-    def turned(self) -> Initializer:
+    def turned(self) -> OnnxInitializer:
         """The transpose of one of two axes; it is made when it is written."""
         blob = Blob(self.shape[::-1], self.values.dtype, lambda: _transpose(self.values, self.shape))
-        return Initializer(self.shape[::-1], blob, self.roles, self.float_type, not self.transposed)
+        return OnnxInitializer(self.shape[::-1], blob, self.roles, self.float_type, not self.transposed)
 
 
 def _transpose(values: Blob, shape: Shape) -> np.ndarray:
@@ -118,8 +118,8 @@ class GraphBuilder:
     def __init__(self, opset: int, *, allow_custom: bool = False) -> None:
         self.opset, self.allow_custom = opset, allow_custom
         self.notes: list[str] = []
-        self.nodes: list[Node] = []
-        self.initializers: dict[str, Initializer] = {}
+        self.nodes: list[OnnxNode] = []
+        self.initializers: dict[str, OnnxInitializer] = {}
         self.domains: set[str] = set()
         self.merged: list[tuple[int, str, float]] = []
         self.shapes: dict[str, Dims] = {}
@@ -164,7 +164,7 @@ class GraphBuilder:
         owner, float32 = (self._layer.name, self._layer.needs_float32) if self._layer else ("", True)
         names = [self.unique(f"{owner}/{op_type}" if owner else op_type) for _ in range(outputs)]
         clean = {name: value for name, value in attributes.items() if value is not None}
-        self.nodes.append(Node(op_type, list(inputs), list(names), clean, domain, owner, float32))
+        self.nodes.append(OnnxNode(op_type, list(inputs), list(names), clean, domain, owner, float32))
         self.domains.add(domain)
         return names
 
@@ -210,7 +210,7 @@ class GraphBuilder:
         name = self._blobs.get(key)
         if name is None:
             name = self._blobs[key] = self.unique(f"{layer.name}.{role}")
-            self.initializers[name] = Initializer(wanted, blob)
+            self.initializers[name] = OnnxInitializer(wanted, blob)
         self.initializers[name].roles.append((self._index, role))
         return name
 
@@ -232,7 +232,9 @@ class GraphBuilder:
             return self._constants[key]
         owner = self._layer.name if self._layer else ""
         chosen = self.unique(name or f"{owner}/constant")
-        self.initializers[chosen] = Initializer(values.shape, Blob.of(values), [(self._index, role)] if role else [])
+        self.initializers[chosen] = OnnxInitializer(
+            values.shape, Blob.of(values), [(self._index, role)] if role else []
+        )
         if key is not None:
             self._constants[key] = chosen
         return chosen

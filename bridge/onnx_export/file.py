@@ -16,7 +16,7 @@ from onnx import helper
 
 from bridge.caffe_files.varint import varint
 from bridge.errors import ModelError, UsageError
-from bridge.onnx_export.builder import Initializer
+from bridge.onnx_export.builder import OnnxInitializer
 
 SMALL = 1024
 """Tensors up to so many bytes stay in the messages: shapes and constants, which checkers read."""
@@ -41,7 +41,7 @@ class OnnxFile:
     """
 
     model: onnx.ModelProto
-    tensors: dict[str, Initializer]
+    tensors: dict[str, OnnxInitializer]
     external: dict[str, tuple[str, int]] = field(default_factory=dict)
     late: Callable[[], Mapping[str, str]] = dict
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bridge.onnx_export.builder import GraphBuilder, Node
+from bridge.onnx_export.builder import GraphBuilder, OnnxNode
 from bridge.onnx_export.operators import Op
 from bridge.schema import count
 
@@ -33,7 +33,7 @@ def fold_constants(g: GraphBuilder, keep: set[str]) -> None:
     g.nodes[:] = kept
 
 
-def _value(g: GraphBuilder, node: Node) -> np.ndarray | None:
+def _value(g: GraphBuilder, node: OnnxNode) -> np.ndarray | None:
     """The result of a node, if that is known and worth being stored."""
     compute = _OPERATORS.get(node.op_type)
     inits = [g.initializers.get(name) for name in node.inputs]

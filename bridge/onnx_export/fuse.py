@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from bridge.onnx_export.builder import GraphBuilder, Initializer, Node
+from bridge.onnx_export.builder import GraphBuilder, OnnxInitializer, OnnxNode
 from bridge.onnx_export.fold import fold_constants
 from bridge.onnx_export.operators import Op
 from bridge.schema import count
@@ -55,7 +55,7 @@ def fuse_affine(g: GraphBuilder, keep: set[str]) -> None:
     g.nodes[:] = [node for node in g.nodes if id(node) not in dropped]
 
 
-def _absorb(g: GraphBuilder, norm: Node, node: Node, uses: Counter[str]) -> bool:
+def _absorb(g: GraphBuilder, norm: OnnxNode, node: OnnxNode, uses: Counter[str]) -> bool:
     """Let ``norm`` do what ``node`` does to its result, if that is per channel."""
     constant = g.initializers.get(node.inputs[1])
     channels = count(g.initializers[norm.inputs[1]].shape)
@@ -68,7 +68,7 @@ def _absorb(g: GraphBuilder, norm: Node, node: Node, uses: Counter[str]) -> bool
     if not np.all((gamma if slot == 1 else beta) == neutral) or (slot == 1 and np.any(beta)):
         return False
     name = node.inputs[1] if uses[node.inputs[1]] == 1 else g.unique(node.inputs[1])
-    g.initializers[name] = Initializer((channels,), constant.values, constant.roles)
+    g.initializers[name] = OnnxInitializer((channels,), constant.values, constant.roles)
     norm.inputs[slot] = name
     return True
 
@@ -111,7 +111,7 @@ def drop_casts(g: GraphBuilder, keep: set[str]) -> None:
     _rewire(g, rename)
 
 
-def _floats(node: Node, producers: dict[str, Node], g: GraphBuilder) -> bool:
+def _floats(node: OnnxNode, producers: dict[str, OnnxNode], g: GraphBuilder) -> bool:
     """Whether a node makes floats of what were integers."""
     before = producers.get(node.inputs[0]) if node.op_type == "Cast" and node.attributes["to"] == g.FLOAT else None
     return before is not None and before.op_type in _INTEGERS
@@ -138,7 +138,7 @@ def merge_reshapes(g: GraphBuilder, keep: set[str]) -> None:
             node.inputs[0] = before.inputs[0]
 
 
-def _keeps_first_axis(g: GraphBuilder, node: Node) -> bool:
+def _keeps_first_axis(g: GraphBuilder, node: OnnxNode) -> bool:
     if node.op_type == Op.Flatten:
         return bool(node.attributes.get("axis", 1) == 1)
     extents = g.initializers.get(node.inputs[1])

@@ -70,7 +70,7 @@ def _field(field: Field, values: Iterable[Value], drop: Drop, path: str) -> byte
         return prefixed(field.number, b"".join(coded))
     wire = _WIRE.get(field.kind, _VARINT)
     return b"".join(
-        prefixed(field.number, data) if wire == _LENGTH else tag(field.number, wire) + data for data in coded
+        prefixed(field.number, data) if wire == _LENGTH else field_tag(field.number, wire) + data for data in coded
     )
 
 
@@ -104,15 +104,15 @@ def _numbered(number: int, value: Value) -> bytes:
     if isinstance(value, bytes):
         return prefixed(number, value)
     if isinstance(value, float):
-        return tag(number, _FIXED32) + struct.pack("<f", value)
-    return tag(number, _VARINT) + varint(int(str(value)))
+        return field_tag(number, _FIXED32) + struct.pack("<f", value)
+    return field_tag(number, _VARINT) + varint(int(str(value)))
 
 
-def tag(number: int, wire: int) -> bytes:
+def field_tag(number: int, wire: int) -> bytes:
     """The tag of a field."""
     return varint(number << 3 | wire)
 
 
 def prefixed(number: int, data: bytes) -> bytes:
     """A field of bytes, with tag and length."""
-    return tag(number, _LENGTH) + varint(len(data)) + data
+    return field_tag(number, _LENGTH) + varint(len(data)) + data

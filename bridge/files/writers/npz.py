@@ -11,11 +11,8 @@ import numpy as np
 from numpy.lib import format as npy
 
 from bridge.files.atomic import pieces
-from bridge.files.manifest import arrays, describe, entries
+from bridge.files.manifest import TEXTS, arrays, entries, manifest_texts
 from bridge.schema import Blob, Net
-
-TEXTS = "__bridge__"
-"""The member with the texts of :mod:`bridge.files.manifest`, as JSON in UTF-8 bytes (uint8)."""
 
 
 def write(net: Net, stream: IO[bytes]) -> None:
@@ -28,7 +25,7 @@ def write(net: Net, stream: IO[bytes]) -> None:
     Source: NumPy's ``numpy.lib.format``, version 1.0.
     """
     listed = list(entries(net))
-    archive(stream, arrays(listed), describe(net, listed))
+    archive(stream, arrays(listed), manifest_texts(net, listed))
 
 
 def archive(stream: IO[bytes], stored: Mapping[str, Blob], texts: Mapping[str, str]) -> None:

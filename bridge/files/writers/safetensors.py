@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from bridge.files.atomic import pieces
-from bridge.files.manifest import arrays, describe, entries
+from bridge.files.manifest import arrays, entries, manifest_texts
 from bridge.schema import Net
 
 DTYPES = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
@@ -32,7 +32,7 @@ def write(net: Net, stream: IO[bytes]) -> None:
     names = {dtype: name for name, dtype in DTYPES.items()}
     listed = list(entries(net))
     stored = arrays(listed)
-    header: dict[str, Any] = {"__metadata__": describe(net, listed)}
+    header: dict[str, Any] = {"__metadata__": manifest_texts(net, listed)}
     end = 0
     for key, blob in stored.items():
         start, end = end, end + blob.nbytes
