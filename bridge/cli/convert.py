@@ -14,15 +14,15 @@ from bridge.files.writers import FORMATS, format_of
 @click.command()
 @options.files
 @options.reading
-@click.option("-o", "--output", required=True, type=click.Path(), help="The file to write; its suffix is its format.")
 @click.option(
-    "--format", "format_", metavar="NAME", help=f"The format, where the suffix does not tell: {', '.join(FORMATS)}."
+    "-o", "--output", required=True, type=click.Path(), help="The file to write; its suffix decides the format."
 )
+@click.option("--format", "format_", metavar="NAME", help=f"The format, for other suffixes: {', '.join(FORMATS)}.")
 @click.option("--half", is_flag=True, help="Keep float16 in a .caffemodel, as NVCaffe does; BVLC Caffe cannot read it.")
 @click.option(
     "--to-dialect",
     metavar="NAME",
-    help="Whose numbers parameter fields get in a .caffemodel where forks differ.  [default: --dialect]",
+    help="Fork whose field numbers a .caffemodel gets, where forks differ.  [default: --dialect]",
 )
 def convert(
     files: tuple[str, ...], output: str, format_: str | None, half: bool, to_dialect: str | None, **given: Any

@@ -1,4 +1,4 @@
-"""What several commands take: files, how to read them, and how to say where results go."""
+"""Options of several commands: files, how to read them, where results go."""
 
 from __future__ import annotations
 
@@ -30,33 +30,37 @@ def reading(function: _Command) -> _Command:
                 default="auto",
                 show_default=True,
                 metavar="NAME",
-                help="Which reader takes the weights; bridge doctor lists them.",
+                help="Reader of the weights; bridge doctor lists all.",
             ),
             click.option(
                 "--phase",
                 type=click.Choice(["TEST", "TRAIN"]),
                 default="TEST",
                 show_default=True,
-                help="Which layers of the prototxt to take.",
+                help="Phase whose layers of the prototxt are used.",
             ),
-            click.option("--stage", "stages", multiple=True, help="A stage of Caffe's NetState; may be repeated."),
+            click.option("--stage", "stages", multiple=True, help="A stage of Caffe's NetState; repeatable."),
             click.option(
                 "--zero-scale-factor",
                 type=click.Choice(["bvlc", "nvcaffe"]),
                 default="bvlc",
                 show_default=True,
-                help="Whose reading of a BatchNorm with scale factor 0 and real statistics.",
+                help="How to read a BatchNorm with scale factor 0 and statistics that are not 0: as this Caffe does.",
             ),
             click.option(
                 "--dialect",
                 metavar="NAME",
-                help="Whose numbers the parameter fields of a caffemodel have; an unknown name lists them.",
+                help="Fork whose field numbers the caffemodel has; an unknown name lists all forks.",
             ),
             click.option(
                 "--pycaffe-python", default=None, help="Interpreter with the real Caffe (BRIDGE_PYCAFFE_PYTHON)."
             ),
             click.option(
-                "--plugin", "plugins", multiple=True, type=click.Path(), help="A Python file with your own layer types."
+                "--plugin",
+                "plugins",
+                multiple=True,
+                type=click.Path(),
+                help="A Python file with your own layer types; repeatable.",
             ),
         )
     ):
@@ -68,14 +72,14 @@ READING = ("reader", "phase", "stages", "zero_scale_factor", "dialect", "pycaffe
 
 
 def load_net(files: tuple[str, ...], options: dict[str, Any]) -> Net:
-    """The net that the files and the options of :func:`reading` say; takes those out of ``options``."""
+    """Load the net; the options of :func:`reading` are removed from ``options``."""
     import bridge
 
     return bridge.load(*files, **reading_arguments(options))
 
 
 def reading_arguments(options: dict[str, Any]) -> dict[str, Any]:
-    """Take the options of :func:`reading` out of ``options``, as arguments of ``bridge.load``."""
+    """Remove the options of :func:`reading` from ``options``, and return them as arguments of ``bridge.load``."""
     given = {name: options.pop(name) for name in READING}
     for plugin in given.pop("plugins"):
         from bridge.layers.plugins import load_plugin

@@ -1,4 +1,4 @@
-"""Engines: what can run a net. Each is a module here, imported when it is asked for.
+"""Engines run a net. Each is a module of this package, imported when it is used.
 
 An engine is made for one net and runs it on inputs; it gives the net's outputs, or
 what every layer wrote at the moment it ran, so that layers which work in place can be
@@ -40,7 +40,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class EngineEntry:
-    """One line of the table: a name, the packages it needs, and how to get them.
+    """One line of the table: a name, the packages it needs, and how to install them.
 
     ``asked`` marks an engine that is known to differ from Caffe, and so runs only when it is
     asked for by name.

@@ -1,4 +1,4 @@
-"""The engine OpenCV: its own importer of Caffe files, which is in OpenCV 4 only.
+"""The engine OpenCV, which has its own importer of Caffe files. OpenCV 5 has it no more.
 
 It is known to differ from Caffe (LRN's k, InnerProduct's transpose, Axpy, dilated
 Deconvolution), so it runs when it is asked for by name.
@@ -65,10 +65,10 @@ def import_opencv(importer: str = "readNetFromCaffe") -> Any:
 
 
 def feed(loaded: Any, inputs: Arrays) -> None:
-    """Hand the inputs to a net of OpenCV's, and have it compute every layer apart, and as it is defined."""
-    if hasattr(import_opencv("readNetFromONNX").dnn, "readNetFromCaffe"):  # OpenCV 5 loses its inputs by it
+    """Set the inputs of an OpenCV net, and turn off fused layers and Winograd convolution."""
+    if hasattr(import_opencv("readNetFromONNX").dnn, "readNetFromCaffe"):  # in OpenCV 5 this call drops the inputs
         loaded.enableFusion(False)
-    if hasattr(loaded, "enableWinograd"):  # its error is not bounded by the terms of the sum
+    if hasattr(loaded, "enableWinograd"):  # its error has no bound by the terms of the sum
         loaded.enableWinograd(False)
     for name, array in inputs.items():
         loaded.setInput(np.ascontiguousarray(array, np.float32), name)
@@ -81,7 +81,7 @@ def refusal(error: Exception, net: ServedNet) -> UnsupportedLayerError:
 
 
 def in_shape(array: np.ndarray, shape: Shape) -> np.ndarray:
-    """An array in the shape that Caffe gives it: OpenCV's have at least two axes."""
+    """An array in Caffe's shape; OpenCV's arrays have at least two axes."""
     return array.reshape(shape) if array.size == count(shape) else array
 
 
