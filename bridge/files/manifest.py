@@ -1,4 +1,4 @@
-"""What a file of plain arrays says besides the arrays, so that it is a whole model.
+"""Texts beside the arrays of a file, which make it a whole model.
 
 Three texts stand in the file's metadata: ``bridge.version``; ``bridge.prototxt``, the
 net's definition; and ``bridge.blobs``, a JSON list with one entry per blob::
@@ -43,7 +43,7 @@ TEXTS = "__bridge__"
 
 @dataclass(frozen=True)
 class StoredArray:
-    """Where a blob of a net is kept.
+    """Where a blob of a net is stored.
 
     Attributes:
         index: The layer's place in the net.
@@ -128,14 +128,14 @@ def restore(
 
 
 def _merged(layers: Iterable[RawLayer]) -> tuple[str, ...]:
-    """A note where layers came back with other blobs than they had."""
+    """A note if layers have other blobs than before."""
     found = [layer for layer in layers if layer.reworked]
     more = f" and {len(found) - 1} more" if len(found) > 1 else ""
     return (f"layer '{found[0].name}'{more} ({found[0].type}): {found[0].reworked}",) if found else ()
 
 
 def _layer(definition: Message, held: dict[str, Blob], merged: str = "") -> RawLayer:
-    """The layer with its blobs in Caffe's order, if all that belong together are there."""
+    """The layer with its blobs in Caffe's order, if all of them are in the file."""
     name, kind = definition.text("name"), definition.text("type")
     layer = build_layer(definition)
     typed = isinstance(layer, CaffeLayer) and layer.roles(len(held))
@@ -148,7 +148,7 @@ def _layer(definition: Message, held: dict[str, Blob], merged: str = "") -> RawL
 
 
 def _listed(text: str, stored: Mapping[str, Blob], layers: int, source: str) -> Iterator[tuple[int, str, Blob, bool]]:
-    """Index, role and blob of each entry, and whether the blob is as it was before it came into the file."""
+    """Index, role and blob of each entry, and whether the blob is unchanged since it was written."""
     where = f"{source}: {BLOBS}"
     try:
         listed = json.loads(text)
@@ -171,7 +171,7 @@ def _blob(entry: Any, stored: Mapping[str, Blob], layers: int, where: str) -> tu
     if key not in stored:
         raise FormatError(f"the file has no array '{key}'", where=where, hint=_DAMAGED)
     if not all(type(extent) is int and extent >= 0 for extent in shape):
-        raise FormatError(f"shape {shape} is none", where=where, hint=_DAMAGED)
+        raise FormatError(f"{shape} is not a shape", where=where, hint=_DAMAGED)
     blob = stored[key]
     if count(shape) != blob.size:
         raise FormatError(

@@ -1,4 +1,4 @@
-"""What a file is, told from its first bytes.
+"""What a file is, recognized by its first bytes.
 
 A model is often not what its name says: a web page saved as ``.caffemodel``, a Git LFS
 pointer, a solverstate. Knowing which gives a better message than a failed parse, and
@@ -15,7 +15,7 @@ from typing import NamedTuple
 from bridge.caffe_files.varint import read_varint
 
 HEAD = 4096
-"""Bytes of a file that are enough to tell what it is."""
+"""Bytes of a file that are enough to recognize it."""
 
 
 class Kind(NamedTuple):
@@ -133,7 +133,7 @@ def _is_name(head: bytes) -> bool:
 
 
 def _zip(head: bytes) -> str:
-    """An archive by the name of its first file."""
+    """The kind of a ZIP archive, by the name of its first file."""
     length = int.from_bytes(head[26:28], "little")
     name = head[30 : 30 + length]
     if name.endswith(b".npy"):

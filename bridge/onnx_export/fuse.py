@@ -1,4 +1,4 @@
-"""Clean-up of a built graph: what changes no number and leaves fewer nodes."""
+"""Clean-up of a graph: fewer nodes, and the same numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bridge.schema import count
 _INTEGERS = {Op.ArgMax, "Mod", "NonZero", "Shape"}
 """Operators that give integers, as they are used here."""
 _MOVES = {Op.Flatten, "Identity", Op.Reshape}
-"""Operators that hand their first input on, value by value."""
+"""Operators whose output has the values of their first input."""
 
 
 def clean_up(g: GraphBuilder, keep: set[str]) -> None:
@@ -74,7 +74,7 @@ def _absorb(g: GraphBuilder, norm: OnnxNode, node: OnnxNode, uses: Counter[str])
 
 
 def fold_transposes(g: GraphBuilder) -> None:
-    """Turn matrices that are only ever used transposed when they are written, not each time the model runs."""
+    """Store matrices transposed if every node reads them transposed, and remove the Transpose nodes."""
     turned: dict[str, str] = {}
     rename: dict[str, str] = {}
     for node in g.nodes:
@@ -89,7 +89,7 @@ def fold_transposes(g: GraphBuilder) -> None:
 
 
 def drop_casts(g: GraphBuilder, keep: set[str]) -> None:
-    """Let whoever needs integers read them before they became floats: a pooling's mask, say.
+    """Let nodes that need integers read them before they become floats, such as the mask of a pooling.
 
     Args:
         g: The graph.
@@ -112,7 +112,7 @@ def drop_casts(g: GraphBuilder, keep: set[str]) -> None:
 
 
 def _floats(node: OnnxNode, producers: dict[str, OnnxNode], g: GraphBuilder) -> bool:
-    """Whether a node makes floats of what were integers."""
+    """Whether a node casts integers to floats."""
     before = producers.get(node.inputs[0]) if node.op_type == "Cast" and node.attributes["to"] == g.FLOAT else None
     return before is not None and before.op_type in _INTEGERS
 
@@ -146,7 +146,7 @@ def _keeps_first_axis(g: GraphBuilder, node: OnnxNode) -> bool:
 
 
 def merge_twins(g: GraphBuilder) -> None:
-    """Compute once what two nodes would compute; not where both are tops, which have names of their own."""
+    """Merge nodes that compute the same value, unless both are tops, whose names must stay."""
     seen: dict[tuple[object, ...], list[str]] = {}
     rename: dict[str, str] = {}
     for node in g.nodes:
@@ -160,7 +160,7 @@ def merge_twins(g: GraphBuilder) -> None:
 
 
 def _rewire(g: GraphBuilder, rename: dict[str, str]) -> None:
-    """Read other values in place of some, whose nodes go."""
+    """Replace values by others, and remove the nodes that made them."""
     g.nodes[:] = [node for node in g.nodes if rename.keys().isdisjoint(node.outputs)]
     for node in g.nodes:
         node.inputs = [rename.get(name, name) for name in node.inputs]

@@ -12,7 +12,7 @@ from bridge.onnx_export.operators import Op
 
 _FLOAT, _FLOAT16, _INT32, _INT64 = 1, 10, 6, 7
 _MOVES = {Op.Flatten, "Identity", Op.Reshape, Op.Slice, Op.Split, "Squeeze", "Transpose", "Unsqueeze"}
-"""Operators that hand their first input on as it is, in whichever type."""
+"""Operators whose output has the values of their first input, in any type."""
 _READS_ANY = {"Cast", "Shape"}
 """Operators whose result is the same for either type."""
 _FLOAT32_INPUTS = {"BatchNormalization": (1, 2, 3, 4), "Resize": (1, 2)}
@@ -74,7 +74,7 @@ class _Conversion:
         self.nodes.append(node)
 
     def _precision(self, node: OnnxNode) -> int:
-        """What a node computes in."""
+        """The type in which a node computes."""
         if node.op_type in _MOVES and node.inputs[0] in self.floats:
             return _FLOAT16 if node.inputs[0] in self.half else _FLOAT
         # float16 has not each integer beyond 2,048
@@ -84,7 +84,7 @@ class _Conversion:
         return _FLOAT if float32 else _FLOAT16
 
     def _as(self, kind: int, name: str) -> str:
-        """The value in a type; a Cast makes it, or for a constant, the file holds it so."""
+        """The value in a type: by a Cast, or for a constant, stored in that type."""
         if name in self.constants:
             return self._constant(kind, name)
         if (name in self.half) == (kind == _FLOAT16):
@@ -127,7 +127,7 @@ class _Conversion:
 
 
 def _limited(graph: Graph) -> list[str]:
-    """Which weights have values that float16 has not."""
+    """Notes on weights whose values float16 does not have."""
     notes = []
     for name, init in graph.builder.initializers.items():
         narrowed = init.float_type.itemsize == 2 and init.roles and init.values.dtype.itemsize > 2

@@ -17,7 +17,7 @@ from bridge.onnx_export.graph import Graph
 
 MIN_OPSET = 13
 DEFAULT_OPSET = 17
-"""Old enough for runtimes of years ago, new enough for every operator that is used."""
+"""The default operator set, which has every operator that is used and runs in old runtimes."""
 
 
 def newest_opset() -> int:

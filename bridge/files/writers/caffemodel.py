@@ -68,7 +68,7 @@ def _write_layer(layer: Layer, stream: IO[bytes], half: bool, dialect: str, wher
 
 
 def _header(blob: Blob, half: bool) -> tuple[np.dtype[Any], bytes, int]:
-    """The type the values are written in, all of the field but the values, and their bytes."""
+    """The dtype of the written values, the bytes of the field before them, and the number of their bytes."""
     raw = half and blob.dtype == np.float16
     dtype = blob.dtype if raw or blob.dtype == np.float64 else np.dtype(np.float32)
     nbytes = blob.size * dtype.itemsize

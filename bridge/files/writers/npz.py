@@ -1,4 +1,4 @@
-"""NumPy archives that are whole models: the arrays by layer and role, and ``__bridge__``."""
+"""NumPy archives that hold a whole model: arrays named by layer and role, and the texts ``__bridge__``."""
 
 from __future__ import annotations
 

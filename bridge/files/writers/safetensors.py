@@ -1,4 +1,4 @@
-"""safetensors files that are whole models: the arrays by layer and role, and their texts.
+"""safetensors files that hold a whole model: arrays named by layer and role, and texts.
 
 The format is a header of JSON and the arrays behind it. It is written here rather than
 by the library, whose functions want every array in memory, so that a model of any size
@@ -17,7 +17,7 @@ from bridge.files.manifest import arrays, entries, manifest_texts
 from bridge.schema import Net
 
 DTYPES = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
-"""The format's names of the types that blobs have."""
+"""dtype of a blob -> the format's name for it."""
 
 
 def write(net: Net, stream: IO[bytes]) -> None:
