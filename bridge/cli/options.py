@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-import numpy as np
 
 from bridge.cli import printable
 from bridge.errors import UsageError
-from bridge.schema import Net
+
+if TYPE_CHECKING:
+    import numpy as np  # not imported to run: bridge finetune chooses NumPy's kernels before it is
+
+    from bridge.schema import Net
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -115,6 +118,8 @@ def mean(text: str | None) -> np.ndarray:
     Returns:
         float32 (values,), or (C, H, W) from a file; empty for none.
     """
+    import numpy as np
+
     if text is None:
         return np.zeros(0, np.float32)
     try:
@@ -124,6 +129,8 @@ def mean(text: str | None) -> np.ndarray:
 
 
 def _mean_image(path: str) -> np.ndarray:
+    import numpy as np
+
     from bridge.files.readers import read_mean
     from bridge.verification.arrays import read_array
 

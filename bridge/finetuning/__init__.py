@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from bridge.lazy import lazy
 
 if TYPE_CHECKING:
+    from bridge.finetuning.blas import exact_arithmetic as exact_arithmetic
     from bridge.finetuning.config import Config as Config
     from bridge.finetuning.predict import classify as classify
     from bridge.finetuning.predict import read_images as read_images
@@ -18,6 +19,7 @@ else:
     __all__ = lazy(
         __name__,
         {
+            "exact_arithmetic": "bridge.finetuning.blas",
             "Config": "bridge.finetuning.config",
             "classify": "bridge.finetuning.predict",
             "read_images": "bridge.finetuning.predict",

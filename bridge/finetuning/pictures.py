@@ -32,11 +32,11 @@ _FONTS = (
     "WenQuanYi Zen Hei", "Droid Sans Fallback", "IPAGothic", "Hiragino Sans", "PingFang SC", "Microsoft YaHei",
     "Yu Gothic", "Malgun Gothic", "Arial Unicode MS",
 )  # fmt: skip
-"""The first that has a character shows it."""
+"""Fonts; a character is drawn in the first one that has it."""
 _PIXELS = 130
 """Per inch."""
 _LONG = 18
-"""Characters of a name that have room."""
+"""Most characters of a name that are shown."""
 
 
 def _canvas(width: float, height: float) -> tuple[Any, Any]:
@@ -55,7 +55,7 @@ def _png(canvas: Any) -> bytes:
 
 @contextlib.contextmanager
 def _styled() -> Iterator[None]:
-    """Names are shown as they are, and in a script that no font here has, as boxes and without a word."""
+    """Show names as they are; characters that no installed font has become boxes, without a warning."""
     import matplotlib
     from matplotlib.font_manager import fontManager
 
@@ -165,7 +165,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> bytes:
 
 
 def _ticks(classes: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What stands at columns and at rows: the names, or where they are long numbers that the rows explain."""
+    """Labels of columns and rows: the names; where they are long, columns have numbers and rows both."""
     if max(map(len, classes)) <= _LONG:
         return list(classes), list(classes)
     return [str(number) for number, _ in enumerate(classes, 1)], [
@@ -174,7 +174,7 @@ def _ticks(classes: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _short(name: str, length: int = _LONG) -> str:
-    """A name without its middle where it is long, for names often differ at their ends."""
+    """A name, shortened in its middle where it is long: names often differ at their ends."""
     half = (length - 1) // 2
     return name if len(name) <= length else f"{name[: length - 1 - half]}…{name[-half:]}"
 

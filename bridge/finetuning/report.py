@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bridge.files.atomic import atomic
-from bridge.finetuning.logfile import read_log
 from bridge.schema import Net
 from bridge.show import html
 from bridge.show.html import Content, Markup, tag
 
 if TYPE_CHECKING:
-    from bridge.finetuning.objective import Judged
+    from bridge.finetuning.evaluation import Evaluation
     from bridge.finetuning.run import Run
 
 _SHOWN = 36
@@ -35,106 +34,108 @@ def write_report(run: Run, trained: Net, deploy: Net) -> None:
         deploy: That net in its form for inference.
     """
     folder = run.config.folder
-    log, judged = read_log(folder), run.judged
-    made = _Pictures(run, log, judged).all(trained) if _can_draw(run) else {}
+    log, evaluation = list(run.outcome.history), run.evaluation
+    made = _Pictures(run, log, evaluation).all(trained) if not can_draw() else {}
     for name, png in made.items():
         if name.endswith(".png"):
             with atomic(folder / name) as file:
                 file.write(png)
     with atomic(folder / "report.html") as file:
-        file.write(_page(run, deploy, log, judged, made).encode(errors="backslashreplace"))
+        file.write(_page(run, deploy, log, evaluation, made).encode(errors="backslashreplace"))
 
 
-def _can_draw(run: Run) -> bool:
-    there = importlib.util.find_spec("matplotlib") is not None
-    if not there:
-        run.notes.append("no pictures: matplotlib is not installed (pip install 'weight-bridge[plot]')")
-    return there
+def can_draw() -> list[str]:
+    """A remark where pictures cannot be drawn; else empty."""
+    if importlib.util.find_spec("matplotlib") is not None:
+        return []
+    return ["no pictures: matplotlib is not installed (pip install 'weight-bridge[plot]')"]
 
 
 class _Pictures:
     """The pictures of a run: file name, or for those of the page alone another name, -> PNG."""
 
-    def __init__(self, run: Run, log: list[dict[str, Any]], judged: Judged | None) -> None:
+    def __init__(self, run: Run, log: list[dict[str, Any]], evaluation: Evaluation | None) -> None:
         from bridge.finetuning.products import class_names
 
-        self.run, self.log, self.judged, self.names = run, log, judged, class_names(run)
+        self.run, self.log, self.evaluation, self.names = run, log, evaluation, class_names(run)
 
     def all(self, trained: Net) -> dict[str, bytes]:
         from bridge.finetuning import pictures
 
         made: dict[str, bytes] = {}
         if self.log:
-            best = self.run.loop.state.best_epoch
+            best = self.run.outcome.best_epoch
             made["curves.png"] = pictures.curves(self.log, best=best)
             made["loss"] = pictures.curves(self.log, ("loss",), best)
             if any("accuracy" in record for record in self.log):
                 made["accuracy"] = pictures.curves(self.log, ("accuracy",), best)
-        if self.judged is not None and self.judged.accuracy is not None:
-            matrix = pictures.counts(self.judged.true, self.judged.predicted, len(self.names))
+        if self.evaluation is not None and self.evaluation.accuracy is not None:
+            matrix = pictures.counts(self.evaluation.true, self.evaluation.predicted, len(self.names))
             made["confusion.png"] = pictures.confusion(matrix, self.names)
-            made.update(self._mistakes(self.judged))
+            made.update(self._mistakes(self.evaluation))
         weights = _first_filters(self.run.net, trained)
         if weights is not None:
             made["filters.png"] = pictures.compared_filters(*weights)
         return made
 
-    def _mistakes(self, judged: Judged) -> dict[str, bytes]:
+    def _mistakes(self, evaluation: Evaluation) -> dict[str, bytes]:
         from bridge.finetuning import pictures
 
-        wrong = _wrong(judged)
+        wrong = _wrong(evaluation)
         if not len(wrong) or self.run.validation is None:
             return {}
-        true, predicted = ([self.names[k] for k in side[wrong]] for side in (judged.true, judged.predicted))
+        true, predicted = ([self.names[k] for k in side[wrong]] for side in (evaluation.true, evaluation.predicted))
         return {"mistakes.png": pictures.mistakes(self.run.validation.images(wrong), true, predicted)}
 
 
-def _wrong(judged: Judged) -> np.ndarray:
+def _wrong(evaluation: Evaluation) -> np.ndarray:
     """The first of this process's images that are misclassified."""
-    wrong = np.flatnonzero(judged.true != judged.predicted)
-    return wrong[wrong < judged.own][:_SHOWN]
+    wrong = np.flatnonzero(evaluation.true != evaluation.predicted)
+    return wrong[wrong < evaluation.own][:_SHOWN]
 
 
 def _first_filters(before: Net, after: Net) -> tuple[np.ndarray, np.ndarray] | None:
     """The first convolution's weight, where it sees grey or colour, before (where it was read) and after."""
     for old, new in zip(before.layers, after.layers, strict=True):
-        if new.type == "Convolution" and "weight" in new.blobs:
+        if new.filters and "weight" in new.blobs:
             trained = new.blobs["weight"].astype(np.float32)
             stored = old.blobs["weight"].astype(np.float32) if "weight" in old.blobs else np.zeros_like(trained)
             return (stored, trained) if trained.ndim == 4 and trained.shape[1] in (1, 3) else None
     return None
 
 
-def _page(run: Run, deploy: Net, log: list[dict[str, Any]], judged: Judged | None, made: dict[str, bytes]) -> str:
+def _page(
+    run: Run, deploy: Net, log: list[dict[str, Any]], evaluation: Evaluation | None, made: dict[str, bytes]
+) -> str:
     title = f"Fine-tuning of {run.net.name or 'a net'}"
-    head = tag("header", tag("p", title, class_="soft"), tag("h1", _verdict(log, judged)))
-    return html.page(title, head, *_sections(run, deploy, log, judged, made))
+    head = tag("header", tag("p", title, class_="soft"), tag("h1", _verdict(log, evaluation)))
+    return html.page(title, head, *_sections(run, deploy, log, evaluation, made))
 
 
-def _verdict(log: list[dict[str, Any]], judged: Judged | None) -> str:
-    if judged is None:
+def _verdict(log: list[dict[str, Any]], evaluation: Evaluation | None) -> str:
+    if evaluation is None:
         return f"Training loss {log[-1]['loss']:.4f}, no validation" if log else "No step was made"
-    if judged.accuracy is None:
-        return f"Validation loss {judged.loss:.4g}"
-    return str(judged)
+    if evaluation.accuracy is None:
+        return f"Validation loss {evaluation.loss:.4g}"
+    return str(evaluation)
 
 
 def _sections(
-    run: Run, deploy: Net, log: list[dict[str, Any]], judged: Judged | None, made: dict[str, bytes]
+    run: Run, deploy: Net, log: list[dict[str, Any]], evaluation: Evaluation | None, made: dict[str, bytes]
 ) -> Iterator[Markup]:
     from bridge.finetuning.products import use
 
-    yield html.facts(_facts(run, log, judged))
+    yield html.facts(_facts(run, log, evaluation))
     if "loss" in made:
         both = [html.image(made[name], name) for name in ("loss", "accuracy") if name in made]
         yield html.join(tag("h2", "Loss and accuracy"), tag("div", both, class_="side"))
-    if judged is not None and judged.accuracy is not None:
+    if evaluation is not None and evaluation.accuracy is not None:
         yield html.join(
-            tag("h2", "Which class is taken for which"), _confusion(run, judged, made.get("confusion.png", b""))
+            tag("h2", "Which class is taken for which"), _confusion(run, evaluation, made.get("confusion.png", b""))
         )
-        yield from _classes(run, judged)
+        yield from _classes(run, evaluation)
     if "mistakes.png" in made:
-        yield html.join(tag("h2", "Misclassified images"), _mistakes(run, judged))
+        yield html.join(tag("h2", "Misclassified images"), _mistakes(run, evaluation))
     if "filters.png" in made:
         yield tag("h2", "The first layer's filters")
         yield html.image(made["filters.png"], "filters before and after", "small")
@@ -144,8 +145,8 @@ def _sections(
         yield html.join(tag("h2", "Remarks"), tag("ul", (tag("li", note) for note in run.notes)))
 
 
-def _facts(run: Run, log: list[dict[str, Any]], judged: Judged | None) -> Iterator[tuple[str, str]]:
-    config, recipe, state = run.config, run.loop.recipe, run.loop.state
+def _facts(run: Run, log: list[dict[str, Any]], evaluation: Evaluation | None) -> Iterator[tuple[str, str]]:
+    config, recipe, outcome = run.config, run.plan.recipe, run.outcome
     yield "model", ", ".join(config.files)
     yield "data", f"{config.data}: {len(run.train)} images for training, {len(run.validation or ())} held out"
     if config.heads:
@@ -156,16 +157,15 @@ def _facts(run: Run, log: list[dict[str, Any]], judged: Judged | None) -> Iterat
     rate = f"rate {recipe.base_lr:g} ({recipe.lr_policy})"
     yield "recipe", f"{recipe.type}, {rate}{momentum}, decay {recipe.weight_decay:g}"
     epochs = log[-1]["epoch"] + 1 if log else 0
-    early = ", stopped early" if state.stopped else ""
-    images = run.loop.batches.size * recipe.iter_size * run.loop.ranks.size
-    yield "length", f"{epochs} epochs, {state.iteration} steps of {images} images{early}"
-    if state.best is not None:
-        yield "lowest validation loss", f"{state.best:.4f}, after epoch {state.best_epoch + 1}"
-    if judged is not None:
-        yield "validation loss of this model", f"{judged.loss:.4f}"
+    early = ", stopped early" if outcome.stopped else ""
+    yield "length", f"{epochs} epochs, {outcome.iterations} steps of {run.plan.images_per_step} images{early}"
+    if outcome.best_loss is not None:
+        yield "lowest validation loss", f"{outcome.best_loss:.4f}, after epoch {outcome.best_epoch + 1}"
+    if evaluation is not None:
+        yield "validation loss of this model", f"{evaluation.loss:.4f}"
 
 
-def _confusion(run: Run, judged: Judged, png: bytes) -> Content:
+def _confusion(run: Run, evaluation: Evaluation, png: bytes) -> Content:
     """The confusion matrix, as a table if it is small enough to be read."""
     from bridge.finetuning.pictures import counts
     from bridge.finetuning.products import class_names
@@ -173,7 +173,7 @@ def _confusion(run: Run, judged: Judged, png: bytes) -> Content:
     names = class_names(run)
     if len(names) > _CELLS:
         return html.image(png, "confusion matrix", "small") if png else None
-    matrix = counts(judged.true, judged.predicted, len(names))
+    matrix = counts(evaluation.true, evaluation.predicted, len(names))
     shares = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
     short = max(map(len, names)) <= 3
     head = tag(
@@ -196,23 +196,23 @@ def _cell(number: int, share: float) -> Markup:
     return tag("td", str(number or ""), class_=dark, style=f"--share: {share:.3f}")
 
 
-def _mistakes(run: Run, judged: Judged | None) -> Content:
+def _mistakes(run: Run, evaluation: Evaluation | None) -> Content:
     from bridge.finetuning.pictures import thumbnail
     from bridge.finetuning.products import class_names
 
-    if judged is None or run.validation is None:
+    if evaluation is None or run.validation is None:
         return None
-    names, wrong, files = class_names(run), _wrong(judged), run.validation.names
-    total = int((judged.true != judged.predicted).sum())
+    names, wrong, files = class_names(run), _wrong(evaluation), run.validation.names
+    total = int((evaluation.true != evaluation.predicted).sum())
     figures = (
         tag(
             "figure",
             html.image(thumbnail(image), files[place] if files else ""),
             tag(
                 "figcaption",
-                names[judged.true[place]],
+                names[evaluation.true[place]],
                 tag("br"),
-                tag("span", f"not {names[judged.predicted[place]]}", class_="soft"),
+                tag("span", f"not {names[evaluation.predicted[place]]}", class_="soft"),
             ),
         )
         for place, image in zip(wrong, run.validation.images(wrong), strict=True)
@@ -222,13 +222,13 @@ def _mistakes(run: Run, judged: Judged | None) -> Content:
     return text, tag("div", figures, class_="sheet")
 
 
-def _classes(run: Run, judged: Judged) -> Iterator[Markup]:
+def _classes(run: Run, evaluation: Evaluation) -> Iterator[Markup]:
     """A row per class, the worst first."""
     from bridge.finetuning.products import class_names
 
     names = class_names(run)
-    totals = np.bincount(judged.true, minlength=len(names))
-    right = np.bincount(judged.true[judged.true == judged.predicted], minlength=len(names))
+    totals = np.bincount(evaluation.true, minlength=len(names))
+    right = np.bincount(evaluation.true[evaluation.true == evaluation.predicted], minlength=len(names))
     shares = right / np.maximum(1, totals)
     order = [k for k in np.argsort(shares, kind="stable") if totals[k]]
     rows = (
