@@ -43,7 +43,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "bridge/onnx_export/fuse.py": ("export_graph", "export_half", "graphs", "golden"),
     "bridge/finetuning/cache.py": FINETUNE,
     "bridge/finetuning/logfile.py": (*FINETUNE, "finetune_faults"),
-    "bridge/chain/freezing.py": ("freezing", "freezing_costs", "freezing_hook"),
+    "bridge/chain/freezing.py": ("freezing", "freezing_costs"),
     "backends/safetensors.py": ("readers",),
     "backends/wire.py": ("wire", "protobuf_reader", "protobuf_damage"),
 }
