@@ -99,7 +99,7 @@ def test_the_example_keeps_the_contract(test: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("right", "wrong", "test"),
     [
-        ("link.beta, self.eps", "link.beta, 2 * self.eps", "test_engines_agree_and_give_the_inferred_shapes"),
+        ("link.beta, self.eps", "link.beta, self.eps + 0.01", "test_engines_agree_and_give_the_inferred_shapes"),
         ("return (bottoms[0],)", "return (bottoms[0][:2],)", "test_engines_agree_and_give_the_inferred_shapes"),
         ('return ("gamma", "beta")', 'return ("beta", "gamma")', "test_its_blobs_have_the_shapes_that_it_demands"),
         ("F.group_normalization(x[0]", "F.group_normalization(x[0] + id(x) % 7",

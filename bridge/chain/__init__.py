@@ -1,4 +1,4 @@
-"""Chainer: a net as a trainable chain, and the way back."""
+"""Chainer: a net as a trainable chain, and a trained chain as a net."""
 
 from __future__ import annotations
 

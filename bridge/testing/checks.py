@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from bridge.layers import build_layer
 from bridge.layers.base import CaffeLayer
 from bridge.schema import Blob, Blobs, Layer, Net, Shape
 from bridge.testing.cases import LayerCase
+from bridge.testing.hooks import OPTIONS, layer_of
 from bridge.verification.compare import same_bits
 from bridge.verification.inputs import make_inputs, write_recorded
 from bridge.verification.outputs import Comparison, Side, engine_side
@@ -23,26 +23,14 @@ from bridge.verification.results import DIFFERENT, OutputsResult
 from bridge.verification.segments import Place, Runner
 from bridge.verification.tolerance import Bound, Tolerances, bounds
 
-OPTIONS = {"threads": 1}
-"""For ONNX Runtime: one thread, which is the fastest for nets of one layer."""
 MOVED = 4
 """The planted fault, as a multiple of the bound."""
 WIDEST = 2e-3
 """The largest bound, relative to the largest number that the layer reads or writes, and at least to 1."""
 
 
-def _layer(net: Net) -> CaffeLayer:
-    layer = net.layers[-1]
-    assert isinstance(layer, CaffeLayer), f"the layer cannot be interpreted: {layer.reason()}"
-    return layer
-
-
 def _stored(layer: Layer) -> dict[str, Blob]:
     return dict(layer.blobs.entries())
-
-
-def _runs_in_chainer(layer: Layer) -> bool:
-    return type(layer).to_chainer is not Layer.to_chainer
 
 
 # -- definition, blobs ---------------------------------------------------------------------------
@@ -50,7 +38,7 @@ def _runs_in_chainer(layer: Layer) -> bool:
 
 def definition_builds_the_same(case: LayerCase) -> None:
     """One truth: the definition says all that the attributes do."""
-    layer = _layer(case.net())
+    layer = layer_of(case.net())
     again = build_layer(layer.definition, list(_stored(layer).values()))
     assert type(again) is type(layer), again.reason()
     assert isinstance(again, CaffeLayer)
@@ -65,7 +53,7 @@ def _shapes(layer: Layer) -> dict[str, Shape]:
 
 def blobs_fit(case: LayerCase) -> None:
     """Roles, shapes and stored blobs are of one mind."""
-    layer = _layer(case.net())
+    layer = layer_of(case.net())
     wanted = layer.blob_shapes(*case.shapes)
     assert tuple(wanted) == layer.roles(len(wanted)), "blob_shapes has other roles than roles()"
     assert _shapes(layer) == {role: tuple(shape) for role, shape in wanted.items()}
@@ -73,7 +61,7 @@ def blobs_fit(case: LayerCase) -> None:
     assert _shapes(build_layer(layer.definition, legacy)) == _shapes(layer), "with four axes, as old files have them"
     for role, blob in _stored(layer).items():
         longer = Blob.of(np.zeros(blob.size + 1, np.float32))
-        wrong = dataclasses.replace(layer, blobs=Blobs({**_stored(layer), role: longer}))
+        wrong = layer.changed(blobs=Blobs({**_stored(layer), role: longer}))
         with pytest.raises(ModelError, match=f"'{role}'"):
             wrong.checked_infer(*case.shapes)
 
@@ -91,10 +79,10 @@ def _legacy(layer: CaffeLayer, role: str, blob: Blob) -> Blob:
 def engines_agree(case: LayerCase) -> None:
     """Each engine's results have the inferred shapes; verification finds no difference between engines."""
     net, inputs = case.net(), case.inputs()
-    layer = _layer(net)
+    layer = layer_of(net)
     a = engine_side("onnxruntime", net, inputs, OPTIONS)
     _check_shapes(net, a)
-    if not _runs_in_chainer(layer):
+    if not layer.has_chainer:
         return
     b = engine_side("chainer", net, inputs, {})
     _check_shapes(net, b)
@@ -105,7 +93,7 @@ def engines_agree(case: LayerCase) -> None:
 
 
 def _check_shapes(net: Net, side: Side) -> None:
-    layer, last = _layer(net), len(net.layers) - 1
+    layer, last = layer_of(net), len(net.layers) - 1
     for top, most in enumerate(net.infer()[-1]):
         place = Place(last, top)
         shape = side.values[place].shape if place in side.values else most
@@ -183,7 +171,7 @@ def drawn_inputs_fit(case: LayerCase) -> None:
     inputs = make_inputs(net, seed=case.seed)
     with np.errstate(all="ignore"):  # roots of negative numbers are NaN in both
         sides = [engine_side("onnxruntime", net, inputs, OPTIONS)]
-        sides += [engine_side("chainer", net, inputs, {})] if _runs_in_chainer(_layer(net)) else []
+        sides += [engine_side("chainer", net, inputs, {})] if layer_of(net).has_chainer else []
     if len(sides) == 2:
         a, b = sides
         found = _compared(case, net, a, b)

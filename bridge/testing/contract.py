@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from bridge import engines
 from bridge.layers.base import REGISTRY, CaffeLayer, registered_name
 from bridge.schema import Layer
-from bridge.testing import checks
+from bridge.testing import checks, hooks
 from bridge.testing.cases import LayerCase
 
 Check = Callable[[LayerCase], None]
@@ -76,6 +76,30 @@ class LayerContract:
         """The chain gives the same bits on its second use, in a copy, and after its arrays were saved and loaded."""
         self._need_chainer()
         self._hold(checks.chain_is_stateless)
+
+    def test_its_changes_go_into_its_definition(self) -> None:
+        """``layer.changed(...)`` changes the fields and the definition alike."""
+        self._hold(hooks.changes_go_into_the_definition)
+
+    def test_what_it_declares_exists(self) -> None:
+        """Roles, axes, counts and fillers that the layer declares are there, and in range."""
+        self._hold(hooks.names_and_numbers_fit)
+        self._hold(hooks.drawn_inputs_have_their_shapes)
+
+    def test_its_magnitudes_bound_its_sums(self) -> None:
+        """Fed magnitudes, ``magnitudes()`` gives at least the magnitude of what the layer gives."""
+        self._need_onnx()
+        self._hold(hooks.magnitudes_are_no_smaller)
+
+    def test_its_copies_are_copies(self) -> None:
+        """Tops of a layer that ``copies`` or ``shares_memory`` have the bits of its bottom."""
+        self._need_onnx()
+        self._hold(hooks.copies_are_copies)
+
+    def test_it_trains_as_it_declares(self) -> None:
+        """Without ``draws_random`` and ``uses_batch`` the layer computes the same in training as in a test."""
+        self._need_chainer()
+        self._hold(hooks.training_differs_as_declared)
 
     # -- for subclasses ------------------------------------------------------------------------------
 

@@ -33,14 +33,14 @@ def caffe_accuracy(x: Any, labels: Any, layer: Accuracy) -> tuple[Any, ...]:
     """
     xp = chainer.backend.get_array_module(x)
     places, _, _ = flatten_places(x, layer.axis)
-    wanted, valid = read_labels(labels, places.shape[1], layer, layer.ignore_label)
-    values, counted = places.array, wanted != IGNORED
-    own = values[xp.arange(len(values)), wanted]
+    target, valid = read_labels(labels, places.shape[1], layer, layer.ignore_label)
+    values, counted = places.array, target != IGNORED
+    own = values[xp.arange(len(values)), target]
     right = counted & ((values >= own[:, None]).sum(axis=1) - 1 < layer.top_k)
     total = chainer.as_variable(xp.asarray(right.sum() / max(1, valid), dtype=x.dtype))
     if len(layer.tops) < 2:
         return (total,)
-    of_class = wanted[:, None] == xp.arange(values.shape[1])
+    of_class = target[:, None] == xp.arange(values.shape[1])
     numbers = of_class.sum(axis=0)
     shares = (of_class & right[:, None]).sum(axis=0) / xp.maximum(numbers, 1)
     return total, chainer.as_variable(shares.astype(x.dtype))

@@ -62,18 +62,18 @@ class _Accumulating(chainer.FunctionNode):
         """The gradients of the inputs ``indexes``, added to the gradients that they already have."""
         (gy,) = grad_outputs
         if chainer.config.enable_backprop or gy.xp is not np:
-            made: tuple[Any, ...] = super().backward_accumulate(indexes, grad_outputs, grad_inputs)
-            return made
+            gradients: tuple[Any, ...] = super().backward_accumulate(indexes, grad_outputs, grad_inputs)
+            return gradients
         before = dict(zip(indexes, grad_inputs, strict=True))
-        found = super().backward_accumulate((0,), grad_outputs, (before[0],)) if 0 in before else ()
+        gradients = super().backward_accumulate((0,), grad_outputs, (before[0],)) if 0 in before else ()
         if 1 in before:
             x, W = self.get_retained_inputs()
             total = np.zeros(W.shape, W.dtype) if before[1] is None else before[1].array.copy()
-            found += (chainer.as_variable(_weight_gradient(self, *self.weight_factors(x.array, gy.array), total)),)
+            gradients += (chainer.as_variable(_weight_gradient(self, *self.weight_factors(x.array, gy.array), total)),)
         if 2 in before:
             total = np.zeros(gy.shape[1], gy.dtype) if before[2] is None else before[2].array.copy()
-            found += (chainer.as_variable(_bias_gradient(gy.array, total)),)
-        return found
+            gradients += (chainer.as_variable(_bias_gradient(gy.array, total)),)
+        return gradients
 
     def weight_factors(self, x: Any, gy: Any) -> tuple[Any, Any]:
         """The array that the windows lie in, then the array of the products; here the input, then the gradient."""
@@ -101,15 +101,15 @@ class Convolution(_Accumulating, _forward.Convolution2DFunction):
         """The gradients of the inputs ``indexes``."""
         x, W = self.get_retained_inputs()
         (gy,) = grad_outputs
-        made = []
+        gradients = []
         if 0 in indexes:
             options = {"pad": (self.ph, self.pw), "outsize": x.shape[2:], "dilate": (self.dy, self.dx)}
-            made += Deconvolution((self.sy, self.sx), groups=self.groups, **options).apply((gy, W))
+            gradients += Deconvolution((self.sy, self.sx), groups=self.groups, **options).apply((gy, W))
         if 1 in indexes:
-            made += WeightGradient(self, W.shape, W.dtype, W.layout).apply((x, gy))
+            gradients += WeightGradient(self, W.shape, W.dtype, W.layout).apply((x, gy))
         if 2 in indexes:
-            made.append(F.sum(gy, axis=(0, 2, 3)))
-        return made
+            gradients.append(F.sum(gy, axis=(0, 2, 3)))
+        return gradients
 
 
 class WeightGradient(_forward.Convolution2DGradW):
@@ -150,15 +150,15 @@ class Deconvolution(_Accumulating, _transposed.Deconvolution2DFunction):
         x, W = self.get_retained_inputs()
         (gy,) = grad_outputs
         self._set_cover_all(x.shape, W.shape)
-        made = []
+        gradients = []
         if 0 in indexes:
             options = {"pad": (self.ph, self.pw), "cover_all": self.cover_all, "dilate": (self.dy, self.dx)}
-            made += Convolution((self.sy, self.sx), groups=self.groups, **options).apply((gy, W))
+            gradients += Convolution((self.sy, self.sx), groups=self.groups, **options).apply((gy, W))
         if 1 in indexes:
-            made += WeightGradient(self, W.shape, W.dtype, W.layout).apply((gy, x))
+            gradients += WeightGradient(self, W.shape, W.dtype, W.layout).apply((gy, x))
         if 2 in indexes:
-            made.append(F.sum(gy, axis=(0, 2, 3)))
-        return made
+            gradients.append(F.sum(gy, axis=(0, 2, 3)))
+        return gradients
 
 
 def _weight_gradient(function: Any, x: np.ndarray, gy: np.ndarray, total: np.ndarray) -> np.ndarray:
@@ -250,9 +250,9 @@ class _Windows:
 
     def _bordered(self, x: Any) -> Any:
         """``x`` (n, C, H, W) with its padding of zeros."""
-        made = np.zeros((*x.shape[:2], *self.padded(x.shape[2:])), x.dtype)
-        made[:, :, self.pad[0] : self.pad[0] + x.shape[2], self.pad[1] : self.pad[1] + x.shape[3]] = x
-        return made
+        bordered = np.zeros((*x.shape[:2], *self.padded(x.shape[2:])), x.dtype)
+        bordered[:, :, self.pad[0] : self.pad[0] + x.shape[2], self.pad[1] : self.pad[1] + x.shape[3]] = x
+        return bordered
 
     def add_columns(self, columns: Any, image: Any) -> None:
         """Add the values in each window (n, groups, values, windows) to images with padding."""

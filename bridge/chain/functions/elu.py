@@ -37,8 +37,8 @@ class ELU(_elu.ELU):
         """The activations."""
         (x,) = inputs
         if x.dtype != np.float32:
-            made: tuple[np.ndarray] = super().forward_cpu(inputs)
-            return made
+            result: tuple[np.ndarray] = super().forward_cpu(inputs)
+            return result
         if self.alpha < 0:
             self.retain_inputs((0,))
         self.retain_outputs((0,))

@@ -56,20 +56,20 @@ def read_labels(labels: Any, classes: int, layer: Layer, ignore: int | None) -> 
     Raises:
         ModelError: A label is negative or not below ``classes``, and is not the one to ignore.
     """
-    wanted = labels.array.reshape(-1).astype("i")
-    invalid = wanted.view("u4") >= classes  # as unsigned numbers, negative ones are large
+    target = labels.array.reshape(-1).astype("i")
+    invalid = target.view("u4") >= classes  # as unsigned numbers, negative ones are large
     if ignore is not None:
-        counted = wanted != ignore
+        counted = target != ignore
         invalid &= counted
     if invalid.any():
         raise ModelError(
-            f"label {int(wanted[invalid][0])} is none of the {classes} classes (0 to {classes - 1})",
+            f"label {int(target[invalid][0])} is none of the {classes} classes (0 to {classes - 1})",
             subject=layer.label,
         )
     if ignore is None:
-        return wanted, wanted.size
-    wanted[~counted] = IGNORED
-    return wanted, int(counted.sum())
+        return target, target.size
+    target[~counted] = IGNORED
+    return target, int(counted.sum())
 
 
 def with_gradient_of(x: Any, values: Any) -> Any:

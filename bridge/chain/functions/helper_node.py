@@ -27,16 +27,16 @@ class Node(chainer.FunctionNode):
         arrays = tuple([x._data[0] for x in inputs])
         watched = config.type_check or config.debug or config.schedule_func or chainer.get_function_hooks()
         if watched or not all(type(array) is np.ndarray for array in arrays):
-            made: tuple[Any, ...] = super().apply(inputs)
-            return made
+            results: tuple[Any, ...] = super().apply(inputs)
+            return results
         outputs = self.forward(arrays)
         self._input_layouts, self._output_layouts = (None,) * len(inputs), (None,) * len(outputs)
         self._output_count = len(outputs)
-        wanted = any(x.requires_grad for x in inputs)
-        made = tuple([chainer.Variable._init_unchecked(y, requires_grad=wanted) for y in outputs])
-        if wanted and config.enable_backprop:
-            self._enter(inputs, made)
-        return made
+        requires_grad = any(x.requires_grad for x in inputs)
+        results = tuple([chainer.Variable._init_unchecked(y, requires_grad=requires_grad) for y in outputs])
+        if requires_grad and config.enable_backprop:
+            self._enter(inputs, results)
+        return results
 
     def _enter(self, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
         """Put the node between its inputs and its outputs in the graph."""

@@ -29,14 +29,14 @@ _MASKS = 1 << 20
 
 def _places(axis: PooledAxis) -> list[tuple[slice, slice]]:
     """For each place of the kernel, the windows in which it is inside the input, and the values it covers there."""
-    found = []
+    places = []
     for place in range(axis.kernel):
         first = max(0, -(-(axis.pad - place) // axis.stride))
         stop = min(axis.count, -(-(axis.extent + axis.pad - place) // axis.stride))
         start = first * axis.stride + place - axis.pad
         if first < stop:
-            found.append((slice(first, stop), slice(start, start + (stop - first - 1) * axis.stride + 1, axis.stride)))
-    return found
+            places.append((slice(first, stop), slice(start, start + (stop - first - 1) * axis.stride + 1, axis.stride)))
+    return places
 
 
 def _both(axes: Axes) -> Iterator[_Place]:
@@ -51,10 +51,10 @@ def _maxima(x: np.ndarray, axes: Axes) -> np.ndarray:
     lines = np.full((*x.shape[:2], rows.count, x.shape[3]), LOWEST, x.dtype)
     for windows, values in _places(rows):
         np.fmax(lines[:, :, windows], x[:, :, values], out=lines[:, :, windows])
-    made = np.full((*lines.shape[:3], columns.count), LOWEST, x.dtype)
+    maxima = np.full((*lines.shape[:3], columns.count), LOWEST, x.dtype)
     for windows, values in _places(columns):
-        np.fmax(made[..., windows], lines[..., values], out=made[..., windows])
-    return made
+        np.fmax(maxima[..., windows], lines[..., values], out=maxima[..., windows])
+    return maxima
 
 
 def first_places(x: np.ndarray, y: np.ndarray, axes: Axes) -> np.ndarray:
@@ -69,10 +69,10 @@ def first_places(x: np.ndarray, y: np.ndarray, axes: Axes) -> np.ndarray:
         int64 of the shape of ``y``. In a plane of 4 columns, place 6 is row 1, column 2.
     """
     plane = np.broadcast_to(np.arange(x.shape[2] * x.shape[3]).reshape(x.shape[2:]), x.shape)
-    made = np.full(y.shape, -1)
+    place = np.full(y.shape, -1)
     for windows, values in reversed(list(_both(axes))):
-        np.copyto(made[windows], plane[values], where=x[values] == y[windows])
-    return made
+        np.copyto(place[windows], plane[values], where=x[values] == y[windows])
+    return place
 
 
 class MaxPooling(chainer.FunctionNode):
@@ -114,12 +114,12 @@ class _MaxGradient(chainer.FunctionNode):
         """Add each window's gradient to its first maximum; to a maximum of several windows, in the windows' order."""
         free, chosen = np.ones(y.shape, bool), []
         for windows, values in places:
-            found = x[values] == y[windows]
-            found &= free[windows]
-            free[windows] ^= found
-            chosen.append(found)
-        for (windows, values), found in zip(reversed(places), reversed(chosen), strict=True):
-            gx[values] += gy[windows] * found
+            first = x[values] == y[windows]
+            first &= free[windows]
+            free[windows] ^= first
+            chosen.append(first)
+        for (windows, values), first in zip(reversed(places), reversed(chosen), strict=True):
+            gx[values] += gy[windows] * first
 
     def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> tuple[Any]:
         place = first_places(self.x, self.y, self.axes)

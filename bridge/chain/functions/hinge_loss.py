@@ -40,7 +40,7 @@ def _margins(x: Any, labels: Any, layer: HingeLoss) -> Any:
     """``max(0, 1 - s x)``, (N, classes)."""
     xp = chainer.backend.get_array_module(x)
     flat = F.reshape(x, (len(x), -1))
-    wanted, _ = read_labels(labels, flat.shape[1], layer, None)
+    target, _ = read_labels(labels, flat.shape[1], layer, None)
     signs = xp.ones_like(flat.array)
-    signs[xp.arange(len(x)), wanted] = -1
+    signs[xp.arange(len(x)), target] = -1
     return F.relu(1 + signs * flat)

@@ -37,8 +37,8 @@ def caffe_infogain_loss(x: Any, labels: Any, matrix: Any, layer: InfogainLoss) -
     Source: infogain_loss_layer.cpp.
     """
     places, outer, inner = flatten_places(x, layer.axis)
-    wanted, valid = read_labels(labels, places.shape[1], layer, layer.ignore_label)
-    weights = matrix.array.reshape(places.shape[1], -1)[wanted] * (wanted != IGNORED)[:, None]
+    target, valid = read_labels(labels, places.shape[1], layer, layer.ignore_label)
+    weights = matrix.array.reshape(places.shape[1], -1)[target] * (target != IGNORED)[:, None]
     logs = F.log_softmax(places)
-    held = with_gradient_of(logs, logs.array.clip(math.log(SMALLEST), None))
-    return -F.sum(weights * held) / layer.divisor(outer, inner, valid)
+    bounded = with_gradient_of(logs, logs.array.clip(math.log(SMALLEST), None))
+    return -F.sum(weights * bounded) / layer.divisor(outer, inner, valid)

@@ -61,18 +61,18 @@ class LinearFunction(Node, _chainers.LinearFunction):
     ) -> tuple[Any, ...]:
         """The gradients of the inputs ``indexes``, added to the gradients that they already have."""
         if chainer.config.enable_backprop:  # for a second derivative
-            made: tuple[Any, ...] = super().backward_accumulate(indexes, grad_outputs, grad_inputs)
-            return made
+            result: tuple[Any, ...] = super().backward_accumulate(indexes, grad_outputs, grad_inputs)
+            return result
         x, W = (variable.array for variable in self.get_retained_inputs())
         gy = grad_outputs[0].array
-        found = []
+        gradients = []
         for index, before in zip(indexes, grad_inputs, strict=True):
             if index == 2:
-                found.append(_bias_gradient(gy, before))
+                gradients.append(_bias_gradient(gy, before))
                 continue
             gradient = gy.dot(W).astype(x.dtype, copy=False) if index == 0 else gy.T.dot(x).astype(W.dtype, copy=False)
-            found.append(gradient if before is None else gradient + before.array)
-        return tuple([chainer.as_variable(gradient) for gradient in found])
+            gradients.append(gradient if before is None else gradient + before.array)
+        return tuple([chainer.as_variable(gradient) for gradient in gradients])
 
 
 def _bias_gradient(gy: Any, before: Any) -> Any:

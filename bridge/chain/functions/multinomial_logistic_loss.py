@@ -33,6 +33,6 @@ def caffe_multinomial_logistic_loss(x: Any, labels: Any, layer: MultinomialLogis
     Source: multinomial_logistic_loss_layer.cpp.
     """
     flat = F.reshape(x, (len(x), -1))
-    wanted, _ = read_labels(labels, flat.shape[1], layer, None)
-    picked = F.select_item(flat, wanted)
+    target, _ = read_labels(labels, flat.shape[1], layer, None)
+    picked = F.select_item(flat, target)
     return -F.sum(F.log(with_gradient_of(picked, picked.array.clip(SMALLEST, None)))) / len(x)

@@ -73,11 +73,11 @@ def max_by_chainer(x: Any, layer: Pooling) -> Any:
     space = x.shape[2:]
     rows, columns = (axis.inside for axis in layer.axes(space))
     options = {"cover_all": layer.round_mode == "CEIL", "return_indices": len(layer.tops) > 1}
-    made = F.max_pooling_2d(x, *layer.window(space), **options)
+    pooled = F.max_pooling_2d(x, *layer.window(space), **options)
     if len(layer.tops) < 2:
-        y = made if made.shape[2:] == (rows, columns) else made[:, :, :rows, :columns]
+        y = pooled if pooled.shape[2:] == (rows, columns) else pooled[:, :, :rows, :columns]
         return _with_empty(y, x, layer, LOWEST)
-    y, place = (array[:, :, :rows, :columns] for array in made)
+    y, place = (array[:, :, :rows, :columns] for array in pooled)
     mask = chainer.as_variable(_plane_index(x.xp, place, layer, space).astype(x.dtype))
     return _with_empty(y, x, layer, LOWEST), _with_empty(mask, x, layer, -1)
 

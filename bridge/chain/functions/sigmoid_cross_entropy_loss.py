@@ -30,8 +30,8 @@ def caffe_sigmoid_cross_entropy_loss(x: Any, targets: Any, layer: SigmoidCrossEn
     Source: sigmoid_cross_entropy_loss_layer.cpp.
     """
     xp = chainer.backend.get_array_module(x)
-    wanted = targets.array.reshape(x.shape)
-    counted = xp.ones(x.shape, bool) if layer.ignore_label is None else wanted.astype("i") != layer.ignore_label
-    values = xp.maximum(x.array, 0) - x.array * wanted + xp.log1p(xp.exp(-abs(x.array)))
-    each = with_gradient_of(x * (F.sigmoid(x).array - wanted), values) * counted
+    target = targets.array.reshape(x.shape)
+    counted = xp.ones(x.shape, bool) if layer.ignore_label is None else target.astype("i") != layer.ignore_label
+    values = xp.maximum(x.array, 0) - x.array * target + xp.log1p(xp.exp(-abs(x.array)))
+    each = with_gradient_of(x * (F.sigmoid(x).array - target), values) * counted
     return F.sum(each) / layer.divisor(len(x), x.size // max(1, len(x)), int(counted.sum()))

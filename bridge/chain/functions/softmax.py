@@ -41,8 +41,8 @@ class Softmax(_chainers.Softmax):
         """The softmax."""
         (x,) = inputs
         if type(x) is not np.ndarray or x.dtype != np.float32:
-            made: tuple[Any] = super().forward(inputs)
-            return made
+            result: tuple[Any] = super().forward(inputs)
+            return result
         self.retain_outputs((0,))
         return (normalized(np, np.ascontiguousarray(x).reshape(as_three_axes(x, self.axis))).reshape(x.shape),)
 
@@ -85,17 +85,17 @@ def normalized(xp: Any, x: Any) -> Any:
     Source: softmax_layer.cpp.
     """
     if xp is not np or x.dtype != np.float32:
-        made = xp.exp(x - x.max(axis=1, keepdims=True))
-        made /= made.sum(axis=1, keepdims=True)
-        return made
+        result = xp.exp(x - x.max(axis=1, keepdims=True))
+        result /= result.sum(axis=1, keepdims=True)
+        return result
     if x.shape[2] > 1:
-        made = expf(x - x.max(axis=1, keepdims=True))
-        made /= np.matmul(made.swapaxes(1, 2), np.ones(x.shape[1], x.dtype))[:, None]
-        return made
+        result = expf(x - x.max(axis=1, keepdims=True))
+        result /= np.matmul(result.swapaxes(1, 2), np.ones(x.shape[1], x.dtype))[:, None]
+        return result
     x = x[:, :, 0]
-    made = expf(x - np.maximum.reduce(x, axis=1, keepdims=True))
-    made /= _sums_by_fours(made)
-    return made[:, :, None]
+    result = expf(x - np.maximum.reduce(x, axis=1, keepdims=True))
+    result /= _sums_by_fours(result)
+    return result[:, :, None]
 
 
 def _sums_by_fours(rows: np.ndarray) -> np.ndarray:

@@ -43,9 +43,9 @@ def caffe_softmax_with_loss(x: Any, labels: Any, layer: SoftmaxWithLoss) -> Any:
     Source: softmax_loss_layer.cpp.
     """
     shape = as_three_axes(x, layer.axis)
-    wanted, valid = read_labels(labels, shape[1], layer, layer.ignore_label)
-    counted = None if valid == wanted.size else wanted >= 0
-    return _SoftmaxLoss(shape, wanted, counted, layer.divisor(shape[0], shape[2], valid)).apply((x,))[0]
+    target, valid = read_labels(labels, shape[1], layer, layer.ignore_label)
+    counted = None if valid == target.size else target >= 0
+    return _SoftmaxLoss(shape, target, counted, layer.divisor(shape[0], shape[2], valid)).apply((x,))[0]
 
 
 class _SoftmaxLoss(Node):
@@ -60,8 +60,8 @@ class _SoftmaxLoss(Node):
         divisor: The sum is divided by it.
     """
 
-    def __init__(self, shape: Shape, wanted: Any, counted: Any, divisor: int) -> None:
-        self.shape, self.wanted, self.counted, self.divisor = shape, wanted, counted, divisor
+    def __init__(self, shape: Shape, target: Any, counted: Any, divisor: int) -> None:
+        self.shape, self.target, self.counted, self.divisor = shape, target, counted, divisor
 
     def forward(self, inputs: tuple[Any]) -> tuple[Any]:
         """The loss, of no axes."""
@@ -79,11 +79,11 @@ class _SoftmaxLoss(Node):
     def _places(self, xp: Any) -> Any:
         """The indexes of the labels' classes in the flat input, (outer * inner)."""
         outer, classes, inner = self.shape
-        wanted = self.wanted if self.counted is None else xp.maximum(self.wanted, 0)
+        target = self.target if self.counted is None else xp.maximum(self.target, 0)
         if inner == 1:
-            return xp.arange(outer) * classes + wanted
+            return xp.arange(outer) * classes + target
         first = xp.arange(outer)[:, None] * (classes * inner) + xp.arange(inner)
-        return first.reshape(-1) + wanted * inner
+        return first.reshape(-1) + target * inner
 
     def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> tuple[Any]:
         """The gradient of the input; as in Caffe, it ignores that the softmax has a least value."""
@@ -96,8 +96,8 @@ class _SoftmaxLoss(Node):
             wide = F.reshape(F.cast(x, right.dtype), self.shape)
             each = F.softmax(wide, axis=1) - right
             kept = each if counted is None else each * counted.astype(each.dtype)
-            made = kept * F.broadcast_to(gy / self.divisor, kept.shape)
-            return (F.cast(F.reshape(made, x.shape), x.dtype),)
+            gradient = kept * F.broadcast_to(gy / self.divisor, kept.shape)
+            return (F.cast(F.reshape(gradient, x.shape), x.dtype),)
         gx = self.softmax.copy()
         gx.reshape(-1)[self.places] -= 1
         if counted is not None:
