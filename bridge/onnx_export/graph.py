@@ -135,11 +135,7 @@ def _open_extents(
     for name, own in net.inputs.items():
         shape = list(given.get(name, own or ()))
         if not shape and own is None:
-            raise ModelError(
-                f"the shape of input '{name}' is not known",
-                where=net.where,
-                hint=f"give it with --input {name}=1,3,224,224",
-            )
+            raise net.flow.shapeless(name)
         for axis, extent in enumerate(shape):
             if isinstance(extent, str):
                 asked.add(extent)
