@@ -175,8 +175,89 @@ def inner_products(draw: Any, kind: str) -> LayerCase:
     shape = draw(shapes(1, 4))
     axis = draw(st.integers(-len(shape), len(shape) - 1))
     flags = _flags(draw, "bias_term", "transpose")
+    flags += " normalize: true" if "transpose: true" not in flags and draw(st.booleans()) else ""
     body = f"inner_product_param {{ num_output: {draw(st.integers(1, 5))} axis: {axis} {flags} }}"
     return LayerCase(kind, body, (shape,), seed=draw(SEEDS))
+
+
+_MASK: dict[str, Callable[[Any, Any], Any]] = {
+    role: lambda rng, shape: rng.integers(0, 2, shape) for role in ("weight_mask", "bias_mask")
+}
+
+
+@layer_case("CConvolution", "DNSConvolution", "INQConvolution", "ConvolutionRistretto", "FQConvolution")
+@st.composite
+def convolution_twins(draw: Any, kind: str) -> LayerCase:
+    group, per_in, per_out, kernel = (draw(st.integers(1, 3)) for _ in range(4))
+    shape = (draw(st.integers(1, 2)), group * per_in, draw(st.integers(4, 6)), draw(st.integers(4, 6)))
+    window = f"kernel_size: {kernel} stride: {draw(st.integers(1, 2))} pad: {draw(st.integers(0, 1))}"
+    body = f"convolution_param {{ num_output: {group * per_out} group: {group} {window} {_flags(draw, 'bias_term')} }}"
+    return LayerCase(kind, f"{body} {_quantised(draw, kind)}", (shape,), blobs=_twin_blobs(draw), seed=draw(SEEDS))
+
+
+@layer_case("CInnerProduct", "DNSInnerProduct", "INQInnerProduct", "FcRistretto", "FQInnerProduct")
+@st.composite
+def inner_product_twins(draw: Any, kind: str) -> LayerCase:
+    body = f"inner_product_param {{ num_output: {draw(st.integers(1, 4))} {_flags(draw, 'bias_term', 'transpose')} }}"
+    blobs = _twin_blobs(draw)
+    return LayerCase(kind, f"{body} {_quantised(draw, kind)}", (draw(shapes(2, 4)),), blobs=blobs, seed=draw(SEEDS))
+
+
+def _quantised(draw: Any, kind: str) -> str:
+    """Formats for Ristretto's layers; outputs so coarse that sums in another order seldom fall elsewhere."""
+    if not kind.endswith("Ristretto"):
+        return ""
+    bits = draw(st.sampled_from([6, 8]))
+    return (
+        f"quantization_param {{ bw_layer_in: {bits} fl_layer_in: 4 bw_params: {bits} fl_params: {draw(st.integers(3, 5))} "
+        f"bw_layer_out: 32 fl_layer_out: {draw(st.integers(10, 12))} }}"
+    )
+
+
+def _twin_blobs(draw: Any) -> dict[str, Any]:
+    levels = draw(st.sampled_from([[8, 0, 0, 0], [9, 0, 0, 0], [16, 0.125, -8, 7]]))
+    return {**_MASK, "levels": lambda rng, shape: np.array(levels)}
+
+
+@layer_case("GRN")
+@st.composite
+def grns(draw: Any, kind: str) -> LayerCase:
+    return LayerCase(
+        kind, draw(st.sampled_from(["", "grn_param { bias: 0.5 }"])), (draw(images(1, 4)),), seed=draw(SEEDS)
+    )
+
+
+@layer_case("BilinearInterpolate")
+@st.composite
+def bilinear_interpolations(draw: Any, kind: str) -> LayerCase:
+    size = draw(st.sampled_from(["dst_h: 7 dst_w: 4", "dst_h: 3", "scale_factor: 2", "scale_factor: 1.5", "dst_w: 9"]))
+    body = f"bilinear_interpolate_param {{ {size} {_flags(draw, 'align_corners')} }}"
+    return LayerCase(kind, body, (draw(images(2, 6)),), seed=draw(SEEDS))
+
+
+@layer_case("Resample")
+@st.composite
+def resamplings(draw: Any, kind: str) -> LayerCase:
+    n, c, h, w = draw(images(2, 6))
+    how = draw(st.sampled_from(["NEAREST", "LINEAR", "CUBIC"]))
+    factor = draw(st.sampled_from([1, 2, 3]))
+    rows, columns = (
+        (h * factor, w * factor) if how == "NEAREST" else (draw(st.integers(1, 12)), draw(st.integers(1, 12)))
+    )
+    size = (n, c, rows, columns)
+    second = draw(st.booleans())
+    fields = "" if second else f"height: {rows} width: {columns}"
+    body = f"resample_param {{ type: {how} {fields} {_flags(draw, 'antialias')} }}"
+    return LayerCase(kind, body, ((n, c, h, w), size) if second else ((n, c, h, w),), seed=draw(SEEDS))
+
+
+@layer_case("spatial_dropout.SpatialDropoutLayer")
+@st.composite
+def spatial_dropouts(draw: Any, kind: str) -> LayerCase:
+    module, layer = kind.split(".")
+    text = f"{{'phase': 'TEST', 'p': '{draw(st.sampled_from(['0.1', '0.01', '.5']))}'}}"
+    body = f"""python_param {{ module: "{module}" layer: "{layer}" param_str: "{text}" }}"""
+    return LayerCase("Python", body, (draw(shapes(1, 4)),), seed=draw(SEEDS))
 
 
 @layer_case("Embed")
@@ -214,7 +295,8 @@ def poolings(draw: Any, kind: str) -> LayerCase:
     else:
         drawn = zip(("kernel", "stride", "pad"), (kernel, stride, pad), strict=True)
         window = " ".join(f"{name}_h: {h} {name}_w: {w}" for name, (h, w) in drawn)
-    return LayerCase(kind, f"pooling_param {{ pool: {pool} {window} round_mode: {mode} }}", (shape,), **common)
+    said = draw(st.sampled_from([f"round_mode: {mode}", f"ceil_mode: {str(mode == 'CEIL').lower()}"]))
+    return LayerCase(kind, f"pooling_param {{ pool: {pool} {window} {said} }}", (shape,), **common)
 
 
 @layer_case("LRN")
@@ -279,7 +361,7 @@ _VALUES: dict[str, tuple[str, dict[str, list[float]]]] = {
     "HardSwish": ("", {}),
     "Mish": ("", {}),
     "ReLU": ("relu_param", {"negative_slope": [0, 1, 0.1, 0.5, 2, -0.5]}),
-    "ReLU6": ("relu6_param", {"negative_slope": [0]}),
+    "ReLU6": ("relu6_param", {"negative_slope": [0, 0.25]}),
     "Sigmoid": ("", {}),
     "Swish": ("swish_param", {"beta": [0, 1, 0.5, 2, -1]}),
     "TanH": ("", {}),
@@ -335,7 +417,8 @@ def prelus(draw: Any, kind: str) -> LayerCase:
 @layer_case("Dropout")
 @st.composite
 def dropouts(draw: Any, kind: str) -> LayerCase:
-    return LayerCase(kind, "dropout_param { dropout_ratio: 0.7 }", (draw(shapes()),), seed=draw(SEEDS))
+    body = f"dropout_param {{ dropout_ratio: 0.7 {_flags(draw, 'scale_train')} }}"
+    return LayerCase(kind, body, (draw(shapes()),), seed=draw(SEEDS))
 
 
 @layer_case("Softmax")
@@ -893,8 +976,22 @@ def prior_boxes(draw: Any, kind: str) -> LayerCase:
     step = draw(st.sampled_from(["", "step: 8", "step_h: 16 step_w: 7.5"]))
     body = " ".join(f"{name}: {value}" for name, values in fields.items() for value in values)
     body = f"prior_box_param {{ {body} {extra} {image} {step} offset: {draw(st.sampled_from([0.5, 0.25]))} }}"
+    if draw(st.integers(0, 4)) == 0:
+        squares = draw(st.lists(st.tuples(st.integers(4, 40), st.integers(1, 3)), min_size=1, max_size=2))
+        sizes = " ".join(f"fixed_size: {side} density: {density}" for side, density in squares)
+        body = f"prior_box_param {{ {sizes} {image} {step} }}"
     cells, pixels = draw(images(1, 4)), draw(images(20, 60))
     return LayerCase(kind, body, (cells, pixels))
+
+
+@layer_case("PriorBoxClustered")
+@st.composite
+def clustered_prior_boxes(draw: Any, kind: str) -> LayerCase:
+    sides = draw(st.lists(st.tuples(*[st.floats(1, 90).map(lambda x: round(x, 1))] * 2), min_size=1, max_size=3))
+    boxes = " ".join(f"width: {width} height: {height}" for width, height in sides)
+    extra = draw(st.sampled_from(["", "variance: 0.2", "clip: true img_size: 80", "step: 8", "step_h: 16 step_w: 7.5"]))
+    body = f"prior_box_param {{ {boxes} {extra} offset: {draw(st.sampled_from([0.5, 0.25]))} }}"
+    return LayerCase(kind, body, (draw(images(1, 4)), draw(images(20, 60))))
 
 
 @layer_case("DetectionOutput")
@@ -924,6 +1021,9 @@ def detection_outputs(draw: Any, kind: str) -> LayerCase:
 
     data = {1: lambda rng, shape: rng.random(shape).round(digits), 2: priors}
     shapes = ((images, boxes * (1 if shared else classes) * 4), (images, boxes * classes), (1, 2, boxes * 4))
+    if shared and draw(st.integers(0, 2)) == 0:  # RefineDet's two steps
+        shapes, data[3] = (*shapes, (images, boxes * 2), (images, boxes * 4)), lambda rng, shape: rng.random(shape)
+        body += f" objectness_score: {draw(st.sampled_from([0.01, 0.3]))}"
     return LayerCase(kind, f"detection_output_param {{ {body} }}", shapes, data=data, seed=draw(SEEDS))
 
 

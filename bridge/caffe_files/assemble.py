@@ -14,8 +14,8 @@ from bridge.caffe_files.fields import field_notes
 from bridge.caffe_files.structure import check_definition, check_layers, check_tops
 from bridge.caffe_files.upgrade import upgrade_net
 from bridge.errors import ModelError, nearest
-from bridge.layers import CaffeLayer, build_layer
-from bridge.layers.batch_norm import read_zero_scale_factors
+from bridge.layers import build_layer
+from bridge.layers.batch_norm import notes_on_statistics, read_zero_scale_factors
 from bridge.schema import Blob, Layer, Net, RawLayer, RawNet
 from bridge.schema.message import Message
 
@@ -31,6 +31,7 @@ def assemble(
     level: int = 0,
     stages: Sequence[str] = (),
     zero_scale_factor: str = "bvlc",
+    allow_unknown_fields: bool = False,
     sources: Sequence[str] = (),
 ) -> Net:
     """Build a net.
@@ -43,6 +44,8 @@ def assemble(
         stages: Its stages.
         zero_scale_factor: ``bvlc`` or ``nvcaffe``: how to read a BatchNorm whose scale factor is 0
             beside other statistics, see :func:`bridge.layers.batch_norm.read_zero_scale_factors`.
+        allow_unknown_fields: Let fields pass that nothing reads and that may change a result; else an export,
+            a chain and a check refuse the net.
         sources: The files, for messages.
 
     Returns:
@@ -79,6 +82,7 @@ def assemble(
         phase=phase,
         sources=tuple(sources) or ((raw.source,) if raw else ()),
         reader=raw.reader if raw else "",
+        allow_unknown_fields=allow_unknown_fields,
         stages=() if prototxt is None else _unnamed_stages(definitions, state[2]),
         shared={name: tuple(copies) for name, copies in shared.items() if len(copies) > 1},
     )
@@ -90,7 +94,7 @@ def assemble(
         notes += _unused(stored, net)
     if net.stages:
         notes.append(f"the prototxt has layers for the stages {', '.join(net.stages)}, none of which is named: --stage")
-    notes += field_notes(net) + _written_over(net)
+    notes += field_notes(net) + notes_on_statistics(net, prototxt is not None) + _written_over(net)
     return read_zero_scale_factors(net.replace(notes=tuple(notes)), zero_scale_factor)
 
 

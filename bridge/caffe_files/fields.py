@@ -17,7 +17,7 @@ from bridge.layers.reading import Path, unread
 from bridge.schema import Layer, Net
 from bridge.schema.message import Message, Symbol, Value
 
-_HOW = "--allow-unknown-fields (allow_unknown_fields=True) goes on as if it were not there"
+_HOW = "--allow-unknown-fields goes on as if it were not there"
 _START = "says how training starts; trained values take its place"
 _IMAGES = "says what a data layer does to its images; the net's input is what comes out"
 _SPEED = "chooses how the same result is computed"
@@ -93,7 +93,8 @@ class Unread:
     """A field that nothing here reads.
 
     Attributes:
-        layer: The label of its layer.
+        layer: The label of its layer, such as ``layer 'conv1' (Convolution)``.
+        name: The layer's name.
         path: The names that lead to it: ``pooling_param.stride``.
         value: Its value.
         reason: Why it bears on no result; empty if it may.
@@ -102,6 +103,7 @@ class Unread:
     """
 
     layer: str
+    name: str
     path: str
     value: Value
     reason: str = ""
@@ -138,27 +140,25 @@ def unread_fields(net: Net) -> list[Unread]:
 
 def fields_of(layer: Layer) -> Iterator[Unread]:
     """The same for one layer."""
+    if not isinstance(layer, CaffeLayer):
+        return
     for path, value in unread(layer):
         if path[0] not in _READ:
-            yield _judged(layer, path, value)
+            yield _evaluated(layer, path, value)
         elif isinstance(value, Message):
             yield from (
-                _judged(layer, (*path, *inner), v) for inner, v in _leaves(value) if not known_as((*path, *inner))
+                _evaluated(layer, (*path, *inner), v) for inner, v in _leaves(value) if not known_as((*path, *inner))
             )
 
 
-def refuse_unknown_fields(net: Net, allowed: bool = False) -> None:
-    """Refuse a net with a field that may change what it computes.
-
-    Args:
-        net: The net.
-        allowed: Whether the user wants to go on all the same.
+def refuse_unknown_fields(net: Net) -> None:
+    """Refuse a net with a field that may change what it computes, unless it was loaded with ``allow_unknown_fields``.
 
     Raises:
         UnknownFieldError: There is one; names the layer, the field and its value.
     """
     wrong = [found for found in unread_fields(net) if not found.reason]
-    if wrong and not allowed:
+    if wrong and not net.allow_unknown_fields:
         more = f", and {len(wrong) - 1} more such field{'s' * (len(wrong) > 2)}" if len(wrong) > 1 else ""
         hint = "; ".join(part for part in (wrong[0].hint, _HOW) if part)
         raise UnknownFieldError(wrong[0].text + more, where=net.where, hint=hint)
@@ -172,7 +172,7 @@ def field_notes(net: Net) -> list[str]:
     """
     notes: dict[str, list[str]] = {}
     for found in unread_fields(net):
-        if not (found.reason and _CAFFE in found.forks):
+        if not found.reason or not (_CAFFE in found.forks or found.reason in (_START, _SPEED)):
             text = found.text.removeprefix(f"{found.layer}: ")
             notes.setdefault(text, []).append(found.layer)
     return [
@@ -189,8 +189,7 @@ def harmless(cls: type[CaffeLayer], path: Path) -> str:
         path: The names from ``LayerParameter`` to the field.
     """
     own = path[0] in _messages(cls)
-    own_reasons: Mapping[str, str] = getattr(cls, "harmless", {})
-    if own and (reason := own_reasons.get(".".join(path[1:])) or own_reasons.get(path[-1], "")):
+    if own and (reason := cls.harmless.get(".".join(path[1:])) or cls.harmless.get(path[-1], "")):
         return reason
     if len(path) > 1 and (common := next((ANYWHERE[name] for name in path[1:] if name in ANYWHERE), "")):
         return common
@@ -217,18 +216,16 @@ def known_as(path: Path) -> Mapping[str, Field]:
     return found
 
 
-def _judged(layer: Layer, path: Path, value: Value) -> Unread:
-    cls = type(layer)
-    assert issubclass(cls, CaffeLayer)
+def _evaluated(layer: CaffeLayer, path: Path, value: Value) -> Unread:
     known = known_as(path)
-    reason = harmless(cls, path)
+    reason = harmless(type(layer), path)
     if not reason and known and all(_is_default(field, value) for field in known.values()):
         reason = "has its default value"
     hint = "" if reason or known else _hint(layer, path)
-    return Unread(layer.label, ".".join(path), value, reason, tuple(known), hint)
+    return Unread(layer.label, layer.name, ".".join(path), value, reason, tuple(known), hint)
 
 
-def _hint(layer: Layer, path: Path) -> str:
+def _hint(layer: CaffeLayer, path: Path) -> str:
     """What may have been meant by a field that no schema has."""
     if path[-1].isdecimal():
         messages = {field.type for field in known_as(path[:-1]).values()} if path[:-1] else {"LayerParameter"}
@@ -243,12 +240,8 @@ def _hint(layer: Layer, path: Path) -> str:
     return nearest(path[0], [*_messages(type(layer)), *_READ])
 
 
-def _messages(cls: type[Layer]) -> tuple[str, ...]:
-    return tuple(
-        name
-        for name in (getattr(cls, "message", ""), *getattr(cls, "aliases", ()), *getattr(cls, "more_messages", ()))
-        if name
-    )
+def _messages(cls: type[CaffeLayer]) -> tuple[str, ...]:
+    return tuple(name for name in (cls.message, *cls.aliases, *cls.more_messages) if name)
 
 
 def _is_of_others(name: str) -> bool:

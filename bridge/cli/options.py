@@ -39,6 +39,12 @@ def reading(function: _Command) -> _Command:
                 help="Which layers of the prototxt to take.",
             ),
             click.option("--stage", "stages", multiple=True, help="A stage of Caffe's NetState; may be repeated."),
+            click.option("--level", default=0, show_default=True, help="The level of Caffe's NetState."),
+            click.option(
+                "--allow-unknown-fields",
+                is_flag=True,
+                help="Go on as if fields were not there that nothing reads and that may change a result.",
+            ),
             click.option(
                 "--zero-scale-factor",
                 type=click.Choice(["bvlc", "nvcaffe"]),
@@ -63,7 +69,10 @@ def reading(function: _Command) -> _Command:
     return function
 
 
-READING = ("reader", "phase", "stages", "zero_scale_factor", "dialect", "pycaffe_python", "plugins")
+READING = (
+    "reader", "phase", "stages", "level", "zero_scale_factor", "allow_unknown_fields", "dialect", "pycaffe_python",
+    "plugins",
+)  # fmt: skip
 
 
 def load(files: tuple[str, ...], options: dict[str, Any]) -> Net:
@@ -81,7 +90,7 @@ def reading_arguments(options: dict[str, Any]) -> dict[str, Any]:
 
         load_plugin(plugin)
     given["python"] = given.pop("pycaffe_python")
-    return {name: value for name, value in given.items() if value not in (None, ())}
+    return {name: value for name, value in given.items() if value not in (None, (), False)}
 
 
 def parse_shape(text: str) -> tuple[str, list[int | str]]:

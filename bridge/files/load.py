@@ -19,6 +19,7 @@ def load(
     level: int = 0,
     stages: Sequence[str] = (),
     zero_scale_factor: str = "bvlc",
+    allow_unknown_fields: bool = False,
     **options: Any,
 ) -> Net:
     """Load a net.
@@ -31,6 +32,8 @@ def load(
         stages: Its stages.
         zero_scale_factor: ``bvlc`` or ``nvcaffe``: how to read a BatchNorm whose scale factor is 0
             beside other statistics, see :func:`bridge.layers.batch_norm.read_zero_scale_factors`.
+        allow_unknown_fields: Let fields of layers pass that nothing here reads and that may change a result: an
+            export and a chain go on as if they were not there.
         options: For the reader, such as ``dialect`` or ``python``.
 
     Raises:
@@ -43,5 +46,12 @@ def load(
     parsed = text_format.parse_file(definition) if definition else None
     sources = [str(file) for file in (definition, weights) if file]
     return assemble(
-        raw, parsed, phase=phase, level=level, stages=stages, zero_scale_factor=zero_scale_factor, sources=sources
+        raw,
+        parsed,
+        phase=phase,
+        level=level,
+        stages=stages,
+        zero_scale_factor=zero_scale_factor,
+        allow_unknown_fields=allow_unknown_fields,
+        sources=sources,
     )

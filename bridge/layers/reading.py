@@ -64,6 +64,4 @@ def unread(layer: Layer) -> Iterator[tuple[Path, Value]]:
 def read_messages(layer_type: str) -> tuple[str, ...]:
     """The fields of ``LayerParameter`` that a layer of a type has its parameters in; none for an unknown type."""
     cls = REGISTRY.get(layer_type)
-    return (
-        tuple(name for name in (cls.message, *cls.aliases, *getattr(cls, "more_messages", ())) if name) if cls else ()
-    )
+    return tuple(name for name in (cls.message, *cls.aliases, *cls.more_messages) if name) if cls else ()

@@ -15,7 +15,6 @@ class Sigmoid(ElementwiseLayer):
     """
 
     message = "sigmoid_param"
-    ignored = frozenset({"engine"})
 
     def to_onnx(self, g: Any, *x: str) -> str:
         return str(g.Sigmoid(x[0]))

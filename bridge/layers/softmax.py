@@ -20,7 +20,6 @@ class Softmax(NeuronLayer):
     rounds_near_one = False
     probabilities = True
     message = "softmax_param"
-    ignored = frozenset({"engine"})
 
     axis: int = 1
 

@@ -15,7 +15,6 @@ class TanH(ElementwiseLayer):
     """
 
     message = "tanh_param"
-    ignored = frozenset({"engine"})
 
     def to_onnx(self, g: Any, *x: str) -> str:
         return str(g.Tanh(x[0]))

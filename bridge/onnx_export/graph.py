@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bridge.errors import ModelError, UnsupportedLayerError, UsageError
+from bridge.errors import UnsupportedLayerError, UsageError
 from bridge.onnx_export.builder import GraphBuilder
 from bridge.onnx_export.dims import Dims, Extent, NeedsStaticError, input_dims, probe
 from bridge.onnx_export.fuse import clean_up

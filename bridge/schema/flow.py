@@ -226,12 +226,12 @@ class Flow:
         reader = next((layer for layer in self.layers if blob in layer.bottoms), None)
         how = f"--input {blob}={','.join(map(str, _likely(reader)))}"
         declared = [top for layer in self.layers if layer.is_input for top in layer.tops]
-        problem, hint = f"the shape of input '{blob}' is not known", f"give it with {how}"
+        stage = f"the prototxt has layers for --stage {' or '.join(self.stages)}; " if self.stages else ""
+        problem, hint = f"the shape of input '{blob}' is not known", f"{stage}give it with {how}"
         if declared and blob not in declared:
             problem = f"reads blob '{blob}', which no layer writes and no input declares"
-            stage = f"the prototxt has layers for --stage {' or '.join(self.stages)}" if self.stages else ""
             near = nearest(blob, [top for layer in self.layers for top in layer.tops])
-            hint = "; ".join(part for part in (stage, near, f"{how} would make it an input") if part)
+            hint = f"{stage}{near}{'; ' * bool(near)}{how} would make it an input"
         return ModelError(problem, where=self.where, subject=reader.label if reader else "", hint=hint)
 
 

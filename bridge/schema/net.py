@@ -32,6 +32,7 @@ class Net:
         notes: Remarks for the user, one line each.
         shared: The stored copies of each parameter that several layers share.
         stages: Stages that layers of the prototxt are for, where the net was assembled for none of them.
+        allow_unknown_fields: Whether the user lets fields pass that nothing reads and that may change a result.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Net:
     notes: tuple[str, ...] = ()
     shared: Mapping[str, tuple[Blob, ...]] = field(default_factory=dict)
     stages: tuple[str, ...] = ()
+    allow_unknown_fields: bool = False
 
     def __repr__(self) -> str:
         values = sum(blob.size for blob in distinct(self.layers))
