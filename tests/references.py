@@ -465,8 +465,9 @@ def clip(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray
 
 @reference("ReLU6")
 def relu6(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray]:
-    """relu6_layer.cpp."""
-    return _each(bottoms[0], lambda x: min(max(x, 0), 6))
+    """relu6_layer.cpp of MobileNet-YOLO."""
+    slope = float(definition.message("relu6_param").get("negative_slope", 0))
+    return _each(bottoms[0], lambda x: min(max(x, 0) + slope * min(x, 0), 6))
 
 
 @reference("HardSigmoid")
@@ -524,7 +525,7 @@ def pooling(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndar
     pad = [p.get(f"pad_{side}", p.get("pad", 0)) for side in "hw"]
     if p.get("global_pooling", False):
         kernel = [height, width]
-    rounding = math.floor if p.get("round_mode", "CEIL") == "FLOOR" else math.ceil
+    rounding = math.floor if p.get("round_mode") == "FLOOR" or not p.get("ceil_mode", True) else math.ceil
     out = [rounding((n + 2 * q - k) / s) + 1 for n, k, s, q in zip((height, width), kernel, stride, pad, strict=True)]
     if any(pad):
         out = [o - ((o - 1) * s >= n + q) for o, n, s, q in zip(out, (height, width), stride, pad, strict=True)]

@@ -141,10 +141,18 @@ class Convolution(CaffeLayer):
         fixed = [shape[i] if shape.fixed(i) else MANY for i in range(axis + 1, len(shape))]
         trailing = tuple(map(add, pad, map(self.shortfall, fixed, *window)))
         y = getattr(g, self.onnx_operator)(
-            self._fold(g, x, axis), *blobs, kernel_shape=kernel or (1,), strides=stride or (1,),
+            self.onnx_input(g, self._fold(g, x, axis)), *blobs, kernel_shape=kernel or (1,), strides=stride or (1,),
             pads=pad + trailing or (0, 0), dilations=dilation or (1,), group=self.group,
         )  # fmt: skip
-        return self._unfold(g, x, y, axis)
+        return self._unfold(g, x, self.onnx_output(g, y), axis)
+
+    def onnx_input(self, g: Any, x: str) -> str:
+        """What is done to the bottom first; nothing, but in twins of this type."""
+        return x
+
+    def onnx_output(self, g: Any, y: str) -> str:
+        """What is done to the top last."""
+        return y
 
     def _fold(self, g: Any, x: str, axis: int) -> str:
         """All axes before the channels as one, and at least one behind them: the only form that ONNX has."""

@@ -89,9 +89,11 @@ class RistrettoConvolution(Convolution):
     def onnx_blobs(self, g: Any, shape: Shape | None) -> list[str]:
         return [_rounded_onnx(g, blob, self.weight_format) for blob in super().onnx_blobs(g, shape)]
 
-    def to_onnx(self, g: Any, *x: str) -> list[str]:
-        tops = super().to_onnx(g, *(_rounded_onnx(g, value, self.input_format) for value in x))
-        return [_rounded_onnx(g, top, self.output_format) for top in tops]
+    def onnx_input(self, g: Any, x: str) -> str:
+        return _rounded_onnx(g, x, self.input_format)
+
+    def onnx_output(self, g: Any, y: str) -> str:
+        return _rounded_onnx(g, y, self.output_format)
 
     def chainer_blobs(self, F: Any, link: Any) -> tuple[Any, Any]:
         weight, bias = super().chainer_blobs(F, link)
@@ -127,8 +129,11 @@ class RistrettoInnerProduct(InnerProduct):
     def onnx_blobs(self, g: Any) -> list[str]:
         return [_rounded_onnx(g, blob, self.weight_format) for blob in super().onnx_blobs(g)]
 
-    def to_onnx(self, g: Any, *x: str) -> str:
-        return _rounded_onnx(g, super().to_onnx(g, _rounded_onnx(g, x[0], self.input_format)), self.output_format)
+    def onnx_input(self, g: Any, x: str) -> str:
+        return _rounded_onnx(g, x, self.input_format)
+
+    def onnx_output(self, g: Any, y: str) -> str:
+        return _rounded_onnx(g, y, self.output_format)
 
     def chainer_blobs(self, F: Any, link: Any) -> tuple[Any, Any]:
         weight, bias = super().chainer_blobs(F, link)
@@ -185,8 +190,7 @@ class FQConvolution(Convolution):
 
     def chainer_blobs(self, F: Any, link: Any) -> tuple[Any, Any]:
         weight, bias = super().chainer_blobs(F, link)
-        host = _quantized_levels(self.blobs["weight"], self.blobs["levels"]) if "weight" in self.blobs else None
-        return (weight if host is None else weight + (weight.xp.asarray(host) - weight.array)), bias
+        return weight + (_quantized_levels(weight.array, link.levels) - weight.array), bias
 
 
 @layer_type("FQInnerProduct")
@@ -213,5 +217,4 @@ class FQInnerProduct(InnerProduct):
 
     def chainer_blobs(self, F: Any, link: Any) -> tuple[Any, Any]:
         weight, bias = super().chainer_blobs(F, link)
-        host = _quantized_levels(self.blobs["weight"], self.blobs["levels"]) if "weight" in self.blobs else None
-        return (weight if host is None else weight + (weight.xp.asarray(host) - weight.array)), bias
+        return weight + (_quantized_levels(weight.array, link.levels) - weight.array), bias

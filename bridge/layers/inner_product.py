@@ -80,13 +80,21 @@ class InnerProduct(CaffeLayer):
         blobs = self.onnx_blobs(g)
         if axis < 2:
             flat = x[0] if (axis, len(shape)) == (1, 2) else g.Flatten(x[0], axis=axis)
-            y = g.Gemm(flat, *blobs, transB=int(not self.transpose))
+            y = self.onnx_output(g, g.Gemm(self.onnx_input(g, flat), *blobs, transB=int(not self.transpose)))
             return str(y if axis else g.Reshape(y, g.ints([-1])))
         # keep the leading axes apart, as the top has them
         flat = x[0] if axis == len(shape) - 1 else g.Reshape(x[0], g.ints([0] * axis + [-1]))
         weight = blobs[0] if self.transpose else g.Transpose(blobs[0], perm=[1, 0])
-        y = g.MatMul(flat, weight)
-        return str(g.Add(y, blobs[1]) if self.bias_term else y)
+        y = g.MatMul(self.onnx_input(g, flat), weight)
+        return self.onnx_output(g, str(g.Add(y, blobs[1]) if self.bias_term else y))
+
+    def onnx_input(self, g: Any, x: str) -> str:
+        """What is done to the bottom first; nothing, but in twins of this type."""
+        return x
+
+    def onnx_output(self, g: Any, y: str) -> str:
+        """What is done to the top last."""
+        return y
 
     def onnx_blobs(self, g: Any) -> list[str]:
         """The weight, and the bias if there is one."""

@@ -28,5 +28,6 @@ class ReLU6(ElementwiseLayer):
 
     def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
         if self.negative_slope:
-            return F.minimum(F.leaky_relu(x[0], self.negative_slope), x[0].xp.float32(6))
+            y = F.where(x[0].array > 0, x[0], x[0] * self.negative_slope)
+            return F.where(y.array < 6, y, x[0].xp.full_like(y.array, 6))
         return F.clip(x[0], 0.0, 6.0)

@@ -61,7 +61,7 @@ class Resample(CaffeLayer):
 
     def weights(self, old: Shape, new: Shape) -> list[np.ndarray]:
         """The weights of rows and of columns, each (new extent, extent) float32."""
-        factors = [np.float32(a) / np.float32(b) for a, b in zip(old, new, strict=True)]
+        factors = [float(np.float32(a) / np.float32(b)) for a, b in zip(old, new, strict=True)]
         spread = self.antialias and max(factors) > 1
         # as in the source, the half pixel that is added along an axis is the other axis's
         return [
@@ -69,15 +69,15 @@ class Resample(CaffeLayer):
             for n, m, factor, other in zip(old, new, factors, factors[::-1], strict=True)
         ]
 
-    def _axis(self, old: int, new: int, factor: np.float32, other: np.float32, spread: bool) -> np.ndarray:
-        places = np.arange(new, dtype=np.float32) * factor + other / np.float32(2) - np.float32(0.5)
+    def _axis(self, old: int, new: int, factor: float, other: float, spread: bool) -> np.ndarray:
+        places = np.arange(new) * factor + other / 2 - 0.5
         middle = (np.sign(places) * np.floor(np.abs(places) + 0.5)).astype(np.int64)
         if self.kind == "NEAREST":
             return np.eye(old, dtype=np.float32)[np.clip(middle, 0, old - 1)]
-        slope = 1 / factor if spread else np.float32(1)
+        slope = 1 / factor if spread else 1.0
         width = 4 if self.kind == "CUBIC" else 2
-        reach = 2 if factor < 1 else int(np.ceil(np.float32(width) / slope))
-        distance = places[:, None] - np.arange(old, dtype=np.float32)
+        reach = 2 if factor < 1 else int(np.ceil(width / slope))
+        distance = places[:, None] - np.arange(old)
         weights = _cubic(slope * distance) if self.kind == "CUBIC" else np.maximum(1 - np.abs(slope * distance), 0)
         weights[np.abs(np.arange(old) - middle[:, None]) > reach] = 0
         total = weights.sum(axis=1, keepdims=True)
@@ -95,4 +95,4 @@ class Resample(CaffeLayer):
 def _cubic(x: np.ndarray) -> np.ndarray:
     x = np.abs(x)
     near, far = x * x * (1.5 * x - 2.5) + 1, x * (x * (-0.5 * x + 2.5) - 4) + 2
-    return np.where(x <= 1, near, np.where(x < 2, far, 0)).astype(np.float32)
+    return np.where(x <= 1, near, np.where(x < 2, far, 0))
