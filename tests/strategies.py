@@ -204,7 +204,7 @@ def inner_product_twins(draw: Any, kind: str) -> LayerCase:
 
 
 def _quantised(draw: Any, kind: str) -> str:
-    """Formats for Ristretto's layers; outputs so coarse that sums in another order seldom fall elsewhere."""
+    """Formats for Ristretto's layers, the output's so fine that a sum in another order does not matter."""
     if not kind.endswith("Ristretto"):
         return ""
     bits = draw(st.sampled_from([6, 8]))

@@ -22,6 +22,7 @@ _START = "says how training starts; trained values take its place"
 _IMAGES = "says what a data layer does to its images; the net's input is what comes out"
 _SPEED = "chooses how the same result is computed"
 _INT8 = "scales for integer arithmetic; the layer is computed in float32"
+_TRAINING = "belongs to a layer that only training needs"
 _SHOWS = "only draws, prints or saves what is computed"
 
 ANYWHERE: Mapping[str, str] = {
@@ -143,12 +144,13 @@ def fields_of(layer: Layer) -> Iterator[Unread]:
     if not isinstance(layer, CaffeLayer):
         return
     for path, value in unread(layer):
-        if path[0] not in _READ:
+        own = path[0] in _messages(type(layer)) and isinstance(value, Message)
+        if path[0] not in _READ and not own:
             yield _evaluated(layer, path, value)
         elif isinstance(value, Message):
-            yield from (
-                _evaluated(layer, (*path, *inner), v) for inner, v in _leaves(value) if not known_as((*path, *inner))
-            )
+            for inner, leaf in _leaves(value):
+                if own or not known_as((*path, *inner)):
+                    yield _evaluated(layer, (*path, *inner), leaf)
 
 
 def refuse_unknown_fields(net: Net) -> None:
@@ -172,7 +174,7 @@ def field_notes(net: Net) -> list[str]:
     """
     notes: dict[str, list[str]] = {}
     for found in unread_fields(net):
-        if not found.reason or not (_CAFFE in found.forks or found.reason in (_START, _SPEED)):
+        if not found.reason or not (_CAFFE in found.forks or found.reason in (_START, _SPEED, _TRAINING)):
             text = found.text.removeprefix(f"{found.layer}: ")
             notes.setdefault(text, []).append(found.layer)
     return [
@@ -196,7 +198,7 @@ def harmless(cls: type[CaffeLayer], path: Path) -> str:
     if not own and path[0] in LAYERS:
         return LAYERS[path[0]]
     if cls.training_only and known_as(path):
-        return "belongs to a layer that only training needs"
+        return _TRAINING
     if not own and path[0] not in _READ and _is_of_others(path[0]):
         return "belongs to layers of other types"
     return ""
@@ -230,10 +232,9 @@ def _hint(layer: CaffeLayer, path: Path) -> str:
     if path[-1].isdecimal():
         messages = {field.type for field in known_as(path[:-1]).values()} if path[:-1] else {"LayerParameter"}
         names = {fork: name for message in messages for fork, name in meanings(message, int(path[-1])).items()}
-        told = [f"{name} in {fork}" for fork, name in names.items()][:4]
-        return "; ".join(
-            [*([f"it is {', '.join(told)}: name one with --dialect"] if told else []), "a prototxt names its fields"]
-        )
+        fit = [f"{name} in {fork}" for fork, name in names.items() if path[:-1] or name in _messages(type(layer))]
+        choice = f"it is {', '.join(fit[:4])}: name the fork with --dialect; " if fit else ""
+        return f"{choice}a prototxt, given as well, names its fields"
     if path[:-1]:
         names = [name for field in known_as(path[:-1]).values() for name in variants(field.type)]
         return nearest(path[-1], names)
