@@ -354,6 +354,10 @@ def _input_layer(definition: Message) -> Message:
     return layer
 
 
+RENAMED = frozenset({(_CONV, name) for name in ("hole", "hole_h", "hole_w", "dilation_h", "dilation_w")})
+"""Fields that have another name, or another form, after :func:`upgrade_net`."""
+
+
 def _name_dilation(layer: Message) -> None:
     """Rename DeepLab's ``hole``, ``hole_h``, ``hole_w`` and TSN's ``dilation_h``, ``dilation_w``.
 

@@ -93,7 +93,7 @@ class CaffeLayer(Layer):
 
     def parameters(self) -> Params:
         """The type's parameter message, to be read with types."""
-        return Params(_parameters(type(self), self.definition), self.definition, self.enum_start)
+        return Params(parameters_of(type(self), self.definition), self.definition, self.enum_start)
 
     def rank(self, role: str) -> int | None:
         """How many axes the blob of a role has; ``None`` leaves it as stored."""
@@ -143,10 +143,10 @@ class CaffeLayer(Layer):
         named = {role: squeeze(blob, self.rank(role)) for role, blob in zip(roles, blobs, strict=True)}
         return dataclasses.replace(self, blobs=Blobs(named))
 
-    def with_parameters(self: _Layer, parameters: Mapping[str, Any]) -> _Layer:
+    def withparameters_of(self: _Layer, parameters: Mapping[str, Any]) -> _Layer:
         if not self.message:
             raise UsageError("the type has no parameters", subject=self.label)
-        definition, values = self.definition.copy(), _parameters(type(self), self.definition).copy()
+        definition, values = self.definition.copy(), parameters_of(type(self), self.definition).copy()
         for name, value in parameters.items():
             values.set(name, *(value if isinstance(value, (list, tuple)) else [] if value is None else [value]))
         definition.set(
@@ -249,7 +249,7 @@ def build_layer(definition: Message, blobs: Sequence[Blob] = (), uncovered: str 
         problem = f"unknown layer type '{name}'{_misspelt(name)}"
     else:
         try:
-            layer = cls(**common, **cls.read(Params(_parameters(cls, definition), definition, cls.enum_start)))
+            layer = cls(**common, **cls.read(Params(parameters_of(cls, definition), definition, cls.enum_start)))
             if "" in (*layer.bottoms, *layer.tops):
                 raise layer.fail("has a bottom or top without a name")
             layer.check_wiring()
@@ -299,7 +299,7 @@ def registered_name(definition: Message) -> str:
     return f"{python.text('module')}.{python.text('layer')}"
 
 
-def _parameters(cls: type[CaffeLayer], definition: Message) -> Message:
+def parameters_of(cls: type[CaffeLayer], definition: Message) -> Message:
     """The type's parameter message, under whichever of its names the definition has it."""
     return definition.message(next((name for name in (cls.message, *cls.aliases) if name in definition), cls.message))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bridge.layers.base import REGISTRY, CaffeLayer, Params, _parameters
+from bridge.layers.base import REGISTRY, CaffeLayer, Params, parameters_of
 from bridge.schema import Layer
 from bridge.schema.message import Message, Value
 
@@ -57,7 +57,7 @@ def unread(layer: Layer) -> Iterator[tuple[Path, Value]]:
     cls = type(layer)
     if issubclass(cls, CaffeLayer):
         definition = Watched(layer.definition)
-        cls.read(Params(_parameters(cls, definition), definition, cls.enum_start))
+        cls.read(Params(parameters_of(cls, definition), definition, cls.enum_start))
         yield from definition.unread()
 
 
