@@ -119,7 +119,7 @@ class NotFoundError(BridgeError, KeyError):
 
 
 class OutputError(BridgeError, OSError):
-    """A file cannot be written."""
+    """A file or a folder cannot be written."""
 
 
 class DifferenceError(BridgeError):

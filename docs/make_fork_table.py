@@ -1,4 +1,4 @@
-"""Write docs/forks.md: what becomes of every field of every known caffe.proto. Run it after adding a field or a layer."""
+"""Write docs/forks.md: what becomes of every field of every known caffe.proto. Run it after adding one, or a layer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bridge.caffe_files.fields import ANYWHERE, LAYERS, harmless  # noqa: E402
+from bridge.caffe_files.fields import ANYWHERE, LAYERS, harmless, messages_of  # noqa: E402
 from bridge.caffe_files.proto import Field, dialects, variants  # noqa: E402
 from bridge.caffe_files.upgrade import RENAMED  # noqa: E402
 from bridge.errors import BridgeError  # noqa: E402
@@ -76,7 +76,7 @@ class _Lenient(Params):
 def lines() -> Iterator[Line]:
     """Every field of every parameter message, in order of the messages' names."""
     for parameter, forks in sorted(variants("LayerParameter").items()):
-        owners = [cls for cls in dict.fromkeys(REGISTRY.values()) if parameter in (cls.message, *cls.aliases, *cls.more_messages)]
+        owners = [cls for cls in dict.fromkeys(REGISTRY.values()) if parameter in messages_of(cls)]
         names = tuple(sorted(name for name, cls in REGISTRY.items() if cls in owners))
         messages = {field.type for field in forks.values() if field.kind == "message"}
         fields: dict[str, dict[str, Field]] = {}
@@ -102,15 +102,19 @@ _READ_FIELDS: dict[tuple[type[CaffeLayer], str], set[str]] = {}
 
 
 def read_fields(cls: type[CaffeLayer], parameter: str) -> set[str]:
-    """The fields of a parameter message that a layer type asks for, found by letting it read messages that have them."""
+    """The fields of a parameter message that a layer type asks for, found by letting it read them all."""
     key = cls, parameter
     if key not in _READ_FIELDS:
-        fields = {
-            name: field
-            for top in variants("LayerParameter")[parameter].values()
-            for name, found in variants(top.type).items()
-            for field in found.values()
-        } if parameter in variants("LayerParameter") else {}
+        fields = (
+            {
+                name: field
+                for top in variants("LayerParameter")[parameter].values()
+                for name, found in variants(top.type).items()
+                for field in found.values()
+            }
+            if parameter in variants("LayerParameter")
+            else {}
+        )
         asked: set[str] = set()
         for names in ([], *([name] for name in fields), list(fields)):
             asked |= _asked(cls, parameter, {name: sample(fields[name]) for name in names})
@@ -162,7 +166,8 @@ def _where(forks: Mapping[str, Field]) -> str:
     """``7 = 1: caffe.proto; 9: nvcaffe``: number, default, and the forks that have it so."""
     groups: dict[str, list[str]] = {}
     for fork, field in forks.items():
-        default = "" if field.default in (None, "") else f" = {str(field.default).lower() if isinstance(field.default, bool) else field.default}"
+        value = str(field.default).lower() if isinstance(field.default, bool) else field.default
+        default = "" if field.default in (None, "") else f" = {value}"
         groups.setdefault(f"{field.number}{default}", []).append(fork)
     return "; ".join(f"{key}: {', '.join(names)}" for key, names in groups.items())
 

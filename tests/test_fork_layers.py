@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from bridge import engines
 from bridge.layers import REGISTRY
 from bridge.schema import Layer
+from bridge.testing import LayerCase
 from tests.conftest import need
 from tests.references import REFERENCES
-from tests.strategies import CASES, LayerCase, positive
+from tests.strategies import CASES
+from tests.strategies.common import positive
 
 RTOL, ATOL = 1e-4, 1e-5
 ENGINES = [
@@ -129,7 +131,7 @@ def test_gradient_is_the_slope(case: LayerCase) -> None:
     need("chainer")
     from types import SimpleNamespace
 
-    from bridge.chain import functions as F
+    from bridge.chain.functions import F
 
     layer, inputs = case.net().layers[-1], case.inputs()
     rng = np.random.default_rng(1)

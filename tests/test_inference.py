@@ -91,7 +91,8 @@ def test_every_thing_done_is_noted() -> None:
 def test_a_net_for_inference_stays_the_very_net(case: Path) -> None:
     net = bridge.load(case / "deploy.prototxt", next(case.glob("*.caffemodel")))
     served = inference_net(net)
-    assert served.layers is net.layers and inference_net(served) is served
+    assert served.layers is net.layers
+    assert inference_net(served) is served
 
 
 def test_converting_twice_is_converting_once() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from bridge.layers import base
 from bridge.layers.base import REGISTRY
 from bridge.layers.plugins import load_plugin
 from bridge.schema import Blob, Net, Opaque, RawLayer, RawNet
+from bridge.testing import LayerContract
 from tests.conftest import ROOT, need
 
 NET = """
@@ -36,8 +38,13 @@ def registry() -> Iterator[None]:
 
 def example() -> str:
     page = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    return str(block)
+    return str(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0])
+
+
+def contract() -> str:
+    """The lines of the documentation that test the example."""
+    page = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    return str(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[1])
 
 
 def written(folder: Path, text: str) -> Path:
@@ -66,6 +73,44 @@ def test_the_example_of_the_docs_is_short_and_computes_in_both_engines(tmp_path:
     expected = expected.reshape(x.shape) * gamma + beta
     for engine in ("onnxruntime", "chainer"):
         np.testing.assert_allclose(engines.make(engine, made).outputs({"x": x})["y"], expected, 1e-4, 1e-5)
+
+
+TESTS = [name for name in dir(LayerContract) if name.startswith("test_")]
+
+
+def hold(text: str, folder: Path, test: str) -> None:
+    """Run a test of the contract on a plug-in."""
+    load_plugin(written(folder, text))
+    names: dict[str, Any] = {"__name__": "test_my_layers"}
+    exec(contract(), names)
+    getattr(names["TestGroupNorm"](), test)()
+
+
+def test_the_contract_is_inherited_in_three_lines() -> None:
+    assert len([line for line in contract().splitlines() if line]) == 3
+
+
+@pytest.mark.parametrize("test", TESTS)
+def test_the_example_keeps_the_contract(test: str, tmp_path: Path) -> None:
+    need("onnxruntime", "chainer")
+    hold(example(), tmp_path, test)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "test"),
+    [
+        ("link.beta, self.eps", "link.beta, self.eps + 0.01", "test_engines_agree_and_give_the_inferred_shapes"),
+        ("return (bottoms[0],)", "return (bottoms[0][:2],)", "test_engines_agree_and_give_the_inferred_shapes"),
+        ('return ("gamma", "beta")', 'return ("beta", "gamma")', "test_its_blobs_have_the_shapes_that_it_demands"),
+        ("F.group_normalization(x[0]", "F.group_normalization(x[0] + id(x) % 7",
+         "test_its_chain_keeps_nothing_between_two_inputs"),
+    ],
+)  # fmt: skip
+def test_the_contract_finds_what_is_wrong(right: str, wrong: str, test: str, tmp_path: Path) -> None:
+    need("onnxruntime", "chainer")
+    assert example().count(right) == 1
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        hold(example().replace(right, wrong), tmp_path, test)
 
 
 def test_a_file_is_run_once(tmp_path: Path) -> None:

@@ -187,6 +187,7 @@ def test_finds_a_planted_fault_and_names_its_layer(model: Path, tmp_path: Path, 
     assert others <= {layer}
 
 
+@pytest.mark.slow
 def test_finds_every_single_bit_changed_of_any_weight(tmp_path: Path) -> None:
     data = bytearray(WEIGHTS.read_bytes())
     blobs = [(layer.name, role, blob) for layer in bridge.load(WEIGHTS) for role, blob in layer.blobs.entries()]

@@ -144,7 +144,7 @@ def fields_of(layer: Layer) -> Iterator[Unread]:
     if not isinstance(layer, CaffeLayer):
         return
     for path, value in unread(layer):
-        own = path[0] in _messages(type(layer)) and isinstance(value, Message)
+        own = path[0] in messages_of(type(layer)) and isinstance(value, Message)
         if path[0] not in _READ and not own:
             yield _evaluated(layer, path, value)
         elif isinstance(value, Message):
@@ -190,7 +190,7 @@ def harmless(cls: type[CaffeLayer], path: Path) -> str:
         cls: The layer's type.
         path: The names from ``LayerParameter`` to the field.
     """
-    own = path[0] in _messages(cls)
+    own = path[0] in messages_of(cls)
     if own and (reason := cls.harmless.get(".".join(path[1:])) or cls.harmless.get(path[-1], "")):
         return reason
     if len(path) > 1 and (common := next((ANYWHERE[name] for name in path[1:] if name in ANYWHERE), "")):
@@ -232,23 +232,24 @@ def _hint(layer: CaffeLayer, path: Path) -> str:
     if path[-1].isdecimal():
         messages = {field.type for field in known_as(path[:-1]).values()} if path[:-1] else {"LayerParameter"}
         names = {fork: name for message in messages for fork, name in meanings(message, int(path[-1])).items()}
-        fit = [f"{name} in {fork}" for fork, name in names.items() if path[:-1] or name in _messages(type(layer))]
+        fit = [f"{name} in {fork}" for fork, name in names.items() if path[:-1] or name in messages_of(type(layer))]
         choice = f"it is {', '.join(fit[:4])}: name the fork with --dialect; " if fit else ""
         return f"{choice}a prototxt, given as well, names its fields"
     if path[:-1]:
         names = [name for field in known_as(path[:-1]).values() for name in variants(field.type)]
         return nearest(path[-1], names)
-    return nearest(path[0], [*_messages(type(layer)), *_READ])
+    return nearest(path[0], [*messages_of(type(layer)), *_READ])
 
 
-def _messages(cls: type[CaffeLayer]) -> tuple[str, ...]:
+def messages_of(cls: type[CaffeLayer]) -> tuple[str, ...]:
+    """The fields of ``LayerParameter`` that a layer type has its parameters in."""
     return tuple(name for name in (cls.message, *cls.aliases, *cls.more_messages) if name)
 
 
 def _is_of_others(name: str) -> bool:
     """Whether a message is of BVLC's or SSD's caffe.proto, where no layer reads another type's, or of a known type."""
     return _CAFFE in variants("LayerParameter").get(name, {}) or any(
-        name in _messages(cls) for cls in REGISTRY.values()
+        name in messages_of(cls) for cls in REGISTRY.values()
     )
 
 

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from bridge.caffe_files.fields import refuse_unknown_fields
-from bridge.chain import functions as F
 from bridge.chain.fillers import FillerInitializer, filled
-from bridge.chain.functions import chainer
+from bridge.chain.functions import F, chainer
 from bridge.chain.names import escape
 from bridge.errors import ModelError, NotFoundError, UnsupportedLayerError, UsageError
 from bridge.layers.base import CaffeLayer

@@ -143,7 +143,7 @@ class CaffeLayer(Layer):
         named = {role: squeeze(blob, self.rank(role)) for role, blob in zip(roles, blobs, strict=True)}
         return dataclasses.replace(self, blobs=Blobs(named))
 
-    def withparameters_of(self: _Layer, parameters: Mapping[str, Any]) -> _Layer:
+    def with_parameters(self: _Layer, parameters: Mapping[str, Any]) -> _Layer:
         if not self.message:
             raise UsageError("the type has no parameters", subject=self.label)
         definition, values = self.definition.copy(), parameters_of(type(self), self.definition).copy()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bridge.errors import UsageError
 from bridge.layers.base import NeuronLayer, Params, layer_type
 from bridge.schema import Blob, Blobs, Layer, Net, Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("BatchNorm")
@@ -112,12 +115,12 @@ class BatchNorm(NeuronLayer):
         mean, variance = self.blobs["mean"], self.blobs["variance"]
         return mean.astype(np.float32) * inverse, variance.astype(np.float32) * inverse
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         if self.by_batch:
             axes = self.summed_axes(len(g.shape(x[0])))
             centred = g.Sub(x[0], g.reduce("Mean", x[0], axes))
-            variance = g.reduce("Mean", g.Mul(centred, centred), axes)
-            return str(g.Div(centred, g.Sqrt(g.Add(variance, g.const(np.float32(self.eps))))))
+            square = g.reduce("Mean", g.Mul(centred, centred), axes)
+            return g.Div(centred, g.Sqrt(g.Add(square, g.const(np.float32(self.eps)))))
         mean, variance = self.statistics_values()
         gamma = g.blob(self, "gamma") if self.scale_bias else g.const(np.ones_like(mean), f"{self.name}.gamma")
         beta = g.blob(self, "beta") if self.scale_bias else g.const(np.zeros_like(mean), f"{self.name}.beta")
@@ -125,9 +128,9 @@ class BatchNorm(NeuronLayer):
             g.const(values, f"{self.name}.{role}", role) for role, values in (("mean", mean), ("variance", variance))
         ]
         g.merge("scale_factor", 1.0)
-        return str(g.BatchNormalization(x[0], gamma, beta, *statistics, epsilon=self.eps))
+        return g.BatchNormalization(x[0], gamma, beta, *statistics, epsilon=self.eps)
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return F.caffe_batch_norm(x[0], link, self)
 
 

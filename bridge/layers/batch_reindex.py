@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.layers.base import MovingLayer, layer_type
 from bridge.schema import Shape
 from bridge.schema.hooks import Fill
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("BatchReindex")
@@ -28,8 +31,8 @@ class BatchReindex(MovingLayer):
             raise self.fail(f"bottom 1 has {len(bottoms[1])} axes, expected 1, and bottom 0 at least 1")
         return ((*bottoms[1], *bottoms[0][1:]),)
 
-    def to_onnx(self, g: Any, *x: str) -> str:
-        return str(g.Gather(x[0], g.Cast(x[1], to=g.INT64), axis=0))
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
+        return g.Gather(x[0], g.Cast(x[1], to=g.INT64), axis=0)
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return F.get_item(x[0], x[1].array.astype("i"))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.layers.base import layer_type
 from bridge.layers.broadcast import BroadcastLayer
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Bias")
@@ -40,8 +43,8 @@ class Bias(BroadcastLayer):
     def sum_terms(self, *bottoms: Shape) -> int | None:
         return 2
 
-    def to_onnx(self, g: Any, *x: str) -> str:
-        return str(g.Add(x[0], self.onnx_operand(g, "bias", *x)))
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
+        return g.Add(x[0], self.onnx_operand(g, "bias", *x))
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return x[0] + self.chainer_operand(F, x[1] if len(x) > 1 else link.b, x[0])

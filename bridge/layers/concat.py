@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.layers.base import MANY, MovingLayer, Params, canonical_axis, layer_type
 from bridge.schema import Shape, times
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Concat")
@@ -39,8 +42,8 @@ class Concat(MovingLayer):
                 raise self.fail(f"bottom {index} is {times(other)}, which does not join {times(first)} at axis {axis}")
         return ((*first[:axis], sum(other[axis] for other in bottoms), *first[axis + 1 :]),)
 
-    def to_onnx(self, g: Any, *x: str) -> str:
-        return x[0] if len(x) == 1 else str(g.Concat(*x, axis=canonical_axis(self.axis, len(g.shape(x[0])), self)))
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
+        return x[0] if len(x) == 1 else g.Concat(*x, axis=canonical_axis(self.axis, len(g.shape(x[0])), self))
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return F.concat(x, axis=canonical_axis(self.axis, x[0].ndim, self))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from operator import add
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bridge.layers.base import MANY, CaffeLayer, Params, canonical_axis, field_pair, layer_type, same_shapes, spread
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Convolution", "ConvolutionDepthwise", "DepthwiseConvolution")
@@ -121,19 +124,19 @@ class Convolution(CaffeLayer):
 
     onnx_operator: ClassVar[str] = "Conv"
 
-    def to_onnx(self, g: Any, *x: str) -> str | list[str]:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str | list[str]:
         shape = g.shape(x[0])
         axis = canonical_axis(self.axis, len(shape), self)
         flat = len(shape) == axis + 1
         blobs = self.onnx_blobs(g, (*self.blobs.blob("weight").shape, 1) if flat else None)
         return [self._emit(g, v, blobs, axis) for v in x]
 
-    def onnx_blobs(self, g: Any, shape: Shape | None) -> list[str]:
+    def onnx_blobs(self, g: OnnxBuilder, shape: Shape | None) -> list[str]:
         """The weight, in another shape if one is given, and the bias if there is one."""
         weight = g.blob(self, "weight", shape)
         return [weight, g.blob(self, "bias")] if self.bias_term else [weight]
 
-    def _emit(self, g: Any, x: str, blobs: list[str], axis: int) -> str:
+    def _emit(self, g: OnnxBuilder, x: str, blobs: list[str], axis: int) -> str:
         """The node, between what brings its input and output into the form that ONNX has."""
         shape = g.shape(x)
         window = self.window(len(shape) - axis - 1)
@@ -146,22 +149,22 @@ class Convolution(CaffeLayer):
         )  # fmt: skip
         return self._unfold(g, x, self.onnx_output(g, y), axis)
 
-    def onnx_input(self, g: Any, x: str) -> str:
+    def onnx_input(self, g: OnnxBuilder, x: str) -> str:
         """What is done to the bottom first; nothing, but in twins of this type."""
         return x
 
-    def onnx_output(self, g: Any, y: str) -> str:
+    def onnx_output(self, g: OnnxBuilder, y: str) -> str:
         """What is done to the top last."""
         return y
 
-    def _fold(self, g: Any, x: str, axis: int) -> str:
+    def _fold(self, g: OnnxBuilder, x: str, axis: int) -> str:
         """All axes before the channels as one, and at least one behind them: the only form that ONNX has."""
         shape = g.shape(x)
         if len(shape) > axis + 1:
-            return x if axis == 1 else str(g.reshape(x, [-1, shape[axis]], axis + 1))
-        return str(g.Reshape(x, g.ints([-1, shape[axis], 1])))
+            return x if axis == 1 else g.reshape(x, [-1, shape[axis]], axis + 1)
+        return g.Reshape(x, g.ints([-1, shape[axis], 1]))
 
-    def _unfold(self, g: Any, x: str, y: str, axis: int) -> str:
+    def _unfold(self, g: OnnxBuilder, x: str, y: str, axis: int) -> str:
         shape = g.shape(x)
         if axis == 1 and len(shape) > 2:
             return y
@@ -169,12 +172,12 @@ class Convolution(CaffeLayer):
         batch = [shape[i] if shape.fixed(i) else -1 for i in range(axis)]
         if batch.count(-1) > 1:
             batch = list(shape[:axis])  # one open extent is all that a Reshape can find
-        return str(g.Reshape(y, g.ints([*batch, self.num_output, *space])))
+        return g.Reshape(y, g.ints([*batch, self.num_output, *space]))
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
-        return tuple(F.folded(bottom, self.axis, lambda v: self._convolve(F, link, v)) for bottom in x)
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
+        return tuple(F.fold_batch_axes(bottom, self.axis, lambda v: self._convolve(F, link, v)) for bottom in x)
 
-    def _convolve(self, F: Any, link: Any, x: Any) -> Any:
+    def _convolve(self, F: ChainerFunctions, link: LayerArrays, x: Any) -> Any:
         space = link.W.ndim - 2
         _, stride, pad, dilation = self.window(space) if space else ((1,), (1,), (0,), (1,))
         weight, bias = self.chainer_blobs(F, link)
@@ -185,7 +188,7 @@ class Convolution(CaffeLayer):
         function = getattr(F, self.chainer_function)
         return function(x, weight, bias, stride, pad, dilation, self.group)
 
-    def chainer_blobs(self, F: Any, link: Any) -> tuple[Any, Any]:
+    def chainer_blobs(self, F: ChainerFunctions, link: LayerArrays) -> tuple[Any, Any]:
         """The weight, and the bias if there is one."""
         return link.W, link.b if self.bias_term else None
 

@@ -82,6 +82,11 @@ class DataSource(CaffeLayer):
         return None
 
     @property
+    def picture_size(self) -> tuple[int, int] | None:
+        """(height, width) that whole pictures are resized to before they are cropped; ``None`` keeps their size."""
+        return None
+
+    @property
     def extents(self) -> tuple[Extents | None, ...]:
         """What the parameters tell of each top's extents."""
         batch = self.batch()

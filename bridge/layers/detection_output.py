@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from bridge.layers import boxes as steps
 from bridge.layers.base import CaffeLayer, Params, layer_type
 from bridge.schema import Shape, count, times
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import OnnxBuilder
 
 
 @layer_type("DetectionOutput")
@@ -92,7 +95,7 @@ class DetectionOutput(CaffeLayer):
         most = labels * _least(boxes, self.top_k)
         return ((1, 1, loc[0] * max(1, _least(most, self.keep_top_k)), 7),)
 
-    def to_onnx(self, g: Any, *x: str) -> Any:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> Any:
         if self.eta < 1 and self.nms_threshold > 0.5:
             return g.custom(self, *x, reason="eta is below 1")
         labels = g.ints(self.labels)
@@ -105,13 +108,13 @@ class DetectionOutput(CaffeLayer):
         kept = self._kept(g, boxes, scores, g.shape(x[2]))
         return self._rows(g, boxes, kept, steps.extent(g, x[0], 0))
 
-    def _objects_only(self, g: Any, scores: str, first: str) -> str:
+    def _objects_only(self, g: OnnxBuilder, scores: str, first: str) -> str:
         """Scores (N, boxes, classes), those of boxes that the first step takes for background made 1, 0, 0 ..."""
         objects = steps.part(g, g.Reshape(first, g.ints([0, -1, 2])), -1, 1, 2)
         background = g.const(np.eye(1, self.num_classes, dtype=np.float32)[None])
         return str(g.Where(g.Less(objects, g.const(np.float32(self.objectness_score))), background, scores))
 
-    def _boxes(self, g: Any, x: Sequence[str]) -> str:
+    def _boxes(self, g: OnnxBuilder, x: Sequence[str]) -> str:
         """Boxes with corners, (N, boxes, 4), or (N, classes, boxes, 4) where each has its own."""
         both = g.Reshape(steps.part(g, x[2], 0, 0, 1), g.ints([2, -1, 4]))
         prior, variance = (g.Gather(both, g.const(np.int64(i)), axis=0) for i in range(2))
@@ -122,22 +125,22 @@ class DetectionOutput(CaffeLayer):
         loc = g.Transpose(g.Reshape(x[0], g.ints([0, -1, self.num_classes, 4])), perm=(0, 2, 1, 3))
         return self._decoded(g, loc, prior, variance)
 
-    def _decoded(self, g: Any, loc: str, prior: str, variance: str) -> str:
+    def _decoded(self, g: OnnxBuilder, loc: str, prior: str, variance: str) -> str:
         """Shifts (..., boxes, 4) applied to priors (..., boxes, 4)."""
         if not self.variance_encoded_in_target:
             loc = g.Mul(variance, loc)
         if self.code_type == "CORNER":
-            return str(g.Add(prior, loc))
+            return g.Add(prior, loc)
         low, high = (steps.part(g, prior, -1, i, i + 2) for i in (0, 2))
         size = g.Sub(high, low)
         if self.code_type == "CORNER_SIZE":
-            return str(g.Add(prior, g.Mul(loc, g.Concat(size, size, axis=-1))))
+            return g.Add(prior, g.Mul(loc, g.Concat(size, size, axis=-1)))
         half = g.const(np.float32(0.5))
         centre = g.Add(g.Mul(steps.part(g, loc, -1, 0, 2), size), g.Mul(g.Add(low, high), half))
         reach = g.Mul(g.Mul(g.Exp(steps.part(g, loc, -1, 2, 4)), size), half)
-        return str(g.Concat(g.Sub(centre, reach), g.Add(centre, reach), axis=-1))
+        return g.Concat(g.Sub(centre, reach), g.Add(centre, reach), axis=-1)
 
-    def _kept(self, g: Any, boxes: str, scores: str, priors: Any) -> str:
+    def _kept(self, g: OnnxBuilder, boxes: str, scores: str, priors: Any) -> str:
         """(N, labels, boxes): the scores of boxes that stay, LOWEST for the others."""
         if self.top_k >= 0:
             scores = steps.keep_best(g, scores, 2, self.top_k)
@@ -155,9 +158,9 @@ class DetectionOutput(CaffeLayer):
         if self.keep_top_k < 0:
             return str(kept)
         best = steps.keep_best(g, g.Flatten(kept, axis=1), 1, self.keep_top_k)
-        return str(g.Reshape(best, g.Shape(kept)))
+        return g.Reshape(best, g.Shape(kept))
 
-    def _rows(self, g: Any, boxes: str, kept: str, images: str) -> str:
+    def _rows(self, g: OnnxBuilder, boxes: str, kept: str, images: str) -> str:
         limits = [limit for limit in (self.top_k, self.keep_top_k) if limit >= 0]
         values, places = steps.best(g, kept, 2, min(limits, default=-1))
         found = steps.found(g, values)
@@ -173,7 +176,7 @@ class DetectionOutput(CaffeLayer):
         count = steps.extent(g, rows, 0)
         length = g.Where(g.Equal(count, g.ints([0])), images, count)
         chosen = g.Slice(g.Concat(rows, none, axis=0), g.ints([0]), length, g.ints([0]))
-        return str(g.Reshape(chosen, g.ints([1, 1, -1, 7])))
+        return g.Reshape(chosen, g.ints([1, 1, -1, 7]))
 
 
 def _least(number: int, limit: int) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bridge.layers.base import ElementwiseLayer, Params, layer_type
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Dropout")
@@ -46,13 +49,13 @@ class Dropout(ElementwiseLayer):
     def draws_random(self) -> bool:
         return self.dropout_ratio > 0
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         return x[0] if self.scale_train else str(g.Mul(x[0], g.const(self._kept)))
 
     @property
     def _kept(self) -> np.float32:
         return np.float32(1) / np.float32(1 / (1 - np.float32(self.dropout_ratio)))
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         y = F.dropout(x[0], self.dropout_ratio)
         return y if self.scale_train else y * self._kept

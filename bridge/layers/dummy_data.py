@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from bridge.layers.base import MANY, MovingLayer, Params, layer_type, single
 from bridge.schema import Shape
 from bridge.schema.hooks import Extents
 from bridge.schema.message import Message
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 _SIDES = ("num", "channels", "height", "width")
 
@@ -77,10 +80,10 @@ class DummyData(MovingLayer):
             )
         return constants
 
-    def to_onnx(self, g: Any, *x: str) -> list[str]:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> list[str]:
         return [g.Expand(g.const(np.float32(v)), g.ints(shape)) for v, shape in self._constants()]
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return tuple(F.as_variable(link.xp.full(shape, v, np.float32)) for v, shape in self._constants())
 
 

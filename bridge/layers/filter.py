@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.layers.base import MANY, MovingLayer, layer_type
 from bridge.schema import Shape, times
 from bridge.schema.hooks import Fill
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Filter")
@@ -39,12 +42,12 @@ class Filter(MovingLayer):
                 raise self.fail(f"bottom {index} is {times(shape)}, expected {selector[0]} samples as the selector")
         return tuple(picked)
 
-    def to_onnx(self, g: Any, *x: str) -> list[str]:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> list[str]:
         *picked, selector = x
         flat = g.Cast(selector if len(g.shape(selector)) == 1 else g.Reshape(selector, g.ints([-1])), to=9)
         return [g.Compress(value, flat, axis=0) for value in picked]
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         *picked, selector = x
         places = selector.array.reshape(-1).nonzero()[0]
         return tuple(F.get_item(value, places) for value in picked)

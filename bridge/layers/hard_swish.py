@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.layers.base import ElementwiseLayer, layer_type
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("HardSwish")
@@ -18,10 +21,10 @@ class HardSwish(ElementwiseLayer):
     rounds_near_one = False
     message = "hardswish_param"
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         if g.opset >= 14:
-            return str(g.HardSwish(x[0]))
-        return str(g.Mul(x[0], g.HardSigmoid(x[0], alpha=1 / 6, beta=0.5)))
+            return g.HardSwish(x[0])
+        return g.Mul(x[0], g.HardSigmoid(x[0], alpha=1 / 6, beta=0.5))
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return x[0] * F.clip(x[0] / 6 + 0.5, 0.0, 1.0)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.layers.base import MANY, MovingLayer, layer_type
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays
 
 
 @layer_type("HDF5Output")
@@ -31,7 +34,7 @@ class HDF5Output(MovingLayer):
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         return ()
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return ()
 
 

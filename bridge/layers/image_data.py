@@ -34,6 +34,10 @@ class ImageData(DataSource):
     rand_skip: int = 0
     root_folder: str = ""
 
+    @property
+    def picture_size(self) -> tuple[int, int] | None:
+        return (self.new_height, self.new_width) if self.new_height and self.new_width else None
+
     def batch(self) -> Extents | None:
         side = self.transform.crop_size
         space = (side, side) if side else (self.new_height, self.new_width)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bridge.layers.base import CaffeLayer, Params, canonical_axis, layer_type
 from bridge.schema import Shape, count
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("InnerProduct")
@@ -74,7 +77,7 @@ class InnerProduct(CaffeLayer):
         axis = canonical_axis(self.axis, len(bottoms[0]), self)
         return ((*bottoms[0][:axis], self.num_output),)
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         shape = g.shape(x[0])
         axis = canonical_axis(self.axis, len(shape), self)
         blobs = self.onnx_blobs(g)
@@ -88,15 +91,15 @@ class InnerProduct(CaffeLayer):
         y = g.MatMul(self.onnx_input(g, flat), weight)
         return self.onnx_output(g, str(g.Add(y, blobs[1]) if self.bias_term else y))
 
-    def onnx_input(self, g: Any, x: str) -> str:
+    def onnx_input(self, g: OnnxBuilder, x: str) -> str:
         """What is done to the bottom first; nothing, but in twins of this type."""
         return x
 
-    def onnx_output(self, g: Any, y: str) -> str:
+    def onnx_output(self, g: OnnxBuilder, y: str) -> str:
         """What is done to the top last."""
         return y
 
-    def onnx_blobs(self, g: Any) -> list[str]:
+    def onnx_blobs(self, g: OnnxBuilder) -> list[str]:
         """The weight, and the bias if there is one."""
         blobs = [g.blob(self, role) for role in ("weight", "bias")[: 1 + self.bias_term]]
         if self.normalize:
@@ -104,7 +107,7 @@ class InnerProduct(CaffeLayer):
             blobs[0] = g.Div(blobs[0], g.Sqrt(g.Add(squares, g.const(np.float32(1e-6)))))
         return blobs
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         axis = canonical_axis(self.axis, x[0].ndim, self)
         weight, bias = self.chainer_blobs(F, link)
         weight = F.transpose(weight) if self.transpose else weight
@@ -112,7 +115,7 @@ class InnerProduct(CaffeLayer):
             return F.linear(x[0], weight, bias, n_batch_axes=axis)
         return F.reshape(F.linear(F.reshape(x[0], (1, -1)), weight, bias), (-1,))
 
-    def chainer_blobs(self, F: Any, link: Any) -> tuple[Any, Any]:
+    def chainer_blobs(self, F: ChainerFunctions, link: LayerArrays) -> tuple[Any, Any]:
         """The weight, and the bias if there is one."""
         weight, bias = link.W, link.b if self.bias_term else None
         if self.normalize:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.layers.base import MovingLayer, Params, layer_type
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Parameter")
@@ -42,8 +45,8 @@ class Parameter(MovingLayer):
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         return (self.shape,)
 
-    def to_onnx(self, g: Any, *x: str) -> str:
-        return str(g.blob(self, "weight"))
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
+        return g.blob(self, "weight")
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return F.identity(link.W)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.layers.base import ElementwiseLayer, layer_type
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("PReLU")
@@ -41,10 +44,10 @@ class PReLU(ElementwiseLayer):
             raise self.fail(f"the input has {len(bottoms[0])} axes, expected at least 2")
         return (bottoms[0],)
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         own = self.blobs.blob("slope").shape
-        return str(g.PRelu(x[0], g.blob(self, "slope", [*own, *[1] * (len(g.shape(x[0])) - 2)])))
+        return g.PRelu(x[0], g.blob(self, "slope", [*own, *[1] * (len(g.shape(x[0])) - 2)]))
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         slope = F.reshape(link.W, [*link.W.shape, *[1] * (x[0].ndim - 2)])
         return F.where(x[0].array > 0, x[0], x[0] * F.broadcast_to(slope, x[0].shape))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.layers.base import ElementwiseLayer, layer_type
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("ReLU")
@@ -19,10 +22,10 @@ class ReLU(ElementwiseLayer):
 
     negative_slope: float = 0.0
 
-    def to_onnx(self, g: Any, *x: str) -> str:
-        return str(g.LeakyRelu(x[0], alpha=self.negative_slope) if self.negative_slope else g.Relu(x[0]))
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
+        return g.LeakyRelu(x[0], alpha=self.negative_slope) if self.negative_slope else g.Relu(x[0])
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         if not self.negative_slope:
             return F.relu(x[0])
         return F.where(x[0].array > 0, x[0], x[0] * self.negative_slope)  # at 0 Caffe's gradient is the slope

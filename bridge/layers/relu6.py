@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bridge.layers.base import ElementwiseLayer, layer_type
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("ReLU6")
@@ -21,12 +24,12 @@ class ReLU6(ElementwiseLayer):
 
     negative_slope: float = 0.0
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         if self.negative_slope:
             return str(g.Min(g.LeakyRelu(x[0], alpha=self.negative_slope), g.const(np.float32(6))))
         return str(g.Clip(x[0], g.const(np.float32(0)), g.const(np.float32(6))))
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         if self.negative_slope:
             y = F.where(x[0].array > 0, x[0], x[0] * self.negative_slope)
             return F.where(y.array < 6, y, x[0].xp.full_like(y.array, 6))

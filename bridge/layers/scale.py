@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.layers.base import layer_type
 from bridge.layers.broadcast import BroadcastLayer
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Scale")
@@ -45,10 +48,10 @@ class Scale(BroadcastLayer):
     def sum_terms(self, *bottoms: Shape) -> int | None:
         return 2
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         y = g.Mul(x[0], self.onnx_operand(g, "gamma", *x))
-        return str(g.Add(y, self.onnx_operand(g, "beta", x[0])) if self.bias_term else y)
+        return g.Add(y, self.onnx_operand(g, "beta", x[0])) if self.bias_term else y
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         y = x[0] * self.chainer_operand(F, x[1] if len(x) > 1 else link.W, x[0])
         return y + self.chainer_operand(F, link.b, x[0]) if self.bias_term else y

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.layers.base import MANY, MovingLayer, layer_type
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Silence")
@@ -21,8 +24,8 @@ class Silence(MovingLayer):
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         return ()
 
-    def to_onnx(self, g: Any, *x: str) -> list[str]:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> list[str]:
         return []
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return ()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.layers.base import MANY, MovingLayer, Params, canonical_axis, layer_type
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 _END = 2**63 - 1
 
@@ -61,7 +64,7 @@ class Slice(MovingLayer):
         axis = canonical_axis(self.axis, len(bottom), self)
         return tuple((*bottom[:axis], b - a, *bottom[axis + 1 :]) for a, b in pairwise(self.points(bottom[axis])))
 
-    def to_onnx(self, g: Any, *x: str) -> list[str]:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> list[str]:
         axis = canonical_axis(self.axis, len(g.shape(x[0])), self)
         if len(self.tops) < 2:
             return [x[0]]
@@ -71,7 +74,7 @@ class Slice(MovingLayer):
         sizes = [b - a for a, b in pairwise(self.points(g.shape(x[0])[axis]))]
         return list(g.op("Split", x[0], g.ints(sizes), outputs=len(sizes), axis=axis))
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         axis = canonical_axis(self.axis, x[0].ndim, self)
         points = self.points(x[0].shape[axis])[1:-1]
         return tuple(F.split_axis(x[0], points, axis)) if points else (x[0],)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.layers.base import MANY, MovingLayer, layer_type
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Split")
@@ -33,8 +36,8 @@ class Split(MovingLayer):
     def keeping_tops(self, places: Sequence[int]) -> Split:
         return self.changed(tops=[self.tops[place] for place in places])
 
-    def to_onnx(self, g: Any, *x: str) -> list[str]:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> list[str]:
         return [x[0]] * len(self.tops)
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return (x[0],) * len(self.tops)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.layers.base import ElementwiseLayer, layer_type
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("TanH")
@@ -16,8 +19,8 @@ class TanH(ElementwiseLayer):
 
     message = "tanh_param"
 
-    def to_onnx(self, g: Any, *x: str) -> str:
-        return str(g.Tanh(x[0]))
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
+        return g.Tanh(x[0])
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return F.tanh(x[0])

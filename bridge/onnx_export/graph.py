@@ -134,7 +134,7 @@ def _open_extents(
     batch_axes = _batch_axes(net)
     for name, own in net.inputs.items():
         shape = list(given.get(name, own or ()))
-        if not shape and own is None:
+        if name not in given and own is None:  # given extents may be none at all: a single number
             raise net.flow.shapeless(name)
         for axis, extent in enumerate(shape):
             if isinstance(extent, str):

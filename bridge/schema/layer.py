@@ -15,6 +15,8 @@ from bridge.schema.message import Message
 if TYPE_CHECKING:
     import numpy as np
 
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
+
 _L = TypeVar("_L", bound="Layer")
 
 
@@ -202,11 +204,11 @@ class Layer(LayerHooks):
         """Shapes of the tops for bottoms of the given shapes."""
         raise UnsupportedLayerError(self.reason(), subject=self.label)
 
-    def to_onnx(self, g: Any, *x: str) -> str | Sequence[str]:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str | Sequence[str]:
         """Emit ONNX nodes with the builder ``g``; returns the value name of each top."""
         raise UnsupportedLayerError(self.reason(), subject=self.label)
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         """The forward computation on Chainer variables; one result per top."""
         raise UnsupportedLayerError(self.reason(), subject=self.label)
 

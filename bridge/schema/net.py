@@ -13,7 +13,7 @@ from bridge.schema.blob import Blob, Shape, times
 from bridge.schema.flow import Flow
 from bridge.schema.layer import Layer
 from bridge.schema.message import Message
-from bridge.show.table import aligned
+from bridge.show.table import table_text
 
 _N = TypeVar("_N", bound="Net")
 
@@ -52,8 +52,8 @@ class Net:
 
     def __str__(self) -> str:
         """A table of the layers and their blobs."""
-        rows = [[printable(cell) for cell in row] for row in layer_rows(self.layers)]
-        return f"{aligned(rows)}\n{self!r}"
+        columns, *rows = layer_rows(self.layers)
+        return f"{table_text(columns, rows)}\n{self!r}"
 
     def __getitem__(self, name: str) -> Layer:
         """The first layer of that name.
