@@ -19,7 +19,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from bridge.caffe_files.proto import Field, Schema, schema
+from bridge.caffe_files.proto import Field, Schema
 from bridge.caffe_files.varint import LONGEST, read_varint
 from bridge.errors import FormatError, MissingFileError
 from bridge.schema.message import Message, Symbol, Value
@@ -190,7 +190,7 @@ class Span:
             return self.error(field_at, f"length {length} runs {bytes_past} it", number=number)
         field = self.schema.by_number.get(number)
         if field is not None and field.kind == "message" and length > self.end - at >= 0:
-            inner = self.child(self._label(number, field_at), at, self.end, schema(field.type))
+            inner = self.child(self._label(number, field_at), at, self.end, self.schema.inner(field))
             try:
                 for _ in inner.fields():
                     pass
@@ -253,7 +253,7 @@ def decode(span: Span) -> Message:
     """
     message = Message(span.source.name)
     for entry in span.fields():
-        put(message, span, span.schema.by_number.get(entry[0]), entry)
+        put(message, span, span.schema.at(entry[0], entry[1]), entry)
     return message
 
 
@@ -285,7 +285,7 @@ def _values(span: Span, field: Field, wire: int, a: int, b: int, message: Messag
         if wire != LENGTH:
             return None
         label = f"{field.name}[{len(message.all(field.name))}]" if field.repeated else field.name
-        return [decode(span.child(label, a, b, schema(field.type)))]
+        return [decode(span.child(label, a, b, span.schema.inner(field)))]
     if kind in ("string", "bytes"):
         return [_text(span, field, a, b)] if wire == LENGTH else None
     if kind in ("float", "double"):

@@ -208,10 +208,12 @@ def test_weights_do_not_depend_on_parameters_that_do_not_decode(model: Callable[
 
 
 def test_dialect_names_colliding_fields(model: Callable[[bytes], Path]) -> None:
-    segnet = chunk(1, b"l") + chunk(2, b"SegBN") + chunk(45, number(3, 1))
+    segnet = chunk(1, b"l") + chunk(2, b"SegBN") + chunk(137, number(1, 3))
     path = model(chunk(100, segnet))
-    assert read(path, dialect="segnet").layers[0].definition.message("bn_param") == parse("bn_mode: INFERENCE")
-    assert read(path).layers[0].definition.get("45") == number(3, 1)
+    assert read(path, dialect="segnet").layers[0].definition.message("upsample_param") == parse("scale: 3")
+    assert read(path, dialect="tsn").layers[0].definition.names()[-1] == "bn_param"
+    assert read(path).layers[0].definition.message("embed_param") == parse("num_output: 3")
+    assert read(path, dialect="bvlc").layers[0].definition.message("embed_param") == parse("num_output: 3")
     with pytest.raises(UsageError, match="no dialect 'klingon'"):
         read(path, dialect="klingon")
 

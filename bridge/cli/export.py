@@ -54,6 +54,8 @@ def export(files: tuple[str, ...], output: str, inputs: tuple[str, ...], opset: 
     from bridge.onnx_export.preprocess import Preprocess
 
     net = options.load_net(files, given)
+    for remark in net.notes:  # before an error can hide them
+        options.note(remark)
     graph = export_onnx(
         net,
         output,
@@ -69,7 +71,7 @@ def export(files: tuple[str, ...], output: str, inputs: tuple[str, ...], opset: 
         seed=given["seed"],
         digest=given["digest"],
     )
-    for remark in (*net.notes, *graph.notes):
+    for remark in graph.notes:
         options.note(remark)
     size = sum(init.nbytes for init in graph.builder.initializers.values())
     click.echo(f"{output}: {len(graph.builder.nodes)} nodes, {size:,} bytes of weights, opset {graph.builder.opset}")

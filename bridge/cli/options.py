@@ -37,6 +37,12 @@ _READING_OPTIONS = (
         help="Phase whose layers of the prototxt are used.",
     ),
     click.option("--stage", "stages", multiple=True, help="A stage of Caffe's NetState; repeatable."),
+    click.option("--level", default=0, show_default=True, help="The level of Caffe's NetState."),
+    click.option(
+        "--allow-unknown-fields",
+        is_flag=True,
+        help="Go on although fields that nothing reads may change a result.",
+    ),
     click.option(
         "--zero-scale-factor",
         type=click.Choice(["bvlc", "nvcaffe"]),
@@ -67,7 +73,10 @@ def reading(function: _Command) -> _Command:
     return function
 
 
-READING = ("reader", "phase", "stages", "zero_scale_factor", "dialect", "pycaffe_python", "plugins")
+READING = (
+    "reader", "phase", "stages", "level", "zero_scale_factor", "allow_unknown_fields", "dialect", "pycaffe_python",
+    "plugins",
+)  # fmt: skip
 
 
 def load_net(files: tuple[str, ...], options: dict[str, Any]) -> Net:
@@ -84,7 +93,7 @@ def reading_arguments(options: dict[str, Any]) -> dict[str, Any]:
         from bridge.layers.plugins import load_plugin
 
         load_plugin(plugin)
-    return {name: value for name, value in given.items() if value not in (None, ())}
+    return {name: value for name, value in given.items() if value not in (None, (), False)}
 
 
 def parse_shape(text: str) -> tuple[str, list[int | str]]:

@@ -13,10 +13,11 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
+from bridge.caffe_files.fields import refuse_unknown_fields
 from bridge.caffe_files.inference import inference_net
 from bridge.errors import ModelError, UsageError
 from bridge.files.atomic import atomic, refuse_sources
-from bridge.schema import Net
+from bridge.schema import Net, Opaque
 
 if TYPE_CHECKING:
     from bridge.onnx_export.dims import Extent
@@ -65,12 +66,14 @@ def export_onnx(
         The lowered graph, with remarks in its ``notes``.
 
     Raises:
+        UnknownFieldError: A layer has a field that nothing reads and that may change what it computes.
         UnsupportedLayerError: Layers that ONNX cannot express; names all of them.
         ModelError: The net does not fit together, or has no outputs.
         UsageError: An argument is wrong.
         DifferenceError: The model computes something else; names the first layer. Nothing is written.
         OutputError: The file cannot be written.
     """
+    refuse_unknown_fields(net)
     target = _target(path, external_data, net.sources)
     digests = _Digests(net.sources if (check if digest is None else digest) else ())  # runs in the background
     from bridge.onnx_export import to_onnx_file
@@ -137,6 +140,10 @@ def _lacking(net: Net, inputs: Mapping[str, Sequence[Extent]] | None) -> str:
     """Why a net has no outputs."""
     if not net.layers:
         return f"the net has no layers for phase {net.phase}"
+    sinks = [layer for layer in net.layers if isinstance(layer, Opaque) and layer.bottoms and not layer.tops]
+    if sinks:
+        last = sinks[-1]
+        return f"{last.label} reads {', '.join(last.bottoms)}, and nothing is known of this type ({last.problem})"
     if not inference_net(net, inputs).layers:
         return "each of the net's layers serves training only"
     return "the net has no outputs, as another layer, or Silence, reads each of its blobs"

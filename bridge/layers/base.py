@@ -58,8 +58,14 @@ class CaffeLayer(Layer):
     """The field of the parameter message that holds a role's filler, where it is not the usual one."""
     initial: ClassVar[dict[str, float]] = {"gamma": 1.0, "scale": 1.0, "slope": 0.25}
     """What a role is filled with where the file names no filler; 0 for other roles."""
-    ignored: ClassVar[frozenset[str]] = frozenset()
-    """Parameters that do not bear on what the layer computes at test time."""
+    harmless: ClassVar[Mapping[str, str]] = {}
+    """Fields of the parameter message that are not read, and why they bear on no result at test time.
+
+    What is harmless in every layer, such as fillers and engines, stands in ``bridge/caffe_files/fields.py``. A field
+    that is neither read nor harmless makes an export fail.
+    """
+    more_messages: ClassVar[tuple[str, ...]] = ()
+    """Other fields of ``LayerParameter`` that the type reads, such as ``quantization_param``."""
     ranks: ClassVar[dict[str, int]] = {"bias": 1, "mean": 1, "variance": 1, "scale_factor": 1}
     """Axes of a blob by role; blobs from files with legacy 4-D shapes are brought to it."""
     chainer_params = {"weight": "W", "bias": "b"}
@@ -87,7 +93,7 @@ class CaffeLayer(Layer):
 
     def parameters(self) -> Params:
         """The type's parameter message, to be read with types."""
-        return Params(_parameters(type(self), self.definition), self.definition, self.enum_start)
+        return Params(parameters_of(type(self), self.definition), self.definition, self.enum_start)
 
     def rank(self, role: str) -> int | None:
         """How many axes the blob of a role has; ``None`` leaves it as stored."""
@@ -140,7 +146,7 @@ class CaffeLayer(Layer):
     def with_parameters(self: _Layer, parameters: Mapping[str, Any]) -> _Layer:
         if not self.message:
             raise UsageError("the type has no parameters", subject=self.label)
-        definition, values = self.definition.copy(), _parameters(type(self), self.definition).copy()
+        definition, values = self.definition.copy(), parameters_of(type(self), self.definition).copy()
         for name, value in parameters.items():
             values.set(name, *(value if isinstance(value, (list, tuple)) else [] if value is None else [value]))
         definition.set(
@@ -240,10 +246,10 @@ def build_layer(definition: Message, blobs: Sequence[Blob] = (), uncovered: str 
     name = registered_name(definition)
     cls = REGISTRY.get(name) or _offered(name)
     if cls is None:
-        problem = f"unknown layer type '{name}'"
+        problem = f"unknown layer type '{name}'{_misspelt(name)}"
     else:
         try:
-            layer = cls(**common, **cls.read(Params(_parameters(cls, definition), definition, cls.enum_start)))
+            layer = cls(**common, **cls.read(Params(parameters_of(cls, definition), definition, cls.enum_start)))
             if "" in (*layer.bottoms, *layer.tops):
                 raise layer.fail("has a bottom or top without a name")
             layer.check_wiring()
@@ -252,6 +258,14 @@ def build_layer(definition: Message, blobs: Sequence[Blob] = (), uncovered: str 
             problem = error.reason
     numbered = {f"blob{index}": blob for index, blob in enumerate(blobs)}
     return Opaque(**common, blobs=Blobs(numbered), problem=problem)
+
+
+def _misspelt(name: str) -> str:
+    """What a layer type may have been meant to be."""
+    import difflib
+
+    close = difflib.get_close_matches(name, REGISTRY, 1, 0.8)
+    return f": did you mean '{close[0]}'?" if close else ""
 
 
 def _offered(name: str) -> type[CaffeLayer] | None:
@@ -285,7 +299,7 @@ def registered_name(definition: Message) -> str:
     return f"{python.text('module')}.{python.text('layer')}"
 
 
-def _parameters(cls: type[CaffeLayer], definition: Message) -> Message:
+def parameters_of(cls: type[CaffeLayer], definition: Message) -> Message:
     """The type's parameter message, under whichever of its names the definition has it."""
     return definition.message(next((name for name in (cls.message, *cls.aliases) if name in definition), cls.message))
 

@@ -23,7 +23,6 @@ class Data(DataSource):
     """
 
     message = "data_param"
-    ignored = frozenset({"prefetch", "force_encoded_color", "scale", "mean_file", "crop_size", "mirror"})
 
     source: str = ""
     batch_size: int = 0

@@ -24,7 +24,6 @@ class ImageData(DataSource):
     """
 
     message = "image_data_param"
-    ignored = frozenset({"scale", "mean_file", "crop_size", "mirror"})
 
     source: str = ""
     batch_size: int = 1

@@ -24,7 +24,6 @@ class WindowData(DataSource):
     """
 
     message = "window_data_param"
-    ignored = frozenset({"cache_images", "scale", "mean_file", "mirror"})
 
     source: str = ""
     batch_size: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bridge.errors import ModelError, UnsupportedLayerError, UsageError
+from bridge.errors import UnsupportedLayerError, UsageError
 from bridge.onnx_export.builder import GraphBuilder
 from bridge.onnx_export.dims import Dims, Extent, NeedsStaticError, input_dims, probe
 from bridge.onnx_export.fuse import clean_up
@@ -135,11 +135,7 @@ def _open_extents(
     for name, own in net.inputs.items():
         shape = list(given.get(name, own or ()))
         if name not in given and own is None:  # given extents may be none at all: a single number
-            raise ModelError(
-                f"the shape of input '{name}' is not known",
-                where=net.where,
-                hint=f"give it with --input {name}=1,3,224,224",
-            )
+            raise net.flow.shapeless(name)
         for axis, extent in enumerate(shape):
             if isinstance(extent, str):
                 asked.add(extent)

@@ -13,7 +13,7 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from bridge.errors import ModelError
+from bridge.errors import ModelError, nearest
 from bridge.schema.blob import MOST, Shape, times, too_large
 from bridge.schema.layer import Layer
 
@@ -54,6 +54,7 @@ class Flow:
     Args:
         layers: The net's layers, in order.
         where: The net, for messages.
+        stages: Stages that the net may have been meant for, for messages.
 
     Attributes:
         reads: For each layer the value of each of its bottoms.
@@ -63,8 +64,8 @@ class Flow:
         outputs: The blobs whose last value no layer reads, in order of writing.
     """
 
-    def __init__(self, layers: Sequence[Layer], where: str = "net") -> None:
-        self.layers, self.where = tuple(layers), where
+    def __init__(self, layers: Sequence[Layer], where: str = "net", stages: Sequence[str] = ()) -> None:
+        self.layers, self.where, self.stages = tuple(layers), where, tuple(stages)
         self.reads: list[tuple[BlobValue, ...]] = []
         self.last: dict[str, BlobValue] = {}
         self.inputs: dict[str, Shape | None] = {}
@@ -189,7 +190,9 @@ class Flow:
             source = given if layer.is_input else known
             for blob in layer.tops if layer.is_input else layer.bottoms:
                 if blob not in source:
-                    raise self._unknown(blob, layer, early=blob in declared & given.keys())
+                    if blob in declared & given.keys():
+                        raise layer.fail(f"reads blob '{blob}', which only a later layer declares").at(self.where)
+                    raise self.shapeless(blob)
                 if layer.is_input and blob in written:
                     raise layer.fail(f"declares blob '{blob}', which an earlier layer writes").at(self.where)
             if layer.is_input:
@@ -218,8 +221,22 @@ class Flow:
                 raise ModelError(f"input '{name}' would be {times(shape)}", where=self.where, hint=MOST)
         return {name: tuple(shape) for name, shape in shapes.items() if shape is not None}
 
-    def _unknown(self, blob: str, layer: Layer, early: bool) -> ModelError:
-        if early:
-            return layer.fail(f"reads blob '{blob}', which only a later layer declares").at(self.where)
-        hint = f"give it with --input {blob}=1,3,224,224"
-        return layer.fail(f"the shape of blob '{blob}' is not known", hint=hint).at(self.where)
+    def shapeless(self, blob: str) -> ModelError:
+        """The error about an input whose shape is not known, or that no input declares and may be a slip of the pen."""
+        reader = next((layer for layer in self.layers if blob in layer.bottoms), None)
+        how = f"--input {blob}={','.join(map(str, _likely(reader)))}"
+        declared = [top for layer in self.layers if layer.is_input for top in layer.tops]
+        stage = f"the prototxt has layers for --stage {' or '.join(self.stages)}; " if self.stages else ""
+        problem, hint = f"the shape of input '{blob}' is not known", f"{stage}give it with {how}"
+        if declared and blob not in declared:
+            problem = f"reads blob '{blob}', which no layer writes and no input declares"
+            near = nearest(blob, [top for layer in self.layers for top in layer.tops])
+            hint = f"{stage}{near}{'; ' * bool(near)}{how} would make it an input"
+        return ModelError(problem, where=self.where, subject=reader.label if reader else "", hint=hint)
+
+
+def _likely(reader: Layer | None) -> Shape:
+    """An input's shape for a hint: of as many channels as the weights of the layer that reads it take."""
+    weight = reader.blobs.blob("weight").shape if reader is not None and "weight" in reader.blobs else ()
+    channels = weight[1] * reader.group if reader is not None and len(weight) == 4 else 3
+    return (1, channels, 224, 224)

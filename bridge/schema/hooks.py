@@ -46,8 +46,10 @@ class LayerHooks:
     training_only: ClassVar[bool] = False
     """The layer has no part in inference: losses, accuracies, data layers."""
 
-    copies: ClassVar[bool] = False
-    """At test time every top is the bottom, bit for bit: Split, Dropout."""
+    @property
+    def copies(self) -> bool:
+        """At test time every top is the bottom, bit for bit: Split, Dropout."""
+        return False
 
     @property
     def shares_memory(self) -> bool:
