@@ -21,49 +21,48 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 files = click.argument("files", nargs=-1, required=True, metavar="FILES", type=click.Path())
 
 
+_READING = (
+    click.option(
+        "--reader",
+        default="auto",
+        show_default=True,
+        metavar="NAME",
+        help="Reader of the weights; bridge doctor lists all.",
+    ),
+    click.option(
+        "--phase",
+        type=click.Choice(["TEST", "TRAIN"]),
+        default="TEST",
+        show_default=True,
+        help="Phase whose layers of the prototxt are used.",
+    ),
+    click.option("--stage", "stages", multiple=True, help="A stage of Caffe's NetState; repeatable."),
+    click.option(
+        "--zero-scale-factor",
+        type=click.Choice(["bvlc", "nvcaffe"]),
+        default="bvlc",
+        show_default=True,
+        help="How to read a BatchNorm with scale factor 0 and statistics that are not 0: as this Caffe does.",
+    ),
+    click.option(
+        "--dialect",
+        metavar="NAME",
+        help="Fork whose field numbers the caffemodel has; an unknown name lists all forks.",
+    ),
+    click.option("--pycaffe-python", default=None, help="Interpreter with the real Caffe (BRIDGE_PYCAFFE_PYTHON)."),
+    click.option(
+        "--plugin",
+        "plugins",
+        multiple=True,
+        type=click.Path(),
+        help="A Python file with your own layer types; repeatable.",
+    ),
+)
+
+
 def reading(function: _Command) -> _Command:
-    """The options that say how FILES are read; gathered by :func:`load_net`."""
-    for option in reversed(
-        (
-            click.option(
-                "--reader",
-                default="auto",
-                show_default=True,
-                metavar="NAME",
-                help="Reader of the weights; bridge doctor lists all.",
-            ),
-            click.option(
-                "--phase",
-                type=click.Choice(["TEST", "TRAIN"]),
-                default="TEST",
-                show_default=True,
-                help="Phase whose layers of the prototxt are used.",
-            ),
-            click.option("--stage", "stages", multiple=True, help="A stage of Caffe's NetState; repeatable."),
-            click.option(
-                "--zero-scale-factor",
-                type=click.Choice(["bvlc", "nvcaffe"]),
-                default="bvlc",
-                show_default=True,
-                help="How to read a BatchNorm with scale factor 0 and statistics that are not 0: as this Caffe does.",
-            ),
-            click.option(
-                "--dialect",
-                metavar="NAME",
-                help="Fork whose field numbers the caffemodel has; an unknown name lists all forks.",
-            ),
-            click.option(
-                "--pycaffe-python", default=None, help="Interpreter with the real Caffe (BRIDGE_PYCAFFE_PYTHON)."
-            ),
-            click.option(
-                "--plugin",
-                "plugins",
-                multiple=True,
-                type=click.Path(),
-                help="A Python file with your own layer types; repeatable.",
-            ),
-        )
-    ):
+    """Add the options that say how FILES are read; :func:`load_net` takes their values."""
+    for option in reversed(_READING):
         function = option(function)
     return function
 
