@@ -21,7 +21,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 files = click.argument("files", nargs=-1, required=True, metavar="FILES", type=click.Path())
 
 
-_READING = (
+_READING_OPTIONS = (
     click.option(
         "--reader",
         default="auto",
@@ -62,7 +62,7 @@ _READING = (
 
 def reading(function: _Command) -> _Command:
     """Add the options that say how FILES are read; :func:`load_net` takes their values."""
-    for option in reversed(_READING):
+    for option in reversed(_READING_OPTIONS):
         function = option(function)
     return function
 

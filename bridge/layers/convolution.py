@@ -176,7 +176,7 @@ class Convolution(CaffeLayer):
         function = getattr(F, self.chainer_function)
         return function(x, weight, link.b if self.bias_term else None, stride, pad, dilation, self.group)
 
-    chainer_function: ClassVar[str] = "convolution"
+    chainer_function: ClassVar[str] = "caffe_convolution"
 
 
 def _check(p: Params, values: dict[str, Any]) -> None:
