@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bridge.layers import REGISTRY
-from bridge.layers.python import PYTHON
+from bridge.layers.base import PYTHON
 
 
 def layer_type_list() -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from bridge.caffe.layer import Node, TypedNode
 from bridge.caffe.state import STATE
 from bridge.caffe.wiring import Wiring
-from bridge.errors import MissingExtraError, UnsupportedLayerError
+from bridge.errors import MissingExtraError, ModelError, UnsupportedLayerError
 from bridge.schema import Layer
 
 if TYPE_CHECKING:
@@ -72,10 +72,12 @@ class Engines:
     def _run(self, start: int, end: int) -> None:
         node = self._nodes[start]
         if self._fused(start):
+            for fused in self._nodes[start : end + 1]:
+                fused.reshape()
             try:
                 self._onnx_engine().forward(start, end)
                 return
-            except UnsupportedLayerError:
+            except (UnsupportedLayerError, ModelError):  # Chainer can, or says better why not
                 if not _installed("chainer"):
                     raise
                 self._refused.update(range(start, end + 1))

@@ -98,8 +98,6 @@ class _Segment:
 
     def run(self) -> None:
         """Compute the outputs, and let everything else be computed later."""
-        for node in self.nodes:
-            node.reshape()
         wanted = self.outputs | (self.written.keys() if self.eager else self._looked_at())
         run = _Run(self, {name: self.blobs[name].peek() for name in self.inputs})
         values = run.compute(wanted)
@@ -183,6 +181,8 @@ class _Run:
 
     def compute(self, wanted: Collection[str]) -> dict[str, np.ndarray]:
         """Some values by the blobs' names."""
+        if not wanted:
+            return {}
         shapes = tuple(array.shape for array in self.inputs.values())
         key = _Key(self._versions, shapes, frozenset(wanted))
         return self._segment.session(key, self._arrays)(self.inputs)
