@@ -255,7 +255,7 @@ def load_image(filename: Any, color: bool = True) -> np.ndarray:
     if image.ndim == 2:
         image = image[:, :, np.newaxis]
         return np.tile(image, (1, 1, 3)) if color else image
-    return image[:, :, :3] if image.shape[2] == 4 else image
+    return np.asarray(image[:, :, :3] if image.shape[2] == 4 else image)
 
 
 def resize_image(im: np.ndarray, new_dims: Sequence[int], interp_order: int = 1) -> np.ndarray:

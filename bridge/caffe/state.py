@@ -23,7 +23,8 @@ class _State:
         self.device = 0
         self.rng = np.random.default_rng()
         self.solvers, self.rank, self.multiprocess = 1, 0, False
-        self.level, self.stream = 0, None  # type: int, TextIO | None
+        self.level = 0
+        self.stream: TextIO | None = None
 
 
 STATE = _State()
@@ -74,20 +75,16 @@ def _on_cpu_anyway(call: str) -> bool:
 
 def _check_gpu() -> int:
     """The number of CUDA devices; a MissingExtraError if there is none."""
-    from bridge.chain.devices import cuda_problem
+    from bridge.chain.devices import cuda_devices, cuda_problem
 
     if problem := cuda_problem():
         raise MissingExtraError(f"cannot use GPU: {problem}", hint=_HINT)
-    import cupy
-
-    return int(cupy.cuda.runtime.getDeviceCount())
+    return cuda_devices()
 
 
 def set_random_seed(seed: int) -> None:
     """Start the random numbers of fillers, dropout and data layers anew. The numbers are not Caffe's own."""
     STATE.rng = np.random.default_rng(seed)
-    if "chainer" in sys.modules:  # Dropout draws from NumPy's own
-        np.random.seed(seed % (1 << 32))
 
 
 def draw_seed() -> int:

@@ -49,8 +49,10 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         return getattr(_chainer_functions, name)
-    found = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
-    return found
+    module = importlib.import_module(_HOMES[name])
+    # All of its functions: Python has put the module itself where a function of its name is looked for.
+    globals().update({other: getattr(module, other) for other, home in _HOMES.items() if home == _HOMES[name]})
+    return globals()[name]
 
 
 def folded(x: Any, axis: int, function: Callable[[Any], Any]) -> Any:
