@@ -39,7 +39,14 @@ def test_names_and_numbers(tmp_path: Path) -> None:
     assert list(net.blobs) == net._blob_names == ["data", "conv", "pool", "ip", "prob"]
     assert net.top_names["relu"] == ["conv"]
     assert net.bottom_names["ip"] == ["pool"]
-    assert [layer.type for layer in net.layers] == ["Input", "Convolution", "ReLU", "Pooling", "InnerProduct", "Softmax"]
+    assert [layer.type for layer in net.layers] == [
+        "Input",
+        "Convolution",
+        "ReLU",
+        "Pooling",
+        "InnerProduct",
+        "Softmax",
+    ]
     assert net.layer_dict["ip"].blobs is net.params["ip"]
     assert list(net.params) == ["conv", "ip"]
     assert type(net.params["ip"]) is caffe._caffe.BlobVec
@@ -74,9 +81,12 @@ def test_outputs_are_in_alphabetical_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("level", "stages", "expected"), [(0, [], []), (2, [], ["high"]), (0, ["s"], ["staged"])])
 def test_level_and_stages(tmp_path: Path, level: int, stages: list[str], expected: list[str]) -> None:
-    text = SMALL + """
+    text = (
+        SMALL
+        + """
         layer { name: "high" type: "Power" bottom: "ip" top: "high" include { min_level: 1 } }
         layer { name: "staged" type: "Power" bottom: "ip" top: "staged" include { stage: "s" } }"""
+    )
     net = make(tmp_path, text, level=level, stages=stages)
     assert [name for name in net._layer_names if name in ("high", "staged")] == expected
 

@@ -213,4 +213,4 @@ def test_deep_copies_of_nothing(tmp_path: Path) -> None:
     x = feed(net)
     assert net.forward() == {}
     close(net.blobs["prob"].data, plain(net, x)["prob"])
-    assert caffe.TEST == net.phase
+    assert net.phase == caffe.TEST
