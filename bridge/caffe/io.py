@@ -313,6 +313,6 @@ def _package(name: str, distribution: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        if error.name != name.split(".")[0]:
+        if not f"{name}.".startswith(f"{error.name}."):  # another package, which this one needs
             raise
         raise MissingExtraError(f"{distribution} is not installed", hint=f"pip install {distribution}") from None

@@ -34,7 +34,8 @@ layer { name: "sum" type: "Eltwise" bottom: "b" bottom: "c" top: "sum" }
 
 TRAINED = """
 layer { name: "data" type: "DummyData" top: "data" top: "label"
-  dummy_data_param { shape { dim: 6 dim: 4 } shape { dim: 6 } data_filler { type: "gaussian" std: 1 } data_filler { } } }
+  dummy_data_param { shape { dim: 6 dim: 4 } shape { dim: 6 }
+    data_filler { type: "gaussian" std: 1 } data_filler { } } }
 layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
   inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
 layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" loss_weight: 2 }

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from bridge import caffe
-from bridge.errors import BridgeError, MissingFileError, ModelError, NotFoundError, UnsupportedLayerError, UsageError
+from bridge.errors import (
+    BridgeError,
+    MissingExtraError,
+    MissingFileError,
+    ModelError,
+    NotFoundError,
+    UnsupportedLayerError,
+    UsageError,
+)
 from tests.caffe_door.nets import FORKED, SMALL, TRAINED, close, feed, make, plain, write
 from tests.conftest import need
 
@@ -91,21 +99,20 @@ def test_level_and_stages(tmp_path: Path, level: int, stages: list[str], expecte
     assert [name for name in net._layer_names if name in ("high", "staged")] == expected
 
 
+SHARING = """
+layer { name: "%s" type: "InnerProduct" bottom: "data" top: "%s" param { name: "w" }
+  inner_product_param { num_output: %d bias_term: false } }
+"""
+
+
 def test_shared_parameters_are_one_memory(tmp_path: Path) -> None:
-    text = FORKED + "".join(
-        f'layer {{ name: "{name}" type: "InnerProduct" bottom: "data" top: "{name}" param {{ name: "w" }}'
-        " inner_product_param { num_output: 2 bias_term: false } }"
-        for name in ("one", "two")
-    )
-    net = make(tmp_path, text)
+    one = FORKED + SHARING % ("one", "one", 2)
+    net = make(tmp_path, one + SHARING % ("two", "two", 2))
     net.params["two"][0].data[...] = 7
     assert (net.params["one"][0].data == 7).all()
     assert len(net.learnable_params) == 3
-    with pytest.raises(ModelError, match="layer 'two'.*shares parameter 'w' of 2 x 4, its own is 3 x 4"):
-        make(tmp_path, text.replace("num_output: 2 bias_term: false } }layer", "num_output: 2 bias_term: false } } layer")
-             .replace('name: "two" type: "InnerProduct" bottom: "data" top: "two" param { name: "w" } inner_product_param'
-                      " { num_output: 2", 'name: "two" type: "InnerProduct" bottom: "data" top: "two" param { name: "w" }'
-                      " inner_product_param { num_output: 3"))  # fmt: skip
+    with pytest.raises(ModelError, match=r"layer 'two'.*shares parameter 'w' of 2 x 4, its own is 3 x 4"):
+        make(tmp_path, one + SHARING % ("two", "two", 3))
 
 
 def test_share_with(tmp_path: Path) -> None:
@@ -228,11 +235,8 @@ def test_losses_in_the_phase_test(tmp_path: Path) -> None:
     assert (net.blobs["label"].data == [0, 1, 2, 0, 1, 2]).all()  # a constant filler fills once
 
 
-def test_gpu_mode_says_what_is_missing() -> None:
-    try:
-        caffe.set_mode_gpu()
-    except BridgeError as error:
-        assert "cannot use GPU" in str(error)
-        assert "--cpu" in error.hint
-    finally:
-        caffe.set_mode_cpu()
+def test_gpu_mode_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.chain.devices.cuda_problem", lambda: "cupy is not installed")
+    for call in (caffe.set_mode_gpu, lambda: caffe.set_device(0)):
+        with pytest.raises(MissingExtraError, match=r"cannot use GPU: cupy is not installed(.|\n)*--cpu SCRIPT"):
+            call()

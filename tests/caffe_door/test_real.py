@@ -41,7 +41,8 @@ for step in range(3):
         for index, blob in enumerate(blobs):
             found["%d param %s %d" % (step, name.replace("/", "|"), index)] = blob.diff.copy()
             blob.data[...] *= 1.1
-names = [list(net._layer_names), list(net._blob_names), net.inputs, net.outputs, list(map(list, net.top_names.values()))]
+names = [list(net._layer_names), list(net._blob_names), net.inputs, net.outputs]
+names += map(list, net.top_names.values())
 found["names"] = np.array(repr(names))
 np.savez(out, **found)
 """
