@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bridge.chain.back import from_chain
     from bridge.chain.build import NetChain, build_chain
+    from bridge.chain.caffe_function import CaffeFunction
     from bridge.chain.freezing import DelGradient, freeze, is_frozen, thaw
     from bridge.chain.transplant import TransplantReport, transplant
 
 _HOMES = {
+    "CaffeFunction": "bridge.chain.caffe_function",
     "NetChain": "bridge.chain.build",
     "build_chain": "bridge.chain.build",
     "from_chain": "bridge.chain.back",
@@ -22,7 +24,7 @@ _HOMES = {
     "transplant": "bridge.chain.transplant",
 }
 __all__ = [
-    "DelGradient", "NetChain", "TransplantReport", "build_chain", "freeze", "from_chain", "is_frozen",
+    "CaffeFunction", "DelGradient", "NetChain", "TransplantReport", "build_chain", "freeze", "from_chain", "is_frozen",
     "thaw", "transplant",
 ]  # fmt: skip
 
