@@ -60,8 +60,7 @@ def assemble(
         layers = [(layer.definition, layer.blobs, layer.uncovered) for layer in stored]
     else:
         rest, definitions = upgrade_net(prototxt)
-        state = _state(rest, phase, level, stages)
-        kept = [definition for definition in definitions if _included(definition, *state)]
+        kept = _of_phase(rest, definitions, phase, level, stages)
         by_name = _by_name(stored)
         layers = [(definition, *by_name.get(definition.text("name"), ((), ""))) for definition in kept]
     shared = _shared_parameters(layers)
@@ -85,6 +84,24 @@ def assemble(
         notes += _unused(stored, net) + _unknown(net)
     notes += _written_over(net)
     return read_zero_scale_factors(net.replace(notes=tuple(notes)), zero_scale_factor)
+
+
+def definitions_of(
+    prototxt: Message, phase: str, level: int = 0, stages: Sequence[str] = ()
+) -> tuple[Message, list[Message]]:
+    """The fields of a net itself, and the definitions of the layers that it has for a phase.
+
+    Args and Raises: as :func:`assemble`.
+    """
+    rest, definitions = upgrade_net(prototxt)
+    return rest, _of_phase(rest, definitions, phase, level, stages)
+
+
+def _of_phase(
+    rest: Message, definitions: Sequence[Message], phase: str, level: int, stages: Sequence[str]
+) -> list[Message]:
+    state = _state(rest, phase, level, stages)
+    return [definition for definition in definitions if _included(definition, *state)]
 
 
 def _by_name(stored: Sequence[RawLayer]) -> dict[str, tuple[tuple[Blob, ...], str]]:

@@ -1,0 +1,152 @@
+"""What Caffe keeps for the whole process: the mode, the device, the random numbers, the log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+import numpy as np
+
+from bridge.errors import MissingExtraError, UsageError
+
+_HINT = 'pip install "weight-bridge[cupy]", or use caffe.set_mode_cpu()'
+
+
+class _State:
+    def __init__(self) -> None:
+        self.gpu = False
+        self.device = 0
+        self.rng = np.random.default_rng()
+        self.solvers, self.rank, self.multiprocess = 1, 0, False
+        self.level, self.stream = 0, None  # type: int, TextIO | None
+
+
+STATE = _State()
+
+
+def set_mode_cpu() -> None:
+    """Compute on the CPU, as is the default."""
+    STATE.gpu = False
+
+
+def set_mode_gpu() -> None:
+    """Compute on a CUDA device, through CuPy.
+
+    Raises:
+        MissingExtraError: There is no CuPy, or it finds no device.
+    """
+    _check_gpu()
+    STATE.gpu = True
+
+
+def set_device(device: int) -> None:
+    """Choose the CUDA device for GPU mode.
+
+    Raises:
+        MissingExtraError: There is no CuPy, or it finds no device.
+        UsageError: There is no device of that number.
+    """
+    count = _check_gpu()
+    if not 0 <= device < count:
+        raise UsageError(f"no CUDA device {device}", hint=f"devices: 0 to {count - 1}")
+    STATE.device = device
+
+
+def _check_gpu() -> int:
+    """The number of CUDA devices; a MissingExtraError if there is none."""
+    from bridge.chain.devices import cuda_problem
+
+    if problem := cuda_problem():
+        raise MissingExtraError(f"cannot use GPU: {problem}", hint=_HINT)
+    import cupy
+
+    return int(cupy.cuda.runtime.getDeviceCount())
+
+
+def set_random_seed(seed: int) -> None:
+    """Start the random numbers of fillers, dropout and data layers anew. The numbers are not Caffe's own."""
+    STATE.rng = np.random.default_rng(seed)
+    if "chainer" in sys.modules:  # Dropout draws from NumPy's own
+        np.random.seed(seed % (1 << 32))
+
+
+def draw_seed() -> int:
+    """A seed from the process's random numbers."""
+    return int(STATE.rng.integers(1 << 62))
+
+
+def solver_count() -> int:
+    """How many solvers train together."""
+    return STATE.solvers
+
+
+def set_solver_count(count: int) -> None:
+    """Say how many solvers train together."""
+    STATE.solvers = count
+
+
+def solver_rank() -> int:
+    """Which of them this process is."""
+    return STATE.rank
+
+
+def set_solver_rank(rank: int) -> None:
+    """Say which of them this process is."""
+    STATE.rank = rank
+
+
+def set_multiprocess(multiprocess: bool) -> None:
+    """Say whether solvers in other processes train along."""
+    STATE.multiprocess = multiprocess
+
+
+def has_nccl() -> bool:
+    """Whether solvers can exchange gradients through NCCL: no."""
+    return False
+
+
+def init_log(level: int = 0, stderr: bool = True) -> None:
+    """Show what :func:`log` gets.
+
+    Args:
+        level: 0 for all messages, 1 and more for none of this function's.
+        stderr: Write to stderr; else nothing is shown.
+    """
+    STATE.level, STATE.stream = level, sys.stderr if stderr else None
+
+
+def log(text: str) -> None:
+    """Write a line as glog does, once :func:`init_log` was called."""
+    if STATE.stream is not None and STATE.level <= 0:
+        now = time.time()
+        stamp = time.strftime("%m%d %H:%M:%S", time.localtime(now))
+        print(f"I{stamp}.{int(now % 1 * 1e6):06d} bridge.caffe] {text}", file=STATE.stream, flush=True)
+
+
+class Timer:
+    """Measures time: ``start()``, ``stop()``, then ``ms``."""
+
+    def __init__(self) -> None:
+        self._start = 0.0
+        self._ms = 0.0
+
+    def start(self) -> None:
+        """Begin."""
+        self._start = time.perf_counter()
+
+    def stop(self) -> None:
+        """End."""
+        self._ms = (time.perf_counter() - self._start) * 1e3
+
+    @property
+    def ms(self) -> float:
+        """Milliseconds from the last start to the stop after it."""
+        return self._ms
+
+
+class NCCL:
+    """Stands for Caffe's link between solvers of several processes, which there is none of here."""
+
+    def __init__(self, solver: object, uid: str) -> None:
+        raise MissingExtraError("NCCL is not available: has_nccl() is False")
