@@ -7,12 +7,12 @@ from typing import cast
 
 import numpy as np
 
-from bridge.caffe.sources import Source
 from bridge.caffe.state import STATE
 from bridge.layers.base import CaffeLayer, Params
 from bridge.layers.dummy_data import DummyData
 from bridge.layers.fillers import fill
 from bridge.schema import Shape, times
+from bridge.sources import Source, Surroundings
 
 
 class DummySource(Source):
@@ -21,8 +21,8 @@ class DummySource(Source):
     Source: dummy_data_layer.cpp.
     """
 
-    def setup(self, layer: CaffeLayer, phase: str) -> None:
-        """See :meth:`bridge.caffe.sources.Source.setup`."""
+    def setup(self, layer: CaffeLayer, phase: str, around: Surroundings | None = None) -> None:
+        """See :meth:`bridge.sources.Source.setup`."""
         self.layer = cast(DummyData, layer)
         given = layer.definition.message(layer.message).messages("data_filler")
         fillers = [Params(filler, type(layer), layer.name) for filler in given] or [layer_params(layer)]
@@ -33,7 +33,7 @@ class DummySource(Source):
         ]
 
     def shapes(self) -> Sequence[Shape]:
-        """See :meth:`bridge.caffe.sources.Source.shapes`."""
+        """See :meth:`bridge.sources.Source.shapes`."""
         return self.layer.shapes
 
     def next_batch(self) -> Sequence[np.ndarray | None]:
