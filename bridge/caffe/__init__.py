@@ -71,7 +71,7 @@ _HOMES = {
     **{f"{name}Solver": "solvers" for name in _SOLVERS},
     **dict.fromkeys(_STATE, "state"),
 }
-_MODULES = ("classifier", "coord_map", "detector", "draw", "io", "net_spec", "proto", "pycaffe")
+_MODULES = ("_caffe", "classifier", "coord_map", "detector", "draw", "io", "net_spec", "proto", "pycaffe")
 
 __all__ = [
     "NCCL", "TEST", "TRAIN", "AdaDeltaSolver", "AdaGradSolver", "AdamSolver", "Classifier", "Detector", "Layer", "Net",

@@ -10,6 +10,7 @@ from bridge.errors import BridgeError
 
 _USAGE = """\
 usage: python -m bridge.caffe SCRIPT.py ARGS      run a script; its 'import caffe' means this package
+       python -m bridge.caffe --cpu SCRIPT.py ... the same on the CPU, though the script asks for a GPU
        python -m bridge.caffe -m MODULE ARGS      the same for a module, as python -m runs it
        python -m bridge.caffe train|test|time ... as the caffe program
 """
@@ -20,6 +21,11 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE, end="", file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
+    if arguments[0] == "--cpu" and len(arguments) > 1:
+        from bridge.caffe.state import stay_on_cpu
+
+        stay_on_cpu()
+        return main(arguments[1:])
     if arguments[0] == "-m" and len(arguments) > 1:
         return _module(arguments[1], arguments[2:])
     if not arguments[0].endswith(".py") and importlib.util.find_spec("bridge.caffe.commands"):

@@ -44,7 +44,7 @@ class _Finder(MetaPathFinder):
         """The spec of a submodule; ``None`` for all else."""
         if not fullname.startswith(f"{_NAME}."):
             return None
-        own = _own_name(fullname)
+        own = f"{_OWN}.{fullname.removeprefix(f'{_NAME}.')}"
         found = importlib.util.find_spec(own)
         if found is None:
             return None
@@ -66,11 +66,6 @@ class _Loader(Loader):
     def exec_module(self, module: ModuleType) -> None:
         """Nothing to do, but to undo what Python's import did to a module that was complete."""
         module.__spec__ = self._spec
-
-
-def _own_name(fullname: str) -> str:
-    name = fullname.removeprefix(f"{_NAME}.")
-    return f"{_OWN}.{'pycaffe' if name == '_caffe' else name}"
 
 
 def run_script(path: str, arguments: Sequence[str]) -> None:

@@ -12,12 +12,16 @@ import numpy as np
 from bridge.errors import MissingExtraError, UsageError
 from bridge.sources.randoms import Mersenne
 
-_HINT = 'pip install "weight-bridge[cupy]", or use caffe.set_mode_cpu()'
+_HINT = (
+    'pip install "weight-bridge[cupy]" on a machine with an NVIDIA GPU; or use caffe.set_mode_cpu(), '
+    "or 'python -m bridge.caffe --cpu SCRIPT.py', which runs the script as it is"
+)
 
 
 class _State:
     def __init__(self) -> None:
         self.gpu = False
+        self.cpu_only = False
         self.device = 0
         self.rng = np.random.default_rng()
         self.mersenne = Mersenne()
@@ -40,8 +44,9 @@ def set_mode_gpu() -> None:
     Raises:
         MissingExtraError: There is no CuPy, or it finds no device.
     """
-    _check_gpu()
-    STATE.gpu = True
+    if not _on_cpu_anyway("set_mode_gpu()"):
+        _check_gpu()
+        STATE.gpu = True
 
 
 def set_device(device: int) -> None:
@@ -51,10 +56,24 @@ def set_device(device: int) -> None:
         MissingExtraError: There is no CuPy, or it finds no device.
         UsageError: There is no device of that number.
     """
+    if _on_cpu_anyway(f"set_device({device})"):
+        return
     count = _check_gpu()
     if not 0 <= device < count:
         raise UsageError(f"no CUDA device {device}", hint=f"devices: 0 to {count - 1}")
     STATE.device = device
+
+
+def stay_on_cpu() -> None:
+    """From now on compute on the CPU, whatever a script says; its choice of a device has no effect."""
+    STATE.gpu, STATE.cpu_only = False, True
+
+
+def _on_cpu_anyway(call: str) -> bool:
+    """Whether :func:`stay_on_cpu` was called; says so where a script asks for a GPU."""
+    if STATE.cpu_only:
+        print(f"bridge.caffe: {call} has no effect, as --cpu was given", file=sys.stderr)
+    return STATE.cpu_only
 
 
 def _check_gpu() -> int:

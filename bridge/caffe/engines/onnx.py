@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from bridge.caffe.blob import Blob
+from bridge.caffe.engines.faster import quicken
 from bridge.caffe.layer import Node, TypedNode
 from bridge.caffe.memory import Memory, ParamMemory
 from bridge.caffe.wiring import Wiring
@@ -143,6 +144,7 @@ class _Segment:
         kept = {f"{name}/read": name for name in key.wanted if name not in self.outputs}
         layers += [Split(name="", type="", bottoms=(name,), tops=(own,)) for own, name in kept.items()]
         graph = lower(Net("", tuple(layers)), opset=DEFAULT_OPSET, dynamic_batch=False)
+        quicken(graph)
         names = {output: graph.blobs.get(output, output) for output in graph.outputs}
         names = {output: kept.get(name, name) for output, name in names.items()}
         file = to_file(graph, name="", metadata={})

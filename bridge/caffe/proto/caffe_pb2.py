@@ -1,7 +1,8 @@
 """Caffe's message classes: ``NetParameter``, ``SolverParameter``, ``Datum``, ``BlobProto`` and all others.
 
-They are those of BVLC Caffe 1.0, with the messages and fields of SSD and other forks whose numbers
-are free. Their package is ``caffe``, as Caffe's own has it, in a descriptor pool of their own, so
+They are those of BVLC Caffe 1.0 with the messages and fields of its forks, so that the prototxt of any
+of them can be merged. A fork's field whose number is another one's has a number of its own here: as
+text it is the fork's, as bytes only this package reads it. Their package is ``caffe``, as Caffe's own has it, in a descriptor pool of their own, so
 that another ``caffe.proto`` may be loaded in the same process.
 
 Source: caffe.proto.
@@ -20,19 +21,38 @@ TRAIN: int
 TEST: int
 
 
+_FREE = 50_000
+"""Fields of forks whose numbers are taken are numbered from here."""
+
+
 def _renamed() -> Any:
-    """The schema under Caffe's own names."""
+    """The schema under Caffe's own names, with the forks' fields in ``LayerParameter``."""
     file = descriptor_pb2.FileDescriptorProto()
     _own.DESCRIPTOR.CopyToProto(file)
+    messages = {message.name: message for message in file.message_type}
+    _add(messages["BNParameter"], messages["SegNetBNParameter"].field, _FREE)
+    messages["BNParameter"].enum_type.extend(messages["SegNetBNParameter"].enum_type)
+    for number, fork in enumerate(messages.pop("Dialect").nested_type):
+        _add(messages["LayerParameter"], fork.field, _FREE + 100 * number)
+    del messages["SegNetBNParameter"], file.message_type[:]
+    file.message_type.extend(messages.values())
     old, file.package, file.name = f".{file.package}.", "caffe", "caffe.proto"
-    left = [message for message in file.message_type if message.name != "Dialect"]
-    for message in left:
+    for message in file.message_type:
         for field in message.field:
             if field.type_name:
-                field.type_name = field.type_name.replace(old, ".caffe.", 1)
-    del file.message_type[:]
-    file.message_type.extend(left)
+                name = field.type_name.replace(old, ".caffe.", 1)
+                field.type_name = name.replace("SegNetBNParameter", "BNParameter")
     return file
+
+
+def _add(message: Any, fields: Any, free: int) -> None:
+    """Add the fields whose names the message does not have; under other numbers where theirs are taken."""
+    for place, field in enumerate(fields):
+        if field.name in {known.name for known in message.field}:
+            continue
+        message.field.add().CopyFrom(field)
+        if field.number in {known.number for known in message.field[:-1]}:
+            message.field[-1].number = free + place
 
 
 def _class(descriptor: Any) -> Any:
