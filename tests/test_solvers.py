@@ -398,3 +398,74 @@ def test_a_signal_stops_between_iterations_with_a_snapshot(here: Path) -> None:
         assert process.wait(timeout=60) == 0
     assert "Optimization stopped early." in rest
     assert list(here.glob("m_iter_*.solverstate"))
+
+
+# -- from a database, as in Caffe ------------------------------------------------------------------
+
+FROM_DATA = """
+layer { name: "d" type: "Data" top: "data" top: "label" include { phase: TRAIN }
+  data_param { source: "u8.lmdb" batch_size: 4 backend: LMDB }
+  transform_param { crop_size: 6 mirror: true mean_file: "mean.binaryproto" scale: 0.01 } }
+layer { name: "d" type: "Data" top: "data" top: "label" include { phase: TEST }
+  data_param { source: "u8.leveldb" batch_size: 2 backend: LEVELDB }
+  transform_param { crop_size: 6 mean_value: 100 scale: 0.01 } }
+layer { name: "c" type: "Convolution" bottom: "data" top: "c" convolution_param { num_output: 4 kernel_size: 3
+  weight_filler { type: "xavier" } } }
+layer { name: "r" type: "ReLU" bottom: "c" top: "c" }
+layer { name: "ip" type: "InnerProduct" bottom: "c" top: "ip" inner_product_param { num_output: 61
+  weight_filler { type: "xavier" } } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }
+layer { name: "acc" type: "Accuracy" bottom: "ip" bottom: "label" top: "acc" include { phase: TEST } }
+"""
+FROM_DATA_SOLVER = (
+    'net: "net.prototxt" base_lr: 0.05 momentum: 0.9 weight_decay: 0.001 lr_policy: "step" gamma: 0.5 stepsize: 4 '
+    "test_iter: 3 test_interval: 5 max_iter: 10 display: 5 random_seed: 7 snapshot_after_train: false"
+)
+REAL_FROM_DATA = """
+import caffe
+solver = caffe.get_solver("solver.prototxt")
+solver.net.save("start.caffemodel")
+solver.solve()
+solver.net.save("end.caffemodel")
+"""
+
+
+@pytest.mark.caffe
+def test_trains_from_a_database_as_the_real_caffe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Same order, crops and mirrors: after ten steps the same parameters, and the same scores on the way."""
+    need("lmdb", "plyvel", "h5py", "PIL")
+    from tests.sources import write_inputs
+
+    write_inputs(tmp_path)
+    (tmp_path / "train.prototxt").write_text(FROM_DATA)
+    (tmp_path / "net.prototxt").write_text(FROM_DATA)
+    (tmp_path / "solver.prototxt").write_text(FROM_DATA_SOLVER)
+    python = shlex.split(os.environ["BRIDGE_PYCAFFE_PYTHON"])[0]
+    real = subprocess.run([python, "-c", REAL_FROM_DATA], cwd=tmp_path, capture_output=True, text=True, check=True)
+    lines = caffe_in(tmp_path, "train", "--solver=solver.prototxt", "--weights=start.caffemodel")
+    wanted, found = (scores_in(text.splitlines()) for text in (real.stderr, "\n".join(lines)))
+    assert len(wanted) == 3 * 2 + 2
+    assert [name for name, _ in found] == [name for name, _ in wanted]
+    np.testing.assert_allclose([value for _, value in found], [value for _, value in wanted], rtol=2e-5)
+    monkeypatch.chdir(tmp_path)
+    from bridge import caffe
+
+    solver = caffe.get_solver("solver.prototxt")
+    solver.net.copy_from("start.caffemodel")
+    solver.solve()
+    assert differences(solver, tmp_path / "end.caffemodel") < 1e-5
+
+
+def caffe_in(folder: Path, *arguments: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "bridge.caffe", *arguments],
+        cwd=folder, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stderr.splitlines()
+
+
+def scores_in(lines: list[str]) -> list[tuple[str, float]]:
+    """Outputs of the nets, and their values, in a log."""
+    pattern = re.compile(r"(T\w+ net output #\d+: \S+) = (\S+)")
+    return [(match[1], float(match[2])) for line in lines if (match := pattern.search(line))]
