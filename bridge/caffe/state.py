@@ -145,12 +145,12 @@ def log(text: str, place: str = "bridge.caffe") -> None:
 
     Args:
         text: The line.
-        place: The source file that is named in front of it.
+        place: The source file that is named in front of it; tools expect a line number behind it.
     """
     if STATE.stream is not None and STATE.level <= 0:
         now = time.time()
         stamp = time.strftime("%m%d %H:%M:%S", time.localtime(now))
-        print(f"I{stamp}.{int(now % 1 * 1e6):06d} {os.getpid():>5} {place}] {text}", file=STATE.stream, flush=True)
+        print(f"I{stamp}.{int(now % 1 * 1e6):06d} {os.getpid():>5} {place}:0] {text}", file=STATE.stream, flush=True)
 
 
 class Timer:
