@@ -26,8 +26,11 @@ CASES = sorted(path.parent.name for path in TRAINING.glob("*/end.caffemodel"))
 
 
 @pytest.fixture(autouse=True)
-def _chainer() -> None:
+def _chainer(monkeypatch: pytest.MonkeyPatch) -> None:
     need("chainer")
+    from bridge.caffe.state import STATE
+
+    monkeypatch.setattr(STATE, "stream", None)  # a command here would leave its own
 
 
 def solver_in(folder: Path, case: Path, monkeypatch: pytest.MonkeyPatch, more: str = "") -> Any:

@@ -330,7 +330,7 @@ def make_node(definition: Message, bottoms: list[Blob], tops: list[Blob], phase:
         return SourceNode(source, *common)
     if sink := sink_of(typed):
         return SinkNode(sink, *common)
-    if hasattr(typed, "input_shapes"):
+    if typed.is_input:
         if typed.training_only:
             raise UnsupportedLayerError("there is no source for data layers of this type", where=typed.label)
         return InputNode(*common)

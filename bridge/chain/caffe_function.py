@@ -19,9 +19,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from bridge.chain import functions as F
 from bridge.chain.function_links import Call, link_of
-from bridge.chain.functions import chainer
+from bridge.chain.functions import F, chainer
 from bridge.chain.stored import StoredArrays
 from bridge.errors import NotFoundError, UsageError, nearest
 from bridge.files.load import load
@@ -81,7 +80,7 @@ class CaffeFunction(chainer.Chain):
         stored = StoredArrays()
         renamed = _unchanged_splits(net.layers)
         for layer in net.layers:
-            if hasattr(layer, "input_shapes"):  # the caller gives what a data layer would read
+            if layer.is_input:  # the caller gives what a data layer would read
                 continue
             if isinstance(layer, Split) and all(top in renamed for top in layer.tops):
                 self.split_map.update((top, self.split_map.get(top, layer.bottoms[0])) for top in layer.tops)
@@ -231,7 +230,7 @@ def _problem(layer: Layer) -> str:
     """Why a layer cannot be computed; empty if it can."""
     if layer.uncovered:
         return layer.uncovered
-    if type(layer).to_chainer is Layer.to_chainer:
+    if not layer.has_chainer:
         return layer.reason()
     if not layer.blobs and cast(CaffeLayer, layer).roles(0):
         return "the file has no weights for it"

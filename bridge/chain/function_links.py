@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from bridge.chain import functions as F
-from bridge.chain.build import LayerLink, array_name
-from bridge.chain.functions import chainer
+from bridge.chain.build import LayerLink
+from bridge.chain.functions import F, chainer
 from bridge.chain.stored import StoredArrays
 from bridge.layers import CaffeLayer
 from bridge.layers.batch_norm import BatchNorm
@@ -58,7 +57,7 @@ def _own(layer: CaffeLayer, bare: CaffeLayer, stored: StoredArrays) -> Made:
     with link.init_scope():
         for role, blob in layer.blobs.entries():
             if role not in bare.statistics:
-                setattr(link, array_name(bare, role), stored.parameter(blob))
+                setattr(link, bare.array_name(role), stored.parameter(blob))
     return link, _OfLayer(bare)
 
 

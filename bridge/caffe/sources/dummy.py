@@ -12,6 +12,7 @@ from bridge.layers.base import CaffeLayer, Params
 from bridge.layers.dummy_data import DummyData
 from bridge.layers.fillers import fill
 from bridge.schema import Shape, times
+from bridge.schema.message import Message
 from bridge.sources import Source, Surroundings
 
 
@@ -25,7 +26,7 @@ class DummySource(Source):
         """See :meth:`bridge.sources.Source.setup`."""
         self.layer = cast(DummyData, layer)
         given = layer.definition.message(layer.message).messages("data_filler")
-        fillers = [Params(filler, type(layer), layer.name) for filler in given] or [layer_params(layer)]
+        fillers = [layer.parameters().of(filler) for filler in given] or [layer_params(layer)]
         self.fillers = fillers * len(layer.tops) if len(fillers) == 1 else fillers
         self.constants = [
             None if value is None else np.full(shape, value, np.float32)
@@ -50,4 +51,4 @@ class DummySource(Source):
 
 def layer_params(layer: CaffeLayer) -> Params:
     """No filler: the constant zero."""
-    return Params(type(layer.definition)(), type(layer), layer.name)
+    return layer.parameters().of(Message())

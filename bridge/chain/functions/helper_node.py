@@ -1,4 +1,4 @@
-"""Functions that compute so little that Chainer's checks of each call cost more."""
+"""Helper: a function node without Chainer's checks, which cost more time than a small function computes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from bridge.chain.functions import chainer
 class Node(chainer.FunctionNode):
     """A function that enters Chainer's graph unchecked, where ``chainer.config.type_check`` is off.
 
-    Chainer asks of each call what kinds of arrays go in and come out, of which device and in which
-    layout. A subclass gives arrays of its inputs' kind, retains no outputs, and is called with
-    variables; on the CPU and where no hook listens it is then taken at its word.
+    At each call Chainer checks the array type, device and memory layout of inputs and outputs. A subclass
+    promises three things instead: it returns arrays of the type of its inputs, it retains no outputs, and it is
+    called with variables. The checks are left out on the CPU, where no function hook is active.
     """
 
     def apply(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -27,16 +27,16 @@ class Node(chainer.FunctionNode):
         arrays = tuple([x._data[0] for x in inputs])
         watched = config.type_check or config.debug or config.schedule_func or chainer.get_function_hooks()
         if watched or not all(type(array) is np.ndarray for array in arrays):
-            made: tuple[Any, ...] = super().apply(inputs)
-            return made
+            results: tuple[Any, ...] = super().apply(inputs)
+            return results
         outputs = self.forward(arrays)
         self._input_layouts, self._output_layouts = (None,) * len(inputs), (None,) * len(outputs)
         self._output_count = len(outputs)
-        wanted = any(x.requires_grad for x in inputs)
-        made = tuple([chainer.Variable._init_unchecked(y, requires_grad=wanted) for y in outputs])
-        if wanted and config.enable_backprop:
-            self._enter(inputs, made)
-        return made
+        requires_grad = any(x.requires_grad for x in inputs)
+        results = tuple([chainer.Variable._init_unchecked(y, requires_grad=requires_grad) for y in outputs])
+        if requires_grad and config.enable_backprop:
+            self._enter(inputs, results)
+        return results
 
     def _enter(self, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
         """Put the node between its inputs and its outputs in the graph."""

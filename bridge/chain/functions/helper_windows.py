@@ -1,9 +1,9 @@
-"""Maxima and sums over windows on the CPU, one place of the kernel after the other.
+"""Helper: maxima and sums over the windows of a pooling, on the CPU.
 
-Chainer copies every window before it reduces it; taking the places of the kernel in turn,
-for all windows at once, copies nothing, needs no padding, and lets maxima do rows and columns
-apart. Sums have Caffe's order, and so its bits.
-Windows are Caffe's, as :class:`~bridge.layers.pooled_axis.PooledAxis` lays them out.
+Chainer copies every window before it reduces it. This module takes one place of the kernel after
+the other, for all windows at once: nothing is copied, no padding is needed, and maxima are taken along
+rows and columns separately. Sums have Caffe's order, and so its bits.
+The windows are Caffe's; :class:`~bridge.layers.pooled_axis.PooledAxis` says where they are.
 
 Source: pooling_layer.cpp.
 """
@@ -24,52 +24,61 @@ Axes = tuple[PooledAxis, PooledAxis]
 _Place = tuple[tuple[slice, ...], tuple[slice, ...]]
 _ALL = slice(None)
 _MASKS = 1 << 20
-"""Bytes of masks that are kept at a time, unless one image has more."""
+"""Bytes of masks to keep at a time; at least those of one image."""
 
 
 def _places(axis: PooledAxis) -> list[tuple[slice, slice]]:
-    """For each place of the kernel: the windows that have it inside the input, and the values that they find."""
-    found = []
+    """For each place of the kernel, the windows in which it is inside the input, and the values it covers there."""
+    places = []
     for place in range(axis.kernel):
         first = max(0, -(-(axis.pad - place) // axis.stride))
         stop = min(axis.count, -(-(axis.extent + axis.pad - place) // axis.stride))
         start = first * axis.stride + place - axis.pad
         if first < stop:
-            found.append((slice(first, stop), slice(start, start + (stop - first - 1) * axis.stride + 1, axis.stride)))
-    return found
+            places.append((slice(first, stop), slice(start, start + (stop - first - 1) * axis.stride + 1, axis.stride)))
+    return places
 
 
 def _both(axes: Axes) -> Iterator[_Place]:
-    """As :func:`_places`, for windows of two axes in the order of the kernel's rows."""
+    """The same as :func:`_places` for two axes, (N, C, H, W), row by row of the kernel."""
     for (rows, from_rows), (columns, from_columns) in itertools.product(*map(_places, axes)):
         yield (_ALL, _ALL, rows, columns), (_ALL, _ALL, from_rows, from_columns)
 
 
 def _maxima(x: np.ndarray, axes: Axes) -> np.ndarray:
-    """Each window's greatest value."""
+    """The greatest value of each window of ``x`` (N, C, H, W), as (N, C, rows, columns)."""
     rows, columns = axes
     lines = np.full((*x.shape[:2], rows.count, x.shape[3]), LOWEST, x.dtype)
     for windows, values in _places(rows):
         np.fmax(lines[:, :, windows], x[:, :, values], out=lines[:, :, windows])
-    made = np.full((*lines.shape[:3], columns.count), LOWEST, x.dtype)
+    maxima = np.full((*lines.shape[:3], columns.count), LOWEST, x.dtype)
     for windows, values in _places(columns):
-        np.fmax(made[..., windows], lines[..., values], out=made[..., windows])
-    return made
+        np.fmax(maxima[..., windows], lines[..., values], out=maxima[..., windows])
+    return maxima
 
 
 def first_places(x: np.ndarray, y: np.ndarray, axes: Axes) -> np.ndarray:
-    """Where in the plane (H, W) each window first has the value in ``y``, int64 of its shape; -1 where it has not."""
+    """The first place in the plane (H, W) where each window has its value in ``y``; -1 where none has it.
+
+    Args:
+        x: (N, C, H, W).
+        y: (N, C, rows, columns), one value per window.
+        axes: The windows along height and width.
+
+    Returns:
+        int64 of the shape of ``y``. In a plane of 4 columns, place 6 is row 1, column 2.
+    """
     plane = np.broadcast_to(np.arange(x.shape[2] * x.shape[3]).reshape(x.shape[2:]), x.shape)
-    made = np.full(y.shape, -1)
+    place = np.full(y.shape, -1)
     for windows, values in reversed(list(_both(axes))):
-        np.copyto(made[windows], plane[values], where=x[values] == y[windows])
-    return made
+        np.copyto(place[windows], plane[values], where=x[values] == y[windows])
+    return place
 
 
 class MaxPooling(chainer.FunctionNode):
-    """The maximum of each window; ``-FLT_MAX`` where it is empty, or holds nothing above that.
+    """The maximum of each window; ``-FLT_MAX`` where the window is empty or has no greater value.
 
-    The gradient goes to the first of equal maxima, as in Caffe, and NaN is passed over.
+    The gradient goes to the first of equal maxima, as in Caffe, and NaN is ignored.
     """
 
     def __init__(self, axes: Axes) -> None:
@@ -102,15 +111,15 @@ class _MaxGradient(chainer.FunctionNode):
 
     @staticmethod
     def _add(places: list[_Place], x: np.ndarray, y: np.ndarray, gy: np.ndarray, gx: np.ndarray) -> None:
-        """Add each window's gradient to the first of its maxima; to one that windows share, in the windows' order."""
+        """Add each window's gradient to its first maximum; to a maximum of several windows, in the windows' order."""
         free, chosen = np.ones(y.shape, bool), []
         for windows, values in places:
-            found = x[values] == y[windows]
-            found &= free[windows]
-            free[windows] ^= found
-            chosen.append(found)
-        for (windows, values), found in zip(reversed(places), reversed(chosen), strict=True):
-            gx[values] += gy[windows] * found
+            first = x[values] == y[windows]
+            first &= free[windows]
+            free[windows] ^= first
+            chosen.append(first)
+        for (windows, values), first in zip(reversed(places), reversed(chosen), strict=True):
+            gx[values] += gy[windows] * first
 
     def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> tuple[Any]:
         place = first_places(self.x, self.y, self.axes)
@@ -121,7 +130,7 @@ class _MaxGradient(chainer.FunctionNode):
 
 
 class WindowSum(chainer.FunctionNode):
-    """The sum over each window, value after value as Caffe adds them up; 0 where it is empty."""
+    """The sum over each window, one value after the other as in Caffe; 0 where the window is empty."""
 
     def __init__(self, axes: Axes) -> None:
         self.axes = axes

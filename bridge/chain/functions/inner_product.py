@@ -1,7 +1,8 @@
-"""Matrix products of InnerProduct: Chainer's, with fewer steps, and a backward pass that makes no functions of its own.
+"""InnerProduct: Chainer's ``linear`` in fewer steps, with a backward pass that adds no nodes to the graph.
 
-Chainer differentiates by applying further functions, so that they can be differentiated once
-more. Where nobody asks for that, their bookkeeping costs more than a small layer's products.
+Chainer computes gradients by functions of its own, so that second derivatives are possible.
+Where they are not needed, the bookkeeping for these functions costs more time than the products of
+a small layer.
 
 Source: inner_product_layer.cpp.
 """
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bridge.chain.functions import chainer
-from bridge.chain.functions.node import Node
+from bridge.chain.functions.helper_node import Node
 from bridge.schema import count
 
 F = chainer.functions
@@ -24,15 +25,15 @@ def linear(x: Any, W: Any, b: Any = None, n_batch_axes: int = 1) -> Any:
     """``x W^T + b``.
 
     Args:
-        x: Variable (batch axes..., other axes...); the other axes are taken as one.
-        W: (outputs, inputs), of x's dtype.
-        b: (outputs), or ``None``.
-        n_batch_axes: How many batch axes ``x`` has, 1 or more.
+        x: Variable (batch axes..., other axes...). The other axes become one, of ``inputs`` values.
+        W: Parameter or variable (outputs, inputs), of the dtype of ``x``.
+        b: Parameter or variable (outputs), or ``None``.
+        n_batch_axes: Number of batch axes, at least 1.
 
     Returns:
         Variable (batch axes..., outputs).
 
-    Source: ``chainer.functions.linear``.
+    Source: inner_product_layer.cpp; ``chainer.functions.linear``.
     """
     batch = x.shape[:n_batch_axes]
     if x.ndim != 2 or n_batch_axes != 1:
@@ -42,12 +43,12 @@ def linear(x: Any, W: Any, b: Any = None, n_batch_axes: int = 1) -> Any:
 
 
 class LinearFunction(Node, _chainers.LinearFunction):
-    """Chainer's function, by its name (exporters know it by that), with a shorter way there and back."""
+    """Chainer's function in fewer steps. Exporters know it by the name of the class."""
 
     _supports_static_optimizations = False  # for that, Chainer's forward is written in parts
 
     def forward(self, inputs: tuple[Any, ...]) -> tuple[Any]:
-        """The products, and the bias on top."""
+        """The products plus the bias."""
         self.retain_inputs((0, 1))
         x, W, *b = inputs
         y = x.dot(W.T).astype(x.dtype, copy=False)
@@ -58,27 +59,27 @@ class LinearFunction(Node, _chainers.LinearFunction):
     def backward_accumulate(
         self, indexes: tuple[int, ...], grad_outputs: tuple[Any], grad_inputs: tuple[Any, ...]
     ) -> tuple[Any, ...]:
-        """The gradients of those inputs that are asked for, on top of those that are there."""
+        """The gradients of the inputs ``indexes``, added to the gradients that they already have."""
         if chainer.config.enable_backprop:  # for a second derivative
-            made: tuple[Any, ...] = super().backward_accumulate(indexes, grad_outputs, grad_inputs)
-            return made
+            result: tuple[Any, ...] = super().backward_accumulate(indexes, grad_outputs, grad_inputs)
+            return result
         x, W = (variable.array for variable in self.get_retained_inputs())
         gy = grad_outputs[0].array
-        found = []
+        gradients = []
         for index, before in zip(indexes, grad_inputs, strict=True):
             if index == 2:
-                found.append(_bias_gradient(gy, before))
+                gradients.append(_bias_gradient(gy, before))
                 continue
             gradient = gy.dot(W).astype(x.dtype, copy=False) if index == 0 else gy.T.dot(x).astype(W.dtype, copy=False)
-            found.append(gradient if before is None else gradient + before.array)
-        return tuple([chainer.as_variable(gradient) for gradient in found])
+            gradients.append(gradient if before is None else gradient + before.array)
+        return tuple([chainer.as_variable(gradient) for gradient in gradients])
 
 
 def _bias_gradient(gy: Any, before: Any) -> Any:
-    """The sum over the batch of (N, outputs), on top of ``before``; by a product with ones, in whose order Caffe adds.
+    """The sum of ``gy`` (N, outputs) over the batch, added to the gradient ``before``.
 
-    OpenBLAS adds eight images at a time to what is there, for as many outputs as are a multiple of
-    four, and for the others the sum of all images.
+    Caffe computes it as a product with a vector of ones. OpenBLAS then adds the images in groups of eight to the
+    gradient ``before``; for the last outputs % 4 outputs, it adds the sum of all images at once.
 
     Source: OpenBLAS ``sgemv_n_4.c``.
     """
