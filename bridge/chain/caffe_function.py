@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from bridge.chain.function_links import Call, link_of
+from bridge.chain.function_links import Arrays, Call, link_of
 from bridge.chain.functions import F, chainer
 from bridge.chain.stored import StoredArrays
 from bridge.errors import NotFoundError, UsageError, nearest
@@ -193,7 +193,8 @@ class Plain:
 
     def __call__(self, *bottoms: Any) -> Any:
         """The tops."""
-        return self.layer.to_chainer(F, _Device(bottoms), *map(chainer.as_variable, bottoms))
+        arrays = Arrays(chainer.backend.get_array_module(*bottoms))
+        return self.layer.to_chainer(F, arrays, *map(chainer.as_variable, bottoms))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,13 +218,6 @@ class OfChild:
         link = getattr(self.owner, self.name)
         made = type(link) is self.kind and hasattr(link, "caffe_layer")
         return self.call(link, *map(chainer.as_variable, bottoms)) if made else link(*bottoms)
-
-
-class _Device:
-    """Stands for the link of a layer that has no arrays: knows the array module."""
-
-    def __init__(self, bottoms: tuple[Any, ...]) -> None:
-        self.xp = chainer.backend.get_array_module(*bottoms)
 
 
 def _problem(layer: Layer) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -101,7 +101,7 @@ class _OfScale:
     layer: CaffeLayer
 
     def __call__(self, link: Any, *bottoms: Any) -> Any:
-        arrays = _Arrays(W=getattr(link, "W", None), b=link.bias.b if hasattr(link, "bias") else None)
+        arrays = Arrays(link.xp, W=getattr(link, "W", None), b=link.bias.b if hasattr(link, "bias") else None)
         return self.layer.to_chainer(F, arrays, *bottoms)
 
 
@@ -125,17 +125,31 @@ class _OfBatchNorm:
         if chainer.config.train and not self.layer.use_global_stats:
             return link(x)
         one = link.xp.ones(1, link.avg_mean.dtype)
-        arrays = _Arrays(
-            mean=link.avg_mean, variance=link.avg_var, scale_factor=one, gamma=link.gamma, beta=link.beta, frozen=True
+        arrays = Arrays(
+            link.xp, mean=link.avg_mean, variance=link.avg_var, scale_factor=one, gamma=link.gamma, beta=link.beta
         )
         return self.layer.to_chainer(F, arrays, x)
 
 
-class _Arrays:
-    """Arrays under the names that a layer's computation asks for."""
+class Arrays:
+    """Arrays under the names that a layer's computation asks for; statistics stay as they are.
 
-    def __init__(self, **arrays: Any) -> None:
-        vars(self).update(arrays)
+    Args:
+        xp: NumPy or CuPy.
+        arrays: The arrays by name.
+
+    Source: :class:`bridge.layers.builders.LayerArrays`.
+    """
+
+    frozen = True
+
+    def __init__(self, xp: Any, **arrays: Any) -> None:
+        vars(self).update(xp=xp, **arrays)
+
+    if TYPE_CHECKING:
+        xp: Any
+
+        def __getattr__(self, name: str) -> Any: ...
 
 
 def _give(link: Any, layer: CaffeLayer, stored: StoredArrays, **roles: str) -> None:

@@ -156,7 +156,7 @@ def _is_framework(part: Any) -> bool:
 
 def _is_text(part: Any) -> bool:
     if _is_path(part):
-        return os.fspath(part).lower().endswith((".prototxt", ".txt", ".pt"))
+        return str(os.fspath(part)).lower().endswith((".prototxt", ".txt", ".pt"))
     return identify(_bytes(part)[:HEAD]) in _TEXT
 
 
