@@ -8,10 +8,10 @@ b  the runner without a cache: frozen layers computed in each step, without grad
 c  the runner with its cache: frozen layers computed once per image
 d  the real Caffe's solver, lr_mult 0 in the frozen layers (BRIDGE_PYCAFFE_PYTHON names its interpreter)
 
-All four see as many images in as many steps. Times are wall clock of training, after files are read and the
-net is built; those of c hold the comparison of engines and the filling of the cache. c and d, which are compared
-epoch by epoch, run in turn, several times: the one with the middle time per later epoch counts. Then the runner's
-overhead: the runner against a bare Chainer loop that does the same (the same features, net and batches,
+All four see as many images in as many steps. Times are wall clock of training, after files are read, the net
+is built and the engine of the trunk is chosen; those of c hold the filling of the cache. c and d, which are
+compared epoch by epoch, run in turn, several times: the one with the middle time per later epoch counts. Then
+the runner's overhead: the runner against a bare Chainer loop that does the same (the same features, net and batches,
 momentum and weight decay, the loss and the accuracy of each step, everything saved at the end), in processor
 seconds, alternating. With --large, an AlexNet at 224 x 224 with random weights and pictures. --json FILE
 writes all of it.
@@ -48,7 +48,9 @@ from bridge.chain.functions import chainer  # noqa: E402
 from bridge.finetuning import Config, Recipe  # noqa: E402
 from bridge.finetuning.batches import Images  # noqa: E402
 from bridge.finetuning.data import Loading, load_data  # noqa: E402
-from bridge.finetuning.run import Run, begin  # noqa: E402
+from bridge.finetuning.evaluation import evaluate  # noqa: E402
+from bridge.finetuning.loop import Loop  # noqa: E402
+from bridge.finetuning.run import begin  # noqa: E402
 from bridge.finetuning.sources import Source  # noqa: E402
 
 FASHION = ROOT / "fixtures" / "fashion"
@@ -85,8 +87,8 @@ def config(folder: Path, name: str, epochs: int, **changes: Any) -> Config:
     return Config(**{**settings, **changes})
 
 
-def started(made: Config, on_step: Callable[[dict[str, Any]], None] | None = None) -> Run:
-    return begin(made, on_step, lambda note: None)
+def started(made: Config, on_step: Callable[[dict[str, Any]], None] | None = None) -> Loop:
+    return begin(made, on_step)
 
 
 class Article(chainer.Chain):
@@ -136,9 +138,8 @@ class AlexNet(chainer.Chain):
 
 def article(made: Config, chain: Any) -> Way:
     """Plain Chainer over the whole net, with the weights that the runner starts from."""
-    run = started(replaced(made, freeze=(), cache=False))
-    loop, recipe = run.loop, made.recipe
-    bridge.transplant(bridge.from_chain(run.chain, run.net), chain)
+    loop, recipe = started(replaced(made, freeze=(), cache=False)), made.recipe
+    bridge.transplant(bridge.from_chain(loop.chain, loop.plan.net), chain)
     optimizer = chainer.optimizers.MomentumSGD(lr=recipe.base_lr, momentum=recipe.momentum).setup(chain)
     optimizer.add_hook(chainer.optimizer_hooks.WeightDecay(recipe.weight_decay))
     for param in (link.b for link in chain.children()):
@@ -150,36 +151,35 @@ def article(made: Config, chain: Any) -> Way:
             param.update_rule.enabled = frozen.match(path) is None
 
     optimizer.add_hook(stop, "stop")
-    loop._enter(loop.stages[0])
-    source = loop.train
-    assert source is not None
-    loop.seed(0)  # the same dropout as in the other ways
+    loop.enter(loop.plan.stages[0])
+    source, batches = loop.inputs.train, loop.plan.batches
     times, start = [], time.perf_counter()
-    for iteration in range(loop.iterations):
-        batch = loop.batches[iteration]
+    for iteration in range(loop.plan.iterations):
+        loop.seed(iteration)  # the same dropout as in the other ways
+        batch = batches[iteration]
         fed = source.get(batch.indices, batch.epoch)
         loss = F.softmax_cross_entropy(chain(fed["data"]), fed["label"].astype(np.int32))
         chain.cleargrads()
         loss.backward()
         optimizer.update()
         float(loss.array)
-        if loop.batches.epoch_ends(iteration, 1):
+        if batches.epoch_ends(iteration, 1):
             times.append(time.perf_counter() - start)
     for name, link in chain.namedlinks(skipself=True):
         for param in link._params:
-            getattr(run.chain[name[1:]], param).array[...] = getattr(link, param).array
-    return times, accuracy(run)
+            getattr(loop.chain[name[1:]], param).array[...] = getattr(link, param).array
+    return times, accuracy(loop)
 
 
-def accuracy(run: Run) -> float:
+def accuracy(loop: Loop) -> float:
     """Of the whole net, on the fixtures' test images."""
-    loop, shape = run.loop, run.net.inputs["data"] or ()
+    plan, shape = loop.plan, loop.plan.net.inputs["data"] or ()
     if shape[1] != 1:
         return float("nan")
     with tempfile.TemporaryDirectory() as folder:
         data = load_data(images(Path(folder), "test", 500), Loading((shape[1], shape[2], shape[3]), (28, 28)))
-    loop.cut = None
-    return loop.evaluate(Source(Images(data, run.preprocess, 0, train=False), loop.objective)).accuracy or 0.0
+    source = Source(Images(data, plan.preprocess, 0, train=False), plan.objective)
+    return evaluate(loop.chain, plan.objective, source, plan.batches.size, plan.ranks).accuracy or 0.0
 
 
 def runner(made: Config) -> Way:
@@ -187,13 +187,13 @@ def runner(made: Config) -> Way:
     times: list[float] = []
 
     def step(record: dict[str, Any]) -> None:
-        if run.loop.batches.epoch_ends(record["iteration"], 1):
+        if loop.plan.batches.epoch_ends(record["iteration"], 1):
             times.append(time.perf_counter() - start)
 
-    run = started(made, step)
+    loop = started(made, step)
     start = time.perf_counter()
-    run.loop.run(False)
-    return times, accuracy(run)
+    loop.run()
+    return times, accuracy(loop)
 
 
 def bare(made: Config, chainers: bool) -> float:
@@ -203,18 +203,17 @@ def bare(made: Config, chainers: bool) -> float:
         made: What to train.
         chainers: Whether the optimizer is Chainer's own with its hook, or the runner's.
     """
-    run = started(made)
-    loop, chain, recipe = run.loop, run.chain, made.recipe
+    loop = started(made)
+    chain, recipe, plan = loop.chain, made.recipe, loop.plan
     optimizer = loop.updater.optimizer
-    loop._enter(loop.stages[0])
+    loop.enter(plan.stages[0])
     if chainers:
         optimizer = chainer.optimizers.MomentumSGD(lr=recipe.base_lr, momentum=recipe.momentum).setup(chain)
         optimizer.add_hook(chainer.optimizer_hooks.WeightDecay(recipe.weight_decay))
-    assert loop.train is not None
-    assert loop.train.cache is not None
-    assert loop.cut is not None
-    features = loop.train.cache.rows(np.arange(IMAGES))
-    labels, label, start = run.train.y.astype(np.float32), loop.objective.label, loop.cut.index
+    source = loop.inputs.train
+    assert source.cache is not None
+    features = source.cache.rows(np.arange(IMAGES))
+    labels, label, start = plan.train.y.astype(np.float32), plan.objective.label, source.start
     rng = np.random.default_rng(1)
     log = []
     begun = time.process_time()
@@ -237,12 +236,11 @@ def bare(made: Config, chainers: bool) -> float:
 
 def whole(made: Config) -> float:
     """Processor seconds of the runner for the same."""
-    run = started(made)
-    stage = run.loop.stages[0]
-    prepared = stage.prepare()
-    object.__setattr__(stage, "prepare", lambda: prepared)
+    loop = started(made)
+    loop.enter(loop.plan.stages[0])
+    object.__setattr__(loop, "enter", lambda stage: None)  # the cache is full
     begun = time.process_time()
-    run.loop.run(False)
+    loop.run()
     return time.process_time() - begun
 
 

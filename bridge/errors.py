@@ -1,31 +1,89 @@
 """Every error the tool raises on purpose, in one tree under :class:`BridgeError`.
 
+    BridgeError
+    ├── FormatError (ValueError)                   a file is not what its format demands
+    ├── ModelError (ValueError)                    a well-formed file describes an impossible net
+    ├── UnsupportedLayerError (NotImplementedError)  a layer cannot be said in the wanted form
+    ├── MissingExtraError (ImportError)            an optional package is missing
+    ├── UsageError (ValueError)                    the call itself is wrong
+    ├── MissingFileError (FileNotFoundError)       a named file cannot be read
+    ├── NotFoundError (KeyError)                   no layer or blob has that name
+    ├── OutputError (OSError)                      a file cannot be written
+    └── DifferenceError                            what must be equal is not
+
 Each leaf is also the builtin that a caller who does not know this package would
-catch. The text of an error is one line: where, what was expected, what was found.
-What to do about it is the ``hint``.
+catch. An error has fields; its text is made of them in one place, :attr:`BridgeError.text`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
+
+_Error = TypeVar("_Error", bound="BridgeError")
 
 
 class BridgeError(Exception):
     """Base of all errors of this package.
 
+    ``ModelError("parameter 'pad'", where="net.prototxt", subject="layer 'conv1' (Convolution)", found="-1",
+    expected="at least 0")`` reads ``net.prototxt: layer 'conv1' (Convolution): parameter 'pad' is -1, expected
+    at least 0``.
+
     Args:
-        message: One line: where, what was expected, what was found.
-        where: File, layer or byte the message is about; put in front of it.
+        problem: What is wrong, one line; with ``found``, the thing whose value is wrong.
+        where: The file, the net, or the byte in a file.
+        subject: The layer or blob, such as ``layer 'conv2' (Convolution)``.
+        found: The value that is wrong, where ``problem`` does not say it.
+        expected: What is expected in its place.
         hint: What the user can do about it, without a full stop.
+        rule: One word for the rule that is broken, such as ``kernel``, for code that sorts errors.
     """
 
-    def __init__(self, message: str, *, where: str = "", hint: str = "") -> None:
-        super().__init__(f"{where}: {message}" if where else message)
-        self.hint = hint
+    def __init__(
+        self,
+        problem: str,
+        *,
+        where: str = "",
+        subject: str = "",
+        found: str = "",
+        expected: str = "",
+        hint: str = "",
+        rule: str = "",
+    ) -> None:
+        self.problem, self.where, self.subject = problem, where, subject
+        self.found, self.expected = found, expected
+        self.hint, self.rule = hint, rule
+        super().__init__(self.text)
+
+    @property
+    def reason(self) -> str:
+        """The error in one line, without its place."""
+        found = f" is {self.found}" if self.found else ""
+        return f"{self.problem}{found}" + (f", expected {self.expected}" if self.expected else "")
+
+    @property
+    def text(self) -> str:
+        """The error in one line, with its place and without the hint."""
+        return ": ".join(part for part in (self.where, self.subject, self.reason) if part)
+
+    def at(self: _Error, where: str = "", subject: str = "") -> _Error:
+        """The same error with the places that it did not know: a file, a layer."""
+        return type(self)(
+            self.problem, where=self.where or where, subject=self.subject or subject, found=self.found,
+            expected=self.expected, hint=self.hint, rule=self.rule,
+        )  # fmt: skip
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuilt, (type(self), {name: value for name, value in vars(self).items() if isinstance(value, str)})
 
     def __str__(self) -> str:
-        text = str(self.args[0])
-        return f"{text}\n  hint: {self.hint}" if self.hint else text
+        return f"{self.text}\n  hint: {self.hint}" if self.hint else self.text
+
+
+def _rebuilt(kind: type[BridgeError], fields: dict[str, str]) -> BridgeError:
+    """An error out of its fields, for pickle and copy."""
+    return kind(**fields)
 
 
 class FormatError(BridgeError, ValueError):
@@ -57,7 +115,7 @@ class NotFoundError(BridgeError, KeyError):
 
 
 class OutputError(BridgeError, OSError):
-    """A file cannot be written."""
+    """A file or a folder cannot be written."""
 
 
 class DifferenceError(BridgeError):

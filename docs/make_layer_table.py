@@ -83,7 +83,7 @@ def layers(path: Path) -> Iterator[Message]:
 
 def onnx(cls: type[CaffeLayer]) -> str:
     """What becomes of the type in an export."""
-    if hasattr(cls, "input_shapes"):
+    if cls.is_input:
         return "input"
     if half := getattr(cls, "inference_type", ""):
         return f"as {half}"
@@ -94,7 +94,7 @@ def onnx(cls: type[CaffeLayer]) -> str:
 
 def chainer(cls: type[CaffeLayer]) -> str:
     """What becomes of the type in a chain."""
-    if hasattr(cls, "input_shapes"):
+    if cls.is_input:
         return "input"
     return "yes" if cls.to_chainer is not Layer.to_chainer else "no"
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import inspect
 import os
 import shlex
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import CodeType, FunctionType
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -90,6 +93,43 @@ def _lacks_browser() -> str | None:
 
 
 LACKS: dict[str, Callable[[], str | None]] = {"gpu": _lacks_gpu, "caffe": _lacks_caffe, "browser": _lacks_browser}
+
+
+def _functions(item: pytest.Function) -> Iterator[FunctionType]:
+    """A test and its fixtures."""
+    fixtures = getattr(item, "_fixtureinfo", None)
+    definitions = fixtures.name2fixturedefs.values() if fixtures else ()
+    for function in (item.function, *(definition.func for several in definitions for definition in several)):
+        function = inspect.unwrap(getattr(function, "__func__", function))
+        if isinstance(function, FunctionType):
+            yield function
+
+
+@functools.cache
+def _starts_process(function: FunctionType) -> bool:
+    """Whether a function of the tests names ``subprocess``, or calls one of the tests' functions that does."""
+    names = [name for code in _codes(function.__code__) for name in code.co_names]
+    if not function.__module__.startswith("tests."):
+        return False
+    called = [function.__globals__.get(name) for name in names if name != function.__name__]
+    return "subprocess" in names or any(_starts_process(c) for c in called if isinstance(c, FunctionType))
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """The code of a function and of the functions within it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `tox run -e quick` leaves out and what can be told from the code: training, other processes."""
+    for item in items:
+        if item.path.name.startswith("test_finetune"):
+            item.add_marker("training")
+        if isinstance(item, pytest.Function) and any(map(_starts_process, _functions(item))):
+            item.add_marker("process")  # test_pycaffe.py marks itself: its processes are the reader's
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

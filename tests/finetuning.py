@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -10,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
-from tests.conftest import FASHION, ROOT
+from bridge.finetuning import blas
+from tests.conftest import FASHION, ROOT, need
 
 MODEL = (str(FASHION / "deploy.prototxt"), str(FASHION / "fashion_alexnet.caffemodel"))
+NAMES = ("bag", "boot", "coat")
+"""Classes of :func:`small_pictures`."""
 
 
 def small_npz(path: Path, count: int = 160, classes: int = 4) -> Path:
@@ -22,6 +27,28 @@ def small_npz(path: Path, count: int = 160, classes: int = 4) -> Path:
         chosen = np.flatnonzero(data["y_train"] < classes)[:count]
         np.savez(path, x=data["x_train"][chosen], y=data["y_train"][chosen].astype(np.int64))
     return path
+
+
+def small_pictures(root: Path) -> Path:
+    """A folder per class with small grey pictures in five formats, 3 classes of 24."""
+    need("PIL")
+    from PIL import Image
+
+    with np.load(FASHION / "fashion_mini.npz") as data:
+        x, y = data["x_train"], data["y_train"]
+    for label, name in enumerate(NAMES):
+        (root / name).mkdir()
+        for place, index in enumerate(np.flatnonzero(y == label)[:24]):
+            suffix = ("png", "jpg", "bmp", "tif", "webp")[place % 5]
+            Image.fromarray(x[index]).save(root / name / f"{index}.{suffix}")
+    return root
+
+
+def loaded(source: str, **changes: Any) -> Any:
+    from bridge.finetuning.data import Loading, load_data
+
+    settings: dict[str, Any] = {"shape": (1, 28, 28), "resize": (28, 28), "workers": 0}
+    return load_data(source, Loading(**{**settings, **changes}))
 
 
 def config(tmp_path: Path, **changes: Any) -> Any:
@@ -50,13 +77,25 @@ def run(settings: Any, notes: list[str] | None = None) -> Any:
     return finetune(settings, on_note=(lambda note: None) if notes is None else notes.append)
 
 
-def trained(settings: Any) -> Any:
-    """Run it without making products."""
+def trained(settings: Any, notes: list[str] | None = None) -> Any:
+    """Run it without making products; its loop."""
     from bridge.finetuning.run import begin
 
-    made = begin(settings, None, lambda note: None)
-    made.loop.run(settings.resume)
-    return made
+    loop = begin(settings, None, (lambda note: None) if notes is None else notes.append)
+    loop.run()
+    return loop
+
+
+def stopped(settings: Any, steps: int) -> None:
+    """Begin a run that is cut off after so many steps."""
+    from bridge.finetuning.run import begin
+
+    def pull_the_plug(record: dict[str, Any]) -> None:
+        if record["iteration"] + 1 == steps:
+            raise InterruptedError
+
+    with contextlib.suppress(InterruptedError):
+        begin(settings, pull_the_plug).run()
 
 
 def log_of(folder: Path) -> list[dict[str, Any]]:
@@ -77,6 +116,14 @@ def same_bits(one: Path, other: Path) -> bool:
     mine, theirs = parameters(one), parameters(other)
     equal = all(mine[name].tobytes() == theirs[name].tobytes() for name in mine)
     return mine.keys() == theirs.keys() and equal and log_of(one) == log_of(other)
+
+
+def need_exact() -> None:
+    """Skip where a replay cannot have Caffe's bits: they take OpenBLAS's kernels for Haswell."""
+    need("threadpoolctl")
+    found = blas.loaded()
+    if not blas.has_kernels() or found is None or found.library != "openblas":
+        pytest.skip("NumPy has not OpenBLAS's kernels for Haswell here")
 
 
 def command(*arguments: object) -> list[str]:

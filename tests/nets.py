@@ -10,7 +10,7 @@ import numpy as np
 from bridge.caffe_files import prototxt
 from bridge.caffe_files.assemble import assemble
 from bridge.onnx_export import to_onnx_model
-from bridge.schema import Blob, Net, RawLayer, RawNet
+from bridge.schema import Blob, Net, Opaque, RawLayer, RawNet
 
 
 def make(text: str, *, seed: int = 0, phase: str = "TEST") -> Net:
@@ -21,7 +21,8 @@ def make(text: str, *, seed: int = 0, phase: str = "TEST") -> Net:
     known: dict[str, Any] = {name: shape for name, shape in bare.inputs.items() if shape is not None}
     stored = []
     for layer, tops in zip(bare.layers, bare.infer(), strict=True):
-        wanted = layer.blob_shapes(*(known[bottom] for bottom in layer.bottoms)) if hasattr(layer, "roles") else {}
+        known_type = not isinstance(layer, Opaque)
+        wanted = layer.blob_shapes(*(known[bottom] for bottom in layer.bottoms)) if known_type else {}
         blobs = tuple(Blob.of(rng.uniform(0.2, 1, shape).astype(np.float32)) for shape in wanted.values())
         stored.append(RawLayer(layer.name, layer.type, layer.definition, blobs))
         known.update(zip(layer.tops, tops, strict=False))

@@ -16,9 +16,9 @@ import numpy as np
 import bridge
 from bridge.layers.base import registered_name
 from bridge.schema import Net
+from bridge.testing import LayerCase
 from tests.conftest import FASHION, GOLDEN, ROOT, ZOO
 from tests.references import REFERENCES
-from tests.strategies import LayerCase
 from tests.test_fork_layers import SMOOTH
 from tests.test_golden import ZOO_MODELS, load
 

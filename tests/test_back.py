@@ -17,7 +17,8 @@ from bridge.errors import BridgeError, UnsupportedLayerError, UsageError
 from bridge.schema import Net
 from tests import nets
 from tests.conftest import FASHION, GOLDEN, TRAINING, need
-from tests.strategies import CASES, whole_nets
+from tests.strategies import CASES
+from tests.strategies.nets import whole_nets
 from tests.test_equivalence import ENCODINGS, encoding_id, write
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import bridge
-from bridge.cli import rounding
+from bridge.finetuning import blas
 from tests.conftest import FIXTURES, TRAINING, need
 from tests.finetuning import call, losses
 
@@ -97,7 +97,7 @@ for folder in sys.argv[1:]:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", CHOICES)
 def test_recipes_at_random_have_caffes_bits(kind: str, tmp_path: Path) -> None:
-    if not rounding._has_kernels():
+    if not blas.has_kernels():
         pytest.skip("this processor cannot run OpenBLAS's kernels for Haswell")
     for folder in replayed(kind, 5, tmp_path, exact=True):
         recipe = (folder / "solver.prototxt").read_text()

@@ -23,8 +23,8 @@ from bridge.errors import (
     UnsupportedLayerError,
 )
 from bridge.schema import RawLayer, RawNet
-from tests import strategies
 from tests.conftest import FASHION, FIXTURES, GOLDEN, TRAINING, need, zoo
+from tests.strategies import weights as strategies
 
 SKIPPED = "CaffeFunction skips layers of this type"
 V0 = "CaffeFunction skips layers of Caffe's first format (V0)"

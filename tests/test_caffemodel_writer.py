@@ -22,9 +22,10 @@ from bridge.caffe_files.prototxt import parse
 from bridge.files.writers import caffemodel
 from bridge.schema import Blob, Blobs, Net, Opaque
 from bridge.schema.message import Message
-from tests import encode, strategies
+from tests import encode
 from tests.conftest import FASHION, GOLDEN
 from tests.encode import chunk, net
+from tests.strategies import files as strategies
 
 FORKS = ("act_relu6", "detection_output", "fork_", "normalize", "permute", "prior_box")
 

@@ -23,7 +23,8 @@ from bridge.errors import ModelError, NotFoundError, UnsupportedLayerError, Usag
 from bridge.schema import Net
 from tests import nets
 from tests.conftest import FASHION, GOLDEN, need
-from tests.strategies import CASES, NAMES
+from tests.strategies import CASES
+from tests.strategies.files import NAMES
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from bridge.caffe_files import prototxt
 from bridge.layers import build_layer
+from bridge.testing import LayerCase
 from tests.conftest import need
-from tests.strategies import CASES, LayerCase
+from tests.strategies import CASES
 
 PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
@@ -22,10 +23,9 @@ PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))
 def functions() -> tuple[Any, Any, Any]:
     """Chainer, its functions, and those that layers get."""
     need("chainer")
-    from bridge.chain import functions
-    from bridge.chain.functions import chainer
+    from bridge.chain.functions import F, chainer
 
-    return chainer, chainer.functions, functions
+    return chainer, chainer.functions, F
 
 
 def results(function: Callable[..., Any], arrays: list[np.ndarray], seed: int = 0) -> list[np.ndarray]:
@@ -82,7 +82,7 @@ def both(name: str, options: dict[str, Any]) -> tuple[Callable[..., Any], Callab
     chainers = {"dilate" if key == "dilation" else key: value for key, value in options.items()}
 
     def mine(x: Any, W: Any, b: Any = None) -> Any:
-        return getattr(ours, name)(x, W, b, **options)
+        return getattr(ours, f"caffe_{name}")(x, W, b, **options)
 
     def theirs(x: Any, W: Any, b: Any = None) -> Any:
         return getattr(F, f"{name}_2d")(x, W, b, **chainers)
@@ -98,7 +98,7 @@ def test_convolving_has_second_derivatives(name: str, data: st.DataObject) -> No
     gradient_check = importlib.import_module("chainer.gradient_check")
     arrays, options = data.draw(convolutions(name == "deconvolution"))
     rng = np.random.default_rng(0)
-    function = lambda x, W, b=None: getattr(ours, name)(x, W, b, **options)  # noqa: E731
+    function = lambda x, W, b=None: getattr(ours, f"caffe_{name}")(x, W, b, **options)  # noqa: E731
     shape = function(*arrays).shape
     gradient_check.check_double_backward(
         function, tuple(arrays), rng.standard_normal(shape), tuple(rng.standard_normal(a.shape) for a in arrays),
@@ -118,29 +118,28 @@ def test_convolving_takes_arrays_in_any_layout(name: str, layout: str) -> None:
         "transposed": lambda a: a.transpose(3, 2, 1, 0).copy().transpose(3, 2, 1, 0),
     }
     options = {"stride": (1, 2), "pad": (1, 0), "dilation": (1, 1), "groups": 2}
-    function = lambda x, W: getattr(ours, name)(x, W, None, **options)  # noqa: E731
+    function = lambda x, W: getattr(ours, f"caffe_{name}")(x, W, None, **options)  # noqa: E731
     agree(results(function, [forms[layout](x), forms[layout](W)]), results(function, [x, W]))
 
 
 def test_many_images_are_done_a_few_at_a_time() -> None:
     _, _, ours = functions()
-    from bridge.chain.functions import convolution
-
+    module: Any = importlib.import_module("bridge.chain.functions.convolution")
     x, W = np.random.default_rng(0).standard_normal((7, 2, 6, 6)), np.ones((3, 2, 3, 3))
     options = {"stride": (1, 1), "pad": (1, 1), "dilation": (1, 1), "groups": 1}
-    function = lambda x, W: ours.convolution(x, W, None, **options)  # noqa: E731
+    function = lambda x, W: ours.caffe_convolution(x, W, None, **options)  # noqa: E731
     whole = results(function, [x, W])
-    limit, convolution._COLUMNS = convolution._COLUMNS, 2 * 18 * 36 * 8
+    limit, module._COLUMNS = module._COLUMNS, 2 * 18 * 36 * 8
     try:
         agree(results(function, [x, W]), whole)
     finally:
-        convolution._COLUMNS = limit
+        module._COLUMNS = limit
 
 
 def test_no_images_are_convolved_to_none() -> None:
     _, _, ours = functions()
     options = {"stride": (1, 1), "pad": (0, 0), "dilation": (1, 1), "groups": 1}
-    y, gx, gW = results(lambda x, W: ours.convolution(x, W, None, **options), [np.ones((0, 2, 5, 5)), np.ones((3, 2, 3, 3))])  # fmt: skip # noqa: E501
+    y, gx, gW = results(lambda x, W: ours.caffe_convolution(x, W, None, **options), [np.ones((0, 2, 5, 5)), np.ones((3, 2, 3, 3))])  # fmt: skip # noqa: E501
     assert y.shape == (0, 3, 3, 3)
     assert gx.shape == (0, 2, 5, 5)
     assert not gW.any()
@@ -158,27 +157,27 @@ def pooling(case: LayerCase) -> Any:
 def test_pooling_is_what_chainer_makes_of_it(case: LayerCase) -> None:
     """Ours for the CPU, and Chainer's that serves on a GPU: windows, equal maxima, places, gradients."""
     _, F, _ = functions()
-    from bridge.chain.functions import pooling as module
-    from bridge.chain.functions import windows
+    from bridge.chain.functions import helper_windows as windows
+    from bridge.chain.functions.pooling import max_by_chainer, sums_by_chainer
 
     layer, x = pooling(case), case.inputs()["in0"].astype(np.float64)
     axes = layer.axes(x.shape[2:])
     if layer.pool != "MAX":
         mine = results(lambda v: windows.WindowSum(axes).apply((v,))[0], [x])
-        agree(mine, results(lambda v: module.sums_by_chainer(v, layer), [x]))
+        agree(mine, results(lambda v: sums_by_chainer(v, layer), [x]))
         return
     mine = results(lambda v: windows.MaxPooling(axes).apply((v,))[0], [x])
-    agree(mine, results(lambda v: F.identity(_first(module.max_by_chainer(v, layer))), [x]))
+    agree(mine, results(lambda v: F.identity(_first(max_by_chainer(v, layer))), [x]))
     if len(layer.tops) > 1:
         places = windows.first_places(x, mine[0], axes)
-        assert np.array_equal(places, module.max_by_chainer(x_variable(x), layer)[1].array)
+        assert np.array_equal(places, max_by_chainer(x_variable(x), layer)[1].array)
 
 
 @pytest.mark.parametrize("nothing", [-np.inf, np.nan])
 def test_a_window_that_holds_nothing_gives_the_lowest_number(nothing: float) -> None:
     """Caffe starts from it and takes what is greater; no gradient goes into such a window."""
     functions()
-    from bridge.chain.functions import windows
+    from bridge.chain.functions import helper_windows as windows
 
     layer = build_layer(
         prototxt.parse('type: "Pooling" bottom: "x" top: "y" pooling_param { kernel_size: 2 stride: 2 }')
@@ -205,7 +204,7 @@ def x_variable(x: np.ndarray) -> Any:
 @given(case=CASES["Pooling"])
 def test_pooling_has_second_derivatives(case: LayerCase) -> None:
     functions()
-    from bridge.chain.functions import windows
+    from bridge.chain.functions import helper_windows as windows
 
     gradient_check = importlib.import_module("chainer.gradient_check")
     layer = pooling(case)
@@ -352,7 +351,7 @@ def test_the_loss_of_a_softmax_takes_arrays_in_any_layout(shape: tuple[int, ...]
     expected = results(lambda v: F.softmax_cross_entropy(v, t.astype(np.int32)), [x])[1]
     for made in (x, np.asfortranarray(x), np.repeat(x, 2, -1)[..., ::2]):
         v = chainer.Variable(made)
-        loss = ours.softmax_loss(v, chainer.as_variable(t.astype(np.float32)), layer)
+        loss = ours.caffe_softmax_with_loss(v, chainer.as_variable(t.astype(np.float32)), layer)
         loss.grad = np.random.default_rng(0).standard_normal(()).astype(np.float32)
         loss.backward(enable_double_backprop=double)
         np.testing.assert_allclose(v.grad, expected, rtol=1e-5, atol=1e-7)

@@ -63,11 +63,6 @@ def test_an_error_is_one_line_whatever_a_file_calls_its_layers(
     assert "\x1b" not in err
 
 
-def test_a_row_of_a_table_is_one_line_where_no_terminal_is(capfd: pytest.CaptureFixture[str]) -> None:
-    options.table("", ["layer", "shape"], [["a" * 100, "16 x 10 x 3 x 3"]])
-    assert capfd.readouterr().out == f"layer{' ' * 97}shape\n{'a' * 100}  16 x 10 x 3 x 3\n\n"
-
-
 def test_info_leaves_out_a_column_without_groups(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert "group" in ends(capfd, "info", *MODEL)[1]
     path = tmp_path / "net.prototxt"

@@ -14,8 +14,9 @@ import onnx
 import pytest
 
 import bridge
-from bridge import cli, engines, exporting
+from bridge import cli, engines
 from bridge.errors import BridgeError, DifferenceError, ModelError, OutputError, UsageError
+from bridge.exporting import net as exporting
 from bridge.layers.batch_norm import BatchNorm
 from bridge.layers.pooling import Pooling
 from bridge.onnx_export import file as onnx_file

@@ -20,6 +20,7 @@ from bridge.errors import BridgeError, UsageError
 from bridge.onnx_export import to_onnx_model
 from bridge.onnx_export.builder import GraphBuilder
 from bridge.onnx_export.fold import _OPERATORS as FOLDED
+from bridge.onnx_export.fuse import clean_up
 from bridge.onnx_export.graph import _Lowering, lower
 from bridge.onnx_export.preprocess import Preprocess
 from bridge.schema import Blob, Blobs, Net
@@ -119,6 +120,20 @@ def redundant(graph: onnx.GraphProto) -> list[str]:
             if neutral is not None and name in constants and (numpy_helper.to_array(constants[name]) == neutral).all():
                 found.append(f"{node.name} changes nothing")
     return found + [f"{name} is unused" for name in constants if not uses[name] and name not in outputs]
+
+
+@pytest.mark.parametrize(
+    ("other", "count"),
+    [({}, 1), ({"domain": "org.weightbridge"}, 2), ({"outputs": 2}, 2), ({"axis": 1}, 2)],
+    ids=["the same", "another domain", "more outputs", "another attribute"],
+)
+def test_only_nodes_that_are_the_same_are_merged(other: dict[str, Any], count: int) -> None:
+    g = GraphBuilder(17)
+    twins = [g.op("Split", "x", **options)[0] for options in ({}, other)]
+    (end,) = g.op("Add", *twins)
+    clean_up(g, {end})
+    assert [node.op_type for node in g.nodes] == ["Split"] * count + ["Add"]
+    assert len(set(g.nodes[-1].inputs)) == count
 
 
 @CASES

@@ -1,9 +1,7 @@
-"""The runner's training: Caffe's own recipes, Chainer's optimizers, caching, freezing, heads."""
+"""The runner's training: Chainer's optimizers, caching, freezing, heads."""
 
 from __future__ import annotations
 
-import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,194 +9,14 @@ import numpy as np
 import pytest
 
 import bridge
-from bridge.caffe_files import prototxt
-from bridge.cli import rounding
-from bridge.errors import BridgeError, FormatError, UsageError
-from tests.conftest import FASHION, TRAINING, need
-from tests.finetuning import MODEL, call, config, log_of, losses, run, small_npz, trained
-
-RECIPES = sorted(path.parent.name for path in TRAINING.glob("*/solver.prototxt"))
+from bridge.errors import BridgeError, UsageError
+from tests.conftest import FASHION, need
+from tests.finetuning import MODEL, config, log_of, losses, run, small_npz, stopped, trained
 
 
 @pytest.fixture(autouse=True)
 def _needs_chainer() -> None:
     need("chainer")
-
-
-# ---- Caffe's recipes ------------------------------------------------------------------------
-
-
-EXACT = ("nesterov_iter_size", "rmsprop_clip")
-"""Recorded with OpenBLAS's kernels for Haswell and one thread, and of layers that compute as Caffe does to the bit."""
-
-
-@pytest.mark.parametrize("name", EXACT)
-def test_a_replay_has_caffes_bits(name: str, tmp_path: Path) -> None:
-    if not rounding._has_kernels() or "openblas" not in blas():
-        pytest.skip("NumPy has not OpenBLAS's kernels for Haswell here")
-    replay(name, tmp_path / "run")
-    end = bridge.load(TRAINING / name / "end.caffemodel")
-    for layer in bridge.load(tmp_path / "run" / "model.caffemodel"):
-        for role, values in layer.blobs.items():
-            np.testing.assert_array_equal(values, end[layer.name].blobs[role], err_msg=f"{layer.name} {role}")
-
-
-def blas() -> str:
-    """What NumPy multiplies matrices with."""
-    try:
-        return str(np.show_config("dicts")["Build Dependencies"]["blas"]["name"]).lower()
-    except TypeError:
-        return "openblas"  # that of wheels before 1.26, which could not tell
-
-
-def replay(name: str, output: Path) -> None:
-    """Run a recorded recipe by its command."""
-    recipe = TRAINING / name
-    own = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "OPENBLAS_"))}
-    done = call(
-        "finetune", recipe / "train.prototxt", recipe / "start.caffemodel", "--solver", recipe / "solver.prototxt",
-        "--data", TRAINING / "batches.npz", "--scale", "0.00390625", "-o", output, env=own,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_solver_prototxt_means_what_it_means_in_caffe(name: str, tmp_path: Path) -> None:
-    recipe, output = TRAINING / name, tmp_path / "run"
-    replay(name, output)
-    with np.load(recipe / "loss.npz") as archive:
-        expected = archive["loss"]
-    assert [record["iteration"] for record in log_of(output)] == list(range(len(expected)))
-    np.testing.assert_allclose(losses(output), expected, rtol=0, atol=1e-5)
-    end, made = bridge.load(recipe / "end.caffemodel"), bridge.load(output / "model.caffemodel")
-    assert {layer.name for layer in made if layer.blobs} <= {layer.name for layer in end}
-    for layer in made:
-        for role, values in layer.blobs.items():
-            np.testing.assert_allclose(values, end[layer.name].blobs[role], 0, 1e-5, err_msg=layer.name)
-
-
-@pytest.mark.parametrize(
-    ("text", "rates"),
-    [
-        ('lr_policy: "fixed"', [1, 1, 1, 1]),
-        ('lr_policy: "step" gamma: 0.5 stepsize: 2', [1, 1, 0.5, 0.5]),
-        ('lr_policy: "exp" gamma: 0.5', [1, 0.5, 0.25, 0.125]),
-        ('lr_policy: "inv" gamma: 1 power: 2', [1, 1 / 4, 1 / 9, 1 / 16]),
-        ('lr_policy: "multistep" gamma: 0.1 stepvalue: 1 stepvalue: 3', [1, 0.1, 0.1, 0.01]),
-        ('lr_policy: "multistep" gamma: 0.1 stepvalue: 1 stepvalue: 1', [1, 0.1, 0.01, 0.01]),
-        ('lr_policy: "poly" power: 2 max_iter: 4', [1, 9 / 16, 1 / 4, 1 / 16]),
-        ('lr_policy: "sigmoid" gamma: -1 stepsize: 1', [1 / (1 + math.exp(i - 1)) for i in range(4)]),
-    ],
-)
-def test_learning_rate_policies(text: str, rates: list[float]) -> None:
-    from bridge.finetuning import read_solver
-
-    recipe = read_solver(prototxt.parse(f"base_lr: 1 {text}"))
-    np.testing.assert_allclose([recipe.rate(i) for i in range(4)], rates, rtol=1e-6)
-
-
-def test_cosine_and_warm_up() -> None:
-    from bridge.finetuning import Recipe
-
-    cosine = Recipe(base_lr=2, lr_policy="cosine", max_iter=4)
-    np.testing.assert_allclose([cosine.rate(i) for i in range(5)], [2, 1 + 0.5**0.5, 1, 1 - 0.5**0.5, 0], atol=1e-12)
-    warm = Recipe(base_lr=1, warmup=3)
-    np.testing.assert_allclose([warm.rate(i) for i in range(5)], [0.25, 0.5, 0.75, 1, 1])
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ('base_lr: 1 lr_policy: "fixed" momentun: 0.9', "momentun"),
-        ("base_lr: 1", "no learning-rate policy ''"),
-        ('base_lr: 1 lr_policy: "wave"', "wave"),
-        ('base_lr: 1 lr_policy: "step" gamma: 0.1', "stepsize"),
-        ('base_lr: 1 lr_policy: "multistep" gamma: 0.1', "stepvalue"),
-        ('base_lr: 1 lr_policy: "fixed" type: "Adagrad"', "Adagrad"),
-        ('base_lr: 1 lr_policy: "fixed" type: "AdaGrad" momentum: 0.9', "AdaGrad has none"),
-        ('base_lr: "fast" lr_policy: "fixed"', "base_lr"),
-        ('base_lr: 1 lr_policy: "fixed" iter_size: 0', "iter_size"),
-    ],
-)
-def test_a_recipe_that_caffe_would_not_take_is_an_error(text: str, words: str) -> None:
-    from bridge.finetuning import read_solver
-
-    with pytest.raises(FormatError, match=words):
-        read_solver(prototxt.parse(text))
-
-
-def test_a_solver_brings_its_own_net(tmp_path: Path) -> None:
-    """With weights alone its net is trained: batch size, rates and preprocessing are those of its prototxt."""
-    folder = tmp_path / "recipe"
-    folder.mkdir()
-    text = (FASHION / "train.prototxt").read_text()
-    (folder / "train_val.prototxt").write_text(text)
-    solver = folder / "solver.prototxt"
-    data = small_npz(tmp_path / "data.npz", 100)
-
-    def tune(net: str, *files: object) -> Any:
-        solver.write_text(f'net: "{net}" base_lr: 0.001 lr_policy: "fixed" max_iter: 2 snapshot_prefix: "s"')
-        output = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
-        line = ["finetune", *files, MODEL[1], "--solver", solver, "--data", data, "--scale", "0.004", "-o", output]
-        return call(*line), output
-
-    for net in ("train_val.prototxt", "models/recipe/train_val.prototxt"):
-        done, output = tune(net)
-        assert done.returncode == 0, done.stderr
-        assert "not read" not in done.stderr
-        assert "steps of 64 images" in (output / "report.html").read_text()
-    done, output = tune("train_val.prototxt", MODEL[0])
-    assert f"the solver's net 'train_val.prototxt' is not read: '{MODEL[0]}' is trained" in done.stderr
-    assert "steps of 32 images" in (output / "report.html").read_text()
-    (tmp_path / "other.prototxt").write_text(text)
-    for outside in ("../other.prototxt", "none.prototxt"):
-        done, _ = tune(outside)
-        assert done.returncode == 2
-        assert f"there is no net '{outside}' in" in done.stderr
-
-
-def test_what_a_solver_prototxt_leaves_out_has_caffes_defaults() -> None:
-    from bridge.finetuning import read_solver
-
-    recipe = read_solver(prototxt.parse('lr_policy: "inv" solver_type: ADAM'))
-    assert (recipe.type, recipe.base_lr, recipe.gamma, recipe.power, recipe.momentum) == ("Adam", 0, 0, 0, 0)
-
-
-def test_a_replay_rounds_as_caffe_does_and_nothing_else_does(tmp_path: Path) -> None:
-    """The environment that OpenBLAS reads is set for a solver over fixed batches alone."""
-    np.savez(tmp_path / "fixed.npz", x=np.zeros((2, 3, 1, 4, 4)), y=np.zeros((2, 3), int))
-    np.savez(tmp_path / "keras.npz", x=np.zeros((6, 1, 4, 4)), y=np.zeros((6, 1), int))
-    np.savez(tmp_path / "images.npz", x=np.zeros((6, 1, 4, 4)), y=np.zeros(6, int))
-    assert rounding._are_batches(str(tmp_path / "fixed.npz"))
-    assert not rounding._are_batches(str(tmp_path / "images.npz"))
-    assert not rounding._are_batches(str(tmp_path / "keras.npz"))
-    assert not rounding._are_batches("no:module")
-    assert rounding._value(["--solver=a", "--data", "b"], "--solver") == "a"
-    assert rounding._value(["--solver=a", "--data", "b"], "--data") == "b"
-
-
-@pytest.mark.parametrize("kind", ["SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam"])
-def test_a_rule_is_the_same_in_a_replay_and_elsewhere_but_for_rounding(kind: str) -> None:
-    from bridge.chain.functions import chainer
-    from bridge.finetuning import Recipe
-    from bridge.finetuning.rules import CaffeOptimizer
-
-    momentum = 0.0 if kind in ("AdaGrad", "RMSProp") else 0.9
-    recipe = Recipe(type=kind, base_lr=0.1, momentum=momentum, weight_decay=0.1, clip_gradients=5, iter_size=2)
-    rng = np.random.default_rng(0)
-    start, gradients = rng.uniform(2, 3, 40_000), rng.uniform(1, 2, (3, 40_000))  # whose sums cancel nothing
-    made = []
-    for again in (False, True):
-        chain = chainer.Chain()
-        with chain.init_scope():
-            chain.p = chainer.Parameter(start.astype(np.float32))
-        optimizer = CaffeOptimizer(recipe, replay=again).setup(chain)
-        for gradient in gradients:
-            chain.p.grad = gradient.astype(np.float32)
-            optimizer.update()
-        made.append(chain.p.array)
-    np.testing.assert_allclose(*made, rtol=1e-6)
-    assert (made[0] != start.astype(np.float32)).all()
 
 
 # ---- optimizers -----------------------------------------------------------------------------
@@ -213,18 +31,14 @@ CHAINERS = [
 @pytest.mark.parametrize("name", CHAINERS)
 def test_chainers_optimizers_train_and_resume_in_the_same_bits(name: str, tmp_path: Path) -> None:
     from bridge.finetuning import Recipe
-    from bridge.finetuning.run import begin
 
     recipe = Recipe(type=name, base_lr=1e-3, momentum=0.9, weight_decay=1e-3, seed=3)
     settings = {"recipe": recipe, "snapshot_every": 3, "validation_share": 0.0}
     whole = trained(config(tmp_path, output=str(tmp_path / "whole"), **settings))
-    halves = config(tmp_path, output=str(tmp_path / "halves"), **settings)
-    first = begin(halves, None, lambda note: None)
-    first.loop.iterations = 6
-    first.loop.run(False)
+    stopped(config(tmp_path, output=str(tmp_path / "halves"), **settings), 6)
     second = trained(config(tmp_path, output=str(tmp_path / "halves"), resume=True, **settings))
     assert losses(tmp_path / "whole") == losses(tmp_path / "halves")
-    mine, theirs = whole.loop.trained.copies(), second.loop.trained.copies()
+    mine, theirs = whole.trained.copies(), second.trained.copies()
     assert all(mine[key].tobytes() == theirs[key].tobytes() for key in mine)
     assert losses(tmp_path / "whole")[-1] < losses(tmp_path / "whole")[0]
 
@@ -238,15 +52,14 @@ def test_there_is_no_such_optimizer(tmp_path: Path) -> None:
 
 def _step(tmp_path: Path, name: str, **changes: Any) -> tuple[np.ndarray, np.ndarray]:
     """Weight and bias of the head after one step, less what they were."""
-    recipe = changes.pop("recipe")
+    recipe = _replaced(changes.pop("recipe"), max_iter=1)
     made = config(tmp_path, output=str(tmp_path / name), recipe=recipe, validation_share=0.0, **changes)
     from bridge.finetuning.run import begin
 
-    started = begin(made, None, lambda note: None)
+    started = begin(made)
     head = started.chain.child("fc8")
     before = head.W.array.copy(), head.b.array.copy()
-    started.loop.iterations = 1
-    started.loop.run(False)
+    started.run()
     return head.W.array - before[0], head.b.array - before[1]
 
 
@@ -306,8 +119,8 @@ def test_label_smoothing_lifts_the_loss_of_a_sure_net(tmp_path: Path) -> None:
 
     plain = trained(config(tmp_path, output=str(tmp_path / "plain")))
     smooth = trained(config(tmp_path, output=str(tmp_path / "smooth"), recipe=Recipe(seed=7, label_smoothing=0.3)))
-    assert smooth.loop.objective.smoothing == 0.3
-    assert plain.loop.evaluate(plain.loop.validation).loss < smooth.loop.evaluate(smooth.loop.validation).loss
+    assert smooth.plan.objective.smoothing == 0.3
+    assert plain.evaluate(plain.inputs.validation).loss < smooth.evaluate(smooth.inputs.validation).loss
 
 
 # ---- caching and freezing -------------------------------------------------------------------
@@ -318,21 +131,8 @@ def test_the_loss_curve_is_the_same_with_and_without_a_cache(engine: str, tmp_pa
     need(*(["onnxruntime"] if engine == "onnxruntime" else []))
     for name, cache in (("with", True), ("without", False)):
         made = trained(config(tmp_path, output=str(tmp_path / name), cache=cache, trunk_engine=engine))
-        assert (made.loop.train.cache is not None) == cache
+        assert (made.inputs.train.cache is not None) == cache
     assert log_of(tmp_path / "with") == log_of(tmp_path / "without")
-
-
-def test_both_engines_compute_the_same_trunk_and_the_faster_one_is_taken(tmp_path: Path) -> None:
-    need("onnxruntime")
-    notes: list[str] = []
-    run(config(tmp_path), notes)
-    said = next(note for note in notes if note.startswith("trunk of 12 layers"))
-    assert float(said.partition("largest difference ")[2].partition(";")[0]) <= 1e-5
-    logs = []
-    for engine in ("chainer", "onnxruntime"):
-        trained(config(tmp_path, output=str(tmp_path / engine), trunk_engine=engine))
-        logs.append(losses(tmp_path / engine))
-    np.testing.assert_allclose(*logs, rtol=0, atol=1e-5)
 
 
 def test_a_cache_on_disk_is_reused_and_changes_nothing(tmp_path: Path) -> None:
@@ -341,8 +141,8 @@ def test_a_cache_on_disk_is_reused_and_changes_nothing(tmp_path: Path) -> None:
     trained(config(tmp_path, output=str(tmp_path / "first"), **shared))
     files = sorted((tmp_path / "cache").iterdir())
     notes: list[str] = []
-    run(config(tmp_path, output=str(tmp_path / "second"), **{**shared, "trunk_engine": "auto"}), notes)
-    assert sum("reused" in note for note in notes) == 2
+    run(config(tmp_path, output=str(tmp_path / "second"), **shared), notes)
+    assert sum(": reused, in" in note for note in notes) == 2
     assert sorted((tmp_path / "cache").iterdir()) == files
     assert log_of(tmp_path / "memory") == log_of(tmp_path / "first") == log_of(tmp_path / "second")
 
@@ -357,7 +157,7 @@ def test_another_trunk_or_other_data_have_another_cache(change: dict[str, Any], 
         change = {"data": str(small_npz(tmp_path / "other.npz", 150))}
     notes: list[str] = []
     run(config(tmp_path, output=str(tmp_path / "second"), **{**shared, **change}), notes)
-    assert not any("reused" in note for note in notes)
+    assert not any(": reused, in" in note for note in notes)
 
 
 def test_a_damaged_cache_is_computed_again(tmp_path: Path) -> None:
@@ -371,14 +171,14 @@ def test_a_damaged_cache_is_computed_again(tmp_path: Path) -> None:
 
 def test_augmented_images_are_cached_in_k_draws_and_the_log_says_so(tmp_path: Path) -> None:
     notes: list[str] = []
-    made = run(config(tmp_path, mirror=True, augment_cache=3), notes)
-    assert made.loop.train.draws == 3
-    assert len(next(iter(made.loop.train.cache._arrays.values()))) == 3 * len(made.train)
+    made = trained(config(tmp_path, mirror=True, augment_cache=3), notes)
+    assert made.inputs.train.draws == 3
+    assert len(next(iter(made.inputs.train.cache._arrays.values()))) == 3 * len(made.plan.train)
     assert any("3 draws each" in note for note in notes)
     notes.clear()
-    off = run(config(tmp_path, mirror=True, output=str(tmp_path / "off")), notes)
-    assert off.loop.train.cache is None
-    assert off.loop.validation.cache is not None
+    off = trained(config(tmp_path, mirror=True, output=str(tmp_path / "off")), notes)
+    assert off.inputs.train.cache is None
+    assert off.inputs.validation.cache is not None
     assert any("--augment-cache" in note for note in notes)
 
 
@@ -390,7 +190,7 @@ def test_frozen_layers_keep_their_bits_and_others_move(tmp_path: Path) -> None:
         assert all(before[name].blobs[r].tobytes() == after[name].blobs[r].tobytes() for r in before[name].blobs)
     assert before["fc6"].weight.tobytes() != after["fc6"].weight.tobytes()
     assert after["fc8"].weight.shape == (4, 64)
-    assert made.loop.cut is not None
+    assert made.plan.stages[0].cut is not None
 
 
 def test_layers_thaw_at_their_epoch(tmp_path: Path) -> None:
@@ -409,7 +209,7 @@ def test_random_layers_below_frozen_ones_are_named(tmp_path: Path) -> None:
     (tmp_path / "net.prototxt").write_text(text.replace('layer { name: "conv3"', drop))
     notes: list[str] = []
     made = run(config(tmp_path, files=(str(tmp_path / "net.prototxt"), MODEL[1])), notes)
-    assert made.loop.cut.index == [layer.name for layer in made.net].index("drop2")
+    assert made.plan.stages[0].cut.index == [layer.name for layer in made.net].index("drop2")
     assert any("'conv3' are computed in every step, for 'drop2'" in note for note in notes)
 
 
@@ -432,7 +232,7 @@ def test_a_layer_that_the_weights_file_lacks_is_new_as_in_caffe(tmp_path: Path) 
     )
     (tmp_path / "net.prototxt").write_text(text)
     made = trained(config(tmp_path, files=(str(tmp_path / "net.prototxt"), MODEL[1]), heads=()))
-    assert any("fc8_new" in note for note in made.notes)
+    assert any("fc8_new" in note for note in made.plan.notes)
 
 
 def test_the_best_epoch_is_kept_and_can_be_the_model(tmp_path: Path) -> None:
@@ -442,11 +242,11 @@ def test_the_best_epoch_is_kept_and_can_be_the_model(tmp_path: Path) -> None:
     made = run(config(tmp_path, **settings))
     log = [record for record in log_of(tmp_path / "run") if "validation_loss" in record]
     best = min(log, key=lambda record: record["validation_loss"])
-    assert made.loop.state.best == best["validation_loss"]
+    assert made.outcome.best_loss == best["validation_loss"]
     assert best is not log[-1]
     assert (tmp_path / "run" / "best.caffemodel").exists()
     again = run(config(tmp_path, **settings, use_best=True, resume=True))
-    assert again.judged.loss == pytest.approx(best["validation_loss"], rel=1e-6)
+    assert again.evaluation.loss == pytest.approx(best["validation_loss"], rel=1e-6)
     best_net, model = (bridge.load(tmp_path / "run" / f"{name}.caffemodel") for name in ("best", "model"))
     assert best_net["fc8"].weight.tobytes() == model["fc8"].weight.tobytes()
 
@@ -455,8 +255,8 @@ def test_a_run_stops_when_it_does_not_get_better(tmp_path: Path) -> None:
     from bridge.finetuning import Recipe
 
     made = trained(config(tmp_path, epochs=50, patience=2, recipe=Recipe(base_lr=0.3, momentum=0.9, seed=2)))
-    assert made.loop.state.stopped
-    assert log_of(tmp_path / "run")[-1]["epoch"] == made.loop.state.best_epoch + 2
+    assert made.at.state.stopped
+    assert log_of(tmp_path / "run")[-1]["epoch"] == made.at.state.best_epoch + 2
 
 
 def test_float16_keeps_originals_and_frozen_bits(tmp_path: Path) -> None:
@@ -489,8 +289,9 @@ def test_a_regression_has_no_accuracy(tmp_path: Path) -> None:
     files = str(tmp_path / "net.prototxt"), MODEL[1]
     made = run(config(tmp_path, files=files, heads=(), data=str(tmp_path / "numbers.npz"), epochs=4))
     assert "accuracy" not in log_of(tmp_path / "run")[0]
-    assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0]
-    assert made.judged.accuracy is None
+    every = losses(tmp_path / "run")
+    assert np.mean(every[-3:]) < np.mean(every[:3])  # dropout makes single steps noisy
+    assert made.evaluation.accuracy is None
     assert not (tmp_path / "run" / "labels.txt").exists()
 
 

@@ -122,7 +122,7 @@ def test_a_run_that_stops_before_its_thaw_resumes_behind_it(tmp_path: Path) -> N
 
     for resume in (False, True):
         with pytest.raises(InterruptedError):
-            begin(config(tmp_path, resume=resume, **settings), pull_the_plug, lambda note: None).loop.run(resume)
+            begin(config(tmp_path, resume=resume, **settings), pull_the_plug).run()
     run(config(tmp_path, resume=True, **settings))
     assert same_bits(tmp_path / "whole", tmp_path / "run")
 
@@ -184,22 +184,22 @@ def test_features_that_do_not_fit_the_disk(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_too_little_memory_for_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bridge.finetuning.loop import Loop
+    from bridge.finetuning import loop
     from bridge.finetuning.run import begin
 
-    made = begin(config(tmp_path, snapshot_every=1), None, lambda note: None)
-    forward = Loop._forward
+    made = begin(config(tmp_path, snapshot_every=1))
+    forward = loop.forward
     calls = []
 
-    def hungry(self: Any, features: Any) -> Any:
+    def hungry(*arguments: Any) -> Any:
         calls.append(1)
         if len(calls) > 3:
             np.empty(1 << 50)
-        return forward(self, features)
+        return forward(*arguments)
 
-    monkeypatch.setattr(Loop, "_forward", hungry)
+    monkeypatch.setattr(loop, "forward", hungry)
     with pytest.raises(UsageError, match=r"not enough memory in iteration 3: Unable to allocate"):
-        made.loop.run(False)
+        made.run()
     assert len(log_of(tmp_path / "run")) == 3
     monkeypatch.undo()
     trained(config(tmp_path, snapshot_every=1, resume=True))

@@ -197,13 +197,13 @@ def test_the_report_is_one_page_with_everything_on_it(made: Any) -> None:
     assert len(sources) >= 3
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert "//" not in re.sub(r"base64,[^\"]*", "", text)
-    judged = made.judged
-    assert f"{judged.accuracy:.1%} of {len(judged.true)} held-out images right" in page.text
+    found = made.evaluation
+    assert f"{found.accuracy:.1%} of {len(found.true)} held-out images right" in page.text
     for title in ("Loss and accuracy", "Which class is taken for which", "Class by class", "filters", "How to use it"):
         assert title in page.text
     assert "coat & hat" in page.text
     cells = re.findall(r'--share: [\d.]+">(\d*)</td>', text)
-    assert sum(int(cell or 0) for cell in cells) == len(judged.true)
+    assert sum(int(cell or 0) for cell in cells) == len(found.true)
 
 
 def test_names_from_folders_cannot_break_the_page(pictures: Path, tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_the_report_fits_a_phone(made: Any, tmp_path: Path) -> None:
 def test_curves_of_a_run_without_validation(tmp_path: Path) -> None:
     need("matplotlib")
     made = run(config(tmp_path, validation_share=0.0))
-    assert made.judged is None
+    assert made.evaluation is None
     text = (made.config.folder / "report.html").read_text()
     assert "no validation" in text
     assert not (made.config.folder / "confusion.png").exists()

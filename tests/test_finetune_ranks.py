@@ -40,6 +40,15 @@ def plain_model(folder: Path) -> tuple[str, str]:
     return str(folder / "plain.prototxt"), MODEL[1]
 
 
+def normalised_model(folder: Path) -> tuple[str, str]:
+    """The model with a BatchNorm, whose running statistics are each process's own until the end of an epoch."""
+    norm = 'layer { name: "norm6" type: "BatchNorm" bottom: "fc6" top: "fc6" }\n'
+    text = Path(MODEL[0]).read_text()
+    place = text.index('layer { name: "relu6"')
+    (folder / "normalised.prototxt").write_text(text[:place] + norm + text[place:])
+    return str(folder / "normalised.prototxt"), MODEL[1]
+
+
 @pytest.mark.parametrize("frozen", ["conv*", "fc8"])
 def test_two_processes_train_as_one_does(mpiexec: str, frozen: str, tmp_path: Path) -> None:
     """With all images in each step, the mean of two halves' gradients is the gradient of the whole."""
@@ -69,8 +78,9 @@ def test_validation_counts_every_image_once(mpiexec: str, tmp_path: Path) -> Non
 def test_two_processes_resume_in_the_same_bits(mpiexec: str, tmp_path: Path) -> None:
     data = small_npz(tmp_path / "data.npz", 96)
     common = ["--freeze", "conv[12]", "--epochs", "4", "--mirror", "--snapshot-every", "2"]
-    assert pair(mpiexec, *line(data, tmp_path / "whole", *common)).returncode == 0
-    arguments = line(data, tmp_path / "halves", *common, "--resume")
+    files = normalised_model(tmp_path)
+    assert pair(mpiexec, *line(data, tmp_path / "whole", *common, files=files)).returncode == 0
+    arguments = line(data, tmp_path / "halves", *common, "--resume", files=files)
     whole = [mpiexec, "-n", "2", *command(*arguments, "--communicator", "naive")]
     process = subprocess.Popen(whole, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not (tmp_path / "halves" / "snapshot.npz").exists():
@@ -80,6 +90,9 @@ def test_two_processes_resume_in_the_same_bits(mpiexec: str, tmp_path: Path) -> 
     done = pair(mpiexec, *arguments)
     assert done.returncode == 0, done.stderr
     assert same_bits(tmp_path / "whole", tmp_path / "halves")
+    alone = call(*line(data, tmp_path / "halves", *common, "--resume", files=files))
+    assert alone.returncode == 2
+    assert "was started with communicator = 'naive'" in alone.stderr
 
 
 def test_an_error_ends_both_and_is_said_once(mpiexec: str, tmp_path: Path) -> None:

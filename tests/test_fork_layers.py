@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from bridge import engines
 from bridge.layers import REGISTRY
 from bridge.schema import Layer
+from bridge.testing import LayerCase
 from tests.conftest import need
 from tests.references import REFERENCES
-from tests.strategies import CASES, LayerCase, positive
+from tests.strategies import CASES
+from tests.strategies.common import positive
 
 RTOL, ATOL = 1e-4, 1e-5
 ENGINES = [
@@ -129,13 +131,12 @@ def test_gradient_is_the_slope(case: LayerCase) -> None:
     need("chainer")
     from types import SimpleNamespace
 
-    from bridge.chain import functions as F
-    from bridge.chain.build import array_name
+    from bridge.chain.functions import F
 
     layer, inputs = case.net().layers[-1], case.inputs()
     rng = np.random.default_rng(1)
     x = [inputs[bottom].astype(np.float64) for bottom in layer.bottoms]
-    blobs = {array_name(layer, role): blob.numpy().astype(np.float64) for role, blob in layer.blobs.entries()}
+    blobs = {layer.array_name(role): blob.numpy().astype(np.float64) for role, blob in layer.blobs.entries()}
     learned = [name for name in blobs if name not in layer.statistics]  # type: ignore[attr-defined]
     steps = [rng.standard_normal(a.shape) * (index not in case.data) for index, a in enumerate(x)]
     steps += [rng.standard_normal(blobs[name].shape) for name in learned]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import inspect
 import pickle
 from collections.abc import Callable, Iterator
@@ -300,8 +301,7 @@ def test_nothing_below_the_lowest_trained_layer_is_back_propagated() -> None:
 def weights(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The shapes of convolutions' weights of which gradients are computed."""
     need("chainer")
-    from bridge.chain.functions import convolution
-
+    convolution: Any = importlib.import_module("bridge.chain.functions.convolution")
     shapes, compute = [], convolution._weight_gradient
 
     def noted(function: Any, x: Any, gy: Any, total: Any) -> Any:
@@ -408,6 +408,34 @@ def test_a_snapshot_resumes_with_the_same_layers_frozen(tmp_path: Path) -> None:
         step(chain, rule, 1)
     every = ["conv1", "bn1", "scale1", "conv2/a", "bn2", "fc"]
     assert state(first, every) == state(second, every)
+
+
+def test_a_thawed_layer_goes_with_the_snapshot_as_if_it_had_never_been_frozen(tmp_path: Path) -> None:
+    """Its momentum is saved, and a snapshot that lacks it is refused, where a frozen layer's may be missing."""
+    from bridge.chain.functions import chainer
+
+    first, saved = built(), {}
+    optimizer = optimizer_named("MomentumSGD").setup(first)
+    for name, change in (("frozen", bridge.freeze), ("thawed", bridge.thaw)):
+        change(first, "*")
+        step(first, optimizer)
+        saved[name] = tmp_path / f"{name}.npz"
+        chainer.serializers.save_npz(saved[name], optimizer)
+    with np.load(saved["thawed"]) as archive:
+        assert any(key.endswith("conv1/W/v") for key in archive), list(archive)
+
+    def load(path: Path, frozen: bool) -> None:
+        second = built()
+        resumed = optimizer_named("MomentumSGD").setup(second)
+        bridge.freeze(second, "*")
+        if not frozen:
+            bridge.thaw(second, "*")
+        chainer.serializers.load_npz(path, resumed)
+
+    load(saved["frozen"], frozen=True)
+    load(saved["thawed"], frozen=False)
+    with pytest.raises(KeyError):
+        load(saved["frozen"], frozen=False)
 
 
 @pytest.mark.parametrize("patterns", [["fc9"], ["conv*", "block?"], []])

@@ -13,8 +13,9 @@ import bridge
 from bridge.errors import UnsupportedLayerError
 from bridge.layers import REGISTRY
 from bridge.schema import Layer
+from bridge.testing import LayerCase
 from tests.conftest import FIXTURES, GOLDEN, need
-from tests.strategies import CASES, LayerCase
+from tests.strategies import CASES
 
 ROLES = {"top", "bottom", "blob"}
 CAFFES_OWN = {

@@ -90,7 +90,9 @@ def test_every_thing_done_is_noted() -> None:
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda path: path.name)
 def test_a_net_for_inference_stays_the_very_net(case: Path) -> None:
     net = bridge.load(case / "deploy.prototxt", next(case.glob("*.caffemodel")))
-    assert inference_net(net) is net
+    served = inference_net(net)
+    assert served.layers is net.layers
+    assert inference_net(served) is served
 
 
 def test_converting_twice_is_converting_once() -> None:
@@ -293,7 +295,7 @@ def test_random_data_is_an_input_and_constant_data_is_a_constant() -> None:
     gaussian = DUMMY.format('data_filler { type: "gaussian" }')
     assert inference_net(parsed(gaussian + tanh)).inputs == {"d": (2, 3)}
     constant = parsed(DUMMY.format("data_filler { value: 2 }") + tanh)
-    assert inference_net(constant) is constant
+    assert inference_net(constant).layers is constant.layers
     assert inference_net(constant, {"d": [4, 3]}).inputs == {"d": (4, 3)}
 
 

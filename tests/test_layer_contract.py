@@ -6,8 +6,6 @@ import contextlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from bridge import engines
 from bridge.caffe_files import prototxt
@@ -17,8 +15,9 @@ from bridge.layers import REGISTRY
 from bridge.layers.base import CaffeLayer, NeuronLayer
 from bridge.layers.fork_training import ForkLoss
 from bridge.schema import Layer
+from bridge.testing import LayerCase, LayerContract
 from tests.conftest import GOLDEN, need
-from tests.strategies import CASES, LayerCase
+from tests.strategies import CASES
 
 RUNNABLE = sorted(name for name, cls in REGISTRY.items() if cls.to_onnx is not Layer.to_onnx)
 TRAINABLE = sorted(name for name in RUNNABLE if REGISTRY[name].to_chainer is not Layer.to_chainer)
@@ -46,30 +45,16 @@ def test_is_documented_with_its_source(name: str) -> None:
     assert "Source:" in (cls.__doc__ or "")
 
 
-@pytest.mark.parametrize("name", RUNNABLE)
-@settings(max_examples=15)
-@given(data=st.data())
-def test_infers_the_shapes_that_come_out_and_engines_agree(name: str, data: st.DataObject) -> None:
-    need("onnxruntime", "chainer")
-    case = data.draw(CASES[name])
-    net, inputs = case.net(), case.inputs()
-    expected = net.infer()[-1]
-    tops = engines.make("onnxruntime", net, threads=1).tops(inputs)[-1]
-    found = tuple(top.shape for top in tops if top is not None)
-    free = REGISTRY[name].data_dependent
-    assert [_without(free, shape) for shape in found] == [_without(free, shape) for shape in expected]
-    assert all(shape[axis] <= most[axis] for shape, most in zip(found, expected, strict=True) for axis in free)
-    if name in TRAINABLE:
-        others = engines.make("chainer", net).tops(inputs)[-1]
-        for mine, other in zip(tops, others, strict=True):
-            assert mine is not None
-            assert other is not None
-            np.testing.assert_allclose(mine, other, rtol=1e-3, atol=1e-4, err_msg=case.prototxt)
+class _Contract(LayerContract):
+    """The contract in an environment that may promise an engine."""
+
+    def need(self, engine: str) -> None:
+        need(engine)
 
 
-def _without(axes: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The extents that do not depend on values."""
-    return tuple(extent for axis, extent in enumerate(shape) if axis not in axes)
+for _name, _case in CASES.items():
+    _title = "Test" + _name.replace(".", "_")
+    globals()[_title] = type(_title, (_Contract,), {"case": _case, "__module__": __name__, "__doc__": _name})
 
 
 @pytest.mark.parametrize("name", PLAIN)

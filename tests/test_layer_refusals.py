@@ -12,7 +12,7 @@ import bridge
 from bridge.caffe_files import prototxt
 from bridge.caffe_files.assemble import assemble
 from bridge.errors import BridgeError, ModelError, UnsupportedLayerError
-from tests.strategies import LayerCase
+from bridge.testing import LayerCase
 
 IMAGE = (2, 6, 5, 5)
 CASES = [

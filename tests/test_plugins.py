@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import bridge
 from bridge import engines
 from bridge.caffe_files import prototxt
 from bridge.caffe_files.assemble import assemble
@@ -17,6 +19,7 @@ from bridge.layers import base
 from bridge.layers.base import REGISTRY
 from bridge.layers.plugins import load_plugin
 from bridge.schema import Blob, Net, Opaque, RawLayer, RawNet
+from bridge.testing import LayerContract
 from tests.conftest import ROOT, need
 
 NET = """
@@ -35,8 +38,13 @@ def registry() -> Iterator[None]:
 
 def example() -> str:
     page = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    return str(block)
+    return str(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0])
+
+
+def contract() -> str:
+    """The lines of the documentation that test the example."""
+    page = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    return str(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[1])
 
 
 def written(folder: Path, text: str) -> Path:
@@ -67,6 +75,44 @@ def test_the_example_of_the_docs_is_short_and_computes_in_both_engines(tmp_path:
         np.testing.assert_allclose(engines.make(engine, made).outputs({"x": x})["y"], expected, 1e-4, 1e-5)
 
 
+TESTS = [name for name in dir(LayerContract) if name.startswith("test_")]
+
+
+def hold(text: str, folder: Path, test: str) -> None:
+    """Run a test of the contract on a plug-in."""
+    load_plugin(written(folder, text))
+    names: dict[str, Any] = {"__name__": "test_my_layers"}
+    exec(contract(), names)
+    getattr(names["TestGroupNorm"](), test)()
+
+
+def test_the_contract_is_inherited_in_three_lines() -> None:
+    assert len([line for line in contract().splitlines() if line]) == 3
+
+
+@pytest.mark.parametrize("test", TESTS)
+def test_the_example_keeps_the_contract(test: str, tmp_path: Path) -> None:
+    need("onnxruntime", "chainer")
+    hold(example(), tmp_path, test)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "test"),
+    [
+        ("link.beta, self.eps", "link.beta, self.eps + 0.01", "test_engines_agree_and_give_the_inferred_shapes"),
+        ("return (bottoms[0],)", "return (bottoms[0][:2],)", "test_engines_agree_and_give_the_inferred_shapes"),
+        ('return ("gamma", "beta")', 'return ("beta", "gamma")', "test_its_blobs_have_the_shapes_that_it_demands"),
+        ("F.group_normalization(x[0]", "F.group_normalization(x[0] + id(x) % 7",
+         "test_its_chain_keeps_nothing_between_two_inputs"),
+    ],
+)  # fmt: skip
+def test_the_contract_finds_what_is_wrong(right: str, wrong: str, test: str, tmp_path: Path) -> None:
+    need("onnxruntime", "chainer")
+    assert example().count(right) == 1
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        hold(example().replace(right, wrong), tmp_path, test)
+
+
 def test_a_file_is_run_once(tmp_path: Path) -> None:
     path = written(tmp_path, example())
     assert load_plugin(path) == ["GroupNorm"]
@@ -80,7 +126,7 @@ def test_a_file_is_run_once(tmp_path: Path) -> None:
         ("def f(:\n", "line 1: SyntaxError: "),
         ("import a_module_that_is_not_there\n", "line 1: ModuleNotFoundError: "),
         ("x = 1\n", "registers no layer type"),
-        (example().replace('"GroupNorm"', '"ReLU"'), "layer type 'ReLU' is defined twice"),
+        (example() + example(), "layer type 'GroupNorm' is defined twice"),
     ],
 )
 def test_a_file_that_fails_says_where_and_leaves_nothing(tmp_path: Path, text: str, message: str) -> None:
@@ -96,6 +142,80 @@ def test_types_that_a_failing_file_registered_are_gone(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="ZeroDivisionError"):
         load_plugin(written(tmp_path, example() + "\n1 / 0\n"))
     assert "GroupNorm" not in REGISTRY
+
+
+def test_a_plugin_may_replace_a_built_in_type_and_a_note_says_so(tmp_path: Path) -> None:
+    path = written(tmp_path, example().replace('"GroupNorm"', '"ReLU"'))
+    known = dict(REGISTRY)
+    with pytest.warns(UserWarning, match=r"layer type 'ReLU': .*GroupNorm replaces the built-in one"):
+        assert load_plugin(path) == ["ReLU"]
+    try:
+        assert REGISTRY["ReLU"].__name__ == "GroupNorm"
+        assert {name: kind for name, kind in REGISTRY.items() if name != "ReLU"} == {
+            name: kind for name, kind in known.items() if name != "ReLU"
+        }
+    finally:
+        REGISTRY.update(known)
+
+
+def saved(folder: Path, shape: tuple[int, ...], layer: str, roles: int) -> tuple[Path, Path]:
+    """A prototxt and weights of one layer of a plug-in on an input of the shape."""
+    dims = " ".join(f"dim: {extent}" for extent in shape)
+    text = f'layer {{ name: "x" type: "Input" top: "x" input_param {{ shape {{ {dims} }} }} }}\n{layer}\n'
+    (folder / "net.prototxt").write_text(text, encoding="utf-8")
+    rng = np.random.default_rng(0)
+    blobs = tuple(Blob.of(rng.standard_normal(shape[1]).astype(np.float32)) for _ in range(roles))
+    definition = prototxt.parse(text)
+    own = definition.messages("layer")[1]
+    raw = RawNet("n", (RawLayer(own.text("name"), own.text("type"), own, blobs),))
+    bridge.save(assemble(raw, definition), folder / "net.npz")
+    return folder / "net.prototxt", folder / "net.npz"
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 112, 112), (1, 32, 224, 224)])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_groupnorm_of_the_docs_is_verified_and_exported_at_any_size(
+    tmp_path: Path, shape: tuple[int, ...], groups: int
+) -> None:
+    need("onnxruntime", "chainer")
+    load_plugin(written(tmp_path, example()))
+    layer = (
+        f'layer {{ name: "norm" type: "GroupNorm" bottom: "x" top: "y" group_norm_param {{ group_num: {groups} }} }}'
+    )
+    files = saved(tmp_path, shape, layer, 2)
+    for seed in range(3):
+        report = bridge.verify(*files, seed=seed)
+        assert report.passed, str(report)
+    bridge.export_onnx(bridge.load(*files), tmp_path / "net.onnx")
+
+
+GELU = """
+from typing import Any
+
+import numpy as np
+
+from bridge.layers import ElementwiseLayer, layer_type
+
+
+@layer_type("GELU")
+class GELU(ElementwiseLayer):
+    def to_onnx(self, g: Any, *x: str) -> str:
+        half, root = g.const(np.float32(0.5)), g.const(np.float32(0.5**0.5))
+        return str(g.Mul(g.Mul(x[0], half), g.Add(g.Erf(g.Mul(x[0], root)), g.const(np.float32(1)))))
+
+    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+        return x[0] * 0.5 * (F.erf(x[0] * 0.5**0.5) + 1)
+"""
+
+
+def test_a_gelu_of_one_class_and_nothing_declared_raises_no_false_alarm(tmp_path: Path) -> None:
+    need("onnxruntime", "chainer", "scipy")
+    load_plugin(written(tmp_path, GELU))
+    files = saved(tmp_path, (2, 8, 30, 30), 'layer { name: "gelu" type: "GELU" bottom: "x" top: "y" }', 0)
+    for seed in range(10):
+        for value_range in (None, (-8, 8), (-8, -4)):
+            report = bridge.verify(*files, seed=seed, value_range=value_range)
+            assert report.passed, str(report)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

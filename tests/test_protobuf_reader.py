@@ -27,9 +27,10 @@ from bridge.errors import FormatError, MissingFileError, UsageError
 from bridge.files.sniff import KINDS, identify, sniff
 from bridge.schema import Blob, RawNet
 from bridge.schema.message import Message
-from tests import encode, strategies
+from tests import encode
 from tests.conftest import FASHION, FIXTURES, GOLDEN, ZOO, missing, zoo
 from tests.encode import blob, chunk, net, number, varint
+from tests.strategies import files as strategies
 
 LAYER = parse('name: "l" type: "Mystery"')
 

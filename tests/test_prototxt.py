@@ -14,8 +14,8 @@ from bridge.caffe_files import prototxt
 from bridge.caffe_files.proto import caffe_pb2
 from bridge.errors import FormatError, MissingFileError
 from bridge.schema.message import Message, Symbol
-from tests import strategies
 from tests.conftest import FIXTURES, ZOO, missing
+from tests.strategies import files as strategies
 
 
 @given(strategies.messages())

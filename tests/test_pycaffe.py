@@ -33,6 +33,8 @@ from tests.conftest import FASHION, FIXTURES, GOLDEN, ROOT, missing, need
 from tests.nets import make
 from tests.reader_contract import ReaderContract, recorded, weights_of
 
+pytestmark = pytest.mark.process
+
 FAKE = ROOT / "tests" / "fake_caffe"
 WORKER = ROOT / "backends" / "pycaffe" / "worker.py"
 

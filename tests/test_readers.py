@@ -281,6 +281,25 @@ class TestSafetensors(ReaderContract):
         with pytest.raises(FormatError, match=message):
             readers.read(self.file(tmp_path, header, b"\0" * 4))
 
+    @pytest.mark.parametrize(
+        ("spans", "end"),
+        [
+            ([(0, 4), (8, 12)], 4),  # a gap between two arrays
+            ([(4, 8), (8, 12)], 0),  # before the first
+            ([(0, 4), (4, 8)], 8),  # behind the last
+            ([(0, 8), (4, 12)], 8),  # an overlap
+        ],
+    )
+    def test_arrays_that_leave_gaps_or_overlap(self, spans: list[tuple[int, int]], end: int, tmp_path: Path) -> None:
+        header = {
+            name: {"dtype": "F32", "shape": [(last - first) // 4], "data_offsets": [first, last]}
+            for name, (first, last) in zip("ab", spans, strict=True)
+        }
+        path = self.file(tmp_path, header, b"\0" * 12)
+        at = path.stat().st_size - 12 + end
+        with pytest.raises(FormatError, match=f"byte {at}: an array ends here"):
+            readers.read(path)
+
     def test_header_longer_than_the_file(self, tmp_path: Path) -> None:
         path = tmp_path / "a.safetensors"
         path.write_bytes((1 << 30).to_bytes(8, "little") + b"{}")

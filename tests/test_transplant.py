@@ -570,7 +570,7 @@ def test_a_name_that_two_links_end_in_is_not_guessed() -> None:
         ({"rename": [("cnv1", "conv1")]}, "no layer with blobs is called 'cnv1'\n  hint: did you mean 'conv[12]'"),
         ({"rename": [("conv(", "conv1")]}, "expected a mapping, pairs of a regular expression"),
         ({"rename": ["conv1"]}, "expected a mapping, pairs of a regular expression"),
-        ({"rename": [("conv1", r"x\2")]}, r"'conv1' does not go with 'x\\2'"),
+        ({"rename": [("conv1", r"x\2")]}, r"'x\\2' is no valid replacement for 'conv1'"),
         ({"rename": {"conv1": "conv1"}, "by": "order"}, "rename has no meaning with by='order'"),
         ({"rename": {"conv*": "conv1"}}, "layers 'conv1' and 'conv2' both go to 'features/conv1/W'"),
         ({"skip": ["fc8"]}, "nothing is called 'fc8'"),

@@ -209,3 +209,24 @@ def test_axpy_multiplies_the_second_bottom_by_the_first(engine: str) -> None:
 
 
 IMAGE = "dim: 2 dim: 3 dim: 4 dim: 5"
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "chainer"])
+@pytest.mark.parametrize(
+    ("stride", "expected"),
+    [(3, [[1, np.nan], [np.nan, np.nan]]), (4, [[1, 0], [0, 0]])],
+    ids=["ends where it starts", "ends before it starts"],
+)
+def test_the_average_over_an_empty_window_is_nothing_over_its_area(
+    engine: str, stride: int, expected: list[list[float]]
+) -> None:
+    """Caffe divides by (hend - hstart) * (wend - wstart), which is 0 for a window right behind the image."""
+    need(engine)
+    net = make(
+        'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 1 dim: 1 dim: 3 dim: 3 } } }'
+        'layer { name: "p" type: "Pooling" bottom: "x" top: "y" '
+        f"pooling_param {{ pool: AVE kernel_size: 1 stride: {stride} }} }}"
+    )
+    with np.errstate(invalid="ignore"):
+        (found,) = engines.make(engine, net).tops({"x": np.ones((1, 1, 3, 3), np.float32)})[-1]
+    np.testing.assert_array_equal(found, np.float32([[expected]]))

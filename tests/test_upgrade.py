@@ -17,7 +17,8 @@ from bridge.caffe_files.prototxt import parse
 from bridge.caffe_files.upgrade import upgrade_net
 from bridge.errors import FormatError
 from bridge.schema.message import Message
-from tests import encode, strategies
+from tests import encode
+from tests.strategies import files as strategies
 
 
 def layers(text: str) -> list[Message]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bridge.schema import Net
+from bridge.verification.compare import metrics
 from bridge.verification.outputs import Comparison, Side, engine_side
 from bridge.verification.results import TopResult
 from bridge.verification.segments import Runner
@@ -118,3 +119,62 @@ def test_pixels_are_moved_and_places_are_not() -> None:
     a = engine_side("onnxruntime", net, inputs, {})
     b = Side("changed", {**a.values, (2, 0): a.values[2, 0] + 1})
     assert judge(net, a, b).status == "different"
+
+
+# ---- the smallest fault that must be found -------------------------------------------------------
+# Each bound is worked out here anew, from the module's docstring; a fault half as large again must not pass.
+
+
+@pytest.mark.parametrize("terms", [9, 100, 2500])
+def test_the_smallest_fault_of_a_sum(terms: int) -> None:
+    """12 sqrt(k) roundings of the sum of the terms' magnitudes, for k terms with the bias."""
+    need("onnxruntime")
+    net = net_of('type: "InnerProduct" inner_product_param { num_output: 3 }', 1, terms)
+    x = random_inputs(net)["x"]
+    weight, bias = (net["l"].blobs[role].astype(np.float64) for role in ("weight", "bias"))
+    magnitudes = np.abs(weight) @ np.abs(x[0].astype(np.float64)) + np.abs(bias)
+    bound = 12 * np.sqrt(terms + 1) * 2.0**-24 * magnitudes
+    assert judge_values(net, x, lambda y: y + 0.9 * bound).status == "same"
+    assert judge_values(net, x, lambda y: y + 1.5 * bound).status == "different"
+    assert judge_values(net, x, lambda y: y - 1.5 * bound).status == "different"
+
+
+def test_the_smallest_fault_of_a_layer_that_is_no_sum() -> None:
+    """The inputs are moved by 64 roundings of themselves, and the layer has 16 roundings of its own."""
+    need("onnxruntime")
+    net = net_of('type: "AbsVal"', 1, 50)
+    x = np.full((1, 50), 1.25, np.float32)
+    assert judge_values(net, x, lambda y: y + 1.25 * 72 * 2.0**-24).status == "same"
+    assert judge_values(net, x, lambda y: y + 1.25 * 96 * 2.0**-24).status == "different"
+
+
+def test_the_smallest_fault_of_results_that_are_not_moved() -> None:
+    """Places and flags are apart by whole numbers, or by 16 roundings of the largest."""
+    need("onnxruntime")
+    net = net_of('type: "ArgMax" argmax_param { axis: 1 out_max_val: true }', 1, 50)
+    x = np.linspace(0, 1, 50, dtype=np.float32)[None]
+    assert judge_values(net, x, lambda y: y + 14 * 2.0**-24).status == "same"
+    assert judge_values(net, x, lambda y: y + 24 * 2.0**-24).status == "different"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_smallest_fault_of_several_layers(seed: int) -> None:
+    """Each of two layers is moved by 80 / 12 roundings, up or down: 13 at most, of which three times as much passes."""
+    need("onnxruntime")
+    net = make(
+        'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 1 dim: 1000 } } }'
+        'layer { name: "a" type: "AbsVal" bottom: "x" top: "a" }'
+        'layer { name: "b" type: "AbsVal" bottom: "a" top: "b" }'
+    )
+    a = engine_side("onnxruntime", net, {"x": np.full((1, 1000), 1.25, np.float32)}, {})
+    for roundings, status in ((32, "same"), (60, "different")):
+        moved = a.values[2, 0] + np.float32(1.25 * roundings * 2.0**-24)
+        b = Side("changed", {(-1, 0): a.values[-1, 0], (2, 0): moved})  # it does not show what is in between
+        assert judge(net, a, b, seed=seed).status == status
+
+
+def test_a_difference_as_large_as_the_bound_passes() -> None:
+    a, b = np.float32([1, 2, 0]), np.float32([1.5, 2, -0.0])
+    assert metrics(a, b, 0.5).mismatches == 0
+    assert metrics(a, b, np.nextafter(0.5, 0)).mismatches == 1
+    assert metrics(a[1:], b[1:], 0).mismatches == 0

@@ -18,8 +18,8 @@ import bridge
 from bridge.cli.verify import verify
 from bridge.layers import build_layer
 from bridge.schema import Blob
+from bridge.show.pictures import png
 from bridge.verification.compare import bit_difference, metrics
-from bridge.verification.pictures import png
 from bridge.verification.report import Report
 from tests.conftest import FASHION, ROOT, chromium, need
 
@@ -224,28 +224,13 @@ def test_text_is_80_columns_wide(failed: Report) -> None:
     assert lines[-1] == failed.summary()
 
 
-def test_long_names_have_a_line_of_their_own() -> None:
-    from bridge.verification.report import _grid
-
-    names = [f"inception_5b/5x5_reduce/branch/{kind}/with/a/long/name" * 2 for kind in ("in", "out")]
-    rows = [*((name, "t" * 60, "1 x 2 x 3 x 4", "same") for name in names), ("short", "t", "1", "different")]
-    head, *lines = _grid(("layer", "top", "shape", "verdict"), rows)
-    assert max(map(len, lines)) <= 80
-    told = "".join(line.strip() for line in lines)
-    for name in names:
-        assert f"{name}{'t' * 60}1 x 2 x 3 x 4  same" in told  # nothing is lost
-    assert {lines[i].index("same") for i in (-6, -2)} == {head.index("verdict")} == {lines[-1].index("different")}
-
-
-def test_names_that_fit_stay_in_their_row() -> None:
-    from bridge.verification.report import _grid
-
-    rows = [("inception_3a/3x3_reduce", "inception_3a/3x3", "1 x 96", "same"), ("conv1", "conv1", "1 x 8", "same")]
-    assert list(_grid(("layer", "top", "shape", "verdict"), rows)) == [
-        "  layer                    top               shape   verdict",
-        "  inception_3a/3x3_reduce  inception_3a/3x3  1 x 96  same",
-        "  conv1                    conv1             1 x 8   same",
-    ]
+@pytest.mark.parametrize("width", [60, 100])
+def test_text_is_as_wide_as_asked(failed: Report, width: int) -> None:
+    text = failed.text(width)
+    *lines, last = text.splitlines()
+    assert max(map(len, lines)) <= width
+    assert last == failed.summary()
+    assert " ".join(text.split()).count("layer 'conv3' (Convolution): blob 'weight' differs at [19, 4, 2, 1]")
 
 
 @pytest.mark.parametrize(

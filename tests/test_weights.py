@@ -16,8 +16,8 @@ from bridge.layers import build_layer
 from bridge.schema import Blob, Layer
 from bridge.schema.groups import spread_groups, unspread_groups
 from bridge.schema.initializer import Initializer
-from tests import strategies
 from tests.conftest import need
+from tests.strategies import weights as strategies
 
 CONV = 'type: "Convolution" convolution_param { num_output: 6 kernel_size: 3 group: 2 }'
 PLAIN = 'type: "Convolution" convolution_param { num_output: 6 kernel_size: 3 }'

@@ -17,9 +17,9 @@ from bridge.caffe_files.proto import caffe_pb2, dialects, param_field, schema
 from bridge.caffe_files.proto.encode import encode
 from bridge.errors import FormatError
 from bridge.schema.message import Message, Symbol
-from tests import strategies
 from tests.conftest import ROOT
 from tests.encode import chunk, number, tag, varint
+from tests.strategies import files as strategies
 
 
 def span(data: bytes, name: str = "NetParameter") -> Span:
@@ -50,6 +50,20 @@ def test_values_under_a_tag_of_two_bytes_come_one_by_one() -> None:
 @given(st.integers(0, 2**64 - 1))
 def test_varint(value: int) -> None:
     assert list(span(number(1, value)).fields()) == [(1, 0, value, len(number(1, value)))]
+
+
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        (b"\xff" * 9 + b"\x01", 2**64 - 1),
+        (b"\xff" * 9 + b"\x7f", 2**64 - 1),  # 70 bits, of which 64 count
+        (b"\x80" * 9 + b"\x7e", 0),
+        (b"\x85\x80\x00", 5),  # longer than need be
+    ],
+)
+def test_bits_of_a_varint_beyond_the_64th_do_not_count(body: bytes, value: int) -> None:
+    """Source: the encoding specification, which lets parsers drop them."""
+    assert list(span(b"\x08" + body).fields()) == [(1, 0, value, 1 + len(body))]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +184,7 @@ def test_encode_writes_unknown_numbers_back() -> None:
 
 
 def test_generated_schema_is_what_the_proto_file_says() -> None:
-    lines = (ROOT / "bridge" / "proto" / "caffe.proto").read_text().splitlines()
+    lines = (ROOT / "bridge" / "caffe_files" / "proto" / "caffe.proto").read_text().splitlines()
     stated = [line.split("[")[0].split()[-3::2] for line in lines if line.split()[:1] in (["optional"], ["repeated"])]
     generated: list[list[str]] = []
     pending = list(caffe_pb2.DESCRIPTOR.message_types_by_name.values())

@@ -20,6 +20,7 @@ from backends.pycaffe.child import TIMEOUT, Answer, missing, running, versions
 from bridge.caffe_files.prototxt import format, parse
 from bridge.caffe_files.upgrade import upgrade_net
 from bridge.errors import MissingFileError, UnsupportedLayerError, UsageError
+from bridge.layers.split import Split
 from bridge.schema import Blob, RawLayer, RawNet, Shape
 from bridge.schema.message import Message
 
@@ -203,7 +204,7 @@ class Session:
 
     def _inserted(self, layer: _Layer) -> bool:
         """Whether Caffe added the layer by itself, where a blob has several readers."""
-        return layer.type == "Split" and (layer.name, layer.type) not in self._definitions
+        return layer.type in Split.types and (layer.name, layer.type) not in self._definitions
 
     def _raw(self, layer: _Layer, blobs: tuple[Blob, ...]) -> RawLayer:
         known = self._definitions.get((layer.name, layer.type))

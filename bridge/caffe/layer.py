@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from bridge.caffe.blob import Blob, BlobVec, param_blob
-from bridge.caffe.sources import Sink, Source, sink_of, source_of
+from bridge.caffe.sources import Sink, Source, sink_of, source_of, surroundings
 from bridge.caffe.state import draw_seed
 from bridge.errors import ModelError, NotFoundError, UnsupportedLayerError
 from bridge.layers.base import CaffeLayer, build_layer, registered_name
@@ -223,7 +223,7 @@ class SourceNode(TypedNode):
 
     def setup(self) -> None:
         """Open the source, and give the tops the shapes of its batches."""
-        self.source.setup(self.typed, self.phase)
+        self.source.setup(self.typed, self.phase, surroundings())
         self.reshape()
         self._fill(self.source.first_batch())
 
@@ -253,7 +253,7 @@ class SinkNode(TypedNode):
 
     def setup(self) -> None:
         """Open the sink."""
-        self.sink.setup(self.typed, self.phase)
+        self.sink.setup(self.typed, self.phase, surroundings())
 
     def reshape(self) -> None:
         """Nothing: there are no tops."""
@@ -330,7 +330,7 @@ def make_node(definition: Message, bottoms: list[Blob], tops: list[Blob], phase:
         return SourceNode(source, *common)
     if sink := sink_of(typed):
         return SinkNode(sink, *common)
-    if hasattr(typed, "input_shapes"):
+    if typed.is_input:
         if typed.training_only:
             raise UnsupportedLayerError("there is no source for data layers of this type", where=typed.label)
         return InputNode(*common)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import TextIO
@@ -9,6 +10,7 @@ from typing import TextIO
 import numpy as np
 
 from bridge.errors import MissingExtraError, UsageError
+from bridge.sources.randoms import Mersenne
 
 _HINT = (
     'pip install "weight-bridge[cupy]" on a machine with an NVIDIA GPU; or use caffe.set_mode_cpu(), '
@@ -22,6 +24,7 @@ class _State:
         self.cpu_only = False
         self.device = 0
         self.rng = np.random.default_rng()
+        self.mersenne = Mersenne()
         self.solvers, self.rank, self.multiprocess = 1, 0, False
         self.level = 0
         self.stream: TextIO | None = None
@@ -83,7 +86,8 @@ def _check_gpu() -> int:
 
 
 def set_random_seed(seed: int) -> None:
-    """Start the random numbers of fillers, dropout and data layers anew. The numbers are not Caffe's own."""
+    """Start all random numbers anew. Those of data layers are Caffe's own, those of fillers and dropout are not."""
+    STATE.mersenne.seed(seed)
     STATE.rng = np.random.default_rng(seed)
 
 
@@ -132,12 +136,17 @@ def init_log(level: int = 0, stderr: bool = True) -> None:
     STATE.level, STATE.stream = level, sys.stderr if stderr else None
 
 
-def log(text: str) -> None:
-    """Write a line as glog does, once :func:`init_log` was called."""
+def log(text: str, place: str = "bridge.caffe") -> None:
+    """Write a line as glog does, once :func:`init_log` was called.
+
+    Args:
+        text: The line.
+        place: The source file that is named in front of it; tools expect a line number behind it.
+    """
     if STATE.stream is not None and STATE.level <= 0:
         now = time.time()
         stamp = time.strftime("%m%d %H:%M:%S", time.localtime(now))
-        print(f"I{stamp}.{int(now % 1 * 1e6):06d} bridge.caffe] {text}", file=STATE.stream, flush=True)
+        print(f"I{stamp}.{int(now % 1 * 1e6):06d} {os.getpid():>5} {place}:0] {text}", file=STATE.stream, flush=True)
 
 
 class Timer:

@@ -7,7 +7,6 @@ share a parameter (``Net::AppendParam``: by parameter name).
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -140,9 +139,9 @@ def _complete(layer: Layer, raw: RawNet | None) -> Layer:
     """Say so where a layer needs blobs and the weights have none for it."""
     if raw is None or layer.blobs or layer.uncovered:
         return layer
-    if not isinstance(layer, CaffeLayer) or not layer.roles(0):
+    if not layer.roles(0):
         return layer
-    return dataclasses.replace(layer, uncovered=f"{raw.source or 'the weights file'} has no blobs for it")
+    return layer.changed(uncovered=f"{raw.source or 'the weights file'} has no blobs for it")
 
 
 def _unused(stored: Sequence[RawLayer], net: Net) -> list[str]:
@@ -184,22 +183,18 @@ def _written_over(net: Net) -> list[str]:
         for place, top in enumerate(layer.tops):
             if layer.bottoms[place : place + 1] != (top,):
                 holders.get(top, set()).discard(top)
-                holders[top] = holders.setdefault(layer.bottoms[0], {layer.bottoms[0]}) if _shares(layer) else set()
+                holders[top] = (
+                    holders.setdefault(layer.bottoms[0], {layer.bottoms[0]}) if layer.shares_memory else set()
+                )
                 holders[top].add(top)
                 changed.pop(top, None)
-            elif layer.type != "Dropout":
+            elif not layer.copies:
                 changed.update((name, layer) for name in holders.get(top, ()) if name != top)
     return notes + [_late("the net's output", blob, changed) for blob in net.outputs if blob in changed]
 
 
 def _late(reader: str, blob: str, changed: Mapping[str, Layer]) -> str:
     return f"{reader} takes blob '{blob}' as computed; in Caffe {changed[blob].label} wrote over it, in place"
-
-
-def _shares(layer: Layer) -> bool:
-    """Whether the tops are the bottom's own memory. Source: the layers' calls of ``ShareData``."""
-    whole = ("Reshape", "Flatten", "Split", *(("Concat", "Slice") if len(layer.tops) == 1 else ()))
-    return layer.type in whole and len(layer.bottoms) == 1
 
 
 def _state(rest: Message, phase: str, level: int, stages: Sequence[str]) -> tuple[str, int, frozenset[str]]:

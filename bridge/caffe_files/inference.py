@@ -6,31 +6,29 @@ the layers that serve them alone.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from bridge.layers import build_layer
-from bridge.layers.data_source import DataSource, Extents, known
-from bridge.layers.dummy_data import DummyData
-from bridge.layers.loss import Loss
-from bridge.schema import Layer, Net, Opaque, Shape, times
-from bridge.schema.flow import Value, Wiring
-from bridge.schema.message import Message
+from bridge.layers.data_source import known
+from bridge.layers.input import Input
+from bridge.layers.silence import Silence
+from bridge.schema import Layer, Net, ServedNet, Shape, as_served, times
+from bridge.schema.flow import Value
+from bridge.schema.hooks import Extents
 
 Given = Mapping[str, Sequence["int | str"]]
 """Extents of inputs by blob name; a name in place of a number is an open extent."""
 
 
-def inference_net(net: Net, inputs: Given | None = None) -> Net:
+def inference_net(net: Net, inputs: Given | None = None) -> ServedNet:
     """The net without what it needs in training only.
 
     Data layers become Input layers, without the labels when nothing else reads them; of their shapes
     what is not in ``inputs`` is told by the layers' own parameters and by the weights that they feed.
     A loss becomes its inference half, SoftmaxWithLoss a Softmax and SigmoidCrossEntropyLoss a Sigmoid
     with a top ``prob``, unless the net has one; other losses and accuracies go, and with them what
-    only they read. A net that has no such layers is returned as it is.
+    only they read. A net without such layers keeps all of its layers.
 
     Args:
         net: The net.
@@ -39,10 +37,12 @@ def inference_net(net: Net, inputs: Given | None = None) -> Net:
     Returns:
         The net, with a note for each thing that was done.
     """
-    given = inputs or {}
-    if not any(_serves_training(layer) or _is_source(layer, given) for layer in net.layers):
+    if isinstance(net, ServedNet) and not inputs:
         return net
-    return _Conversion(net, given).run()
+    given = inputs or {}
+    if any(layer.serves_training or layer.feeds(given) for layer in net.layers):
+        net = _Conversion(net, given).run()
+    return net if isinstance(net, ServedNet) else as_served(net)
 
 
 def training_net(net: Net, inputs: Given | None = None) -> Net:
@@ -56,36 +56,22 @@ def training_net(net: Net, inputs: Given | None = None) -> Net:
     layers: list[Layer] = []
     notes: list[str] = []
     for layer in net.layers:
-        made = _as_inputs(net, layer, layer.tops, given) if _is_source(layer, given) else []
+        made = _as_inputs(net, layer, layer.tops, given) if layer.feeds(given) else []
         notes += [_input_note(layer, new) for new in made]
         layers += made or [layer]
     return net.replace(layers=tuple(layers), notes=(*net.notes, *notes))
-
-
-def _serves_training(layer: Layer) -> bool:
-    """A layer that only training needs; of unknown types, those that call themselves so or have a loss weight."""
-    if isinstance(layer, Opaque):
-        return layer.type.endswith(("Loss", "Accuracy")) or any(layer.definition.all("loss_weight"))
-    return layer.training_only
-
-
-def _is_source(layer: Layer, given: Given) -> bool:
-    """A layer whose tops are to be fed: it reads data, or makes random numbers, or is asked to be an input."""
-    if isinstance(layer, DummyData):
-        return None in layer.values or any(top in given for top in layer.tops)
-    return isinstance(layer, DataSource) or (isinstance(layer, Opaque) and not layer.bottoms and not layer.blobs)
 
 
 class _Conversion:
     """One run of :func:`inference_net`."""
 
     def __init__(self, net: Net, given: Given) -> None:
-        self.net, self.given, self.wiring = net, given, Wiring(net)
-        self.sources = {index for index, layer in enumerate(net.layers) if _is_source(layer, given)}
+        self.net, self.given, self.flow = net, given, net.flow
+        self.sources = {index for index, layer in enumerate(net.layers) if layer.feeds(given)}
         self.dropped = {
             index: layer
             for index, layer in enumerate(net.layers)
-            if index not in self.sources and _serves_training(layer)
+            if index not in self.sources and layer.serves_training
         }
         self.halves: dict[int, Layer] = {}
         self.needed: set[Value] = set()
@@ -96,7 +82,7 @@ class _Conversion:
         self._find_halves(judged)
         wanted = {value for values in judged.values() for value in values}
         self.sources |= self._stand_ins(wanted)
-        self.needed = self.wiring.ancestry(wanted | self._own_outputs(wanted))
+        self.needed = self.flow.ancestry(wanted | self._own_outputs(wanted))
         layers: list[Layer] = []
         for index, layer in enumerate(self.net.layers):
             layers += self._converted(index, layer)
@@ -111,64 +97,58 @@ class _Conversion:
         auxiliary = self._auxiliary()
         minor = {value for index in auxiliary for value in judged[index]}
         for index, values in judged.items():
-            if isinstance(self.dropped[index], Loss) and index not in auxiliary:
+            if self.dropped[index].is_loss and index not in auxiliary:
                 minor.difference_update(values)
         return {index: [value for value in values if value not in minor] for index, values in judged.items()}
 
     def _predictions(self, index: int, layer: Layer) -> list[Value]:
         """The values that a dropped layer judges, and that the net is therefore for."""
-        count = layer.predictions if isinstance(layer, Loss) else 1
-        values = [self.wiring.behind_splits(value) for value in self.wiring.reads[index][:count]]
-        return [value for value in values if self.wiring.learned(value)] or values[:1]
+        values = [self.flow.behind_splits(value) for value in self.flow.reads[index][: layer.predictions]]
+        learned = self.flow.learned()
+        return [value for value in values if value.layer >= 0 and learned[value.layer]] or values[:1]
 
     def _auxiliary(self) -> set[int]:
         """Losses that only helped in training: another one has the same labels and a greater weight."""
         rivals: dict[tuple[str, Value], list[tuple[float, int]]] = {}
         for index, layer in self.dropped.items():
-            if isinstance(layer, Loss) and layer.inference_type and len(layer.bottoms) > 1:
-                labels = self.wiring.behind_splits(self.wiring.reads[index][1])
+            if layer.is_loss and layer.inference_type and len(layer.bottoms) > 1:
+                labels = self.flow.behind_splits(self.flow.reads[index][1])
                 rivals.setdefault((layer.type, labels), []).append((layer.loss_weights[0], index))
         return {index for losses in rivals.values() for weight, index in losses if weight < max(losses)[0]}
 
     def _stand_ins(self, judged: set[Value]) -> set[int]:
         """Layers of constants, where what is judged hangs on nothing else: they stand for the data."""
-        origins = {index for index, _ in self.wiring.origins(judged)}
-        if any(index < 0 or index in self.sources or self.net.layers[index].type == "Input" for index in origins):
+        origins = {index for index, _ in self.flow.origins(judged)}
+        if any(index < 0 or index in self.sources or self.net.layers[index].is_input for index in origins):
             return set()
-        return {index for index in origins if isinstance(self.net.layers[index], DummyData)}
+        return {index for index in origins if self.net.layers[index].constant_tops}
 
     def _own_outputs(self, judged: set[Value]) -> set[Value]:
         """The net's outputs that do not hang on labels alone."""
-        told = {value for index in self.dropped for value in self.wiring.reads[index]} - judged
-        beside = {(i, k) for i in self.sources for k, _ in enumerate(self.net.layers[i].tops) if k}
-        labels = (self.wiring.origins(told) | beside) - self.wiring.origins(judged)
-        unread = {value for value in self.wiring.unread() if value[0] not in {*self.dropped, *self.sources}}
-        return {value for value in unread if self.wiring.origins({value}) - labels}
+        told = {value for index in self.dropped for value in self.flow.reads[index]} - judged
+        beside = {Value(i, k) for i in self.sources for k, _ in enumerate(self.net.layers[i].tops) if k}
+        labels = (self.flow.origins(told) | beside) - self.flow.origins(judged)
+        unread = {value for value in self.flow.unread() if value[0] not in {*self.dropped, *self.sources}}
+        return {value for value in unread if self.flow.origins({value}) - labels}
 
     # -- the losses' inference halves ----------------------------------------------------------------
 
     def _find_halves(self, judged: Mapping[int, Sequence[Value]]) -> None:
         for index, values in judged.items():
             layer = self.dropped[index]
-            kind = layer.inference_type if isinstance(layer, Loss) else ""
+            kind = layer.inference_type
             if kind and values and not self._has(kind, values[0]):
-                self.halves[index] = self._half(layer, kind, self.wiring.name(values[0]))
+                self.halves[index] = self._half(layer, self.flow.name(values[0]))
                 self.notes.append(f"{layer.label} became layer '{self.halves[index].name}' ({kind})")
 
     def _has(self, kind: str, value: Value) -> bool:
         """Whether the net has that layer on the value already, or the value comes from one."""
-        readers = {self.net.layers[index].type for index in self.wiring.readers(value) if index not in self.dropped}
+        readers = {self.net.layers[index].type for index in self.flow.readers(value) if index not in self.dropped}
         return kind in readers or (value[0] >= 0 and self.net.layers[value[0]].type == kind)
 
-    def _half(self, layer: Layer, kind: str, bottom: str) -> Layer:
+    def _half(self, layer: Layer, bottom: str) -> Layer:
         top = layer.tops[1] if len(layer.tops) > 1 else self._free("prob", f"{bottom}_prob")
-        definition = Message(layer.definition.where, name=self._free(top, layer.name), type=kind)
-        definition.set("bottom", bottom)
-        definition.set("top", top)
-        axis = getattr(layer, "axis", 1)
-        if axis != 1:
-            definition.set("softmax_param", Message(axis=axis))
-        return build_layer(definition)
+        return build_layer(layer.inference_layer(self._free(top, layer.name), bottom, top))
 
     def _free(self, *wishes: str) -> str:
         """The first wish that names nothing in the new net; if all are taken, the last with a number."""
@@ -187,26 +167,28 @@ class _Conversion:
             return [self.halves[index]] if index in self.halves else []
         if not layer.tops:
             return self._silence(index, layer)
-        tops = [top for place, top in enumerate(layer.tops) if (index, place) in self.needed]
+        places = [place for place, _ in enumerate(layer.tops) if Value(index, place) in self.needed]
+        tops = [layer.tops[place] for place in places]
         if index in self.sources:
             made = _as_inputs(self.net, layer, tops, self.given)
             self.notes += map(_input_note, itertools.repeat(layer), made)
             return made
         if not tops or len(tops) == len(layer.tops):
             return [layer] if tops else []
-        return [_with_tops(layer, tops)] if layer.type in ("Input", "Split") else [layer, self._unused(layer, tops)]
+        fewer = layer.keeping_tops(places)
+        return [layer, self._unused(layer, tops)] if fewer is None else [fewer]
 
     def _silence(self, index: int, layer: Layer) -> list[Layer]:
         """A layer without tops keeps the bottoms that there still are."""
-        bottoms = [self.wiring.name(value) for value in self.wiring.reads[index] if value in self.needed]
+        bottoms = [self.flow.name(value) for value in self.flow.reads[index] if value in self.needed]
         if len(bottoms) == len(layer.bottoms):
             return [layer]
-        return [_redefined(layer, bottom=bottoms)] if bottoms else []
+        return [layer.changed(bottoms=bottoms)] if bottoms else []
 
     def _unused(self, layer: Layer, tops: Sequence[str]) -> Layer:
         """A Silence for the tops that nobody reads any more, lest they become outputs."""
         unread = [top for top in layer.tops if top not in tops]
-        return build_layer(Message(name=self._free(f"{layer.name}_unused"), type="Silence", bottom=[*unread]))
+        return build_layer(Silence.define(self._free(f"{layer.name}_unused"), bottoms=unread))
 
     def _tell_left_out(self) -> None:
         gone = [
@@ -218,7 +200,7 @@ class _Conversion:
             self.notes.append(f"left out, as they serve training only: {', '.join(gone)}")
 
     def _is_gone(self, index: int, layer: Layer) -> bool:
-        values = [(index, place) for place, _ in enumerate(layer.tops)] or self.wiring.reads[index]
+        values = [Value(index, place) for place, _ in enumerate(layer.tops)] or self.flow.reads[index]
         return index in self.dropped or self.needed.isdisjoint(values)
 
 
@@ -227,11 +209,8 @@ def _as_inputs(net: Net, layer: Layer, tops: Sequence[str], given: Given) -> lis
     made = []
     for top in tops:
         name = layer.name if len(tops) == 1 else top
-        definition = Message(layer.definition.where, name=name, type="Input", top=top)
         shape = _shape(net, layer, top, given)
-        if shape is not None:
-            definition.set("input_param", Message(shape=Message(dim=[*shape])))
-        made.append(build_layer(definition))
+        made.append(build_layer(Input.of(name, top, shape, layer.definition.where)))
     return made
 
 
@@ -245,42 +224,21 @@ def _shape(net: Net, layer: Layer, top: str, given: Given) -> Shape | None:
 def _own_extents(net: Net, layer: Layer, top: str) -> Extents | None:
     """What the layer's parameters, and the weights that it feeds, tell of a top."""
     place = layer.tops.index(top)
-    if isinstance(layer, DummyData):
-        return layer.shapes[place]
-    extents: Extents | None = layer.extents[place] if isinstance(layer, DataSource) else None
+    extents = layer.extents[place] if place < len(layer.extents) else None
     if extents and len(extents) == 4 and extents[1] is None:
         return (extents[0], channels_of(net, top), *extents[2:])
     return extents
 
 
 def channels_of(net: Net, blob: str) -> int | None:
-    """The channels of a blob, from the weight of a convolution that reads it."""
+    """The channels of a blob, from the filters of a layer that reads it."""
     for layer in net.layers:
-        if blob in layer.bottoms and layer.type == "Convolution" and "weight" in layer.blobs:
-            return layer.blobs.blob("weight").shape[1] * layer.group
+        if blob in layer.bottoms and layer.filters and layer.input_channels is not None:
+            return layer.input_channels
     return None
 
 
 def _input_note(layer: Layer, made: Layer) -> str:
-    shapes: Any = getattr(made, "input_shapes", ())
-    extent = f" of {times(shapes[0])}" if shapes else ""
+    shape = made.input_shapes[0]
+    extent = f" of {times(shape)}" if shape is not None else ""
     return f"{layer.label} became the input '{made.tops[0]}'{extent}"
-
-
-def _with_tops(layer: Layer, tops: Sequence[str]) -> Layer:
-    """An Input or Split with some of its tops."""
-    shapes: Any = getattr(layer, "input_shapes", None)
-    kept = [place for place, top in enumerate(layer.tops) if top in tops]
-    if not shapes:
-        return _redefined(layer, top=[*tops])
-    dims = [Message(dim=[*shapes[place]]) for place in kept if place < len(shapes)]
-    return _redefined(layer, top=[*tops], input_param=Message(shape=[*dims]))
-
-
-def _redefined(layer: Layer, **fields: Any) -> Layer:
-    """The layer with some fields of its definition replaced."""
-    definition = layer.definition.copy()
-    for name, value in fields.items():
-        definition.set(name, *(value if isinstance(value, list) else [value]))
-    made = build_layer(definition)
-    return dataclasses.replace(made, blobs=layer.blobs, uncovered=layer.uncovered)

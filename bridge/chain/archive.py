@@ -1,8 +1,8 @@
-"""Chainer's NumPy archive: what ``chainer.serializers.save_npz`` writes of the built chain.
+"""Chainer's NumPy archive, as ``chainer.serializers.save_npz`` writes it for the chain of a net.
 
-``chainer.serializers.load_npz`` fills the chain of :func:`bridge.build_chain` from it.
-The texts of :mod:`bridge.files.manifest` are added, which Chainer passes over, so that the file
-is a whole model and reads back like the other formats.
+``chainer.serializers.load_npz`` reads it into the chain of :func:`bridge.build_chain`.
+The file also holds the texts of :mod:`bridge.files.manifest`, which Chainer ignores. With them it is a
+whole model, which this project reads back like the other formats.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ def write(net: Net, stream: IO[bytes]) -> None:
 
     Args:
         net: The net.
-        stream: Where to; need not be seekable.
+        stream: Receives the file; need not be seekable.
 
     Raises:
         MissingExtraError: Chainer is not installed.
-        UnsupportedLayerError: Layers that Chainer cannot run; names all of them.
+        UnsupportedLayerError: Chainer cannot run some layers; the message names all of them.
 
     Source: ``chainer.serializers.save_npz``.
     """
@@ -38,9 +38,10 @@ def write(net: Net, stream: IO[bytes]) -> None:
 
 
 def _entries(net: Net, chain: Any, keys: Mapping[int, str]) -> Iterator[Entry]:
+    """The manifest's entry for each blob; ``keys`` gives the name in the archive by the identity of the array."""
     for index, layer in enumerate(net.layers):
         for role in chain.roles(index):
-            found = chain.array(index, role)
-            array = getattr(found, "array", found)
-            blob = Blob.of(array).reshaped(chain.shape(index, role))  # layers may share it under several shapes
+            stored = chain.array(index, role)
+            array = getattr(stored, "array", stored)  # a parameter or a statistic
+            blob = Blob.of(array).reshaped(chain.shape(index, role))  # layers that share it may have different shapes
             yield Entry(index, layer.name, role, keys[id(array)], blob)

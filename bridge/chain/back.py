@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,7 +12,6 @@ from bridge.chain.functions import chainer
 from bridge.chain.matching import Pair, is_affine, links_of, pairs, parts
 from bridge.chain.renaming import Rename, chosen
 from bridge.errors import ModelError, UsageError
-from bridge.layers.batch_norm import BatchNorm
 from bridge.schema import Blob, Blobs, Layer, Net, times
 
 
@@ -62,7 +60,7 @@ def _from_built(chain: NetChain, net: Net) -> Net:
             if id(array) not in made:
                 made[id(array)] = _blob(_on_cpu(array), stored)
             blobs[role] = made[id(array)].reshaped(shape)  # layers may share it under several shapes
-        layers.append(dataclasses.replace(layer, blobs=Blobs(blobs)))
+        layers.append(layer.changed(blobs=Blobs(blobs)))
     return _with_layers(net, layers)
 
 
@@ -105,7 +103,7 @@ def _from_written(chain: Any, net: Net, rename: Rename, skip: set[str], by: str)
             if not _same(changed.setdefault(id(origin), blob).numpy(), blob.numpy()):
                 raise _failed(net, pair, role, "the chain has several values for a parameter that layers share")
     _check_all_found(net, found, changed)
-    layers = [dataclasses.replace(layer, blobs=_exchanged(layer.blobs, changed)) for layer in net.layers]
+    layers = [layer.changed(blobs=_exchanged(layer.blobs, changed)) for layer in net.layers]
     return _with_layers(net, layers)
 
 
@@ -119,9 +117,9 @@ def _new_blobs(net: Net, pair: Pair) -> dict[str, Blob]:
             same = _same(part.shaped(), part.current())
             made[part.role] = stored.blob(part.role).origin if same else Blob.of(part.restored(part.current()))
         except ModelError as error:
-            raise _failed(net, pair, part.role, str(error.args[0])) from None
+            raise _failed(net, pair, part.role, error.text) from None
     moved = any(made[role] is not stored.blob(role).origin for role in made)
-    if moved and isinstance(pair.layer, BatchNorm) and not pair.layer.scale_bias and "mean" in made:
+    if moved and pair.layer.scaled_statistics and "mean" in made:
         # statistics come divided by the scale factor
         made.update((part.role, Blob.of(part.restored(part.current()))) for part in parts(pair.layer, pair.link))
         made["scale_factor"] = Blob.of(np.ones(stored.blob("scale_factor").shape, np.float32))

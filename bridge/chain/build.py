@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from bridge.chain import functions as F
 from bridge.chain.fillers import FillerInitializer, filled
-from bridge.chain.functions import chainer
+from bridge.chain.functions import F, chainer
 from bridge.chain.names import escape
 from bridge.errors import ModelError, NotFoundError, UnsupportedLayerError, UsageError
 from bridge.layers.base import CaffeLayer
@@ -38,18 +36,20 @@ class LayerLink(chainer.Link):
         frozen: Whether statistics are kept as they are, in training mode too.
     """
 
-    def __init__(self, layer: CaffeLayer, arrays: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, layer: Layer, arrays: Mapping[str, np.ndarray]) -> None:
         super().__init__()
         self.layer = layer
         self.frozen = False
         for role, array in arrays.items():
             if role in layer.statistics:
-                self.add_persistent(array_name(layer, role), array)
+                self.add_persistent(layer.array_name(role), array)
                 continue
             with self.init_scope():
                 param = chainer.Parameter(array)
-                param.initializer = FillerInitializer(layer, role)  # Chainer would keep the array for that
-                setattr(self, array_name(layer, role), param)
+                param.initializer = FillerInitializer(
+                    cast(CaffeLayer, layer), role
+                )  # Chainer would keep the array for that
+                setattr(self, layer.array_name(role), param)
 
     def forward(self, *x: Any) -> Any:
         """The layer's tops for its bottoms, as variables."""
@@ -101,8 +101,8 @@ class NetChain(chainer.Chain):
         super().__init__()
         self.net_inputs = tuple(net.inputs)
         self.net_outputs = net.outputs
-        self._layers = [cast(CaffeLayer, dataclasses.replace(layer, blobs=Blobs())) for layer in net.layers]
-        self._gives_inputs = [hasattr(layer, "input_shapes") for layer in self._layers]
+        self._layers = [layer.changed(blobs=Blobs()) for layer in net.layers]
+        self._gives_inputs = [layer.is_input for layer in self._layers]
         self._homes: list[dict[str, _Home]] = []
         self._own: list[str | None] = []
         known: dict[int, _Home] = {}
@@ -113,9 +113,7 @@ class NetChain(chainer.Chain):
             self._homes.append(self._adopt(layer, escape(layer.name, seen[layer.name]), blobs, known))
             self._own.append(self._own_child(layer, self._homes[-1]))
 
-    def _adopt(
-        self, layer: CaffeLayer, child: str, blobs: Mapping[str, Blob], known: dict[int, _Home]
-    ) -> dict[str, _Home]:
+    def _adopt(self, layer: Layer, child: str, blobs: Mapping[str, Blob], known: dict[int, _Home]) -> dict[str, _Home]:
         """Make the layer's child, of those arrays that no earlier layer has; say by role where each array is."""
         own = {role: blob for role, blob in blobs.items() if id(blob.origin) not in known}
         if own:
@@ -123,7 +121,7 @@ class NetChain(chainer.Chain):
                 copies = {role: np.array(blob.numpy(), dtype=np.float32, order="C") for role, blob in own.items()}
             self.add_link(child, LayerLink(layer, copies))
         for role, blob in own.items():
-            known.setdefault(id(blob.origin), _Home(child, array_name(layer, role), blob.shape))
+            known.setdefault(id(blob.origin), _Home(child, layer.array_name(role), blob.shape))
         return {role: known[id(blob.origin)]._replace(shape=blob.shape) for role, blob in blobs.items()}
 
     def child(self, layer: str) -> Any:
@@ -212,14 +210,14 @@ class NetChain(chainer.Chain):
             raise ModelError("the net has no loss", hint="take the prototxt that it was trained with")
         return sum(parts[1:], start=parts[0])
 
-    def _own_child(self, layer: CaffeLayer, homes: Mapping[str, _Home]) -> str | None:
+    def _own_child(self, layer: Layer, homes: Mapping[str, _Home]) -> str | None:
         """The child that has all of a layer's arrays, by the layer's own names and in its shapes, if there is one."""
         children = {home.child for home in homes.values()}
         if len(children) != 1:
             return None
         child = children.pop()
         fits = all(
-            home.array == array_name(layer, role) and getattr(self[child], home.array).shape == home.shape
+            home.array == layer.array_name(role) and getattr(self[child], home.array).shape == home.shape
             for role, home in homes.items()
         )
         return child if fits else None
@@ -229,7 +227,7 @@ class NetChain(chainer.Chain):
         own = self._own[index]
         if own is not None:
             return self[own]
-        return _Borrowed(self, {array_name(self._layers[index], r): home for r, home in self._homes[index].items()})
+        return _Borrowed(self, {self._layers[index].array_name(r): home for r, home in self._homes[index].items()})
 
     def layer_names(self) -> list[str]:
         """The names of the net's layers, in order."""
@@ -276,21 +274,15 @@ def build_chain(net: Net, *, seed: int | None = None) -> NetChain:
     return NetChain(net, seed=seed)
 
 
-def array_name(layer: Layer, role: str) -> str:
-    """The attribute of a layer's link that holds the role's array."""
-    return str(getattr(layer, "chainer_params", {}).get(role, role))
-
-
 def _problem(layer: Layer) -> str:
     if layer.uncovered:
         return layer.uncovered
-    lowered = type(layer).to_chainer is not Layer.to_chainer or hasattr(layer, "input_shapes")
-    return "" if lowered else layer.reason()
+    return "" if layer.has_chainer else layer.reason()
 
 
 def _find(values: Mapping[str, Any], name: str, layer: Layer) -> Any:
     if name not in values:
-        raise UsageError(f"blob '{name}' was neither given nor computed", where=layer.label)
+        raise UsageError(f"blob '{name}' was neither given nor computed", subject=layer.label)
     return values[name]
 
 
@@ -307,8 +299,8 @@ def _own_blobs(
     layer: Layer, bottoms: tuple[Shape, ...] | None, shared: dict[str, Blob], seed: int | None
 ) -> dict[str, Blob]:
     made = dict(layer.blobs.entries())
-    if not made and bottoms is None and cast(CaffeLayer, layer).roles(0):
-        raise ModelError("has no blobs, and the shape of its input is not known", where=layer.label)
+    if not made and bottoms is None and layer.roles(0):
+        raise ModelError("has no blobs, and the shape of its input is not known", subject=layer.label)
     wanted = {} if made or bottoms is None else layer.blob_shapes(*bottoms)
     for place, (role, shape) in enumerate(wanted.items()):
         name = layer.param(place).name

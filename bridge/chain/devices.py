@@ -10,10 +10,10 @@ HINT = "pip install 'weight-bridge[cupy]' on a machine with an NVIDIA GPU"
 
 
 def cuda_problem() -> str:
-    """Why no CUDA GPU can be used here; empty if one can.
+    """The reason why no CUDA GPU can be used; empty if one can.
 
-    ``chainer.backends.cuda.available`` is true with libraries and no driver, so the
-    driver itself is asked for its devices.
+    ``chainer.backends.cuda.available`` is true where the libraries are installed and the driver is not. So this
+    function asks the driver for the number of devices.
     """
     if importlib.util.find_spec("cupy") is None:
         return "cupy is not installed"
@@ -23,7 +23,7 @@ def cuda_problem() -> str:
         count = int(cupy.cuda.runtime.getDeviceCount())
     except ImportError as error:
         return f"cupy does not import: {str(error).splitlines()[0]}"
-    except RuntimeError as error:  # CUDARuntimeError, whose name is not there without a driver
+    except RuntimeError as error:  # CUDARuntimeError, a name that does not exist without a driver
         return str(error).splitlines()[0]
     return "" if count else "there is no CUDA device"
 
@@ -36,11 +36,17 @@ def cuda_devices() -> int:
 
 
 def parse_device(text: str) -> str:
-    """Chainer's name of a device from ``-1``, ``0``, ``@numpy`` or ``@cupy:0``.
+    """Chainer's name of a device.
+
+    Args:
+        text: ``-1``, ``cpu`` or ``@numpy`` for the CPU; ``0``, ``1`` or ``@cupy:0`` for a GPU.
+
+    Returns:
+        ``@numpy`` or ``@cupy:N``.
 
     Raises:
-        UsageError: It is none of these.
-        MissingExtraError: It is a GPU, and none can be used.
+        UsageError: The text is no such name.
+        MissingExtraError: It names a GPU, and no GPU can be used.
     """
     name = {"-1": "@numpy", "cpu": "@numpy"}.get(text, f"@cupy:{text}" if text.isdecimal() else text)
     if name == "@numpy":

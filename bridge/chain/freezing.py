@@ -1,12 +1,12 @@
-"""Freezing that holds: frozen parameters and statistics keep their bits, whatever optimizer runs.
+"""Freezing: frozen parameters and statistics keep their bits, with any optimizer.
 
-A frozen parameter changes its class to one that takes no gradient and whose ``update``
-does nothing. So it does not matter whether the optimizer was set up before or after, what
-hooks it has, or whether the chain is copied or pickled in between; and nothing is
-back-propagated below the lowest parameter that is trained. A link of Chainer's or the
-user's that keeps statistics changes its class to one that runs in test mode.
-(``Link.disable_update`` before ``Optimizer.setup`` has no effect, since setup makes new
-update rules; a gradient set to zero still moves with weight decay and momentum.)
+A frozen parameter has another class, which takes no gradient and whose ``update`` does nothing.
+So freezing works before and after ``Optimizer.setup``, with any hooks, and in copies and pickles of
+the chain; and no gradients are computed below the lowest parameter that is trained. A link of
+Chainer's or of the user's that keeps statistics gets another class too, which runs in test mode.
+
+Chainer's own means do less: ``Link.disable_update`` has no effect before ``Optimizer.setup``, which makes new
+update rules, and a parameter whose gradient is 0 still moves by weight decay and momentum.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from bridge.errors import UsageError
 class FrozenParameter(chainer.Parameter):
     """A parameter that no optimizer updates.
 
-    It takes no gradient. Hooks that want one to read or to change (:class:`chainer.optimizer_hooks.WeightDecay`,
-    ``GradientClipping``) get zeros, so that what they do to it leaves no trace, in the norm of all gradients either.
+    It takes no gradient. Hooks that read or change gradients (:class:`chainer.optimizer_hooks.WeightDecay`,
+    ``GradientClipping``) get zeros: what they write is dropped, and the norm of all gradients does not change.
     """
 
     @property
     def update_rule(self) -> Any:
-        """The optimizer's rule for the parameter, which waits until it is thawed."""
+        """The optimizer's rule for the parameter; it is used again after :func:`thaw`."""
         return self.__dict__["update_rule"]
 
     @update_rule.setter
@@ -43,10 +43,10 @@ class FrozenParameter(chainer.Parameter):
             rule.serialize = _Serialize(rule)
 
     def update(self) -> None:
-        """Do nothing."""
+        """Change nothing."""
 
     def zerograd(self) -> None:
-        """Do as :meth:`cleargrad`."""
+        """The same as :meth:`cleargrad`."""
         self.cleargrad()
 
     def _get_grad(self) -> Any:
@@ -65,7 +65,7 @@ class FrozenParameter(chainer.Parameter):
 
 
 class _Serialize:
-    """Serializes an update rule that may never have had a state: a snapshot then has none to load."""
+    """Serializes an update rule that may have no state, in which case a snapshot holds none to load."""
 
     def __init__(self, rule: Any) -> None:
         self.rule = rule
@@ -78,7 +78,7 @@ class _Serialize:
 
 
 class _Steady:
-    """A link in test mode: it reads its statistics and leaves them as they are."""
+    """A link in test mode: it reads its statistics and does not change them."""
 
     base: Any
 
@@ -107,13 +107,13 @@ def _new_steady(base: Any) -> Any:
 
 
 class DelGradient:
-    """The optimizer hook of the article, and one that really stops the update.
+    """An optimizer hook that freezes its targets; for scripts that add a hook of this name.
 
-    It freezes what it names at the first update; running statistics have moved once by then.
+    It freezes its targets at the first update. Running statistics have changed once by then.
     Remove the hook before :func:`thaw`.
 
     Args:
-        targets: Parameters and links whose path holds one of these as a part are frozen.
+        targets: Parts of paths, such as ``conv1``; parameters and links whose path contains one are frozen.
     """
 
     name = "DelGradient"
@@ -124,7 +124,7 @@ class DelGradient:
         self.targets = tuple(targets)
 
     def __call__(self, optimizer: Any) -> None:
-        """Freeze the parameters before the optimizer gets to them."""
+        """Freeze the targets, before the optimizer updates them."""
         for path, param in optimizer.target.namedparams():
             if self._names(path):
                 _frozen(param)
@@ -137,29 +137,41 @@ class DelGradient:
 
 
 def freeze(chain: Any, *patterns: str) -> list[str]:
-    """Freeze layers: their parameters and their running statistics stay as they are.
+    """Freeze layers: their parameters and running statistics do not change until :func:`thaw`.
 
     Args:
-        chain: Made by :func:`~bridge.chain.build.build_chain`, or any link of Chainer's.
-        patterns: Names of layers (for a chain of one's own: paths of links or parameters, such as ``block/conv1``
-            or ``conv1/W``), or patterns such as ``conv*``. What is no whole name may be the end of one.
+        chain: A chain made by :func:`~bridge.chain.build.build_chain`, or any ``chainer.Link``.
+        patterns: Names of layers, or patterns such as ``conv*``. For a chain of your own: paths of links or
+            parameters, such as ``block/conv1`` or ``conv1/W``. The end of a path will do: ``conv1`` also finds
+            ``block/conv1`` where no path is ``conv1``.
 
     Returns:
         The names of the frozen layers.
 
     Raises:
-        UsageError: A pattern chooses nothing, or there is none.
+        UsageError: A pattern matches nothing, or no pattern is given.
     """
     return _change(chain, patterns, _frozen, _keep_statistics)
 
 
 def thaw(chain: Any, *patterns: str) -> list[str]:
-    """The opposite of :func:`freeze`."""
+    """Let frozen layers be trained again: the opposite of :func:`freeze`.
+
+    Args:
+        chain: The same as for :func:`freeze`.
+        patterns: The same as for :func:`freeze`.
+
+    Returns:
+        The names of the thawed layers.
+
+    Raises:
+        UsageError: A pattern matches nothing, or no pattern is given.
+    """
     return _change(chain, patterns, _thawed, _move_statistics)
 
 
 def is_frozen(param: Any) -> bool:
-    """Whether a parameter is frozen."""
+    """Whether a ``chainer.Parameter`` is frozen."""
     return isinstance(param, FrozenParameter)
 
 
@@ -168,7 +180,7 @@ def _frozen(param: Any) -> Any:
         return param
     param.cleargrad()
     _become(param, FrozenParameter, requires_grad=False)
-    param.update_rule = param.update_rule  # as a frozen one's
+    param.update_rule = param.update_rule  # the setter of the new class adapts the rule
     return param
 
 
@@ -182,7 +194,7 @@ def _thawed(param: Any) -> Any:
 def _become(param: Any, kind: type, *, requires_grad: bool) -> None:
     param.__class__ = kind
     param._requires_grad = requires_grad
-    param.node._requires_grad = requires_grad  # the graph asks the node, which has a copy
+    param.node._requires_grad = requires_grad  # the graph reads the node's copy
 
 
 def _recover(reduced: tuple[Any, ...]) -> Any:
@@ -207,22 +219,23 @@ def _move_statistics(link: Any) -> None:
 
 @dataclass
 class _Target:
-    """What a name stands for: parameters, and links with statistics."""
+    """The parameters and the links with statistics that a name stands for."""
 
     params: list[Any] = field(default_factory=list)
     links: list[Any] = field(default_factory=list)
 
 
 def _change(chain: Any, patterns: Iterable[str], param: Callable[[Any], Any], link: Callable[[Any], None]) -> list[str]:
+    """Call ``param`` and ``link`` for the parameters and links that the patterns match; returns the layers' names."""
     layers = _layers(chain) if isinstance(chain, NetChain) else _links(chain)
     if not patterns:
-        raise UsageError("no layer is named", hint="'*' is all of them")
+        raise UsageError("no layer is named", hint="'*' stands for all layers")
     chosen: dict[str, _Target] = {}
     for pattern in patterns:
-        found = _matching(layers, pattern) or _matching(_parameters(chain), pattern)
-        if not found:
+        matches = _matching(layers, pattern) or _matching(_parameters(chain), pattern)
+        if not matches:
             raise UsageError(f"no layer with parameters is called '{pattern}'", hint=f"layers: {', '.join(layers)}")
-        chosen.update(found)
+        chosen.update(matches)
     for target in chosen.values():
         for each in target.params:
             param(each)
@@ -232,16 +245,17 @@ def _change(chain: Any, patterns: Iterable[str], param: Callable[[Any], Any], li
 
 
 def _matching(targets: dict[str, _Target], pattern: str) -> dict[str, _Target]:
+    """The targets of that name, else those that match the pattern, else those whose path ends with a match."""
     if pattern in targets:
         return {pattern: targets[pattern]}
-    for wanted in (pattern, f"*/{pattern}"):
-        if found := {name: target for name, target in targets.items() if fnmatchcase(name, wanted)}:
-            return found
+    for form in (pattern, f"*/{pattern}"):
+        if matches := {name: target for name, target in targets.items() if fnmatchcase(name, form)}:
+            return matches
     return {}
 
 
 def _layers(chain: NetChain) -> dict[str, _Target]:
-    """The layers of a built chain that have arrays, also where these are another layer's."""
+    """The layers of a built chain that have arrays, including arrays that they share with another layer."""
     targets: dict[str, _Target] = {}
     for index, name in enumerate(chain.layer_names()):
         for role in chain.roles(index):
@@ -255,7 +269,7 @@ def _layers(chain: NetChain) -> dict[str, _Target]:
 
 
 def _links(chain: Any) -> dict[str, _Target]:
-    """The links that have arrays, by path; the name of the chain itself, for arrays of its own, is empty."""
+    """The links that have arrays, by path; the path of the chain itself is empty."""
     targets: dict[str, _Target] = {}
     for path, link in named_links(chain):
         own = [vars(link)[name] for name in link._params]

@@ -1,9 +1,9 @@
 """``expf`` and ``powf`` with the bits of the C library that Caffe is linked with.
 
-NumPy's own are off by one place in some of a thousand values. That is nothing, until one value is
-compared with another that it ties with, or an adaptive update divides what is left of a sum by
-itself: then it decides. Both are computed as glibc (since 2.28) and musl do it: in float64, as a
-power of 2 of which the fraction is taken apart into 32 steps and a cubic polynomial.
+A few of NumPy's results in a thousand differ in the last bit. That matters where two values nearly tie
+in a comparison, and where an adaptive update divides by a sum that is nearly 0. The functions here
+compute as glibc (since 2.28) and musl do: in float64, as a power of 2 whose fraction is split into one of
+32 steps, looked up in a table, and a rest, for which there is a cubic polynomial.
 
 Source: glibc ``e_expf.c``, ``e_powf.c`` and their tables, which are Arm's optimized routines.
 """
@@ -21,14 +21,14 @@ _STEPS = 32
 _CUBIC = _numbers("0x1.c6af84b912394p-5 0x1.ebfce50fac4f3p-3 0x1.62e42ff0c52d6p-1") / _STEPS ** np.array([3, 2, 1])
 _PER_E = float.fromhex("0x1.71547652b82fep+0") * _STEPS
 _WHOLE = 1.5 * 2**52
-"""Added to a number, it rounds it to a whole one, which is then in the lowest bits."""
+"""Added to a number, it rounds the number to an integer, which is then in the lowest bits."""
 _STEP_BITS = (2.0 ** (np.arange(_STEPS) / _STEPS)).view(np.int64) - (np.arange(_STEPS) << 47)
-"""The bits of each step's power, less what the step's number adds to the exponent when it is shifted there."""
+"""The bits of 2 to the power of each step, minus what the step's number adds to the exponent when it is shifted."""
 _LEAST = -200.0 * _STEPS
-"""A power below that of any float32, and within the range of its exponent."""
+"""An exponent below that of every float32 number, whose power of 2 a float64 can still hold."""
 
 _OCTAVE = 0x3FE6600000000000
-"""The bits of 0.7, about: where the table's octave begins."""
+"""The bits of about 0.7, where the octave of the table begins."""
 _INVERSES, _LOGS = (
     _numbers("""
     0x1.661ec79f8f3bep+0 -0x1.efec65b963019p-2 0x1.571ed4aaf883dp+0 -0x1.b0b6832d4fca4p-2
@@ -43,19 +43,38 @@ _INVERSES, _LOGS = (
     .reshape(16, 2)
     .T
 )
-"""For each 16th of the octave, one over a number in it, and that number's binary logarithm."""
+"""For each 16th of the octave: the inverse of a number in it, and the binary logarithm of that number."""
 _LOG_POLYNOMIAL = _numbers("""
     0x1.27616c9496e0bp-2 -0x1.71969a075c67ap-2 0x1.ec70a6ca7baddp-2 -0x1.7154748bef6c8p-1 0x1.71547652ab82bp0
 """)
 
 
 def expf(x: np.ndarray) -> np.ndarray:
-    """``e ** x`` of float32 values that are not above 88, as float32."""
+    """``e ** x``.
+
+    Args:
+        x: float32 array of any shape, with values up to 88.
+
+    Returns:
+        float32 array of the same shape.
+
+    Source: glibc ``e_expf.c``.
+    """
     return _powers_of_2(np.multiply(x, _PER_E, dtype=np.float64))
 
 
 def powf(x: np.ndarray, y: float) -> np.ndarray:
-    """``|x| ** y`` of float32 values, for a result below infinity; 0 for 0, as float32."""
+    """``|x| ** y``; 0 for 0.
+
+    Args:
+        x: float32 array of any shape.
+        y: The exponent, such that results are finite.
+
+    Returns:
+        float32 array of the same shape.
+
+    Source: glibc ``e_powf.c``.
+    """
     wide = np.abs(np.array(x, np.float64))
     zero = wide == 0
     wide[zero] = 1
@@ -68,23 +87,23 @@ def powf(x: np.ndarray, y: float) -> np.ndarray:
     square = r * r
     logs = (a * r + b) * (square * square) + ((c * r + d) * square + (e * r + (_LOGS[part] + octave)))
     logs *= y * _STEPS
-    made = _powers_of_2(logs)
-    made[zero] = 0
-    return made
+    result = _powers_of_2(logs)
+    result[zero] = 0
+    return result
 
 
 def _powers_of_2(exponents: np.ndarray) -> np.ndarray:
-    """2 to the power of so many 32nds, float64; NaN for NaN."""
+    """2 to the power of ``exponents / 32``, from float64 to float32; NaN for NaN."""
     exponents = np.maximum(exponents, _LEAST)
     shifted = exponents + _WHOLE
     steps = shifted.view(np.int64)
     exponents -= shifted - _WHOLE
     a, b, c = _CUBIC
-    made = a * exponents
-    made += b
-    made *= exponents
-    made += c
-    made *= exponents
-    made += 1
-    made *= (_STEP_BITS[steps & (_STEPS - 1)] + (steps << 47)).view(np.float64)
-    return np.asarray(made, np.float32)
+    result = a * exponents
+    result += b
+    result *= exponents
+    result += c
+    result *= exponents
+    result += 1
+    result *= (_STEP_BITS[steps & (_STEPS - 1)] + (steps << 47)).view(np.float64)
+    return np.asarray(result, np.float32)

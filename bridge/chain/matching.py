@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bridge.chain.build import LayerLink, array_name
+from bridge.chain.build import LayerLink
 from bridge.chain.functions import chainer
 from bridge.chain.names import named_links
 from bridge.chain.renaming import Rename, renamer, unmatched
 from bridge.errors import ModelError, UsageError, nearest
-from bridge.layers.batch_norm import BatchNorm
 from bridge.schema import Layer, Net, Shape, count, times
 from bridge.schema.groups import unspread_groups
 from bridge.schema.initializer import Initializer
@@ -22,8 +21,9 @@ from bridge.schema.initializer import Initializer
 Links = Mapping[str, Any]
 L = chainer.links
 _STATISTICS = {"avg_mean", "avg_var"}
-_ROLES = {"PReLU": "slope", "Scale": "gamma", "Bias": "bias"}
+_ROLES = ((L.PReLU, "slope"), (L.Scale, "gamma"), (L.Bias, "bias"))
 """The role that a link of that class is for, where it is not the weight."""
+_DECONVOLUTIONS = (L.Deconvolution2D, L.DeconvolutionND)
 
 
 class Pair(NamedTuple):
@@ -132,7 +132,7 @@ class Part:
         group = self.layer.group if self.role == "weight" else 1
         if group > 1 and array.size == count(own) * group:
             return unspread_groups(array.reshape(own[0], own[1] * group, *own[2:]), group)
-        turned = self.role == "weight" and getattr(self.layer, "transpose", False)
+        turned = self.role == "weight" and self.layer.weight_transposed
         if turned and (array.shape != own or own[0] == own[1]):
             return _reshaped(array, own[::-1]).T
         return _reshaped(array, own)
@@ -153,7 +153,7 @@ def _wanted(layer: Layer, role: str, link: Any) -> Shape:
     shape = layer.blobs.blob(role).shape
     if role != "weight":
         return shape
-    if getattr(layer, "transpose", False):
+    if layer.weight_transposed:
         shape = shape[::-1]
     groups = getattr(link, "groups", 1)
     if groups != layer.group:  # a dense link
@@ -170,7 +170,7 @@ def _wanted(layer: Layer, role: str, link: Any) -> Shape:
 
 def _check_outputs(layer: Layer, link: Any, shape: Shape, groups: int) -> None:
     wanted = getattr(link, "out_channels", None) or getattr(link, "out_size", None)
-    outputs = shape[1] * groups if layer.type == "Deconvolution" else shape[0]
+    outputs = shape[1] * groups if layer.inputs_first else shape[0]
     if wanted is not None and wanted != outputs:
         raise ModelError(f"{times(shape)} does not fit a link of {wanted} outputs")
     kernel = getattr(link, "ksize", None)
@@ -192,7 +192,7 @@ def parts(layer: Layer, link: Any, *, affine: bool = False) -> list[Part]:
         return _normalisation(layer, link)
     if isinstance(link, L.Scale):
         return [Part(layer, role, link, "W" if role == "gamma" else "bias/b") for role in layer.blobs]
-    return [Part(layer, role, link, array_name(layer, role)) for role in layer.blobs]
+    return [Part(layer, role, link, layer.array_name(role)) for role in layer.blobs]
 
 
 def _normalizes(link: Any) -> bool:
@@ -202,10 +202,7 @@ def _normalizes(link: Any) -> bool:
 
 def _normalisation(layer: Layer, link: Any) -> list[Part]:
     """The blobs of a BatchNorm as a BatchNormalization has them: statistics divided by the scale factor."""
-    if isinstance(layer, BatchNorm):
-        mean, variance = layer.statistics_values()
-    else:
-        mean, variance = (layer.blobs[role].reshape(-1) for role in ("mean", "variance"))
+    mean, variance = layer.statistics_values()
     made = [Part(layer, "mean", link, "avg_mean", mean), Part(layer, "variance", link, "avg_var", variance)]
     affine = (role for role in ("gamma", "beta") if role in layer.blobs)
     return made + [Part(layer, role, link, role, layer.blobs[role].reshape(-1)) for role in affine]
@@ -300,9 +297,10 @@ def _akin(layer: Layer, link: Any) -> bool:
     """Whether a link of that class could do what the layer does."""
     if isinstance(link, LayerLink):
         return link.layer.type == layer.type
-    if isinstance(link, (L.Deconvolution2D, L.DeconvolutionND)) or layer.type == "Deconvolution":
-        return isinstance(link, (L.Deconvolution2D, L.DeconvolutionND)) and layer.type == "Deconvolution"
-    role = "mean" if _normalizes(link) else _ROLES.get(type(link).__name__, "weight")
+    if isinstance(link, _DECONVOLUTIONS) or layer.inputs_first:
+        return isinstance(link, _DECONVOLUTIONS) and layer.inputs_first
+    own = next((role for kind, role in _ROLES if isinstance(link, kind)), "weight")
+    role = "mean" if _normalizes(link) else own
     return role in layer.blobs
 
 
@@ -319,13 +317,11 @@ def _with_affine(net: Net, found: list[Pair]) -> list[Pair]:
 
 
 def norm_before(net: Net, layer: Layer) -> Layer | None:
-    """The BatchNorm whose result a Scale with blobs for both takes."""
-    if layer.type != "Scale" or "gamma" not in layer.blobs:
+    """The normalisation whose result a layer of gamma and beta takes, so that both are one in Chainer."""
+    if not layer.rescales or "gamma" not in layer.blobs:
         return None
-    for other in reversed(net.layers[: net.layers.index(layer)]):
-        if layer.bottoms[0] in other.tops:
-            return other if other.type == "BatchNorm" else None
-    return None
+    writer = net.flow.reads[net.layers.index(layer)][0].layer
+    return net.layers[writer] if writer >= 0 and net.layers[writer].normalises else None
 
 
 def is_affine(net: Net, pair: Pair) -> bool:

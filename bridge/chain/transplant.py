@@ -1,4 +1,4 @@
-"""Filling a chain that the user wrote with a net's blobs."""
+"""Copying a net's blobs into a chain that the user wrote."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from bridge.chain.matching import Links, Pair, Part, is_affine, links_of, pairs,
 from bridge.chain.renaming import Rename, chosen
 from bridge.errors import ModelError, UsageError
 from bridge.schema import Net, times
-from bridge.show.table import aligned
+from bridge.show.table import table_text
 
 STATES = ("filled", "skipped", "missing", "mismatched")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a report: a blob, the array it was meant for, and what became of it.
+    """One line of a report: a blob, the array for it, and the result.
 
     Attributes:
-        layer: Name of the layer; empty for an array that no blob was for.
-        role: Role of the blob; empty likewise.
-        path: The array's path in the chain; empty for a blob that no array was for.
+        layer: Name of the layer; empty for an array without a blob.
+        role: Role of the blob, such as ``weight``; empty for an array without a blob.
+        path: Path of the array in the chain; empty for a blob without an array.
         state: One of :data:`STATES`.
-        detail: Why, or how.
+        detail: The reason, or how the blob was changed to fit.
     """
 
     layer: str
@@ -38,10 +38,10 @@ class Row:
 
 @dataclass(frozen=True)
 class TransplantReport:
-    """What a transplant did; prints as a table.
+    """The result of a transplant; ``print`` shows it as a table.
 
     Attributes:
-        rows: One per blob, and one per array that no blob was for.
+        rows: One per blob, and one per array without a blob.
     """
 
     rows: tuple[Row, ...]
@@ -51,12 +51,12 @@ class TransplantReport:
 
     @property
     def filled(self) -> tuple[Row, ...]:
-        """Blobs that an array now holds."""
+        """Blobs whose values an array now holds."""
         return self._of("filled")
 
     @property
     def skipped(self) -> tuple[Row, ...]:
-        """Blobs and arrays left out: as asked, or because another blob of the layer does not fit."""
+        """Blobs and arrays left out, by ``skip`` or because another blob of the layer does not fit."""
         return self._of("skipped")
 
     @property
@@ -66,17 +66,17 @@ class TransplantReport:
 
     @property
     def mismatched(self) -> tuple[Row, ...]:
-        """Blobs that do not fit; ``detail`` has both shapes."""
+        """Blobs that do not fit their array; ``detail`` has both shapes."""
         return self._of("mismatched")
 
     def check(self, where: str) -> None:
-        """See that nothing was left over but what was asked for.
+        """Check that every blob and every array was filled or skipped.
 
         Args:
             where: Name of the net, for the error.
 
         Raises:
-            ModelError: Something was; names the first of it.
+            ModelError: Some are missing or mismatched; the message names the first one.
         """
         left = (*self.mismatched, *self.missing)
         if left:
@@ -86,43 +86,45 @@ class TransplantReport:
             raise ModelError(
                 f"{what}: {first.detail}{more}",
                 where=where,
-                hint="name what may be left out with skip; without strict, the report tells of every blob",
+                hint="leave out layers and links with skip; without strict, the report lists every blob",
             )
 
     def __str__(self) -> str:
-        cells = [("layer", "blob", "array", "state", "detail")]
-        cells += [(row.layer, row.role, row.path, row.state, row.detail) for row in self.rows]
-        return "\n".join([aligned(cells), ", ".join(f"{len(self._of(state))} {state}" for state in STATES)])
+        cells = [(row.layer, row.role, row.path, row.state, row.detail) for row in self.rows]
+        counts = ", ".join(f"{len(self._of(state))} {state}" for state in STATES)
+        return f"{table_text(('layer', 'blob', 'array', 'state', 'detail'), cells)}\n{counts}"
 
 
 def transplant(
     net: Net, chain: Any, rename: Rename = None, skip: Iterable[str] = (), *, strict: bool = False, by: str = "name"
 ) -> TransplantReport:
-    """Fill a chain that the user wrote with a net's blobs.
+    """Copy a net's blobs into a chain that the user wrote.
 
-    A layer goes to the link of its name: the whole path (``features/conv1``), or its last part where that is
-    unique; characters that Python's names lack may be underscores there. Grouped weights go into grouped
-    links as they are, into others spread to their dense form; weights of convolutions into a Linear and back
-    where the counts allow it; a BatchNorm, and the Scale behind it, into a BatchNormalization. An array that
-    has no size yet gets the blob's. A layer is filled whole or not at all.
+    A layer goes to the link of its name: the whole path (``features/conv1``), or the last part of the path where
+    that is unique. Characters that Python does not allow in names may be underscores in the link's name.
+
+    Weights are changed to fit: a grouped weight becomes a dense one where the link has no groups; the weight
+    of a convolution becomes that of a ``Linear``, and the reverse, where the number of values is the same;
+    a BatchNorm and the Scale after it become one ``BatchNormalization``. An array without a size gets the size of
+    the blob. If one blob of a layer does not fit, none of its blobs is copied.
 
     Args:
         net: The net.
         chain: Any :class:`chainer.Link`.
-        rename: Layer -> path of its link: a mapping (also of patterns with one ``*`` that carries over,
-            ``conv*`` -> ``features.*``), pairs of a regular expression for the whole name and its replacement,
-            or a function.
+        rename: From the name of a layer to the path of its link: a mapping (with exact names, or with patterns
+            that have one ``*``, such as ``conv*`` to ``features.*``); pairs of a regular expression for the whole
+            name and its replacement; or a function.
         skip: Names of layers and paths of links to leave out, or patterns.
-        strict: Raise where a blob does not fit, or where a layer or a parameter is left over.
-        by: ``name``, or ``order``: the layers with blobs and the links with arrays in the order of their
-            definition, as many as possible, each with one that it fits.
+        strict: Raise an error if a blob does not fit, or if a blob has no array or a parameter no blob.
+        by: ``name``, or ``order``. With ``order``, layers with blobs and links with arrays are matched in the order
+            of their definition, as many as possible, each layer to a link that it fits.
 
     Returns:
-        What was done.
+        The report, with one row per blob.
 
     Raises:
-        UsageError: An argument is wrong, or two layers go to one array; nothing is filled then.
-        ModelError: ``strict``, and something was left over; nothing is filled then.
+        UsageError: An argument is not valid, or two layers go to one array. The chain is unchanged then.
+        ModelError: ``strict``, and the report has missing or mismatched rows. The chain is unchanged then.
     """
     links = links_of(chain)
     plan = _Plan(net, links, chosen(skip, [*(layer.name for layer in net.layers), *links], "skip"))
@@ -138,18 +140,18 @@ def transplant(
 
 
 class _Plan:
-    """What is to be done, found out before anything is."""
+    """The copies to make and the rows of the report; the chain changes only when the plan is complete."""
 
     def __init__(self, net: Net, links: Links, skip: set[str]) -> None:
         self.net, self.links, self.skip = net, links, skip
         self.rows: list[Row] = []
         self.fills: list[tuple[Part, np.ndarray]] = []
-        self._meant: dict[str, str] = {}  # path of an array -> layer
+        self._claimed: dict[str, str] = {}  # path of an array -> layer
         self._skipped_paths = set(skip)
-        self._origins: dict[int, str] = {}  # blob that is filled -> layer
+        self._origins: dict[int, str] = {}  # identity of a blob that is copied -> layer
 
     def add(self, pair: Pair) -> None:
-        """Say what becomes of a layer."""
+        """Add the rows and copies of one layer."""
         layer, name = pair.layer, pair.layer.name
         if name in self.skip or (pair.link is not None and pair.path in self.skip):
             self._skipped_paths.add(pair.path if pair.link is not None else name)
@@ -175,7 +177,7 @@ class _Plan:
                 fills.append((part, part.shaped()))
                 rows.append(Row(name, part.role, path, "filled", _how(part, fills[-1][1])))
             except ModelError as error:
-                rows.append(Row(name, part.role, path, "mismatched", str(error.args[0])))
+                rows.append(Row(name, part.role, path, "mismatched", error.text))
         if len(fills) == len(rows):
             self.fills += fills
             self._origins.update((id(part.layer.blobs.blob(part.role).origin), name) for part, _ in fills)
@@ -185,16 +187,16 @@ class _Plan:
         self.rows += rows
 
     def _claim(self, path: str, layer: str) -> None:
-        other = self._meant.setdefault(path, layer)
+        other = self._claimed.setdefault(path, layer)
         if other != layer:
             raise UsageError(f"layers '{other}' and '{layer}' both go to '{path}'", where=self.net.where)
 
     def add_left_over(self) -> None:
-        """Name each parameter that no blob was for."""
+        """Add a row for each parameter without a blob."""
         for path, link in self.links.items():
             for name in sorted(link._params):
                 where = f"{path}/{name}".lstrip("/")
-                if where in self._meant:
+                if where in self._claimed:
                     continue
                 skipped = path in self._skipped_paths
                 self.rows.append(
@@ -203,10 +205,10 @@ class _Plan:
 
 
 def _how(part: Part, values: np.ndarray) -> str:
-    """What is worth telling about a blob that fits."""
-    have = part.layer.blobs.blob(part.role).shape
-    told = [f"{times(have)} as {times(values.shape)}"] if have != values.shape else []
-    own, links = getattr(part.layer, "eps", None), getattr(part.link, "eps", None)
+    """How a blob was changed to fit, and whether the link computes with another ``eps``."""
+    stored = part.layer.blobs.blob(part.role).shape
+    notes = [f"{times(stored)} as {times(values.shape)}"] if stored != values.shape else []
+    own, links = part.layer.attributes().get("eps"), getattr(part.link, "eps", None)
     if part.array == "avg_var" and own != links:
-        told.append(f"the link's eps is {links:g}, the layer's {own:g}")
-    return "; ".join(told)
+        notes.append(f"the link's eps is {links:g}, the layer's {own:g}")
+    return "; ".join(notes)

@@ -30,13 +30,12 @@ def convert(
     """Write weights as .npz, .safetensors, .caffemodel, .caffemodel.h5 or Chainer's .npz."""
     import bridge
 
-    wanted = {"half": half or None, "dialect": to_dialect}
     if to_dialect is None and format_of(output, format_).name == "caffemodel":
-        wanted["dialect"] = given["dialect"]
+        to_dialect = given["dialect"]
     net = options.load(files, given)
     if not net.reader:
         raise UsageError("holds no weights", where=net.where, hint="give the file of weights as well")
-    bridge.save(net, output, format_, **{name: value for name, value in wanted.items() if value is not None})
+    bridge.save(net, output, format_, half=half or None, dialect=to_dialect)
     for remark in net.notes:
         options.note(remark)
     blobs = sum(len(layer.blobs) for layer in net.layers)

@@ -7,7 +7,7 @@ import time
 
 import click
 
-from bridge.cli import options
+from bridge.show.table import print_table
 
 
 @click.command()
@@ -19,5 +19,6 @@ def demo() -> None:
     start = time.perf_counter()
     with Progress(hidden=not sys.stderr.isatty()) as progress:
         found = way.run(lambda text: click.echo(f"{text} ...", err=True), progress.step or (lambda record: None))
-    options.table("weight bridge, the whole way", ["what", "found"], [list(row) for row in found])
+    print_table("weight bridge, the whole way", ("what", "found"), found, prose=True)
+    click.echo()
     click.echo(f"done in {time.perf_counter() - start:.0f} s")

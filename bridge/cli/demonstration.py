@@ -1,4 +1,4 @@
-"""The whole way on a small trained model: read, prove, export, compare, fine-tune.
+"""The demo: read, verify, export, compare and fine-tune a small trained model.
 
 The model is an AlexNet in miniature that the real Caffe trained on Fashion-MNIST.
 """
@@ -8,29 +8,32 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import bridge
 from bridge.errors import DifferenceError, MissingExtraError, MissingFileError
 
+if TYPE_CHECKING:
+    from bridge.finetuning import Run
+
 EPOCHS = 5
 FILES = ("deploy.prototxt", "fashion_alexnet.caffemodel", "io.npz", "fashion_mini.npz")
 
 
 def model_folder() -> Path:
-    """Where the demo's model lies: in the wheel, or in the fixtures of a clone.
+    """The folder of the demo's model: in the wheel, or in the fixtures of a clone.
 
     Raises:
-        MissingFileError: Neither is there.
+        MissingFileError: There is neither.
     """
     here = Path(__file__).resolve().parents[1]
     for folder in (here / "demo_data", here.parent / "fixtures" / "fashion"):
         if all((folder / name).exists() for name in FILES):
             return folder
     raise MissingFileError(
-        "the demo's model is not there", where=str(here / "demo_data"), hint="install the wheel or clone the repository"
+        "the demo's model is missing", where=str(here / "demo_data"), hint="install the wheel or clone the repository"
     )
 
 
@@ -51,20 +54,23 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _interpolation(small: int, large: int) -> np.ndarray:
-    """The matrix that interpolates ``small`` values linearly to ``large``, ends on ends."""
+    """The matrix (large, small) that interpolates linearly; first and last values stay."""
     places = np.linspace(0, small - 1, large)
     return np.stack([np.interp(places, np.arange(small), unit) for unit in np.eye(small)], axis=1)
 
 
 def run(say: Callable[[str], None], on_step: Callable[[dict[str, Any]], None]) -> list[tuple[str, str]]:
-    """Go the whole way; returns what was found, a line each.
+    """Run the demo.
 
     Args:
-        say: Told each step as it begins.
-        on_step: Told of each training step.
+        say: Called with the name of each part as it begins.
+        on_step: Called after each training step with its record.
+
+    Returns:
+        What was checked and what was found, a pair per line.
 
     Raises:
-        BridgeError: A step failed; nothing is glossed over.
+        BridgeError: A part failed.
     """
     folder = model_folder()
     files = [str(folder / name) for name in FILES[:2]]
@@ -107,14 +113,17 @@ def _exported(files: list[str], folder: Path, temporary: Path) -> list[tuple[str
 def _tuned(files: list[str], temporary: Path, on_step: Callable[[dict[str, Any]], None]) -> list[tuple[str, str]]:
     tuned = _train(files, temporary / "tuned", ("conv*",), on_step)
     scratch = _train(files[:1], temporary / "scratch", (), on_step)
-    steps = tuned.loop.state.iteration
+    steps, held_out = tuned.outcome.iterations, len(tuned.validation or ())
     return [
-        (f"digits, fine-tuned, {steps} steps", f"{_accuracy(tuned):.1%} of {len(tuned.validation)} held-out digits"),
+        (
+            f"digits, fine-tuned, {steps} steps",
+            f"{_accuracy(tuned):.1%} of {held_out} held-out digits",
+        ),
         (f"digits, from scratch, {steps} steps", f"{_accuracy(scratch):.1%} of the same"),
     ]
 
 
-def _train(files: list[str], output: Path, freeze: tuple[str, ...], on_step: Callable[[dict[str, Any]], None]) -> Any:
+def _train(files: list[str], output: Path, freeze: tuple[str, ...], on_step: Callable[[dict[str, Any]], None]) -> Run:
     from bridge.finetuning import Config, Recipe, finetune
 
     recipe = Recipe(base_lr=0.01, momentum=0.9, weight_decay=0.0005)
@@ -132,5 +141,5 @@ def _train(files: list[str], output: Path, freeze: tuple[str, ...], on_step: Cal
     return finetune(config, on_step)
 
 
-def _accuracy(run: Any) -> float:
-    return float(run.loop.evaluate(run.loop.validation).accuracy)
+def _accuracy(run: Run) -> float:
+    return run.evaluation.accuracy or 0.0 if run.evaluation is not None else 0.0

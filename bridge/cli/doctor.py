@@ -11,6 +11,7 @@ import click
 
 from bridge import __version__
 from bridge.cli import options
+from bridge.show.table import print_styled, print_table, table_rows, terminal_width
 
 _PACKAGES = (
     "numpy", "protobuf", "onnx", "onnxruntime", "chainer", "cupy", "cupy-cuda12x", "h5py",
@@ -27,7 +28,9 @@ def doctor(as_json: bool) -> None:
         options.write_json(data, "-")
         return
     click.echo(f"weight-bridge {__version__}, Python {data['python']}, {data['platform']}")
-    options.table("packages", ["package", "version"], [[k, v or "not installed"] for k, v in data["packages"].items()])
+    packages = [(name, version or "not installed") for name, version in data["packages"].items()]
+    print_table("packages", ("package", "version"), packages)
+    click.echo()
     for title in ("readers", "engines", "devices"):
         _list(title, data[title])
     click.echo("patches to Chainer, made as its modules are imported\n")
@@ -39,9 +42,11 @@ def doctor(as_json: bool) -> None:
 def _list(title: str, items: list[dict[str, str]]) -> None:
     """What there is, a line each; below what does not work, why not and how to get it."""
     click.echo(f"{title}\n")
-    width = max(len(item["name"]) for item in items)
-    for item in items:
-        click.echo(f"  {item['name']:{width}}  {'no   ' if item['problem'] else 'works'}  {item['summary']}")
+    cells = [(item["name"], "no" if item["problem"] else "works", item["summary"]) for item in items]
+    heading, *rows = table_rows(("name", "state", "what"), cells, width=terminal_width(), prose=True, indent="  ")
+    print_styled(heading, "bold")
+    for item, row in zip(items, rows, strict=True):
+        click.echo(row)
         _say(item["problem"])
         _say(item["hint"])
     click.echo()
@@ -50,7 +55,8 @@ def _list(title: str, items: list[dict[str, str]]) -> None:
 def _say(remark: str) -> None:
     """A remark below a line; what is to be copied from it stays in one piece."""
     indent = " " * 6
-    for line in textwrap.wrap(remark, 74, break_long_words=False, break_on_hyphens=False):
+    width = min(terminal_width() or 80, 80) - len(indent)
+    for line in textwrap.wrap(remark, width, break_long_words=False, break_on_hyphens=False):
         click.echo(indent + line)
 
 

@@ -25,7 +25,7 @@ from bridge.cli import options
     type=click.Choice(["file", "source"]),
     help="Weights in a file beside the model; or, =source, left where they lie in the caffemodel.",
 )
-@click.option("--fp16", "half", is_flag=True, help="Compute in float16; inputs and outputs stay float32.")
+@click.option("--fp16", "--half", "half", is_flag=True, help="Compute in float16; inputs and outputs stay float32.")
 @click.option("--mean", default=None, help="Take this mean off first: b,g,r or one number, or a .binaryproto or .npy.")
 @click.option("--scale", default=1.0, help="Multiply by this after the mean.")
 @click.option("--bgr", is_flag=True, help="Feed RGB; the model turns it to Caffe's BGR first.")

@@ -8,18 +8,16 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bridge.cli.rounding import follow_caffe
+import click
 
-follow_caffe(sys.argv)  # before anything imports NumPy
+from bridge.cli import options, printable
+from bridge.cli.progress import Progress
+from bridge.errors import BridgeError, FormatError, UsageError
 
-import click  # noqa: E402
-
-from bridge.caffe_files import prototxt  # noqa: E402
-from bridge.cli import options, printable  # noqa: E402
-from bridge.cli.progress import Progress  # noqa: E402
-from bridge.errors import BridgeError, FormatError, UsageError  # noqa: E402
+if TYPE_CHECKING:
+    from bridge.finetuning import Config, Recipe
 
 _USUAL = {
     "SGD": (0.01, 0.9), "Nesterov": (0.01, 0.9), "AdaGrad": (0.01, 0.0), "RMSProp": (0.001, 0.0),
@@ -35,20 +33,31 @@ _USUAL = {
 @options.reading
 @click.option("--data", required=True, help="A folder per class, .npz with x and y, list of files, or module:function.")
 @click.option("-o", "--output", required=True, type=click.Path(), help="Folder of the run.")
-@click.option("--validation", default="", help="Validation data; else a share of --data.")
+@click.option("--validation", default="", help="Validation data.  [default: a share of --data]")
 @click.option(
-    "--validation-share", default=0.1, show_default=True, type=click.FloatRange(0, 0.9), help="Of each class, held out."
+    "--validation-share",
+    default=0.1,
+    show_default=True,
+    type=click.FloatRange(0, 0.9),
+    help="Share of each class to hold out.",
 )
-@click.option("--class-names", type=click.Path(), help="A file with a class's name per line, where the data have none.")
-@click.option("--root", default="", type=click.Path(), help="Folder that the paths of a list are in; else its own.")
+@click.option(
+    "--class-names", type=click.Path(), help="A file with the name of a class per line, where the data have none."
+)
+@click.option(
+    "--root",
+    default="",
+    type=click.Path(),
+    help="Folder that the paths of a list start from.  [default: the list's own]",
+)
 @click.option("--head", "heads", multiple=True, metavar="LAYER=[NAME:]10", help="New outputs for a layer; repeatable.")
-@click.option("--freeze", multiple=True, metavar="PATTERN", help="Layers that stay as they are, such as 'conv*'.")
+@click.option("--freeze", multiple=True, metavar="PATTERN", help="Layers to freeze, such as 'conv*'; repeatable.")
 @click.option(
     "--unfreeze-at",
     default=-1,
     type=click.IntRange(-1),
     metavar="EPOCH",
-    help="After how many epochs frozen layers start to learn; -1 is never.",
+    help="Epoch, counted from 0, from which frozen layers are trained too; -1 is never.",
 )
 @click.option("--solver", type=click.Path(), help="A Caffe solver.prototxt as the recipe.")
 @click.option("--epochs", type=click.IntRange(1), help="[default: the solver's max_iter, or 10]")
@@ -57,48 +66,65 @@ _USUAL = {
 @click.option("--optimizer", help="One of Caffe's (SGD, Nesterov, ...) or Chainer's (AdamW, ...).")
 @click.option("--lr", type=float, help="Learning rate at the start.  [default: 0.01; 0.001 for Adam and its kin]")
 @click.option("--lr-policy", help="fixed, step, exp, inv, multistep, poly, sigmoid or cosine.")
-@click.option("--lr-mult", "lr_mults", multiple=True, metavar="PATTERN=FACTOR", help="A factor on some layers' rate.")
-@click.option("--gamma", type=float, help="For the policy.")
-@click.option("--power", type=float, help="For the policy.")
-@click.option("--stepsize", type=int, help="For the policy, in iterations.")
-@click.option("--stepvalue", multiple=True, type=int, help="For multistep; may be repeated.")
-@click.option("--warmup", default=0, type=click.IntRange(0), help="Iterations over which the rate rises.")
+@click.option(
+    "--lr-mult",
+    "lr_mults",
+    multiple=True,
+    metavar="PATTERN=FACTOR",
+    help="Factor on some layers' rate; repeatable.",
+)
+@click.option("--gamma", type=float, help="gamma of the learning-rate policy.")
+@click.option("--power", type=float, help="power of the learning-rate policy.")
+@click.option("--stepsize", type=int, help="stepsize of the learning-rate policy, in iterations.")
+@click.option("--stepvalue", multiple=True, type=int, help="Iteration at which multistep lowers the rate; repeatable.")
+@click.option("--warmup", default=0, type=click.IntRange(0), help="Iterations over which the rate rises to its start.")
 @click.option("--momentum", type=float, help="[default: 0.9, where the optimizer has one]")
 @click.option("--weight-decay", type=float, help="[default: 0.0005]")
 @click.option("--clip-gradients", type=float, help="Largest norm of all gradients together.")
 @click.option("--label-smoothing", default=0.0, type=click.FloatRange(0, 0.99))
 @click.option("--patience", default=0, type=click.IntRange(0), help="Epochs without improvement after which to stop.")
-@click.option("--use-best", is_flag=True, help="Take the epoch with the lowest validation loss.")
-@click.option("--scale", type=float, help="Factor on images, after the mean.")
+@click.option("--use-best", is_flag=True, help="The model is that of the epoch with the lowest validation loss.")
+@click.option("--scale", type=float, help="Factor on images, after the mean is subtracted.")
 @click.option("--mean", help="Mean: one number, one per channel (b,g,r), or a .binaryproto.")
 @click.option("--resize", metavar="H,W", help="Size that pictures are brought to.")
 @click.option("--crop", metavar="H,W", help="Size cut out of them.")
 @click.option("--mirror/--no-mirror", default=None, help="Flip training images at random.")
-@click.option("--swap-channels", is_flag=True, help="Turn channels round first, for arrays that are RGB.")
+@click.option("--swap-channels", is_flag=True, help="Reverse the order of channels first, for arrays that are RGB.")
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(0), help="Processes that decode pictures.")
 @click.option("--max-bad", default=0, show_default=True, type=click.IntRange(0), help="Unreadable pictures to skip.")
 @click.option("--cache/--no-cache", default=True, show_default=True, help="Compute the frozen trunk once per image.")
 @click.option("--cache-memory", default="1G", show_default=True, help="Features to keep in memory; more go to files.")
 @click.option("--cache-dir", default="", type=click.Path(), help="Keep the features there, for later runs.")
 @click.option(
-    "--augment-cache", default=0, type=click.IntRange(0), metavar="K", help="Draws of augmented images to cache."
+    "--augment-cache", default=0, type=click.IntRange(0), metavar="K", help="Augmented versions of each image to cache."
 )
 @click.option(
     "--trunk-engine",
     type=click.Choice(["auto", "chainer", "onnxruntime"]),
     default="auto",
     show_default=True,
-    help="What computes frozen layers; auto is the faster one.",
+    help="What computes frozen layers; auto is ONNX Runtime where it gives Chainer's features within 1e-5.",
+)
+@click.option(
+    "--threads",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 64),
+    help="Threads of a matrix product; more round otherwise.",
 )
 @click.option("--snapshot-every", default=0, type=click.IntRange(0), help="Iterations between snapshots.")
 @click.option("--device", default=None, help="-1 is the CPU; 0 or @cupy:0 a GPU.  [default: -1]")
 @click.option("--half", is_flag=True, help="Store parameters and blobs as float16 (on a GPU).")
 @click.option("--communicator", default="", help="ChainerMN's, under mpiexec: naive, pure_nccl, ...")
-@click.option("--seed", type=click.IntRange(0), help="For order, augmentation, dropout and fillers.")
-@click.option("--resume", is_flag=True, help="Go on with the run in the folder.")
+@click.option("--seed", type=click.IntRange(0), help="Seed of order, augmentation, dropout and fillers.")
+@click.option("--resume", is_flag=True, help="Continue the run that is in the folder.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar, no remarks.")
 def finetune(files: tuple[str, ...], **given: Any) -> None:
     """Fine-tune a net on new data; writes model.onnx, model.caffemodel, model.npz, log and report."""
+    from bridge.finetuning import blas
+
+    if given["solver"] and blas.holds_batches(given["data"]):  # a replay of a Caffe run
+        blas.exact_arithmetic()  # before NumPy is imported
     from bridge.finetuning.run import finetune as run_finetune
 
     with _all_or_none(given["communicator"]) as first:
@@ -106,17 +132,19 @@ def finetune(files: tuple[str, ...], **given: Any) -> None:
         quiet = given["quiet"] or not first
         with Progress(quiet or not sys.stderr.isatty(), quiet) as progress:
             run = run_finetune(config, progress.step, progress.note)
-    if not first:
-        return
-    state, judged = run.loop.state, run.judged
-    click.echo(f"{config.output}: {state.iteration} iterations" + (f", {judged}" if judged is not None else ""))
+    if first:
+        found = f", {run.evaluation}" if run.evaluation is not None else ""
+        click.echo(f"{config.output}: {run.outcome.iterations} iterations{found}")
 
 
 @contextlib.contextmanager
 def _all_or_none(communicator: str) -> Iterator[bool]:
-    """End all processes when one fails, lest the others wait for it for ever; gives whether this is rank 0.
+    """End all processes when one fails, because the others would wait for it for ever.
 
-    The others are given a moment first: what all of them meet is then said once.
+    Ranks other than 0 wait for a moment before they say their error: rank 0 usually has the same and says it once.
+
+    Yields:
+        Whether this is rank 0.
     """
     if not communicator:
         yield True
@@ -136,10 +164,10 @@ def _all_or_none(communicator: str) -> Iterator[bool]:
         sys.stderr.flush()
         status = 130 if isinstance(error, KeyboardInterrupt) else 2
         ranks.Abort(status)
-        os._exit(status)  # where the abortion comes later, the error would be said a second time
+        os._exit(status)  # MPI may take a moment to end this process, and the error would be said twice
 
 
-def _config(files: tuple[str, ...], given: dict[str, Any]) -> Any:
+def _config(files: tuple[str, ...], given: dict[str, Any]) -> Config:
     from bridge.finetuning.config import Config
 
     phase = given["phase"]
@@ -151,7 +179,7 @@ def _config(files: tuple[str, ...], given: dict[str, Any]) -> Any:
     same = (
         "data", "output", "validation", "validation_share", "root", "heads", "freeze", "unfreeze_at", "batch_size",
         "communicator", "scale", "mean", "mirror", "workers", "max_bad", "cache", "cache_dir", "augment_cache",
-        "trunk_engine", "snapshot_every", "patience", "use_best", "half", "resume",
+        "trunk_engine", "threads", "snapshot_every", "patience", "use_best", "half", "resume",
     )  # fmt: skip
     return Config(
         files=files,
@@ -170,7 +198,8 @@ def _config(files: tuple[str, ...], given: dict[str, Any]) -> Any:
 
 
 def _with_own_net(files: tuple[str, ...], solver: str) -> tuple[str, ...]:
-    """The files, with the solver's net where they have no prototxt; only one beside the solver, or below, is taken."""
+    """The files, with the solver's net where they have no prototxt; it must be in the solver's folder or below."""
+    from bridge.caffe_files import prototxt
     from bridge.files.readers import split_files
     from bridge.finetuning.recipe import net_of
 
@@ -203,10 +232,11 @@ def _device(given: dict[str, Any]) -> str:
     return device
 
 
-def _recipe(given: dict[str, Any]) -> Any:
+def _recipe(given: dict[str, Any]) -> Recipe:
     """The solver.prototxt's recipe, or the usual one; flags that were given count more."""
     import dataclasses
 
+    from bridge.caffe_files import prototxt
     from bridge.finetuning.recipe import Recipe, read_solver
 
     if given["solver"]:

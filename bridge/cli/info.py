@@ -9,6 +9,7 @@ import click
 from bridge.cli import options, printable
 from bridge.schema import Net, times
 from bridge.schema.net import distinct, layer_rows
+from bridge.show.table import print_table
 
 
 @click.command()
@@ -76,7 +77,8 @@ def _show(net: Net) -> None:
         click.echo(f"net     {printable(net.name)}")
     click.echo()
     columns, *rows = layer_rows(net.layers)
-    options.table("", columns, rows)
+    print_table("", columns, rows)
+    click.echo()
     for name, shape in data["inputs"].items():
         click.echo(f"input   {printable(name)}  {times(shape) if shape is not None else 'of unknown shape'}")
     for name in data["outputs"]:

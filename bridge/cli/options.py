@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-import numpy as np
 
 from bridge.cli import printable
 from bridge.errors import UsageError
-from bridge.schema import Net
+
+if TYPE_CHECKING:
+    import numpy as np  # not imported to run: bridge finetune chooses NumPy's kernels before it is
+
+    from bridge.schema import Net
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -80,7 +81,6 @@ def reading_arguments(options: dict[str, Any]) -> dict[str, Any]:
         from bridge.layers.plugins import load_plugin
 
         load_plugin(plugin)
-    given["python"] = given.pop("pycaffe_python")
     return {name: value for name, value in given.items() if value not in (None, ())}
 
 
@@ -118,6 +118,8 @@ def mean(text: str | None) -> np.ndarray:
     Returns:
         float32 (values,), or (C, H, W) from a file; empty for none.
     """
+    import numpy as np
+
     if text is None:
         return np.zeros(0, np.float32)
     try:
@@ -127,6 +129,8 @@ def mean(text: str | None) -> np.ndarray:
 
 
 def _mean_image(path: str) -> np.ndarray:
+    import numpy as np
+
     from bridge.files.readers import read_mean
     from bridge.verification.arrays import read_array
 
@@ -152,21 +156,3 @@ def write_json(data: Any, target: str) -> None:
 
     with atomic(target) as file:
         file.write(text.encode(errors="backslashreplace") + b"\n")  # half a character: JSON has it as an escape
-
-
-def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """A table on stdout, each row one line; on a terminal, the first column folds to what room there is."""
-    lines = [columns, *([printable(cell) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    if sys.stdout.isatty():
-        room = shutil.get_terminal_size().columns - sum(widths[1:]) - 2 * len(widths[1:])
-        widths[0] = min(widths[0], max(room, 10))
-    if title:
-        click.echo(f"{title}\n")
-    for first, *rest in lines:
-        parts = [first[at : at + widths[0]] for at in range(0, len(first), widths[0])] or [""]
-        cells = [f"{cell:{width}}" for cell, width in zip([parts[0], *rest], widths, strict=True)]
-        click.echo("  ".join(cells).rstrip())
-        for part in parts[1:]:
-            click.echo(part)
-    click.echo()

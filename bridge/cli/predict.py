@@ -15,7 +15,7 @@ from bridge.cli import printable
 @click.option("-k", "--top", default=5, show_default=True, type=click.IntRange(1), help="How many classes to print.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable, to stdout.")
 def predict(run_dir: str, images: tuple[str, ...], top: int, as_json: bool) -> None:
-    """Print the most likely classes of each IMAGE, or a regression's numbers, by the model of a finetune run."""
+    """Print the most likely classes of each IMAGE, or a regression's numbers, with the model of a finetune run."""
     from bridge.cli.options import write_json
     from bridge.finetuning.predict import classify
 

@@ -9,15 +9,15 @@ from typing import Any
 from bridge.cli import options, printable
 
 _SPAN = 0.2
-"""Seconds between two looks of the bar."""
+"""Seconds between two updates of the bar."""
 
 
 class Progress:
-    """A bar with loss, accuracy, images per second and the time that is left; nothing where it is hidden.
+    """A bar with loss, accuracy, images per second and the remaining time.
 
     Args:
-        hidden: Whether to show none, as where stderr is no terminal.
-        quiet: Whether to leave remarks out as well.
+        hidden: Whether to show no bar, for example because stderr is not a terminal.
+        quiet: Whether to show no remarks either.
     """
 
     def __init__(self, hidden: bool, quiet: bool = False) -> None:
@@ -40,7 +40,7 @@ class Progress:
             self._live.stop()
 
     def note(self, text: str) -> None:
-        """A remark; above the bar where there is one."""
+        """Print a remark; above the bar if there is one."""
         if self._quiet:
             return
         if self._live is None:
@@ -49,18 +49,18 @@ class Progress:
             self._live.console.print(f"note: {printable(text)}", markup=False, highlight=False)
 
     def _step(self, record: dict[str, Any]) -> None:
-        """Move the bar by a step."""
+        """Advance the bar by a step."""
         if self._live is None or record["iteration"] == 0:
             self._start(record)
         self._images += record["images"]
         if "validation_loss" in record:
-            self._held = f"held out {_said(record, 'validation_')}"
+            self._held = f"held out {_summary(record, 'validation_')}"
         now, done = time.perf_counter(), record["iteration"] + 1
         if now - self._shown < _SPAN and done < record["iterations"] and "validation_loss" not in record:
             return
         rate = self._images / max(now - self._shown, 1e-9)
         self._shown, self._images = now, 0
-        parts = [f"epoch {record['epoch'] + 1}", _said(record), self._held]
+        parts = [f"epoch {record['epoch'] + 1}", _summary(record), self._held]
         self._bar.update(self._bar.task_ids[0], completed=done, description=f"left  {rate:,.0f} images/s")
         self._text.plain = "  ".join(filter(None, parts))
 
@@ -81,6 +81,6 @@ class Progress:
         self._shown, self._images = time.perf_counter() - record["seconds"], 0
 
 
-def _said(record: dict[str, Any], split: str = "") -> str:
+def _summary(record: dict[str, Any], split: str = "") -> str:
     accuracy = record.get(f"{split}accuracy")
     return f"loss {record[f'{split}loss']:.4f}" + (f"  {accuracy:.1%} right" if accuracy is not None else "")

@@ -10,6 +10,7 @@ import click
 
 from bridge.cli import options, printable
 from bridge.errors import UsageError
+from bridge.show.table import print_styled, terminal_width
 
 
 def _list_checks(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -63,7 +64,7 @@ def _repeated(args: list[str], option: str) -> list[str]:
 @click.option("--atol", metavar="T[,BLOB:T]", help="Absolute tolerance of outputs.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="For random inputs.")
 @click.option("--isolate", is_flag=True, help="Judge each layer alone, on the other side's inputs.")
-@click.option("--range", "value_range", metavar="LO,HI", help="Range of random inputs.")
+@click.option("--range", "--value-range", "value_range", metavar="LO,HI", help="Range of random inputs.")
 @click.option(
     "--input",
     "inputs",
@@ -101,7 +102,10 @@ def verify(ctx: click.Context, /, json_file: str | None, html_file: str | None, 
     report = run(*files, **arguments, **reading, progress=_progress)
     _progress("")
     if json_file != "-":
-        click.echo("\n".join(map(printable, str(report).split("\n"))))
+        *lines, last = report.text(terminal_width() or 80).split("\n")
+        for line in lines:
+            click.echo(printable(line))
+        print_styled(printable(last), "bold green" if report.passed else "bold red")
     if html_file is not None:
         report.write_html(html_file)
     if json_file is not None:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from bridge.caffe_files.inference import inference_net
 from bridge.errors import MissingExtraError, UsageError
 from bridge.schema import Net
 
@@ -23,10 +24,9 @@ Tops = tuple["np.ndarray | None", ...]
 
 
 class Engine(Protocol):
-    """The contract of an engine, made as ``Engine(net, **options)``.
+    """The contract of an engine, made as ``Engine(net, **options)`` for a :class:`~bridge.schema.ServedNet`.
 
-    It runs what :func:`bridge.caffe_files.inference.inference_net` makes of the net; inputs that only training
-    needs may be given. Arrays are float32; inputs and outputs go by blob names.
+    Inputs that only training needs may be given. Arrays are float32; inputs and outputs go by blob names.
     """
 
     def outputs(self, inputs: Arrays) -> dict[str, np.ndarray]:
@@ -108,7 +108,7 @@ def find(name: str) -> Entry:
 
 
 def make(name: str, net: Net, **options: Any) -> Engine:
-    """An engine for a net.
+    """An engine for a net, or for what is served of it.
 
     Raises:
         UsageError: There is no engine of that name.
@@ -118,5 +118,5 @@ def make(name: str, net: Net, **options: Any) -> Engine:
     problem = missing(name)
     if problem is not None:
         raise problem
-    engine: Engine = importlib.import_module(find(name).module).Engine(net, **options)
+    engine: Engine = importlib.import_module(find(name).module).Engine(inference_net(net), **options)
     return engine

@@ -6,18 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from bridge.caffe_files.inference import inference_net
 from bridge.chain.build import NetChain, build_chain
 from bridge.chain.functions import chainer
 from bridge.engines import Arrays, Tops
-from bridge.schema import Net
+from bridge.schema import ServedNet
 
 
 class Engine:
     """See :class:`bridge.engines.Engine`."""
 
-    def __init__(self, net: Net) -> None:
-        self._chain: NetChain = build_chain(inference_net(net))
+    def __init__(self, net: ServedNet) -> None:
+        self._chain: NetChain = build_chain(net)
 
     def outputs(self, inputs: Arrays) -> dict[str, np.ndarray]:
         with _test_mode():

@@ -7,6 +7,7 @@ import io
 
 from bridge.caffe_files import prototxt
 from bridge.engines import Arrays
+from bridge.layers.input import Input
 from bridge.schema import Net
 from bridge.schema.message import Message
 
@@ -17,13 +18,12 @@ def definition_of(net: Net, inputs: Arrays) -> str:
     The rules by which its layers were chosen are left out: nobody is to choose once more.
     """
     message = net.to_message()
-    declared = {top for layer in net.layers if hasattr(layer, "input_shapes") for top in layer.tops}
+    declared = {top for layer in net.layers if layer.is_input for top in layer.tops}
     layers = [layer.copy() for layer in message.messages("layer")]
     message.set("layer")
     for name in net.inputs:
         if name in inputs and name not in declared:
-            shape = Message(shape=Message(dim=list(map(int, inputs[name].shape))))
-            message.add("layer", Message(name=f"input {name}", type="Input", top=name, input_param=shape))
+            message.add("layer", Input.of(f"input {name}", name, inputs[name].shape))
     for layer in layers:
         for rule in ("include", "exclude", "phase"):
             layer.set(rule)

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bridge.caffe_files.inference import inference_net
 from bridge.engines import Arrays, Tops
 from bridge.errors import ModelError, UnsupportedLayerError
 from bridge.onnx_export import to_onnx_file
 from bridge.onnx_export.file import OnnxFile
 from bridge.onnx_export.graph import Graph
-from bridge.schema import Net
+from bridge.schema import ServedNet
 
 _NAMES = (
     "EPFail", "EngineError", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "ModelLoadCanceled",
@@ -26,8 +25,8 @@ _LACKS = ("NOT_IMPLEMENTED", "Current official support for domain", "Unsupported
 class Engine:
     """See :class:`bridge.engines.Engine`."""
 
-    def __init__(self, net: Net, *, opset: int | None = None, threads: int = 0) -> None:
-        self._net, self._opset, self._threads = inference_net(net), opset, threads
+    def __init__(self, net: ServedNet, *, opset: int | None = None, threads: int = 0) -> None:
+        self._net, self._opset, self._threads = net, opset, threads
 
     def outputs(self, inputs: Arrays) -> dict[str, np.ndarray]:
         values, graph = self._run(inputs, every_top=False)

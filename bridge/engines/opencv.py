@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from bridge.caffe_files.inference import inference_net
 from bridge.engines import Arrays, Tops
 from bridge.engines.files import definition_of, weights_of
 from bridge.errors import MissingExtraError, UnsupportedLayerError
-from bridge.schema import Net, Shape, count
+from bridge.schema import ServedNet, Shape, count
 
 HINT = "pip install 'opencv-python-headless<5'"
 
@@ -23,8 +22,8 @@ HINT = "pip install 'opencv-python-headless<5'"
 class Engine:
     """See :class:`bridge.engines.Engine`."""
 
-    def __init__(self, net: Net) -> None:
-        self._net = inference_net(net)
+    def __init__(self, net: ServedNet) -> None:
+        self._net = net
 
     def outputs(self, inputs: Arrays) -> dict[str, np.ndarray]:
         last: dict[str, np.ndarray] = {}
@@ -45,9 +44,7 @@ class Engine:
         except cv2.error as error:
             raise refusal(error, self._net) from None
         return [
-            tuple(map(inputs.get, layer.tops))
-            if hasattr(layer, "input_shapes")
-            else _tops(found.get(layer.name), wanted)
+            tuple(map(inputs.get, layer.tops)) if layer.is_input else _tops(found.get(layer.name), wanted)
             for layer, wanted in zip(self._net.layers, shapes, strict=True)
         ]
 
@@ -77,7 +74,7 @@ def feed(loaded: Any, inputs: Arrays) -> None:
         loaded.setInput(np.ascontiguousarray(array, np.float32), name)
 
 
-def refusal(error: Exception, net: Net) -> UnsupportedLayerError:
+def refusal(error: Exception, net: ServedNet) -> UnsupportedLayerError:
     """The error for what OpenCV raised."""
     text = " ".join(str(getattr(error, "err", "") or error).split())
     return UnsupportedLayerError(f"OpenCV refuses the net: {text[:300]}", where=net.where)

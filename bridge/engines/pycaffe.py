@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from bridge.caffe_files.inference import inference_net
 from bridge.engines import Arrays, Tops
 from bridge.engines.files import definition_of, weights_of
 from bridge.errors import MissingExtraError
-from bridge.schema import Net
+from bridge.schema import ServedNet
 
 
 def missing() -> MissingExtraError | None:
@@ -29,8 +28,8 @@ class Engine:
         timeout: Seconds that one request may take.
     """
 
-    def __init__(self, net: Net, *, python: str | None = None, timeout: float | None = None) -> None:
-        self._net = inference_net(net)
+    def __init__(self, net: ServedNet, *, python: str | None = None, timeout: float | None = None) -> None:
+        self._net = net
         self._options = {name: value for name, value in (("python", python), ("timeout", timeout)) if value}
 
     def outputs(self, inputs: Arrays) -> dict[str, np.ndarray]:

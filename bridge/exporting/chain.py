@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from bridge.chain.functions import chainer
+from bridge.chain.functions.convolution import Convolution, Deconvolution
 from bridge.errors import DifferenceError, MissingExtraError, ModelError, UnsupportedLayerError
 from bridge.layers.pooled_axis import LOWEST, PooledAxis
+from bridge.onnx_export.operators import Op
 from bridge.schema import count, times
 
 _OLDEST, _NATIVE, _DEFAULT = 7, 11, 17
@@ -55,7 +57,7 @@ def export_chain(
     from bridge.files.atomic import atomic
     from bridge.onnx_export.foreign import finished
 
-    inputs = _named(args, input_names, "Input")
+    inputs = _named(args, input_names, "Input_")
     outputs = _outputs(chain, args, output_names)  # also gives parameters of open size theirs
     model = finished(_exported(chain, args, list(inputs), list(outputs), min(opset, _NATIVE)), opset, _OLDEST)
     data = model.SerializeToString()
@@ -72,9 +74,9 @@ def _named(values: Any, names: Sequence[str] | None, prefix: str) -> dict[str, n
         values, names = list(values.values()), names or list(values)
     elif not isinstance(values, (list, tuple)):
         values = [values]
-    names = names or [f"{prefix}_{index}" for index in range(len(values))]
+    names = names or [f"{prefix}{index}" for index in range(len(values))]
     if len(names) != len(values):
-        raise ModelError(f"{len(names)} names for {len(values)} {prefix.lower()}s: {', '.join(names)}")
+        raise ModelError(f"{len(names)} names for {len(values)} {prefix.lower().strip('_')}s: {', '.join(names)}")
     to_cpu = chainer.backends.cuda.to_cpu
     return {name: np.asarray(to_cpu(chainer.as_array(value))) for name, value in zip(names, values, strict=True)}
 
@@ -85,7 +87,7 @@ def _outputs(chain: Any, args: Any, names: Sequence[str] | None) -> dict[str, np
             made = chain(**args)
         else:
             made = chain(*args) if isinstance(args, (list, tuple)) else chain(args)
-    return _named(made, names, "Output")
+    return _named(made, names, "Output_")
 
 
 def _exported(chain: Any, args: Any, inputs: list[str], outputs: list[str], opset: int) -> Any:
@@ -289,7 +291,7 @@ def _prelu(function: Any, g: _Nodes) -> None:
     """Chainer's slope has the axes behind the batch, ONNX broadcasts from the last one."""
     x, slope = function.inputs
     shape = (*slope.shape, *[1] * (len(x.shape) - 1 - len(slope.shape)))
-    aligned = g.op("Reshape", [g.inputs[1], g.const(shape, "shape")])
+    aligned = g.op(Op.Reshape, [g.inputs[1], g.const(shape, "shape")])
     g.op("PRelu", [g.inputs[0], aligned], g.outputs)
 
 
@@ -318,8 +320,8 @@ _CONVERTERS: dict[str, Callable[[Any, _Nodes], None]] = {
     "PReLUFunction": _prelu,
     "ResizeImages": _resize,
     # our own
-    "Convolution": _convolution,
-    "Deconvolution": _deconvolution,
+    Convolution.__name__: _convolution,
+    Deconvolution.__name__: _deconvolution,
     "MaxPooling": _caffes("MaxPool", LOWEST),
     "WindowSum": _caffes("AveragePool", 0),
 }

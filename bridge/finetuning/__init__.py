@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bridge.lazy import lazy
 
 if TYPE_CHECKING:
-    from bridge.finetuning.config import Config
-    from bridge.finetuning.predict import classify, read_images
-    from bridge.finetuning.recipe import Recipe, read_solver
-    from bridge.finetuning.run import Run, finetune
-
-_HOMES = {
-    "Config": "bridge.finetuning.config",
-    "Recipe": "bridge.finetuning.recipe",
-    "classify": "bridge.finetuning.predict",
-    "read_images": "bridge.finetuning.predict",
-    "read_solver": "bridge.finetuning.recipe",
-    "Run": "bridge.finetuning.run",
-    "finetune": "bridge.finetuning.run",
-}
-__all__ = ["Config", "Recipe", "Run", "classify", "finetune", "read_images", "read_solver"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'bridge.finetuning' has no attribute '{name}'")
-    import importlib
-
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    from bridge.finetuning.blas import exact_arithmetic as exact_arithmetic
+    from bridge.finetuning.config import Config as Config
+    from bridge.finetuning.predict import classify as classify
+    from bridge.finetuning.predict import read_images as read_images
+    from bridge.finetuning.recipe import Recipe as Recipe
+    from bridge.finetuning.recipe import read_solver as read_solver
+    from bridge.finetuning.run import Run as Run
+    from bridge.finetuning.run import finetune as finetune
+else:
+    __all__ = lazy(
+        __name__,
+        {
+            "exact_arithmetic": "bridge.finetuning.blas",
+            "Config": "bridge.finetuning.config",
+            "classify": "bridge.finetuning.predict",
+            "read_images": "bridge.finetuning.predict",
+            "Recipe": "bridge.finetuning.recipe",
+            "read_solver": "bridge.finetuning.recipe",
+            "Run": "bridge.finetuning.run",
+            "finetune": "bridge.finetuning.run",
+        },
+    )

@@ -1,4 +1,4 @@
-"""How update rules compute: each operation rounded, or with the bits that Caffe's have on a processor.
+"""The arithmetic of update rules: NumPy's or CuPy's, or that of Caffe on a processor, to the bit.
 
 Source: caffe/util/mkl_alternate.hpp, math_functions.cpp.
 """
@@ -13,7 +13,7 @@ from bridge.chain.libm import powf
 
 
 class Arithmetic:
-    """Arrays of NumPy or CuPy, each operation rounded.
+    """Arithmetic on arrays of NumPy or CuPy; every operation rounds.
 
     Args:
         xp: The array module.
@@ -45,7 +45,10 @@ class Arithmetic:
 
 
 class CaffesArithmetic(Arithmetic):
-    """float32 arrays of NumPy: OpenBLAS's fused multiply-add and product, and the C library's power."""
+    """Caffe's arithmetic on float32 arrays of NumPy.
+
+    A multiply-add rounds once, as OpenBLAS's does; powers are those of the C library.
+    """
 
     def __init__(self) -> None:
         super().__init__(np)

@@ -1,7 +1,7 @@
-"""Which images make up which step, and what they look like then.
+"""The images of each step, and their augmentation.
 
-Everything follows from the seed, the epoch and the iteration, so that a resumed run
-sees the batches that it would have seen.
+Both follow from the seed, the epoch and the step. So a resumed run sees the batches that it would
+have seen without the interruption.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bridge.finetuning.preprocess import Preprocess
 
 
 class Batch(NamedTuple):
-    """Indices into the data, and the epoch."""
+    """A batch: indices of images (n), and the epoch, counted from 0."""
 
     indices: np.ndarray
     epoch: int
@@ -27,9 +27,9 @@ class Batches:
 
     Args:
         data: The training data.
-        size: Images per batch; of no account for fixed batches.
-        seed: For the order.
-        images: How many images an epoch has, at least; some come twice where the data have fewer.
+        size: Images per batch; fixed batches have their own size.
+        seed: Seed of the order.
+        images: Least number of images in an epoch; where the data have fewer, some come twice.
     """
 
     def __init__(self, data: Data, size: int, seed: int, images: int = 0) -> None:
@@ -40,7 +40,7 @@ class Batches:
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, int))
 
     def __getitem__(self, number: int) -> Batch:
-        """The batch of that number, counted through all epochs."""
+        """A batch by its number, counted from 0 through all epochs."""
         epoch, place = divmod(number, self.per_epoch)
         if self._data.fixed:
             return Batch(np.array([place]), epoch)
@@ -50,7 +50,7 @@ class Batches:
         return Batch(self._order[1][place * self.size : (place + 1) * self.size], epoch)
 
     def epoch_ends(self, iteration: int, batches: int) -> bool:
-        """Whether the last of an epoch's batches is in this iteration, which takes so many."""
+        """Whether an epoch's last batch is among the ``batches`` that this iteration takes."""
         return (iteration + 1) * batches // self.per_epoch > iteration * batches // self.per_epoch
 
 
@@ -60,8 +60,8 @@ class Images:
     Args:
         data: The data.
         preprocess: How images become inputs.
-        seed: For augmentation.
-        train: Whether images are augmented.
+        seed: Seed of the augmentation.
+        train: Whether images are augmented, if the preprocessing has anything random.
     """
 
     def __init__(self, data: Data, preprocess: Preprocess, seed: int, *, train: bool) -> None:
@@ -74,24 +74,24 @@ class Images:
         return len(self._data)
 
     def get(self, indices: np.ndarray, draw: int) -> np.ndarray:
-        """Images (n, C, H, W) float32 in their draw number ``draw``."""
+        """Images (n, C, H, W) float32, in the augmented version of that number."""
         x = self._data.images(indices)
         if self._data.fixed:
             x = x.reshape(-1, *x.shape[2:])
         return self._preprocess.apply(x, self._draws(indices, draw) if self.augmented else None)
 
     def _draws(self, indices: np.ndarray, draw: int) -> np.ndarray:
-        """Three numbers in [0, 1) for each image, the same in whatever company it comes."""
+        """Three random numbers in [0, 1) per image, (n, 3); they do not depend on the other images of the batch."""
         if self._table[0] != draw:
             self._table = draw, np.random.default_rng([self._seed, 3, draw]).random((len(self._data), 3))
         return np.asarray(self._table[1][indices])
 
     def labels(self, indices: np.ndarray) -> np.ndarray:
-        """Labels (n) float32, as Caffe has them."""
+        """Labels (n) float32, as in Caffe."""
         return np.asarray(self._labels[indices].reshape(-1))
 
     def chunks(self, size: int, draws: int) -> Iterator[np.ndarray]:
-        """All images in order, ``size`` at a time, once per draw."""
+        """All images in order, ``size`` at a time, for each of the ``draws`` augmented versions."""
         for draw in range(draws):
             for start in range(0, len(self._data), size):
                 yield self.get(np.arange(start, min(start + size, len(self._data))), draw)

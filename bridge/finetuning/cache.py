@@ -1,4 +1,4 @@
-"""What the frozen trunk computes of every image, kept."""
+"""Features of the frozen trunk, computed once and kept in memory or in files."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ Features = dict[str, Any]
 
 
 class Cache:
-    """Features of every image and draw, in memory or, where they are larger, in files.
+    """Features of every image, in memory or, where they do not fit, in files.
 
     Args:
-        folder: Where files go; they are named by the key, and reused by a run with the same.
-        key: A digest of all that the features depend on.
-        rows: Number of images times draws.
-        memory: Most bytes to keep in memory.
-        keep: Whether they go to files in any case.
+        folder: Folder of the files; a later run with the same key reuses them.
+        key: Digest of everything that the features depend on.
+        rows: Number of images, times augmented versions of each.
+        memory: Bytes of features that are kept in memory; more go to files.
+        keep: Whether features go to files even if they fit into memory.
 
     Attributes:
         place: ``memory``, or the folder.
-        reused: Whether an earlier run had computed them.
+        reused: Whether the features come from an earlier run.
     """
 
     def __init__(self, folder: Path, key: str, rows: int, memory: int, *, keep: bool = False) -> None:
@@ -42,7 +42,7 @@ class Cache:
         self.reused = False
 
     def load(self) -> bool:
-        """Take the features of an earlier run from their files, if they are there."""
+        """Use the features of an earlier run; returns whether its files are there and whole."""
         if not self._index.exists():
             return False
         try:
@@ -51,17 +51,17 @@ class Cache:
                 blob: map_rows(path, np.float32, shapes[blob]) for blob, path in self._paths(shapes).items()
             }
         except (OSError, ValueError, AttributeError, TypeError, FormatError):
-            return False  # what is damaged is computed again
+            return False  # damaged files are computed again
         if any(len(array) != self._rows for array in self._arrays.values()):
             return False
         self.place, self.reused = str(self._folder), True
         return True
 
     def fill(self, batches: Iterable[Mapping[str, np.ndarray]]) -> None:
-        """Store the features, given in order.
+        """Store the features of all rows, given in order.
 
         Raises:
-            OutputError: They do not fit the disk.
+            OutputError: The files cannot be written, for example because the disk is full.
         """
         parts = iter(batches)
         first = next(parts)
@@ -72,7 +72,7 @@ class Cache:
         shapes: dict[str, Shape] = {blob: values.shape[1:] for blob, values in first.items()}
         self._folder.mkdir(parents=True, exist_ok=True)
         write_rows(self._paths(shapes), _chained(first, parts))
-        with atomic(self._index) as file:  # last: where it is, all is
+        with atomic(self._index) as file:  # last: where the index is, all files are whole
             file.write(json.dumps({blob: list(shape) for blob, shape in shapes.items()}).encode())
         self.place = str(self._folder)
         self._arrays = {blob: map_rows(path, np.float32, shapes[blob]) for blob, path in self._paths(shapes).items()}
@@ -99,7 +99,7 @@ def _chained(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
 
 
 def digest(*parts: Any) -> str:
-    """SHA-256 over arrays and whatever else has a ``repr``."""
+    """SHA-256 of arrays and of other objects by their ``repr``."""
     made = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):

@@ -1,4 +1,4 @@
-"""What a run is asked to do."""
+"""The settings of a run, and the folder that it works in."""
 
 from __future__ import annotations
 
@@ -13,44 +13,52 @@ from bridge.files.atomic import atomic
 from bridge.finetuning.recipe import Recipe
 
 MAPPED = "images-"
-"""How the files of decoded pictures in a run's folder begin."""
+"""Prefix of the files of decoded pictures in a run's folder."""
 _NAME = "config.json"
+_FREE = ("resume", "output", "workers", "cache_dir", "cache_memory", "snapshot_every", "use_best")
+"""Settings that may change when a run is resumed: they do not change what it computes."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """A run's settings.
+    """The settings of a run, as ``bridge finetune`` takes them.
+
+    Example: ``Config(files=("deploy.prototxt", "alexnet.caffemodel"), data="pictures", output="run",
+    heads=("fc8=5",), freeze=("conv*",))`` trains an AlexNet to tell five classes apart.
 
     Attributes:
         files: The model, ``[PROTOTXT] WEIGHTS``.
-        data: Training data: a folder, an .npz, a list file or ``module:function``.
+        data: Training data: a folder with a folder per class, an .npz, a list file or ``module:function``.
         output: The run's folder.
-        validation: Validation data of the same kinds; else a share of the training data.
-        validation_share: That share.
-        classes: The classes' names, where the data have none.
-        root: Folder that the paths of a list file are in.
-        heads: ``fc8=10``: new heads.
-        freeze: Patterns of layers to freeze.
-        unfreeze_at: Epoch at which frozen layers start to learn; negative is never.
-        epochs: Passes over the data, where the recipe has no ``max_iter``.
+        validation: Validation data of the same kinds; empty holds out a share of the training data.
+        validation_share: That share of each class, 0 to 0.9.
+        classes: The names of the classes, where the data have none.
+        root: Folder that the paths of a list file start from; empty is the list file's own.
+        heads: New heads, such as ``fc8=10`` or ``fc8=fc8_new:10``.
+        freeze: Patterns of the names of layers to freeze.
+        unfreeze_at: Epoch, counted from 0, from which frozen layers are trained too; -1 is never.
+        epochs: Passes over the data; a recipe with a ``max_iter`` takes precedence.
         batch_size: Images per step, of all processes together; 0 is the train prototxt's, or 32.
-        recipe: How parameters are updated.
-        lr_mult: Pattern -> factor on the learning rate.
+        recipe: The update rule and its rates.
+        lr_mult: Pattern of layer names -> factor on their learning rate.
         device: Chainer's name of a device, such as ``@numpy`` or ``@cupy:0``.
-        communicator: ChainerMN's, where several processes train together.
-        scale, mean, crop, resize, mirror, swap: Preprocessing; ``None`` is the prototxt's.
-        workers, max_bad: For pictures.
-        cache: Whether to compute the frozen trunk once.
-        cache_memory: Bytes of features, or of decoded pictures, to keep in memory; more go to files.
-        cache_dir: Folder of the features' files, shared between runs.
-        augment_cache: Draws per image in the cache; 0 turns it off where images are augmented.
-        trunk_engine: ``auto``, ``chainer`` or ``onnxruntime``.
-        snapshot_every: Iterations between snapshots; 0 is now and then.
-        patience: Epochs without a better validation loss after which to stop; 0 is never.
-        use_best: Make the model of the best epoch's parameters, not of the last one's.
-        half: Store arrays as float16, on a GPU.
-        resume: Go on where the run in the folder stopped.
-        reading: Arguments for :func:`bridge.load`.
+        communicator: ChainerMN's communicator, where several processes train together.
+        scale, mean, crop, resize, mirror, swap: Preprocessing; ``None`` is what the prototxt says.
+        workers: Processes that decode pictures; 0 decodes in this process.
+        max_bad: Number of unreadable pictures that are skipped; one more is an error.
+        cache: Whether to compute the frozen trunk once per image.
+        cache_memory: Bytes of features, and of decoded pictures, that are kept in memory; more go to files.
+        cache_dir: Folder of the features' files, which runs may share.
+        augment_cache: Augmented versions of each image that are cached; 0 caches none.
+        trunk_engine: ``chainer``, ``onnxruntime``, or ``auto``, see :func:`bridge.finetuning.trunk.choose`.
+        threads: Threads of a matrix product on the CPU. It decides about the last place of values, so it is a
+            setting and not the number of cores.
+        snapshot_every: Steps between snapshots; 0 saves one as often as it costs little time.
+        patience: Epochs without a lower validation loss after which the run stops; 0 is never.
+        use_best: Whether the model is that of the epoch with the lowest validation loss; else that of the last epoch.
+        half: Whether parameters and blobs are float16, on a GPU.
+        resume: Whether to continue the run that is in the folder.
+        reading: Arguments of :func:`bridge.load`.
     """
 
     files: tuple[str, ...]
@@ -82,6 +90,7 @@ class Config:
     cache_dir: str = ""
     augment_cache: int = 0
     trunk_engine: str = "auto"
+    threads: int = 1
     snapshot_every: int = 0
     patience: int = 0
     use_best: bool = False
@@ -95,18 +104,17 @@ class Config:
         return Path(self.output)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data, without what may differ when a run is resumed."""
+        """As plain data, without the settings that may change when a run is resumed."""
         data: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        for name in ("resume", "output", "workers", "cache_dir", "cache_memory", "snapshot_every", "use_best"):
-            del data[name]
-        return data
+        return {name: value for name, value in data.items() if name not in _FREE}
 
 
 def check_folder(config: Config) -> None:
-    """Check that the run's folder is free, or holds this very run.
+    """Check that the run's folder is free or, to resume, holds a run with the same settings.
 
     Raises:
-        UsageError: It is in use by a run and ``resume`` is not set, or by another run, or by something else.
+        UsageError: The folder holds a run and ``resume`` is not set, a run with other settings, or other files.
+        FormatError: The settings that it holds cannot be read.
     """
     path, folder = config.folder / _NAME, config.folder
     if not path.exists():
@@ -114,7 +122,7 @@ def check_folder(config: Config) -> None:
             raise UsageError("exists and holds no run", where=config.output, hint="name a new folder")
         return
     if not config.resume:
-        raise UsageError("holds a run already", where=config.output, hint="--resume goes on with it")
+        raise UsageError("holds a run already", where=config.output, hint="--resume continues it")
     try:
         before = _flat(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, AttributeError, TypeError) as error:
@@ -130,23 +138,23 @@ def check_folder(config: Config) -> None:
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings with those of the recipe beside the others."""
+    """The settings in one level: ``recipe.seed`` beside ``batch_size``."""
     flat = dict(settings)
     flat.update((f"recipe.{name}", value) for name, value in flat.pop("recipe", {}).items())
     return flat
 
 
 def _is_longer(config: Config, changed: list[str], before: dict[str, Any]) -> bool:
-    """Whether all that is new is more epochs, and they leave those before them as they were."""
+    """Whether only ``epochs`` has grown, and the learning rates of the epochs before are the same."""
     paced = config.recipe.lr_policy in ("poly", "cosine")
     return changed == ["epochs"] and not paced and config.epochs > before["epochs"]
 
 
 def open_folder(config: Config) -> None:
-    """Make the run's folder, with its settings.
+    """Make the run's folder and write its settings there.
 
     Raises:
-        OutputError: It cannot be made.
+        OutputError: The folder or the file cannot be written.
     """
     path = config.folder / _NAME
     try:
@@ -158,5 +166,5 @@ def open_folder(config: Config) -> None:
 
 
 def _is_foreign(entry: Path) -> bool:
-    """Whether a run that was killed before its first step cannot have left it."""
+    """Whether an entry is not one of those that a run leaves if it is killed before its first step."""
     return not entry.name.startswith((".", MAPPED))

@@ -1,4 +1,4 @@
-"""Training data: where images and labels come from, and how they are split."""
+"""Images and labels: where they come from, and how a part is held out for validation."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Data:
     Attributes:
         x: (N, C, H, W) uint8 or float32; for ``fixed`` batches (batches, N, C, H, W).
         y: Labels, int64 or float32 (N), or (batches, N).
-        classes: The classes' names; empty where the data has none.
-        names: Where each image came from; empty where it has no name.
-        fixed: Whether the first axis is a sequence of batches, to be taken in order.
-        notes: Remarks, such as images that could not be read.
-        content: A digest of ``x``.
-        order: Which rows of ``x`` these are; ``None`` is all of them.
+        classes: The names of the classes; empty where the data have none.
+        names: The file of each image; empty where images have no files.
+        fixed: Whether the first axis is a sequence of batches that are taken in order.
+        notes: Remarks for the user, such as images that were skipped.
+        content: Digest of ``x``.
+        order: Rows of ``x`` that belong to these data; ``None`` is all of them.
     """
 
     x: np.ndarray
@@ -56,29 +56,29 @@ class Data:
         return np.asarray(self.x[indices if self.order is None else self.order[indices]])
 
     def take(self, indices: np.ndarray, notes: tuple[str, ...] = ()) -> Data:
-        """The data of some of the images, which stay where they are."""
+        """The data of some of the images; the images are not copied."""
         names = tuple(self.names[i] for i in indices) if self.names else ()
         order = indices if self.order is None else self.order[indices]
         return Data(self.x, self.y[indices], self.classes, names, self.fixed, notes, self.content, order)
 
     def digest(self) -> str:
-        """SHA-256 that tells these data from others."""
+        """SHA-256 of images and labels."""
         return digest(self.content or digest(self.x), self.y, "all" if self.order is None else self.order)
 
 
 @dataclass(frozen=True)
 class Loading:
-    """How files become arrays.
+    """How pictures and files become arrays.
 
     Attributes:
         shape: (C, H, W) of the net's input.
         resize: (height, width) that pictures are brought to.
         workers: Processes that decode pictures.
-        max_bad: How many pictures may be unreadable.
-        memory: Bytes of decoded pictures to keep in memory; more go to a file.
-        folder: Where that file goes.
-        root: Folder that the paths of a list are in; by default the list's own.
-        share: This process's number and how many share the data.
+        max_bad: Number of unreadable pictures that are skipped; one more is an error.
+        memory: Bytes of decoded pictures that are kept in memory; more go to a file.
+        folder: Folder of that file.
+        root: Folder that the paths of a list start from; empty is the list's own.
+        share: Number of this process, and of all processes that share the data.
     """
 
     shape: tuple[int, int, int]
@@ -97,12 +97,12 @@ def load_data(source: str, loading: Loading, classes: Sequence[str] = ()) -> Dat
     Args:
         source: The path, or the callable's name; the callable returns (x, y) or a :class:`Data`.
         loading: How files become arrays.
-        classes: The classes' names where they are known already, so that a validation
-            folder counts them alike.
+        classes: The names of the classes where they are known already, so that validation data
+            number them in the same way.
 
     Raises:
         MissingFileError: It does not exist.
-        FormatError: It is not what it seems, or too many pictures are unreadable.
+        FormatError: It cannot be read, or too many pictures cannot.
         UsageError: It is none of these kinds.
     """
     path = Path(source)
@@ -144,23 +144,23 @@ def _arrays(path: Path, shape: tuple[int, int, int]) -> Data:
 
 def _callable(source: str, shape: tuple[int, int, int]) -> Data:
     function = _imported(source)
-    with _theirs(source, "failed"):
+    with _user_code(source, "failed"):
         made = function()
     if isinstance(made, Data):
         return made
     if not isinstance(made, tuple) or len(made) != 2:
         raise UsageError(f"returned {type(made).__name__}, expected (x, y)", where=source)
-    with _theirs(source, "returned no arrays"):
+    with _user_code(source, "returned no arrays"):
         x, y = map(np.asarray, made)
     return shaped(x, y, shape, source)
 
 
 def _imported(source: str) -> Callable[[], Any]:
-    """The function; modules are also looked for in the current folder, as by ``python -m``."""
+    """Import the function; as by ``python -m``, its module may be in the current folder."""
     module, _, name = source.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    with _theirs(source, "is no file, and cannot be imported", "PYTHONPATH says where else modules are"):
+    with _user_code(source, "is no file, and cannot be imported", "PYTHONPATH says where else modules are"):
         found = importlib.import_module(module)
     function = getattr(found, name, None)
     if not callable(function):
@@ -172,8 +172,8 @@ def _imported(source: str) -> Callable[[], Any]:
 
 
 @contextlib.contextmanager
-def _theirs(source: str, what: str, hint: str = "") -> Iterator[None]:
-    """What the user's own code raises, in one line that says where."""
+def _user_code(source: str, what: str, hint: str = "") -> Iterator[None]:
+    """Turn an exception of the user's own code into one line that says where it was raised."""
     try:
         yield
     except BridgeError:
@@ -192,13 +192,13 @@ def shaped(x: np.ndarray, y: np.ndarray, shape: tuple[int, int, int], where: str
     Args:
         x: (N, C, H, W), (N, H, W) for one channel, or (N, H, W, C); (batches, N, C, H, W) or
             (batches, N, H, W, C) is a sequence of batches.
-        y: Labels, of x's leading axes; one more of extent 1 is of no account.
+        y: Labels, (N), (N, 1) or with batches (batches, N).
         shape: (C, H, W) of the net's input.
         where: The file, for messages.
         classes: The classes' names.
 
     Raises:
-        FormatError: The shapes do not fit each other or the net, or there are values that are no numbers.
+        FormatError: The shapes do not fit each other or the net, or values are not finite numbers.
     """
     lead = 2 if x.ndim == 5 else 1
     if y.shape == (*x.shape[:lead], 1):
@@ -237,16 +237,16 @@ def _check_finite(x: np.ndarray, y: np.ndarray, where: str) -> None:
 
 
 def _labels(y: np.ndarray) -> np.ndarray:
-    """Classes as int64, other numbers as float32."""
+    """Labels that are whole numbers as int64, others as float32."""
     whole = y.dtype.kind in "ui" or bool(np.all(y == np.floor(y)))
     return y.astype(np.int64 if whole else np.float32)
 
 
 def named(data: Data, names: Sequence[str]) -> Data:
-    """The data with names of classes that the user gives.
+    """The data with the names of the classes that the user gives.
 
     Raises:
-        UsageError: They are not one name for each class.
+        UsageError: There is not one name for each class.
     """
     if len(set(names)) < len(names):
         raise UsageError("two classes have the same name", where=_NAMES)
@@ -275,12 +275,12 @@ def _some(names: Sequence[str]) -> str:
 
 
 def split(data: Data, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices for training and validation, stratified: each class gives its share.
+    """Indices for training and for validation; the same share of each class is held out.
 
     Args:
         data: The data.
-        share: What part is for validation, 0 to below 1.
-        seed: For the choice.
+        share: The part that is held out, 0 to below 1.
+        seed: Seed of the choice.
     """
     rng = np.random.default_rng([seed, 1])
     held: list[int] = []

@@ -1,6 +1,6 @@
-"""Pictures on disk as arrays of one size, decoded in worker processes.
+"""Decode pictures into arrays of one size, in worker processes.
 
-This module is what a worker imports: Pillow and NumPy, nothing else.
+Workers import this module only. It needs Pillow and NumPy, so that they start quickly.
 """
 
 from __future__ import annotations
@@ -13,26 +13,27 @@ from typing import Any
 import numpy as np
 
 _AHEAD = 8
-"""Batches of pictures per worker that are decoded before they are asked for."""
+"""Batches of pictures per worker that are decoded in advance."""
 _BATCH = 16
+"""Pictures that a worker decodes at a time."""
 
 
 def suffixes() -> frozenset[str]:
-    """The endings of the files that Pillow opens here, lower-case."""
+    """The endings of the files that this Pillow opens, in lower case."""
     from PIL import Image
 
     return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 
 
 def decode(job: tuple[str, int, int, int]) -> np.ndarray | str:
-    """One picture, the way up that its camera says.
+    """Decode one picture, turned as its EXIF data say.
 
     Args:
-        job: Path, height, width, and 1 (grey) or 3 (colour) channels; no height keeps the size.
+        job: Path, height, width, and 1 (grey) or 3 (colour) channels; a height of 0 keeps the size.
 
     Returns:
-        uint8 (channels, height, width), channels in Caffe's order, blue first; or, for a
-        file that is no picture, what is wrong with it.
+        uint8 (channels, height, width), channels in Caffe's order, blue first. For a file that cannot be
+        decoded, the reason as text.
     """
     from PIL import Image, ImageOps
 
@@ -50,7 +51,7 @@ def decode(job: tuple[str, int, int, int]) -> np.ndarray | str:
 
 
 def _eight_bits(picture: Any) -> Any:
-    """A picture of 16-bit grey as one of 8 bits, which Pillow would cut off at 255."""
+    """A picture of 16-bit grey as one of 8 bits; Pillow would clip its values at 255."""
     from PIL import Image
 
     if not picture.mode.startswith("I"):
@@ -59,7 +60,7 @@ def _eight_bits(picture: Any) -> Any:
 
 
 def decode_all(paths: Sequence[Path], size: tuple[int, int], channels: int, workers: int) -> Iterator[np.ndarray | str]:
-    """Each picture in order, from ``workers`` processes; 0 decodes in this one."""
+    """Decode pictures in ``workers`` processes, 0 in this one; yields each in order."""
     jobs = [(str(path), *size, channels) for path in paths]
     if workers < 1 or len(jobs) < 4 * _BATCH:
         yield from map(decode, jobs)
@@ -71,7 +72,7 @@ def decode_all(paths: Sequence[Path], size: tuple[int, int], channels: int, work
 
     context = multiprocessing.get_context("spawn")  # the parent may have threads, which a fork does not survive
     starts = iter(range(0, len(jobs), _BATCH))
-    ignored = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    ignored = (signal.SIGINT, signal.SIG_IGN)  # the parent process answers Ctrl-C
     with ProcessPoolExecutor(workers, context, signal.signal, ignored) as pool:
         ahead = itertools.islice(starts, workers * _AHEAD)
         pending = deque(pool.submit(_decode_some, jobs[start : start + _BATCH]) for start in ahead)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM between steps, not within one."""
+"""Let Ctrl-C and SIGTERM stop a run between two steps."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM") if hasa
 
 
 class Interrupts:
-    """While it is entered, the first signal only sets :attr:`asked`; the second one interrupts at once.
+    """A context in which the first signal only sets :attr:`asked`, and the second one interrupts at once.
 
-    A step that is cut in half would leave parameters of which some are updated and some are not.
+    An interruption within a step would leave some parameters updated and some not.
 
     Attributes:
         asked: Whether a signal has come.

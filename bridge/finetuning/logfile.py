@@ -1,4 +1,4 @@
-"""The log of a run, a JSON object per step and line."""
+"""The log of a run: one JSON object per step, one per line."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class LogFile:
 
     Args:
         folder: The run's folder.
-        steps: How many of its lines stay: what came after the snapshot is written again.
-        writes: Whether this process is the one that writes.
+        steps: Number of lines to keep; steps after the snapshot are done and written again.
+        writes: Whether this process writes the log.
 
     Raises:
         OutputError: It cannot be written.
@@ -43,11 +43,11 @@ class LogFile:
             raise self._failure(error) from None
 
     def write(self, record: dict[str, Any], now: float) -> None:
-        """Append a step's record; it is in the file at the first step a second later.
+        """Append a step's record. Records are written to the file about once per second.
 
         Args:
             record: Finite numbers by name.
-            now: What :func:`time.perf_counter` says.
+            now: The time by :func:`time.perf_counter`, in seconds.
         """
         if self._writes:
             self._records.append(record)
@@ -55,7 +55,7 @@ class LogFile:
                 self.flush()
 
     def flush(self) -> None:
-        """Bring all records into the file."""
+        """Write all records to the file."""
         self._flushed = time.perf_counter()
         if not self._records:
             return
@@ -80,7 +80,7 @@ class LogFile:
 
 
 def _line(record: dict[str, Any]) -> str:
-    """JSON of a flat record of finite numbers; the encoder of the library takes several times as long."""
+    """A flat record of finite numbers as JSON; :mod:`json` takes several times as long."""
     return "{" + ", ".join([f'"{name}": {value!r}' for name, value in record.items()]) + "}\n"
 
 

@@ -1,4 +1,4 @@
-"""What a run makes small, and what it counts."""
+"""The loss that a run minimises, and the class scores that its accuracy is computed from."""
 
 from __future__ import annotations
 
@@ -6,28 +6,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from bridge.chain.functions import chainer
 from bridge.errors import ModelError
-from bridge.finetuning.prepare import is_loss
-from bridge.schema import Net, Shape
+from bridge.schema import Net
 
 F = chainer.functions
-_CLASSIFIERS = ("SoftmaxWithLoss", "HingeLoss", "InfogainLoss", "MultinomialLogisticLoss")
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The net's loss, and the scores that tell its accuracy.
+    """The net's loss, and its class scores.
 
     Attributes:
         data: The input blob of images.
         label: The input blob of labels.
         losses: Blob -> weight in the sum.
-        scores: The blob of class scores; ``None`` where the net does not tell classes apart.
-        classes: How many there are.
-        smoothing: Share of the target that all classes have alike.
+        scores: The blob of class scores; ``None`` for a net without classes, such as a regression.
+        classes: The number of classes.
+        smoothing: Label smoothing: the share of the target that is spread evenly over all classes.
+        half: Whether images and blobs are float16.
     """
 
     data: str
@@ -36,6 +33,7 @@ class Objective:
     scores: str | None = None
     classes: int = 0
     smoothing: float = 0.0
+    half: bool = False
 
     def __call__(self, values: Mapping[str, Any]) -> Any:
         """The loss, a scalar variable, from all blobs of a forward pass."""
@@ -56,32 +54,8 @@ def _weighted(top: Any, weight: float) -> Any:
     return term if weight == 1 else term * weight
 
 
-@dataclass(frozen=True)
-class Judged:
-    """What a split is found to be.
-
-    Attributes:
-        loss: The mean loss.
-        accuracy: The part of the images that are classified right; ``None`` without classes.
-        true: Each image's class, first those of this process; in rank 0 those of all.
-        predicted: The class that each is taken for.
-        own: How many of them are of this process.
-    """
-
-    loss: float
-    accuracy: float | None
-    true: np.ndarray
-    predicted: np.ndarray
-    own: int
-
-    def __str__(self) -> str:
-        if self.accuracy is None:
-            return f"validation loss {self.loss:.4g}"
-        return f"{self.accuracy:.1%} of {len(self.true)} held-out images right"
-
-
-def objective_of(net: Net, smoothing: float) -> Objective:
-    """The objective of a net with losses.
+def objective_of(net: Net, smoothing: float = 0.0, half: bool = False) -> Objective:
+    """The objective of a net that has losses.
 
     Raises:
         ModelError: It has no loss, or inputs other than images and labels.
@@ -89,22 +63,22 @@ def objective_of(net: Net, smoothing: float) -> Objective:
     weights = {
         top: weight
         for layer in net.layers
-        for top, weight in zip(layer.tops, getattr(layer, "loss_weights", ()), strict=False)
+        for top, weight in zip(layer.tops, layer.loss_weights, strict=False)
         if weight
     }
     if not weights:
         raise ModelError("the net has no loss to train", where=net.where)
     data, label = _inputs(net)
     scores = _scores(net, label)
-    made = _final_shapes(net)
-    classes = made[scores][1] if scores else 0
-    return Objective(data, label, weights, scores, classes, smoothing)
+    classes = net.flow.final_shapes()[scores][1] if scores else 0
+    return Objective(data, label, weights, scores, classes, smoothing, half)
 
 
 def _inputs(net: Net) -> tuple[str, str]:
     """The blobs of images and of labels."""
-    told = [bottom for layer in net.layers if is_loss(layer) for bottom in layer.bottoms[1:] if bottom in net.inputs]
-    images = [name for name, shape in net.inputs.items() if shape is not None and len(shape) == 4 and name not in told]
+    inputs = net.inputs
+    labels = [bottom for layer in net.layers if layer.is_loss for bottom in layer.bottoms[1:] if bottom in inputs]
+    images = [name for name, shape in inputs.items() if shape is not None and len(shape) == 4 and name not in labels]
     others = [name for name in net.inputs if name not in images]
     if len(images) != 1 or len(others) != 1:
         raise ModelError(
@@ -116,17 +90,10 @@ def _inputs(net: Net) -> tuple[str, str]:
 
 
 def _scores(net: Net, label: str) -> str | None:
-    """What the net's last classification has for each class, with the greatest weight where there are several."""
-    found = [layer for layer in net.layers if layer.type in _CLASSIFIERS and layer.bottoms[1:2] == (label,)]
+    """The class scores of the loss with the greatest weight; of several with that weight, the last one's."""
+    found = [layer for layer in net.layers if layer.classifies and layer.bottoms[1:2] == (label,)]
     best = max(found, key=lambda layer: layer.loss_weights[0], default=None)
     if best is None:
         return None
     last = [layer for layer in found if layer.loss_weights[0] == best.loss_weights[0]][-1]
     return last.bottoms[0]
-
-
-def _final_shapes(net: Net) -> dict[str, Shape]:
-    made: dict[str, Shape] = {}
-    for layer, tops in zip(net.layers, net.infer(), strict=True):
-        made.update(zip(layer.tops, tops, strict=False))
-    return made

@@ -1,4 +1,4 @@
-"""Optimizers: Caffe's own rules, or Chainer's, with a rate and a decay for each parameter."""
+"""Optimizers: Caffe's rules or Chainer's, with a rate and a decay for each parameter."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from bridge.finetuning.rules import CaffeOptimizer
 from bridge.schema import Net
 
 _RATES = ("alpha", "lr")
-"""What Chainer's optimizers call the learning rate."""
+"""Names of the learning rate in Chainer's optimizers."""
 LOSS_SCALE = 128.0
-"""Factor on a loss in float16, in whose range small gradients would vanish; the update takes it off again."""
+"""Factor on the loss in float16, where small gradients would become 0; the update divides by it."""
 Factors = tuple[float, float]
-"""On the learning rate, and on the weight decay."""
+"""Factors on the learning rate and on the weight decay."""
 
 
 class Updater:
     """An optimizer and the rate of each parameter.
 
     Args:
-        recipe: What the optimizer takes.
+        recipe: Names the optimizer and its settings.
         chain: The chain; its parameters get their update rules.
         factors: Each parameter with its factors.
         half: Whether parameters are float16; they are updated as float32.
-        replay: Whether a run of Caffe's is replayed, to the bit where the chain is on a processor.
+        replay: Whether a Caffe run is replayed; on the CPU the updates then have Caffe's bits.
 
     Attributes:
         optimizer: Chainer's, or Caffe's in Chainer's form.
-        loss_scale: What to scale the loss by in the backward pass.
+        loss_scale: Factor on the loss in the backward pass; ``None`` is 1.
 
     Raises:
         UsageError: There is no optimizer of that name.
@@ -70,18 +70,22 @@ class Updater:
 
     @property
     def _decoupled(self) -> bool:
-        """Whether the decay is the optimizer's own, beside the gradient."""
+        """Whether the optimizer subtracts the decay itself, apart from the gradient."""
         return isinstance(self.optimizer, chainer.optimizers.AdamW)
 
     def update(self, rate: float) -> None:
-        """One update from the gradients, at a learning rate before the parameters' own factors."""
+        """One update from the gradients.
+
+        Args:
+            rate: The learning rate; each parameter has its own factor on it.
+        """
         if self._caffe:
             self.optimizer.rate = rate
         else:
-            self._tell(rate)
+            self._set_rate(rate)
         self.optimizer.update()
 
-    def _tell(self, rate: float) -> None:
+    def _set_rate(self, rate: float) -> None:
         recipe = self._recipe
         for param, (lr, decay) in self._factors:
             hyperparam = param.update_rule.hyperparam
@@ -115,7 +119,7 @@ def factors_of(net: Net, chain: NetChain, given: Mapping[str, float]) -> list[tu
     """Each parameter of the chain once, with its factors on rate and decay.
 
     Args:
-        net: The net; its prototxt says ``lr_mult`` and ``decay_mult``.
+        net: The net; its prototxt gives ``lr_mult`` and ``decay_mult``.
         chain: Its chain.
         given: Pattern of layer names -> factor on the rate, on top of the prototxt's.
 
@@ -132,19 +136,19 @@ def factors_of(net: Net, chain: NetChain, given: Mapping[str, float]) -> list[tu
             param = chain.array(index, role)
             if not isinstance(param, chainer.Parameter):
                 continue
-            said = _said(layer, place)
-            known = found.setdefault(id(param), (param, said, layer.name))[1]
-            for field, value in said.items():
+            given_here = _given(layer, place)
+            known = found.setdefault(id(param), (param, given_here, layer.name))[1]
+            for field, value in given_here.items():
                 if known.setdefault(field, value) != value:
-                    raise ModelError(f"shares a parameter with another {field}, {known[field]:g}", where=layer.label)
+                    raise ModelError(f"shares a parameter with another {field}, {known[field]:g}", subject=layer.label)
     return [
-        (param, (said.get("lr_mult", 1.0) * own.get(name, 1.0), said.get("decay_mult", 1.0)))
-        for param, said, name in found.values()
+        (param, (factors.get("lr_mult", 1.0) * own.get(name, 1.0), factors.get("decay_mult", 1.0)))
+        for param, factors, name in found.values()
     ]
 
 
-def _said(layer: Any, place: int) -> dict[str, float]:
-    """The factors that a layer's definition gives for a blob, without those it leaves to their defaults."""
+def _given(layer: Any, place: int) -> dict[str, float]:
+    """The factors that a layer's definition gives for a blob; those that it leaves out are not in it."""
     specs = layer.definition.messages("param")
     if place >= len(specs):
         return {}

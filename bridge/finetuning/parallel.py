@@ -1,7 +1,7 @@
-"""Several processes that train one net: what they have to tell each other.
+"""Several processes that train one net together.
 
-Each process (a rank of MPI) has its share of the images; gradients are averaged in every
-step, so that all hold the same parameters. Rank 0 alone writes files.
+Each process (a rank of MPI) has a part of the images. Gradients are averaged in every step, so
+all processes have the same parameters. Only rank 0 writes files.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _HINT = "pip install 'weight-bridge[mpi]'"
 
 
 class Ranks:
-    """One process alone; and the interface of several.
+    """One process on its own, and the interface of several.
 
     Attributes:
         rank: This process's number.
-        size: How many there are.
+        size: The number of processes.
         local_rank: Its number among those on the same machine.
     """
 
@@ -33,10 +33,10 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this is the process that writes files."""
         return self.rank == 0
 
-    def total(self, *values: float) -> Sequence[float]:
+    def summed(self, *values: float) -> Sequence[float]:
         """Each value summed over all ranks."""
         return values
 
@@ -44,12 +44,12 @@ class Ranks:
         """The largest of the ranks' values."""
         return value
 
-    def told(self, value: Any) -> Any:
-        """Rank 0's value."""
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value, for every rank."""
         return value
 
-    def collected(self, value: Any) -> list[Any]:
-        """Every rank's value in order, for rank 0."""
+    def gathered(self, value: Any) -> list[Any]:
+        """The values of all ranks, in order, for rank 0; empty for the others."""
         return [value]
 
     def share_parameters(self, chain: Any) -> None:
@@ -69,8 +69,8 @@ class ChainerMN(Ranks):
         name: A communicator of ChainerMN.
 
     Raises:
-        UsageError: There is no communicator of that name.
-        MissingExtraError: MPI is not there.
+        UsageError: ChainerMN has no communicator of that name.
+        MissingExtraError: mpi4py or MPI is not installed.
     """
 
     def __init__(self, name: str) -> None:
@@ -88,7 +88,7 @@ class ChainerMN(Ranks):
             raise MissingExtraError(f"communicator '{name}': {str(error).splitlines()[0]}") from None
         self.rank, self.size, self.local_rank = self._comm.rank, self._comm.size, self._comm.intra_rank
 
-    def total(self, *values: float) -> Sequence[float]:
+    def summed(self, *values: float) -> Sequence[float]:
         """Each value summed over all ranks."""
         summed: Sequence[float] = self._comm.allreduce_obj(np.array(values, np.float64)).tolist()
         return summed
@@ -97,12 +97,12 @@ class ChainerMN(Ranks):
         """The largest of the ranks' values."""
         return int(max(self._comm.mpi_comm.allgather(value)))
 
-    def told(self, value: Any) -> Any:
-        """Rank 0's value."""
-        return self._comm.bcast_obj((value,) if self.first else None)[0]  # which no other rank may hand in
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value, for every rank."""
+        return self._comm.bcast_obj((value,) if self.first else None)[0]  # the others must pass None
 
-    def collected(self, value: Any) -> list[Any]:
-        """Every rank's value in order, for rank 0."""
+    def gathered(self, value: Any) -> list[Any]:
+        """The values of all ranks, in order, for rank 0; empty for the others."""
         return self._comm.gather_obj(value) or []
 
     def share_parameters(self, chain: Any) -> None:
@@ -125,7 +125,7 @@ class ChainerMN(Ranks):
 
 
 def ranks_of(communicator: str) -> Ranks:
-    """The ranks that a communicator joins; none is this process alone."""
+    """The ranks of a communicator; an empty name is this process on its own."""
     return ChainerMN(communicator) if communicator else Ranks()
 
 
@@ -133,7 +133,7 @@ def world() -> Any:
     """All processes that ``mpiexec`` started, as MPI's own communicator.
 
     Raises:
-        MissingExtraError: MPI is not there.
+        MissingExtraError: mpi4py or MPI is not installed.
     """
     try:
         from mpi4py import MPI

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from bridge.show.pictures import contact_sheet
+
 TRAIN, VALIDATION, SOFT = "#2f6db3", "#d1495b", "#5b6570"
 _STYLE: dict[str, Any] = {
     "font.size": 11,
@@ -30,11 +32,11 @@ _FONTS = (
     "WenQuanYi Zen Hei", "Droid Sans Fallback", "IPAGothic", "Hiragino Sans", "PingFang SC", "Microsoft YaHei",
     "Yu Gothic", "Malgun Gothic", "Arial Unicode MS",
 )  # fmt: skip
-"""The first that has a character shows it."""
+"""Fonts; a character is drawn in the first one that has it."""
 _PIXELS = 130
 """Per inch."""
 _LONG = 18
-"""Characters of a name that have room."""
+"""Most characters of a name that are shown."""
 
 
 def _canvas(width: float, height: float) -> tuple[Any, Any]:
@@ -53,7 +55,7 @@ def _png(canvas: Any) -> bytes:
 
 @contextlib.contextmanager
 def _styled() -> Iterator[None]:
-    """Names are shown as they are, and in a script that no font here has, as boxes and without a word."""
+    """Show names as they are; characters that no installed font has become boxes, without a warning."""
     import matplotlib
     from matplotlib.font_manager import fontManager
 
@@ -163,7 +165,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> bytes:
 
 
 def _ticks(classes: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What stands at columns and at rows: the names, or where they are long numbers that the rows explain."""
+    """Labels of columns and rows: the names; where they are long, columns have numbers and rows both."""
     if max(map(len, classes)) <= _LONG:
         return list(classes), list(classes)
     return [str(number) for number, _ in enumerate(classes, 1)], [
@@ -172,12 +174,12 @@ def _ticks(classes: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _short(name: str, length: int = _LONG) -> str:
-    """A name without its middle where it is long, for names often differ at their ends."""
+    """A name, shortened in its middle where it is long: names often differ at their ends."""
     half = (length - 1) // 2
     return name if len(name) <= length else f"{name[: length - 1 - half]}…{name[-half:]}"
 
 
-def filters(before: np.ndarray, after: np.ndarray) -> bytes:
+def compared_filters(before: np.ndarray, after: np.ndarray) -> bytes:
     """The first layer's filters before and after, both on one scale, and what changed, on its own.
 
     Args:
@@ -193,7 +195,7 @@ def filters(before: np.ndarray, after: np.ndarray) -> bytes:
         figure.get_layout_engine().set(wspace=0.08)
         for place, (title, weight, reach) in enumerate(panels):
             axes = figure.add_subplot(1, len(panels), place + 1)
-            sheet = contact_sheet(0.5 + weight / (2 * reach))
+            sheet = contact_sheet(0.5 + weight / (2 * reach), int(np.ceil(np.sqrt(len(weight)))), blank=1)
             axes.imshow(sheet.squeeze(-1) if sheet.shape[-1] == 1 else sheet[..., ::-1], cmap="gray", vmin=0, vmax=1)
             axes.set_title(title)
             axes.set_axis_off()
@@ -203,18 +205,6 @@ def filters(before: np.ndarray, after: np.ndarray) -> bytes:
 def _reach(*weights: np.ndarray) -> float:
     """The largest absolute value, at which a filter is black or white."""
     return max(1e-12, *(float(np.abs(weight).max(initial=0)) for weight in weights))
-
-
-def contact_sheet(tiles: np.ndarray) -> np.ndarray:
-    """Tiles (n, C, H, W) side by side with gaps, (rows, columns, C)."""
-    number, channels, height, width = tiles.shape
-    columns = int(np.ceil(np.sqrt(number)))
-    rows = -(-number // columns)
-    sheet = np.ones((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), tiles.dtype)
-    for index, tile in enumerate(tiles):
-        top, left = (index // columns) * (height + 1), (index % columns) * (width + 1)
-        sheet[top : top + height, left : left + width] = tile.transpose(1, 2, 0)
-    return sheet
 
 
 def mistakes(images: np.ndarray, true: Sequence[str], predicted: Sequence[str], columns: int = 6) -> bytes:

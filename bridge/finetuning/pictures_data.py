@@ -26,14 +26,14 @@ from bridge.schema import count
 
 _LINE = re.compile(r"(.*\S)[ \t]+([0-9]{1,9})", re.ASCII)
 _NAMED = 5
-"""Unreadable pictures that an error names."""
+"""Most unreadable pictures that an error names."""
 
 
 def from_folder(root: Path, loading: Loading, classes: Sequence[str]) -> Data:
-    """Data from a folder with a folder per class; names that begin with a dot are left out.
+    """Data from a folder with a folder per class; folders and files whose names begin with a dot are left out.
 
     Raises:
-        FormatError: It has no such folders, or one of a class that is not among ``classes``.
+        FormatError: It has no folders, or one whose name is not among ``classes``.
     """
     _need_pillow()
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
@@ -59,7 +59,7 @@ def from_folder(root: Path, loading: Loading, classes: Sequence[str]) -> Data:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether it is a file, or a link to one that is gone, which is a picture that cannot be read."""
+    """Whether it is a file, or a broken link, which counts as a picture that cannot be read."""
     return path.is_file() or (path.is_symlink() and not path.exists())
 
 
@@ -74,10 +74,12 @@ def _about(others: Sequence[Path], empty: Sequence[str]) -> tuple[str, ...]:
 
 
 def from_list(path: Path, loading: Loading) -> Data:
-    """Data from Caffe's image list. Source: image_data_layer.cpp: the label is behind the last space; here also a tab.
+    """Data from Caffe's list of images: ``path label`` on each line, with a space or a tab between.
 
     Raises:
-        FormatError: A line is not of that form.
+        FormatError: A line has another form.
+
+    Source: image_data_layer.cpp; the label comes after the last space.
     """
     _need_pillow()
     folder = Path(loading.root) if loading.root else path.parent
@@ -104,7 +106,7 @@ def _need_pillow() -> None:
 
 @dataclass
 class _Decoding:
-    """Pictures on their way into an array, in memory or, where that is too small, in a file."""
+    """Decodes pictures into an array, in memory or, where they do not fit, in a file."""
 
     source: Path
     paths: Sequence[Path]
@@ -123,7 +125,7 @@ class _Decoding:
         """Decode all of them.
 
         Raises:
-            FormatError: There are none, or too many are unreadable.
+            FormatError: There are no pictures, or too many are unreadable.
             UsageError: Pictures do not suit the net's input, or a worker was killed.
         """
         if not self.paths:
@@ -156,7 +158,7 @@ class _Decoding:
         return x, digest(x)
 
     def _in_file(self) -> tuple[np.ndarray, str]:
-        """The rows, mapped, and their digest; those of the run that is resumed are taken as they are."""
+        """The rows as a memory map, and their digest; a resumed run uses the file that it wrote before."""
         key = digest([(str(path), *_stamp(path)) for path in self.paths], self.row)[:16]
         rows, index = (self.loading.folder / f"{MAPPED}{key}.{end}" for end in ("rows", "json"))
         if not (rows.exists() and index.exists()):
@@ -171,7 +173,7 @@ class _Decoding:
         return map_rows(rows, np.uint8, self.row), state["content"]
 
     def _decoded(self) -> Iterator[np.ndarray]:
-        """The readable pictures; the others are named, and too many of them an error, once all have been looked at."""
+        """Yield the readable pictures; when all are decoded, too many unreadable ones are an error that names them."""
         found = decode_all(self.paths, self.loading.resize, self.row[0], self.loading.workers)
         for index, made in enumerate(found):
             if isinstance(made, str):

@@ -1,4 +1,4 @@
-"""Classifying pictures with the products of a run."""
+"""Classify pictures with the model of a finished run."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from bridge.finetuning.preprocess import Preprocess
 
 
 def classify(run_dir: str | Path, images: Sequence[str | Path], top: int) -> list[list[dict[str, Any]]]:
-    """The most likely classes of each picture, or, where the net tells no classes apart, its numbers.
+    """The most likely classes of each picture; for a net without classes, its output numbers.
 
     Args:
         run_dir: Folder of a finished run.
         images: Paths of pictures.
-        top: How many classes.
+        top: Number of classes per picture.
 
     Returns:
-        Per picture, ``{"class": name, "score": number}`` with the highest score first; without classes
-        ``{"value": number}`` for each number that the net makes of it.
+        Per picture a list of ``{"class": name, "score": number}``, the highest score first; without classes
+        a list of ``{"value": number}``, one per output of the net.
 
     Raises:
         MissingFileError: The folder holds no finished run.
@@ -47,7 +47,7 @@ def _found(numbers: np.ndarray, labels: Sequence[str], top: int) -> list[dict[st
 
 
 def read_images(run_dir: str | Path, images: Sequence[str | Path]) -> np.ndarray:
-    """Pictures as the net of a run wants them.
+    """Read pictures, and preprocess them for the net of a run.
 
     Args:
         run_dir: Folder of a finished run.
@@ -99,7 +99,7 @@ def _session(path: Path) -> Any:
 
 
 def _run(session: Any, settings: dict[str, Any], pixels: np.ndarray) -> np.ndarray:
-    """The net's numbers for one image, (n)."""
+    """The net's outputs for one image, (n)."""
     outputs = [output.name for output in session.get_outputs()]
     if settings["output"] not in outputs:
         raise FormatError(

@@ -1,25 +1,69 @@
-"""The net that is trained: a new head, a loss, and which layers stay as they are."""
+"""The net that is trained: the files' net with new heads, inputs in place of data layers, and a loss."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
+import bridge
 from bridge.caffe_files.inference import channels_of, training_net
 from bridge.errors import ModelError, UsageError, nearest
+from bridge.finetuning.config import Config
 from bridge.layers import build_layer
+from bridge.layers.base import CaffeLayer
 from bridge.layers.data_source import DataSource
-from bridge.schema import Layer, Net, Shape
-from bridge.schema.message import Message, Value
+from bridge.layers.input import Input
+from bridge.layers.softmax_with_loss import SoftmaxWithLoss
+from bridge.schema import Blobs, Layer, Net
+from bridge.schema.message import Message
 
 LABEL = "label"
 
 
+class Prepared(NamedTuple):
+    """A net to train.
+
+    Attributes:
+        net: The net, with new heads, new layers, inputs in place of data layers, and a loss.
+        source: The data layer that it had, if it had one.
+        for_training: Whether its prototxt was made for training, so that its batch size is one to train with.
+        notes: Remarks for the user, one line each.
+    """
+
+    net: Net
+    source: DataSource | None
+    for_training: bool
+    notes: list[str]
+
+
+def prepared(config: Config) -> Prepared:
+    """The net that a run trains, by its settings.
+
+    Raises:
+        BridgeError: The files make no net, a head or a pattern fits no layer, or there is no single place for a loss.
+    """
+    heads = [Head.parse(text) for text in config.heads]
+    net = bridge.load(*config.files, **{"phase": "TRAIN", **config.reading})
+    net, new = with_new_layers(with_heads(net, heads))
+    source = data_layer(net)
+    for_training = source is not None or has_loss(net)
+    net = with_loss(with_inputs(net, config.crop or config.resize))
+    fresh = [*new, *(head.name or head.layer for head in heads)]
+    notes = list(net.notes)
+    if fresh:
+        notes.append(f"new parameters, from their fillers: {', '.join(fresh)}")
+        still = [name for name in matching(net, config.freeze) if name in fresh]
+        if still:
+            notes.append(f"new parameters are frozen, and stay as their fillers made them: {', '.join(still)}")
+    return Prepared(net, source, for_training, notes)
+
+
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """``fc8=10`` or ``fc8=fc8_new:10``: a layer that gets new outputs, and perhaps a new name."""
+    """A new head, such as ``fc8=10`` or ``fc8=fc8_new:10``: a layer gets new outputs, and perhaps a new name."""
 
     layer: str
     outputs: int
@@ -27,10 +71,10 @@ class Head:
 
     @classmethod
     def parse(cls, text: str) -> Head:
-        """From the text of ``--head``.
+        """The head that ``--head`` describes.
 
         Raises:
-            UsageError: It is not of that form.
+            UsageError: The text has another form.
         """
         match = re.fullmatch(r"(?P<layer>.+?)=(?:(?P<name>.+):)?(?P<outputs>\d+)", text)
         if match is None or int(match["outputs"]) < 1:
@@ -39,11 +83,11 @@ class Head:
 
 
 def with_heads(net: Net, heads: Iterable[Head]) -> Net:
-    """The net with other numbers of outputs; the layers' blobs are left to their fillers.
+    """The net with new heads, whose blobs come from their fillers.
 
     Raises:
-        NotFoundError: There is no such layer.
-        UsageError: The layer has no ``num_output``, is named twice, or its new name is taken.
+        NotFoundError: The net has no layer of a head's name.
+        UsageError: The layer has no ``num_output``, is named twice, or its new name is that of another layer.
     """
     given: set[str] = set()
     for head in heads:
@@ -55,40 +99,46 @@ def with_heads(net: Net, heads: Iterable[Head]) -> Net:
                 f"--head {head.layer}={head.name}:{head.outputs}: the net has a layer '{head.name}' already"
             )
         given.add(head.name or head.layer)
-        field = getattr(old, "message", "")
-        if not hasattr(old, "num_output"):
-            raise UsageError(f"{old.label} has no num_output to change", where=net.where)
-        definition = old.definition.copy()
-        params = definition.message(field)
-        params.set("num_output", head.outputs)
-        if "weight_filler" not in params:  # Caffe's own default, zeros, does not train in a deeper net
-            params.set("weight_filler", Message(type="xavier"))
-        definition.set("name", head.name or old.name)
-        new = build_layer(definition)
-        net = net.replace(layers=tuple(new if layer is old else layer for layer in net.layers))
+        if old.outputs is None:
+            raise UsageError("has no num_output to change", where=net.where, subject=old.label)
+        net = net.replace(layers=tuple(_with_head(old, head) if layer is old else layer for layer in net.layers))
     return net
 
 
+def _with_head(layer: Layer, head: Head) -> Layer:
+    """The layer with other outputs, without blobs."""
+    new = layer.changed(name=head.name or layer.name, blobs=Blobs(), num_output=head.outputs)
+    field, _ = new.filler("weight")
+    if not isinstance(new, CaffeLayer) or field in new.parameters():
+        return new
+    return new.with_parameters(
+        {field: Message(type="xavier")}
+    )  # Caffe's default, zeros, does not train in a deeper net
+
+
 def with_new_layers(net: Net) -> tuple[Net, list[str]]:
-    """Layers that the weights file does not have are left to their fillers, as Caffe does; their names."""
+    """Leave layers that the weights file does not have to their fillers, as Caffe does.
+
+    Returns:
+        The net, and the names of these layers.
+    """
     new = [layer.name for layer in net.layers if layer.uncovered]
-    layers = tuple(dataclasses.replace(layer, uncovered="") for layer in net.layers)
+    layers = tuple(layer.changed(uncovered="") for layer in net.layers)
     return net.replace(layers=layers), new
 
 
 def with_loss(net: Net) -> Net:
     """The net with a loss at its end.
 
-    A net that has losses stays as it is. In one for deployment, the Softmax at the end
-    becomes a SoftmaxWithLoss over the same scores; where there is none, one is added
-    to the net's one output.
+    A net that has losses keeps them. In a net for deployment, a softmax loss over the same scores takes the
+    place of the Softmax at the end; a net without a Softmax gets a softmax loss over its output.
 
     Raises:
         ModelError: There is no single place for a loss.
     """
-    if any(is_loss(layer) for layer in net.layers):
+    if has_loss(net):
         return with_named_losses(net)
-    tails = [layer for layer in net.layers if layer.type == "Softmax" and layer.tops[0] in net.outputs]
+    tails = [layer for layer in net.layers if layer.probabilities and layer.tops[0] in net.outputs]
     if len(tails) > 1 or (not tails and len(net.outputs) != 1):
         raise ModelError(
             f"the net has {len(net.outputs)} outputs ({', '.join(net.outputs)}), expected one Softmax to train",
@@ -96,19 +146,19 @@ def with_loss(net: Net) -> Net:
             hint="give a train prototxt with its losses",
         )
     scores = tails[0].bottoms[0] if tails else net.outputs[0]
-    definition = Message(name="loss", type="SoftmaxWithLoss", bottom=[scores, LABEL], top="loss")
+    loss = build_layer(SoftmaxWithLoss.define("loss", [scores, LABEL], ["loss"]))
     batch = next((shape[0] for shape in net.inputs.values() if shape), 1)
     kept = [layer for layer in net.layers if layer not in tails]
-    return net.replace(layers=(_input(LABEL, {LABEL: (batch,)}), *kept, build_layer(definition)))
+    return net.replace(layers=(build_layer(Input.of(LABEL, LABEL, (batch,))), *kept, loss))
 
 
-def _input(name: str, tops: Mapping[str, Shape]) -> Layer:
-    shapes: list[Value] = [Message(dim=list(shape)) for shape in tops.values()]
-    return build_layer(Message(name=name, type="Input", top=list(tops), input_param=Message(shape=shapes)))
+def has_loss(net: Net) -> bool:
+    """Whether the net has a loss to train: a top with a loss weight."""
+    return any(any(layer.loss_weights) for layer in net.layers)
 
 
 def data_layer(net: Net) -> DataSource | None:
-    """The layer that the net's training images come from, if it has one."""
+    """The data layer that gives the net's training images, if it has one."""
     return next((layer for layer in net.layers if isinstance(layer, DataSource)), None)
 
 
@@ -117,7 +167,7 @@ def with_inputs(net: Net, size: tuple[int, int] | None) -> Net:
 
     Args:
         net: A net for training.
-        size: (height, width) of its images, where its data layer does not tell.
+        size: (height, width) of its images, where its data layer does not give it.
     """
     made = training_net(net)
     for layer in net.layers:
@@ -128,27 +178,18 @@ def with_inputs(net: Net, size: tuple[int, int] | None) -> Net:
 
 
 def with_named_losses(net: Net) -> Net:
-    """A loss without a top gets one of its own name, as Caffe gives it."""
-    layers = []
-    for layer in net.layers:
-        if is_loss(layer) and not layer.tops:
-            definition = layer.definition.copy()
-            definition.set("top", layer.name)
-            layer = build_layer(definition)
-        layers.append(layer)
-    return net.replace(layers=tuple(layers))
-
-
-def is_loss(layer: Layer) -> bool:
-    """Whether the layer's first top is a loss by its type."""
-    return bool(getattr(layer, "default_loss_weight", 0.0))
+    """The net, in which each loss without a top has one of the layer's name, as in Caffe."""
+    unnamed = [layer for layer in net.layers if not layer.tops and any(layer.loss_weights)]
+    return net.replace(
+        layers=tuple(layer.changed(tops=[layer.name]) if layer in unnamed else layer for layer in net.layers)
+    )
 
 
 def matching(net: Net, patterns: Iterable[str]) -> list[str]:
-    """Names of the layers that the patterns choose (``conv*``), in order.
+    """Names of the layers with parameters that match the patterns, such as ``conv*``.
 
     Raises:
-        UsageError: A pattern chooses no layer with blobs.
+        UsageError: A pattern matches no layer with parameters.
     """
     chosen: dict[str, None] = {}
     for pattern in patterns:
@@ -161,6 +202,5 @@ def matching(net: Net, patterns: Iterable[str]) -> list[str]:
 
 
 def has_parameters(layer: Layer) -> bool:
-    """Whether the layer has blobs, stored or to be filled."""
-    roles = getattr(layer, "roles", None)
-    return bool(layer.blobs) or bool(roles and roles(0))
+    """Whether the layer has blobs, stored ones or ones that its fillers make."""
+    return bool(layer.blobs) or bool(layer.roles(0))

@@ -30,7 +30,7 @@ class Preprocess:
         mean: Per channel (C,), or an image (C, H, W); float32.
         crop: (height, width) cut out: at random in training, from the middle otherwise.
         mirror: Whether training flips images left to right at random.
-        swap: Whether channels are turned round first, for arrays that are RGB.
+        swap: Whether the order of the channels is reversed first, for arrays that are RGB.
     """
 
     scale: float = 1.0
@@ -41,16 +41,16 @@ class Preprocess:
 
     @property
     def random(self) -> bool:
-        """Whether training sees an image in more than one form."""
+        """Whether training augments images."""
         return self.mirror or self.crop is not None
 
     def apply(self, x: np.ndarray, draws: np.ndarray | None = None) -> np.ndarray:
-        """Images as the net wants them.
+        """Preprocess images for the net.
 
         Args:
             x: (N, C, H, W) uint8 or float32.
-            draws: (N, 3) uniform numbers in [0, 1) for row, column and mirror of each
-                image; none takes the middle, unmirrored.
+            draws: (N, 3) random numbers in [0, 1) for row, column and mirror of each image; ``None``
+                crops the middle and does not mirror.
 
         Returns:
             float32 (N, C, crop height, crop width).
@@ -94,7 +94,7 @@ class Preprocess:
 
     @classmethod
     def from_json(cls, data: dict[str, Any], folder: Path) -> Preprocess:
-        """The opposite of :meth:`to_json`; a mean image is in the folder."""
+        """The inverse of :meth:`to_json`; a mean image is read from the folder."""
         mean = np.load(folder / "mean.npy", allow_pickle=False) if data["mean"] == "mean.npy" else data["mean"]
         return cls(
             scale=float(data["scale"]),
@@ -108,19 +108,19 @@ class Preprocess:
 def preprocessing(
     config: Config, net: Net, shape: Shape, source: DataSource | None
 ) -> tuple[Preprocess, tuple[int, int]]:
-    """How images become inputs: by the flags, and where they are silent by the prototxt's data layer.
+    """How images become inputs: by the settings, and for those left out by the prototxt's data layer.
 
     Args:
-        config: The flags.
+        config: The settings.
         net: The net.
         shape: (N, C, H, W) of its input.
         source: Its data layer, if it had one.
 
     Returns:
-        What is done to images, and the (height, width) that pictures are brought to before.
+        The preprocessing, and the (height, width) that pictures are resized to before.
 
     Raises:
-        UsageError: The mean does not fit, or is not where the prototxt may point to.
+        UsageError: The mean does not fit, or the prototxt's mean file is not in its folder or below.
     """
     transform = source.transform if source is not None else Transform()
     _, channels, height, width = shape
@@ -139,15 +139,14 @@ def preprocessing(
 
 
 def _own_size(source: DataSource | None, mean: np.ndarray) -> tuple[int, int] | None:
-    """The size of whole images, as far as the data layer or its mean image tells."""
-    new = getattr(source, "new_height", 0), getattr(source, "new_width", 0)
-    if all(new):
-        return new
+    """The size of whole images by the data layer or its mean image; ``None`` where neither gives it."""
+    if source is not None and source.picture_size is not None:
+        return source.picture_size
     return mean.shape[-2:] if mean.ndim == 3 else None
 
 
 def _own_mean(net: Net, transform: Transform) -> np.ndarray:
-    """The mean that the prototxt's data layer takes off; a file of it must lie beside the prototxt, or below."""
+    """The mean of the prototxt's data layer; its file must be in the prototxt's folder or below."""
     if not transform.mean_file:
         return np.asarray(transform.mean_value, np.float32)
     folder = Path(net.sources[0]).resolve().parent
@@ -181,15 +180,15 @@ def _channels(number: int) -> str:
 
 
 def fitted(preprocess: Preprocess, data: Data, shape: Shape, where: str) -> Preprocess:
-    """The preprocessing for these images, without a crop that leaves them as they are.
+    """The preprocessing for these images; a crop of their full size is left out.
 
     Raises:
-        UsageError: They do not come out as the net's input wants them.
+        UsageError: Preprocessed images do not have the shape of the net's input.
     """
     made = (data.x.shape[-3], *(preprocess.crop or data.x.shape[-2:]))
     if made != tuple(shape[1:]):
         raise UsageError(
-            f"images come to {times(made)}, the net's input is {times(shape[1:])}",
+            f"preprocessed images are {times(made)}, the net's input is {times(shape[1:])}",
             where=where,
             hint=f"--crop {shape[2]},{shape[3]} cuts that size out of larger ones",
         )

@@ -1,11 +1,13 @@
-"""What a run leaves behind: the model in every format, labels, preprocessing, pictures, a report."""
+"""The files that a run leaves behind: the model in every format, labels, preprocessing, pictures, a report."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import unicodedata
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,12 @@ if TYPE_CHECKING:
     from bridge.finetuning.objective import Objective
     from bridge.finetuning.run import Run
 
+FILES = (
+    "deploy.prototxt", "model.caffemodel", "model.npz", "model.onnx", "best.caffemodel", "labels.txt",
+    "preprocess.json", "mean.npy", "use.txt", "log.jsonl", "curves.png", "confusion.png", "mistakes.png", "filters.png",
+    "report.html",
+)  # fmt: skip
+"""All files that a run may leave for its user."""
 _CLASSES = "the class of each image: labels.txt"
 USE = {
     "the images, as the net wants them: preprocess.json": """\
@@ -44,39 +52,49 @@ serializers.load_npz("model.npz", chain); config.train = False; scores = chain(i
 labels = open("labels.txt", encoding="utf-8").read().splitlines()
 print([labels[k] for k in scores.reshape(len(images), -1).argmax(axis=1)])""",
 }
-"""What to do with what: two lines each, run in the run's folder."""
+"""Purpose -> lines of code that use the files; they are run in the run's folder."""
 
 
-def write_products(run: Run, arrays: Mapping[str, np.ndarray]) -> None:
+@dataclass(frozen=True)
+class Products:
+    """The files that a run leaves behind.
+
+    Attributes:
+        files: Name -> path, such as ``model.onnx``, in the order of writing.
+        notes: Remarks for the user, one line each.
+    """
+
+    files: Mapping[str, Path]
+    notes: tuple[str, ...]
+
+
+def write_products(run: Run) -> Products:
     """Write everything into the run's folder, each file whole or not at all.
-
-    Args:
-        run: The run.
-        arrays: What was trained, of that model.
 
     Raises:
         OutputError: A file cannot be written.
         DifferenceError: The exported model computes something else.
     """
-    folder = run.config.folder
-    trained = trained_net(run, arrays)
-    deploy = deploy_net(trained, run.loop.objective.data)
+    from bridge.finetuning.report import can_draw, write_report
+
+    folder, objective = run.config.folder, run.plan.objective
+    trained = trained_net(run, run.outcome.arrays)
+    deploy = deploy_net(trained, objective.data)
     _text(folder / "deploy.prototxt", prototxt.format(deploy.to_message()))
     bridge.save(deploy, folder / "model.caffemodel")
     bridge.save(deploy, folder / "model.npz", format="chainer")
-    if run.loop.objective.scores is not None:
+    if objective.scores is not None:
         _text(folder / "labels.txt", "".join(f"{name}\n" for name in class_names(run)))
     _write_preprocessing(run, deploy, folder)
     _text(folder / "use.txt", "\n\n".join(f"# {title}\n{lines}" for title, lines in use(run, deploy).items()) + "\n")
-    _write_best(run, folder)
-    run.notes += _write_onnx(deploy, folder / "model.onnx")
-    from bridge.finetuning.report import write_report
-
-    write_report(run, trained, deploy)
+    notes = (*_write_best(run, folder), *_write_onnx(deploy, folder / "model.onnx"), *can_draw())
+    finished = dataclasses.replace(run, products=Products({}, notes))
+    write_report(finished, trained, deploy)
+    return Products({name: folder / name for name in FILES if (folder / name).exists()}, notes)
 
 
 def trained_net(run: Run, arrays: Mapping[str, np.ndarray]) -> Net:
-    """The run's net with these arrays; what was not trained has the bits that it had."""
+    """The run's net with these trained arrays; everything else has the bits that it had."""
     chain = build_chain(run.net, seed=run.config.recipe.seed)
     put_into(chain, arrays)
     return from_chain(chain, run.net)
@@ -89,16 +107,16 @@ def deploy_net(trained: Net, data: str) -> Net:
     return net.with_input_shapes({data: (1, *shape[1:])})
 
 
-def _write_best(run: Run, folder: Path) -> None:
-    """The best epoch's model, where the last one's is another."""
-    loop = run.loop
-    if run.config.use_best or not loop.best or loop.state.best_epoch < 0 or loop.best_is_last():
-        return
-    bridge.save(deploy_net(trained_net(run, loop.best), loop.objective.data), folder / "best.caffemodel")
-    run.notes.append(
-        f"the validation loss was lowest after epoch {loop.state.best_epoch + 1}, {loop.state.best:.4f}: "
+def _write_best(run: Run, folder: Path) -> list[str]:
+    """Write the best epoch's model, where it is not the model itself; returns remarks."""
+    outcome = run.outcome
+    if not outcome.best or outcome.best_loss is None:
+        return []
+    bridge.save(deploy_net(trained_net(run, outcome.best), run.plan.objective.data), folder / "best.caffemodel")
+    return [
+        f"the validation loss was lowest after epoch {outcome.best_epoch + 1}, {outcome.best_loss:.4f}: "
         "best.caffemodel; --use-best --resume makes all files of it"
-    )
+    ]
 
 
 def _write_onnx(deploy: Net, path: Path) -> list[str]:
@@ -108,27 +126,27 @@ def _write_onnx(deploy: Net, path: Path) -> list[str]:
         graph = bridge.export_onnx(deploy, path, check=checked)
     except UnsupportedLayerError as error:
         return [f"there is no model.onnx: {error.args[0]}"]
-    unchecked = [] if checked else ["it was not checked, for onnxruntime is not installed"]
+    unchecked = [] if checked else ["it was not checked, because onnxruntime is not installed"]
     return [f"model.onnx: {note}" for note in (*graph.notes, *unchecked)]
 
 
 def output_of(objective: Objective, deploy: Net) -> str:
-    """The deployed net's output of class scores, where it has them: the Softmax of what is trained, or that itself."""
+    """The deployed net's output of class scores: their Softmax, or themselves; else its first output."""
     trained = objective.scores
-    halves = [layer.tops[0] for layer in deploy.layers if layer.type == "Softmax" and trained in layer.bottoms]
+    halves = [layer.tops[0] for layer in deploy.layers if layer.probabilities and trained in layer.bottoms]
     found = [name for name in (*halves, trained) if name in deploy.outputs]
     return [*found, *deploy.outputs][0]
 
 
 def class_names(run: Run) -> list[str]:
-    """The name of each class, on one line; the number of one that has none."""
+    """The name of each class, one line each; its number where it has no name."""
     known = [_one_line(name) for name in run.train.classes]
-    return known + [str(number) for number in range(len(known), run.loop.objective.classes)]
+    return known + [str(number) for number in range(len(known), run.plan.objective.classes)]
 
 
 def use(run: Run, deploy: Net) -> dict[str, str]:
-    """Lines of code that use the files, by what they are for."""
-    objective = run.loop.objective
+    """Purpose -> lines of code that use the files."""
+    objective = run.plan.objective
     output = output_of(objective, deploy)
     names = {
         "data": objective.data,
@@ -141,17 +159,17 @@ def use(run: Run, deploy: Net) -> dict[str, str]:
 
 
 def _one_line(name: str) -> str:
-    """A name from a folder, with escapes for what no text file holds and what would end a line."""
-    odd = ("Cc", "Cs", "Zl", "Zp")  # controls, halves of characters, ends of lines and of paragraphs
-    return "".join(repr(char)[1:-1] if unicodedata.category(char) in odd else char for char in name)
+    """A name without characters that end a line or that no text file can hold; escapes stand for them."""
+    escaped = ("Cc", "Cs", "Zl", "Zp")  # controls, halves of characters, ends of lines and of paragraphs
+    return "".join(repr(char)[1:-1] if unicodedata.category(char) in escaped else char for char in name)
 
 
 def _write_preprocessing(run: Run, deploy: Net, folder: Path) -> None:
     """``preprocess.json``, and ``mean.npy`` where the mean is an image."""
-    channels, height, width = (run.net.inputs[run.loop.objective.data] or ())[1:]
+    channels, height, width = (run.net.inputs[run.plan.objective.data] or ())[1:]
     settings: dict[str, Any] = {
-        "input": run.loop.objective.data,
-        "output": output_of(run.loop.objective, deploy),
+        "input": run.plan.objective.data,
+        "output": output_of(run.plan.objective, deploy),
         "shape": [channels, height, width],
         "channel_order": "grey" if channels == 1 else "RGB" if run.preprocess.swap else "BGR",
         "resize": list(run.resize),

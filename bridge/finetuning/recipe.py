@@ -1,4 +1,4 @@
-"""The recipe of a training run: what Caffe writes in a solver.prototxt, and what we add.
+"""The recipe of a training run: the settings of a solver.prototxt, and some more.
 
 Source: caffe.proto ``SolverParameter``, sgd_solver.cpp, upgrade_proto.cpp.
 """
@@ -27,17 +27,17 @@ class Recipe:
     Attributes:
         type: One of :data:`SOLVERS`, or the name of one of Chainer's optimizers.
         base_lr: Learning rate at the start.
-        lr_policy: One of :data:`POLICIES`; ``cosine`` is ours.
-        gamma, power, stepsize, stepvalue: What the policy takes.
-        max_iter: Iterations in all; 0 where epochs decide.
-        warmup: Iterations over which the rate rises linearly to the policy's.
-        momentum, momentum2, rms_decay, delta: What the update rule takes.
+        lr_policy: One of :data:`POLICIES`; Caffe does not have ``cosine``.
+        gamma, power, stepsize, stepvalue: Settings of the policy, as in caffe.proto.
+        max_iter: Number of iterations; 0 where the number of epochs decides.
+        warmup: Iterations over which the rate rises linearly to that of the policy.
+        momentum, momentum2, rms_decay, delta: Settings of the update rule, as in caffe.proto.
         weight_decay: Factor of the regularisation.
         regularization_type: ``L2`` or ``L1``.
-        clip_gradients: Largest L2 norm of all gradients together; not positive is no limit.
+        clip_gradients: Largest L2 norm of all gradients together; 0 or less is no limit.
         iter_size: Batches whose gradients make one update.
-        label_smoothing: Share of the target that all classes have alike.
-        seed: For order, augmentation, dropout and fillers.
+        label_smoothing: The share of the target that is spread evenly over all classes, 0 to below 1.
+        seed: Seed of order, augmentation, dropout and fillers.
     """
 
     type: str = "SGD"
@@ -91,6 +91,12 @@ class Recipe:
         rate = self.base_lr if self.lr_policy == "fixed" else float(self.base_lr * self._factor(iteration))
         return rate * (iteration + 1) / (self.warmup + 1) if iteration < self.warmup else rate
 
+    def current_step(self, iteration: int) -> int:
+        """Steps of the policies ``step`` and ``multistep`` that the updates before an iteration have taken."""
+        if self.lr_policy == "step":
+            return max(0, iteration - 1) // self.stepsize
+        return self._steps_taken(iteration - 1) if self.lr_policy == "multistep" else 0
+
     def _factor(self, i: int) -> Any:
         if self.lr_policy == "step":
             return float(self.gamma ** (i // self.stepsize))
@@ -107,7 +113,7 @@ class Recipe:
         return (1 + math.cos(math.pi * min(1.0, i / self.max_iter))) / 2  # cosine
 
     def _steps_taken(self, iteration: int) -> int:
-        """How many of the steps are taken: at most one more per iteration, as Caffe looks at them in turn."""
+        """Number of ``stepvalue`` entries that are passed; as in Caffe, at most one more in each iteration."""
         taken, when = 0, -1
         for step in self.stepvalue:
             when = max(when + 1, step)
@@ -133,7 +139,7 @@ _READ = {
     "regularization_type": str, "clip_gradients": float, "iter_size": int, "type": str,
 }  # fmt: skip
 _CAFFES_OWN = {"base_lr": 0.0, "lr_policy": "", "gamma": 0.0, "power": 0.0}
-"""Defaults of caffe.proto where ours are others."""
+"""Defaults of caffe.proto that differ from those of :class:`Recipe`."""
 _IGNORED = {
     "net", "net_param", "train_net", "test_net", "train_net_param", "test_net_param", "train_state", "test_state",
     "test_iter", "test_interval", "test_compute_loss", "test_initialization", "display", "average_loss", "snapshot",
@@ -149,7 +155,7 @@ def read_solver(message: Message) -> Recipe:
         message: The parsed file.
 
     Raises:
-        FormatError: A field is unknown or of the wrong kind, or they do not go together.
+        FormatError: A field is unknown or of the wrong kind, or fields contradict each other.
 
     Source: caffe.proto ``SolverParameter``.
     """
@@ -177,7 +183,7 @@ def read_solver(message: Message) -> Recipe:
 
 
 def net_of(message: Message) -> str:
-    """The path of the net that a solver.prototxt names for training, as it stands there; empty where it names none."""
+    """The path of the training net in a solver.prototxt, as written there; empty where it gives none."""
     return next((text for name in ("train_net", "net") if (text := message.text(name, ""))), "")
 
 

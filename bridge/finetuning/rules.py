@@ -1,7 +1,7 @@
 """Caffe's update rules, as a Chainer optimizer.
 
-Where Chainer has a rule of the same name it differs in detail (where the rate enters,
-where epsilon is added, what is corrected for bias), so these are written out.
+Chainer's rules of the same names differ in details: where the rate enters, where epsilon is
+added, what is corrected for bias. So Caffe's are written out here.
 
 Source: sgd_solver.cpp, nesterov_solver.cpp, adagrad_solver.cpp, rmsprop_solver.cpp,
 adadelta_solver.cpp, adam_solver.cpp.
@@ -21,7 +21,7 @@ from bridge.finetuning.recipe import Recipe
 
 _History = list[Any]
 _CHUNK = 1 << 15
-"""Values that are updated at a time, where a parameter has more: they and what comes between stay in the cache."""
+"""Values of a parameter that are updated at a time: they and intermediate values fit the processor's cache."""
 
 
 class CaffeRule(chainer.UpdateRule):
@@ -40,7 +40,10 @@ class CaffeRule(chainer.UpdateRule):
         super().add_hook(*args, **kwargs)
 
     def update(self, param: Any) -> None:
-        """Update a parameter; the second time at once where it is on the CPU, is float32 and has no hooks."""
+        """Update a parameter.
+
+        From the second update on, a float32 parameter on the CPU without hooks skips Chainer's checks.
+        """
         if self._usual and self.enabled and param._loss_scale is None:
             self.t += 1
             self.update_core(param)
@@ -85,13 +88,13 @@ class CaffeOptimizer(chainer.GradientMethod):
 
     Args:
         recipe: Rule, momentum, decay and clipping.
-        params: The target's parameters in the net's order, in which the norm of their gradients adds up; in the
-            target's own order where none are given.
-        replay: Whether to round as Caffe does on a processor, of float32 parameters there.
+        params: The target's parameters in the net's order, in which the norm of their gradients is summed; empty
+            is the target's own order.
+        replay: Whether to round as Caffe does on a processor, for float32 parameters on the CPU.
 
     Attributes:
         rate: The learning rate of the next update.
-        grad_scales: What gradients are multiplied by before it, one after the other.
+        grad_scales: Factors on the gradients, applied one after the other before the update.
     """
 
     def __init__(self, recipe: Recipe, params: Sequence[Any] = (), *, replay: bool = False) -> None:
@@ -105,7 +108,7 @@ class CaffeOptimizer(chainer.GradientMethod):
         return CaffeRule(self)
 
     def update(self, lossfun: Any = None, *args: Any, **kwargs: Any) -> None:
-        """One update from the gradients, or from those of ``lossfun``, at the rate that was set."""
+        """One update at :attr:`rate`, from the gradients in the parameters or, if given, from those of ``lossfun``."""
         if lossfun is not None:
             loss = lossfun(*args, **kwargs)
             self.target.cleargrads()
@@ -117,13 +120,13 @@ class CaffeOptimizer(chainer.GradientMethod):
         for param in self._params or self.target.params():
             if is_frozen(param):
                 continue
-            if param.grad is None:  # no loss reaches it; decay and momentum do
+            if param.grad is None:  # no loss depends on it; decay and momentum still act
                 param.grad = param.xp.zeros_like(param.array)
             param.update()
         self.call_hooks("post")
 
     def _clip(self) -> np.float32:
-        """The factor that brings the norm of all gradients down to the limit."""
+        """The factor that reduces the norm of all gradients to ``clip_gradients``; 1 where it is not above."""
         limit = np.float32(self.recipe.clip_gradients)
         if limit <= 0:
             return np.float32(1)

@@ -1,17 +1,20 @@
-"""Snapshots: all that a run is, in one file that appears whole or not at all.
+"""Snapshots: the whole state of a run in one file, which appears whole or not at all.
 
-Order and augmentation follow from the seed and the epoch, so that what is trained, the
-optimizer, the iteration and the generator that dropout draws from are the whole state.
-What stays frozen to the end is in the model's own files, or follows from the seed.
+Order, augmentation and dropout follow from the seed, the epoch and the iteration. So the state is
+the trained arrays, the optimizer and a few numbers. Arrays that are frozen to the end are in the
+model's own files, or follow from the seed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import io
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +31,33 @@ HINT = "start over without --resume in another folder"
 _STATE, _RULES = "__state__", "__rules__"
 
 
+@dataclass
+class State:
+    """Where a run is: what a snapshot holds beside arrays.
+
+    Attributes:
+        iteration: Steps that are done.
+        best: The lowest validation loss; ``None`` before the first evaluation.
+        best_epoch: The epoch that had it, counted from 0.
+        stopped: Whether the run ended early, by ``patience``.
+        data: Digests of the training and the validation data.
+        engines: The trunk's engine in each stage of the run; empty where a stage has no trunk.
+        software: What computes, with versions, such as ``numpy 2.2.0``.
+        ranks: Processes that train together.
+    """
+
+    iteration: int = 0
+    best: float | None = None
+    best_epoch: int = -1
+    stopped: bool = False
+    data: list[str] = field(default_factory=list)
+    engines: list[str] = field(default_factory=list)
+    software: list[str] = field(default_factory=list)
+    ranks: int = 1
+
+
 class Trained:
-    """The arrays of a chain that training moves: parameters that are not frozen now, and running statistics."""
+    """The arrays of a chain that training changes: parameters that are not frozen now, and running statistics."""
 
     def __init__(self, chain: Any) -> None:
         self._chain = chain
@@ -41,7 +69,7 @@ class Trained:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that they have together."""
+        """Their size in bytes, all together."""
         values = [getattr(link, name) for link, name in self._places.values()]
         return sum(int(value.size * value.dtype.itemsize) for value in values)
 
@@ -49,6 +77,12 @@ class Trained:
         """Copies of them, by path; of a parameter that is kept as float16, its float32 original."""
         values = {key: getattr(link, name) for key, (link, name) in self._places.items()}
         return {key: np.array(_to_cpu(_precise(value))) for key, value in values.items()}
+
+    def statistics(self) -> dict[str, np.ndarray]:
+        """Copies of the running statistics, by path."""
+        values = {key: getattr(link, name) for key, (link, name) in self._places.items()}
+        chosen = {key: value for key, value in values.items() if not isinstance(value, chainer.Parameter)}
+        return {key: np.array(_to_cpu(value)) for key, value in chosen.items()}
 
     def fill(self, arrays: Mapping[str, np.ndarray]) -> None:
         """The opposite of :meth:`copies`.
@@ -75,7 +109,7 @@ def _rules(optimizer: Any) -> list[tuple[str, Any]]:
 
 
 def _numbers(optimizer: Any) -> dict[str, dict[str, float]]:
-    """What some of Chainer's update rules count without telling a serializer (MSVAG's ``beta_power``)."""
+    """Numbers that some of Chainer's update rules keep and do not serialize (MSVAG's ``beta_power``)."""
     return {
         path: {name: value for name, value in vars(rule).items() if isinstance(value, float)}
         for path, rule in _rules(optimizer)
@@ -83,7 +117,7 @@ def _numbers(optimizer: Any) -> dict[str, dict[str, float]]:
 
 
 def put_into(chain: Any, arrays: Mapping[str, np.ndarray]) -> None:
-    """Fill those arrays of a chain on the CPU that are there."""
+    """Copy arrays into a chain on the CPU; its other arrays stay as they are."""
     for path, link in chain.namedlinks():
         for name in (*link._params, *link._persistent):
             new = arrays.get(f"chain{path}/{name}")
@@ -97,40 +131,24 @@ def _precise(value: Any) -> Any:
     return getattr(value if original is None else original, "array", value)
 
 
-def generator() -> dict[str, np.ndarray]:
-    """The state of NumPy's own generator, which Chainer draws from on the CPU."""
-    _, key, place, has_gauss, gauss = np.random.get_state(legacy=True)
-    return {"random/key": np.asarray(key), "random/rest": np.array([place, has_gauss, gauss], np.float64)}
-
-
-def set_generator(arrays: Mapping[str, np.ndarray]) -> None:
-    """The opposite of :func:`generator`.
-
-    Raises:
-        KeyError: The state is not there.
-        ValueError: It is none.
-    """
-    place, has_gauss, gauss = arrays["random/rest"].tolist()
-    np.random.set_state(("MT19937", arrays["random/key"], int(place), int(has_gauss), gauss))
-
-
 def _to_cpu(array: Any) -> Any:
     return chainer.backends.cuda.to_cpu(array)
 
 
-def save(path: Path, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any], optimizer: Any = None) -> None:
+def save(path: Path, arrays: Mapping[str, np.ndarray], state: State, optimizer: Any = None) -> None:
     """Write a snapshot.
 
     Args:
         path: The file.
-        arrays: What is trained.
-        state: Plain data: iteration, best result, and what the data were.
+        arrays: The trained arrays, by path.
+        state: Where the run is.
         optimizer: The optimizer, with its histories.
 
     Raises:
-        OutputError: It cannot be written; the one before stays.
+        OutputError: It cannot be written; the snapshot before stays.
     """
-    stored: dict[str, Any] = {_STATE: np.frombuffer(json.dumps(state).encode(), np.uint8), **arrays}
+    text = json.dumps(dataclasses.asdict(state))
+    stored: dict[str, Any] = {_STATE: np.frombuffer(text.encode(), np.uint8), **arrays}
     if optimizer is not None:
         serializer = chainer.serializers.DictionarySerializer(path="optimizer/")
         serializer.save(optimizer)
@@ -140,8 +158,20 @@ def save(path: Path, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any],
         np.savez(file, **stored)
 
 
-def load(path: Path, content: bytes = b"", optimizer: Any = None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The state and the arrays of a snapshot; its histories go into the optimizer.
+def read_state(path: Path) -> State | None:
+    """The state of a snapshot; ``None`` where there is no file.
+
+    Raises:
+        FormatError: It is damaged, or no snapshot.
+    """
+    if not path.exists():
+        return None
+    with _damage_named(path), open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        return _state(archive)
+
+
+def load(path: Path, content: bytes = b"", optimizer: Any = None) -> tuple[State, dict[str, np.ndarray]]:
+    """The state and the arrays of a snapshot; the optimizer gets its histories back.
 
     Args:
         path: The file.
@@ -151,19 +181,29 @@ def load(path: Path, content: bytes = b"", optimizer: Any = None) -> tuple[dict[
     Raises:
         FormatError: It is damaged, or of another net or optimizer.
     """
+    with (
+        _damage_named(path),
+        io.BytesIO(content) if content else open(path, "rb") as file,
+        np.load(file, allow_pickle=False) as archive,
+    ):
+        arrays = {key: archive[key] for key in archive.files if not key.startswith(("optimizer/", "__"))}
+        if optimizer is not None:
+            # not strict: a parameter that was never updated has no history to load
+            chainer.serializers.NpzDeserializer(archive, strict=False)["optimizer"].load(optimizer)
+            numbers = json.loads(archive[_RULES].tobytes())
+            for name, rule in _rules(optimizer):
+                vars(rule).update(numbers.get(name, {}))
+        return _state(archive), arrays
+
+
+def _state(archive: Any) -> State:
+    return State(**json.loads(archive[_STATE].tobytes()))
+
+
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Turn what reading a damaged file raises into one error that names the file."""
     try:
-        with (
-            io.BytesIO(content) if content else open(path, "rb") as file,
-            np.load(file, allow_pickle=False) as archive,
-        ):
-            state: dict[str, Any] = json.loads(archive[_STATE].tobytes())
-            arrays = {key: archive[key] for key in archive.files if not key.startswith(("optimizer/", "__"))}
-            if optimizer is not None:
-                # not strict: a parameter that was never updated has no history to load
-                chainer.serializers.NpzDeserializer(archive, strict=False)["optimizer"].load(optimizer)
-                numbers = json.loads(archive[_RULES].tobytes())
-                for name, rule in _rules(optimizer):
-                    vars(rule).update(numbers.get(name, {}))
+        yield
     except (ValueError, KeyError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise FormatError(f"is no snapshot of this run: {error}", where=str(path), hint=HINT) from None
-    return state, arrays

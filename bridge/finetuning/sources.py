@@ -1,4 +1,4 @@
-"""Images of a split on their way into the net."""
+"""The inputs of the trained part of a net, for the images of a split."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from bridge.finetuning.objective import Objective
 from bridge.finetuning.trunk import Trunk
 
 
-@dataclass
+@dataclass(frozen=True)
 class Source:
-    """Images of one split: as they are, through the trunk, or from its cache.
+    """The images of one split: as they are, as features of the trunk, or as cached features.
 
     Attributes:
         images: The images.
-        objective: Says what the inputs are called.
-        trunk: Computes the frozen layers, if there are any.
-        cache: Has computed them.
-        draws: How many draws of each image the cache has.
+        objective: Names the input blobs.
+        trunk: Computes the frozen layers; ``None`` where no layers are computed apart.
+        cache: Features that were computed before; ``None`` computes them in every step.
+        draws: Augmented versions of each image in the cache.
     """
 
     images: Images
@@ -33,12 +33,17 @@ class Source:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def start(self) -> int:
+        """Index of the first layer to compute."""
+        return self.trunk.cut.index if self.trunk is not None else 0
+
     def labels(self) -> np.ndarray:
         """The labels of all images, (N) float32."""
         return self.images.labels(np.arange(len(self.images)))
 
     def get(self, indices: np.ndarray, epoch: int) -> Features:
-        """The blobs that the trained part starts from, and the labels."""
+        """The blobs that the trained part reads, and the labels, by name."""
         if self.cache is not None:
             draw = epoch % self.draws
             features = self.cache.rows(indices + draw * len(self.images) if draw else indices)

@@ -1,181 +1,183 @@
-"""The stages of a run: what is frozen, and where images enter the part that is trained."""
+"""The stages of a run: which layers are frozen, and where images enter the trained part."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge import engines
 from bridge.chain.build import NetChain
 from bridge.chain.freezing import freeze, is_frozen, thaw
 from bridge.chain.functions import chainer
 from bridge.errors import UsageError
-from bridge.files.atomic import atomic
-from bridge.finetuning import prepare
-from bridge.finetuning.batches import Batches, Images
+from bridge.finetuning.batches import Images
 from bridge.finetuning.cache import Cache, digest
-from bridge.finetuning.config import Config
+from bridge.finetuning.cut import Cut
 from bridge.finetuning.data import Data
-from bridge.finetuning.loop import Stage
-from bridge.finetuning.objective import Objective
-from bridge.finetuning.parallel import Ranks
-from bridge.finetuning.preprocess import Preprocess
 from bridge.finetuning.sources import Source
-from bridge.finetuning.trunk import Cut, Trunk, find_cut, is_random
+from bridge.finetuning.trunk import Choice, Trunk, software
 from bridge.schema import Net
 
-_ENGINE = "trunk_engine.txt"
-Split = tuple[Images, Data]
+if TYPE_CHECKING:
+    from bridge.finetuning.plan import Plan
+
+Say = Callable[[str], None]
 
 
-@dataclass
-class Stages:
-    """Makes the stages of a run.
+@dataclass(frozen=True)
+class Stage:
+    """A part of the run with one set of frozen layers.
 
     Attributes:
-        config: What was asked for.
-        net: The net that is trained.
-        chain: Its chain.
-        objective: Says what the inputs are called.
-        preprocess: How images become inputs.
-        ranks: The processes that train together.
-        still: Parameters with a learning rate of 0.
-        say: Called with remarks.
+        start: Its first step.
+        frozen: Names of the frozen layers.
+        trained: Names of the layers with a parameter that is trained.
+        cut: Where the trunk ends; ``None`` where there is no trunk.
+        trunk: The trunk's engine; ``None`` where there is no trunk.
     """
 
-    config: Config
-    net: Net
-    chain: NetChain
-    objective: Objective
-    preprocess: Preprocess
-    ranks: Ranks
-    still: list[Any]
-    say: Callable[[str], None]
+    start: int
+    frozen: tuple[str, ...]
+    trained: tuple[str, ...]
+    cut: Cut | None
+    trunk: Choice | None
 
-    def all(self, train: Data, validation: Data | None, batches: Batches) -> list[Stage]:
-        """The stages in order: with the frozen layers, and from ``unfreeze_at`` on without."""
-        frozen, config = tuple(prepare.matching(self.net, self.config.freeze)), self.config
-        splits = [(Images(train, self.preprocess, config.recipe.seed, train=True), train)]
-        if validation is not None:
-            splits.append((Images(validation, self.preprocess, config.recipe.seed, train=False), validation))
-        start = -(-config.unfreeze_at * batches.per_epoch // config.recipe.iter_size)
-        if not frozen or start == 0:
-            return [self._stage(0, (), splits)]
-        return [self._stage(0, frozen, splits), *([self._stage(start, (), splits)] if start > 0 else [])]
 
-    def _stage(self, start: int, frozen: tuple[str, ...], splits: list[Split]) -> Stage:
-        def prepared() -> tuple[Cut | None, Source, Source | None]:
-            cut = find_cut(self.net, self.objective.data, self._moving(), frozen)
-            made = self._sources(cut, splits)
-            self._tell(cut, frozen)
-            return cut, made[0], made[1] if len(made) > 1 else None
+@dataclass(frozen=True)
+class Inputs:
+    """The images of a stage on their way into the trained part.
 
-        return Stage(start, lambda: self._freeze(frozen), prepared)
+    Attributes:
+        train: Training images.
+        validation: Validation images, if there are any.
+    """
 
-    def _freeze(self, frozen: tuple[str, ...]) -> None:
-        thaw(self.chain, "*")
-        paths = {id(param): path[1:] for path, param in self.chain.namedparams()}
-        names = [*frozen, *(paths[id(param)] for param in self.still)]
-        if names:
-            freeze(self.chain, *names)
-        if not self._moving():
-            raise UsageError("every layer is frozen: there is nothing to train", where=self.net.where)
+    train: Source
+    validation: Source | None
 
-    def _moving(self) -> list[str]:
-        """Layers with a parameter that is trained."""
-        return [
-            layer.name
-            for index, layer in enumerate(self.net.layers)
-            if any(_is_trained(self.chain.array(index, role)) for role in self.chain.roles(index))
-        ]
 
-    def _tell(self, cut: Cut | None, frozen: tuple[str, ...]) -> None:
-        """Say what keeps frozen layers from being computed once."""
-        below = cut.index if cut else 0
-        late = [layer.name for layer in self.net.layers[below:] if layer.name in frozen]
-        random = next((layer for layer in self.net.layers[below:] if is_random(layer)), None)
-        if late and random is not None and self.config.cache:
-            which = f"{late[0]}' to '{late[-1]}" if len(late) > 1 else late[0]
-            self.say(f"frozen layers '{which}' are computed in every step, for '{random.name}' below them is random")
+def freeze_layers(net: Net, chain: NetChain, frozen: Sequence[str], still: Sequence[Any]) -> tuple[str, ...]:
+    """Freeze these layers of the chain and no others.
 
-    # -- the trunk and its cache -----------------------------------------------------------------
+    Args:
+        net: The net.
+        chain: Its chain.
+        frozen: Names of the layers.
+        still: Parameters with a learning rate of 0, which are frozen too.
 
-    def _sources(self, cut: Cut | None, splits: list[Split]) -> list[Source]:
-        """Where each split's inputs come from: images, the trunk, or its cache."""
-        if cut is None:
-            return [Source(images, self.objective) for images, _ in splits]
-        key = self._trunk_key(cut)
-        engine = self.ranks.told(self._engine(key, splits))
-        sample = splits[0][0].get(np.arange(min(4, len(splits[0][0]))), 0)[:4]
-        trunk = Trunk(self.net, self.chain, cut, self.objective.data, engine, sample)
-        self.say(trunk.note)
-        if self.ranks.first:
-            with atomic(self.config.folder / _ENGINE) as file:
-                file.write(trunk.engine.encode())
-        return [self._source(images, data, trunk, key) for images, data in splits]
+    Returns:
+        Names of the layers with a parameter that is trained.
 
-    def _source(self, images: Images, data: Data, trunk: Trunk, key: str) -> Source:
-        draws = self._draws(images, data)
-        if not draws:
-            return Source(images, self.objective, trunk)
-        cache = self._cache(images, data, draws, trunk.engine, key)
-        if not cache.load():
-            cache.fill(trunk.to_host(x) for x in images.chunks(64, draws))
-        how = "reused" if cache.reused else "computed"
-        each = f", {draws} draw{'s' * (draws > 1)} each" if images.augmented else ""
-        self.say(f"features of {len(images)} images{each}: {how}, in {cache.place}")
-        return Source(images, self.objective, trunk, cache, draws)
-
-    def _draws(self, images: Images, data: Data) -> int:
-        """How many draws of each image the cache has; 0 where there is none."""
-        if not self.config.cache or data.fixed:
-            return 0
-        if images.augmented and not self.config.augment_cache:
-            self.say("images are augmented, so the trunk is not cached; --augment-cache K keeps K draws of each")
-        return self.config.augment_cache if images.augmented else 1
-
-    def _cache(self, images: Images, data: Data, draws: int, engine: str, key: str) -> Cache:
-        seed = self.config.recipe.seed if images.augmented else 0
-        own = digest(key, repr(self.preprocess.to_json()), data.digest(), images.augmented, draws, seed, engine)
-        folder = Path(self.config.cache_dir) if self.config.cache_dir else _cache_home()
-        return Cache(folder, own, len(images) * draws, self.config.cache_memory, keep=bool(self.config.cache_dir))
-
-    def _trunk_key(self, cut: Cut) -> str:
-        """A digest of all that the trunk computes with."""
-        layers = self.net.layers[: cut.index]
-        arrays = [
-            np.asarray(chainer.backends.cuda.to_cpu(getattr(array, "array", array)))
-            for index, layer in enumerate(layers)
-            for array in (self.chain.array(index, role) for role in self.chain.roles(index))
-        ]
-        return digest([(layer.type, layer.bottoms, layer.tops, layer.definition) for layer in layers], cut, *arrays)
-
-    def _engine(self, key: str, splits: list[Split]) -> str:
-        """The engine asked for; else the one that this run began with, or that has filled a cache, for its bits."""
-        chosen = self.config.folder / _ENGINE
-        if self.config.trunk_engine != "auto":
-            return self.config.trunk_engine
-        if self.config.resume and chosen.exists():
-            return chosen.read_text(encoding="utf-8")
-        images, data = splits[0]
-        if data.fixed:
-            return "chainer"  # a replay has the bits of Caffe, which only the chain has
-        draws = 0 if not self.config.cache else self.config.augment_cache if images.augmented else 1
-        both = ("onnxruntime", "chainer") if draws else ()
-        known = [name for name in both if self._cache(images, data, draws, name, key).load()]
-        return known[0] if known and engines.missing(known[0]) is None else "auto"
+    Raises:
+        UsageError: No parameter is left to train.
+    """
+    thaw(chain, "*")
+    paths = {id(param): path[1:] for path, param in chain.namedparams()}
+    names = [*frozen, *(paths[id(param)] for param in still)]
+    if names:
+        freeze(chain, *names)
+    trained = tuple(
+        layer.name
+        for index, layer in enumerate(net.layers)
+        if any(_is_trained(chain.array(index, role)) for role in chain.roles(index))
+    )
+    if not trained:
+        raise UsageError("every layer is frozen: there is nothing to train", where=net.where)
+    return trained
 
 
 def _is_trained(array: Any) -> bool:
     return isinstance(array, chainer.Parameter) and not is_frozen(array)
 
 
+def open_stage(plan: Plan, chain: NetChain, stage: Stage, say: Say) -> Inputs:
+    """Begin a stage: freeze its layers, and compute the cache of its trunk.
+
+    Args:
+        plan: The plan that the stage is part of.
+        chain: What is trained.
+        stage: The stage.
+        say: Called with each remark.
+
+    Raises:
+        OutputError: The cache does not fit the disk.
+    """
+    freeze_layers(plan.net, chain, stage.frozen, plan.still)
+    feeder = _Feeder(plan, chain, stage, say)
+    train = feeder.source(plan.train, augmented=True)
+    validation = feeder.source(plan.validation, augmented=False) if plan.validation is not None else None
+    feeder.warn_of_random_layers()
+    return Inputs(train, validation)
+
+
+class _Feeder:
+    """Makes the sources of a stage."""
+
+    def __init__(self, plan: Plan, chain: NetChain, stage: Stage, say: Say) -> None:
+        self._plan, self._config, self._chain, self._stage, self._say = plan, plan.config, chain, stage, say
+        self._trunk: Trunk | None = None
+        if stage.cut is not None and stage.trunk is not None:
+            self._trunk = Trunk(chain, stage.cut, plan.objective.data, stage.trunk.onnx)
+            say(stage.trunk.note)
+
+    def source(self, data: Data, *, augmented: bool) -> Source:
+        """The images of a split: as they are, through the trunk, or from its cache."""
+        images = self._plan.images(data, augmented=augmented)
+        draws = self._draws(images, data)
+        if self._trunk is None or not draws:
+            return Source(images, self._plan.objective, self._trunk)
+        cache = self._cache(images, data, draws)
+        if not cache.load():
+            cache.fill(self._trunk.to_host(x) for x in images.chunks(64, draws))
+        how = "reused" if cache.reused else "computed"
+        each = f", {draws} draw{'s' * (draws > 1)} each" if images.augmented else ""
+        self._say(f"features of {len(images)} images{each}: {how}, in {cache.place}")
+        return Source(images, self._plan.objective, self._trunk, cache, draws)
+
+    def _draws(self, images: Images, data: Data) -> int:
+        """Augmented versions of each image in the cache; 0 for no cache."""
+        if self._trunk is None or not self._config.cache or data.fixed:
+            return 0
+        if images.augmented and not self._config.augment_cache:
+            self._say("images are augmented, so the trunk is not cached; --augment-cache K keeps K draws of each")
+        return self._config.augment_cache if images.augmented else 1
+
+    def _cache(self, images: Images, data: Data, draws: int) -> Cache:
+        config, engine = self._config, self._stage.trunk.engine if self._stage.trunk else ""
+        seed = config.recipe.seed if images.augmented else 0
+        preprocess = repr(self._plan.preprocess.to_json())
+        computed = (software(engine), config.threads, self._chain.device.name)
+        own = digest(self._trunk_key(), preprocess, data.digest(), images.augmented, draws, seed, computed)
+        folder = Path(config.cache_dir) if config.cache_dir else _cache_home()
+        return Cache(folder, own, len(images) * draws, config.cache_memory, keep=bool(config.cache_dir))
+
+    def _trunk_key(self) -> str:
+        """A digest of the trunk's layers, their parameters and their values."""
+        cut = self._stage.cut
+        layers = self._plan.net.layers[: cut.index if cut else 0]
+        arrays = [
+            np.asarray(chainer.backends.cuda.to_cpu(getattr(array, "array", array)))
+            for index, layer in enumerate(layers)
+            for array in (self._chain.array(index, role) for role in self._chain.roles(index))
+        ]
+        return digest([(layer.type, layer.bottoms, layer.tops, layer.definition) for layer in layers], cut, *arrays)
+
+    def warn_of_random_layers(self) -> None:
+        """Say which frozen layers are computed in every step because a layer before them is random."""
+        below = self._stage.cut.index if self._stage.cut else 0
+        later = self._plan.net.layers[below:]
+        late = [layer.name for layer in later if layer.name in self._stage.frozen]
+        random = next((layer for layer in later if layer.draws_random), None)
+        if late and random is not None and self._config.cache:
+            which = f"{late[0]}' to '{late[-1]}" if len(late) > 1 else late[0]
+            self._say(f"frozen layers '{which}' are computed in every step, for '{random.name}' below them is random")
+
+
 def _cache_home() -> Path:
-    """Where features go that are too many for the memory. Source: XDG Base Directory Specification."""
+    """Where features go that do not fit into memory. Source: XDG Base Directory Specification."""
     home = os.environ.get("XDG_CACHE_HOME", "")
     return Path(home if os.path.isabs(home) else Path.home() / ".cache") / "weight-bridge" / "features"

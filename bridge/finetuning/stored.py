@@ -1,7 +1,7 @@
-"""Rows of an array in a file: written from first to last, read through a memory map.
+"""Arrays in files: written row by row, read through a memory map.
 
-A file that is written through a map would be killed by the system where the disk is full;
-this one is written as a stream, appears whole or not at all, and fails with a plain error.
+A process that writes through a memory map is killed by the system when the disk is full. So files
+are written as streams: they appear whole or not at all, and a full disk is an ordinary error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bridge.schema import Shape, count
 
 
 def write_rows(paths: Mapping[str, Path], batches: Iterable[Mapping[str, np.ndarray]]) -> None:
-    """Write batches of rows, each key to its own file.
+    """Write batches of rows; each key has a file of its own.
 
     Raises:
         OutputError: A file cannot be written.
@@ -34,7 +34,7 @@ def map_rows(path: Path, dtype: type, row: Sequence[int]) -> np.ndarray:
     """The rows of a file, (N, ...), read-only.
 
     Raises:
-        FormatError: The file does not hold whole rows.
+        FormatError: The size of the file is not a multiple of a row's.
     """
     each = count(tuple(row)) * np.dtype(dtype).itemsize
     size = path.stat().st_size

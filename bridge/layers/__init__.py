@@ -5,10 +5,18 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from bridge.layers.base import REGISTRY, CaffeLayer, build_layer, layer_type
+from bridge.layers.base import (
+    REGISTRY,
+    CaffeLayer,
+    ElementwiseLayer,
+    MovingLayer,
+    NeuronLayer,
+    build_layer,
+    layer_type,
+)
 
 for _module in pkgutil.iter_modules(__path__):
     if _module.name != "base":
         importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["REGISTRY", "CaffeLayer", "build_layer", "layer_type"]
+__all__ = ["REGISTRY", "CaffeLayer", "ElementwiseLayer", "MovingLayer", "NeuronLayer", "build_layer", "layer_type"]

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bridge.layers.base import NeuronLayer, layer_type
+from bridge.layers.base import ElementwiseLayer, layer_type
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("AbsVal")
-class AbsVal(NeuronLayer):
+class AbsVal(ElementwiseLayer):
     """``|x|``.
 
     Source: absval_layer.cpp; ONNX ``Abs``.
     """
 
-    def to_onnx(self, g: Any, *x: str) -> str:
-        return str(g.Abs(x[0]))
+    rounds_near_one = False
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
+        return g.Abs(x[0])
+
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return F.absolute(x[0])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.layers.base import CaffeLayer, canonical_axis, layer_type
 from bridge.schema import Shape, count, times
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays
 
 
 @layer_type("Accuracy")
@@ -22,6 +25,8 @@ class Accuracy(CaffeLayer):
     Source: caffe.proto ``AccuracyParameter``, accuracy_layer.cpp.
     """
 
+    float16_safe = True
+    rounds_near_one = False
     message = "accuracy_param"
     training_only = True
     bottom_count = (2, 2)
@@ -44,6 +49,6 @@ class Accuracy(CaffeLayer):
             raise self.fail(f"top_k is {self.top_k}, and there are {prediction[axis]} classes")
         return ((), (prediction[axis],))
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         self.infer(*(value.shape for value in x))
         return F.caffe_accuracy(x[0], x[1], self)

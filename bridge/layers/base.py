@@ -13,7 +13,8 @@ import dataclasses
 import functools
 import sys
 import typing
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from bridge.errors import ModelError, UsageError
@@ -35,8 +36,10 @@ REGISTRY: dict[str, type[CaffeLayer]] = {}
 PYTHON = "Python"
 """Caffe's type of every layer that is written in Python."""
 
+_FILLERS = {"weight": "weight_filler", "bias": "bias_filler", "gamma": "filler", "beta": "bias_filler"}
+"""The usual field of a role's filler."""
 _Class = TypeVar("_Class", bound="type[CaffeLayer]")
-_FILLERS = frozenset({"engine", "weight_filler", "bias_filler", "filler"})
+_Layer = TypeVar("_Layer", bound="CaffeLayer")
 MANY = sys.maxsize
 """No upper bound on a layer's bottoms or tops."""
 
@@ -55,17 +58,26 @@ class CaffeLayer(Layer):
     top_count: ClassVar[tuple[int, int]] = (0, MANY)
     """The fewest and the most tops."""
     filler_fields: ClassVar[dict[str, str]] = {}
-    """The filler of a role in the parameter message, where it is not the usual one."""
+    """The field of the parameter message that holds a role's filler, where it is not the usual one."""
+    initial: ClassVar[dict[str, float]] = {"gamma": 1.0, "scale": 1.0, "slope": 0.25}
+    """What a role is filled with where the file names no filler; 0 for other roles."""
     ignored: ClassVar[frozenset[str]] = frozenset()
     """Parameters that do not bear on what the layer computes at test time."""
     ranks: ClassVar[dict[str, int]] = {"bias": 1, "mean": 1, "variance": 1, "scale_factor": 1}
     """Axes of a blob by role; blobs from files with legacy 4-D shapes are brought to it."""
-    chainer_params: ClassVar[dict[str, str]] = {"weight": "W", "bias": "b"}
-    """The name of a role's array in the layer's Chainer link, where it is not the role itself."""
-    statistics: ClassVar[frozenset[str]] = frozenset({"mean", "variance", "scale_factor"})
-    """Roles that are running statistics: kept with the link, not trained by the optimizer."""
-    data_dependent: ClassVar[tuple[int, ...]] = ()
-    """Axes of the tops whose extent depends on values; :meth:`infer` gives the largest it can be."""
+    chainer_params = {"weight": "W", "bias": "b"}
+    statistics = frozenset({"mean", "variance", "scale_factor"})
+
+    types: ClassVar[tuple[str, ...]] = ()
+    """Caffe's type strings, as given to :func:`layer_type`; the first one is the usual one."""
+
+    @classmethod
+    def define(cls, name: str, bottoms: Sequence[str] = (), tops: Sequence[str] = (), where: str = "") -> Message:
+        """The definition of a new layer of this type, to which parameters can be added."""
+        definition = Message(where, name=name, type=cls.types[0])
+        definition.set("bottom", *bottoms)
+        definition.set("top", *tops)
+        return definition
 
     @classmethod
     def read(cls, p: Params) -> dict[str, Any]:
@@ -76,9 +88,9 @@ class CaffeLayer(Layer):
         """
         return {name: p.read(name, kind, default) for name, kind, default in _own_fields(cls)}
 
-    def roles(self, stored: int) -> tuple[str, ...]:
-        """The role of each blob, for a layer that stores ``stored`` of them."""
-        return ()
+    def parameters(self) -> Params:
+        """The type's parameter message, to be read with types."""
+        return Params(_parameters(type(self), self.definition), self.definition, self.enum_start)
 
     def rank(self, role: str) -> int | None:
         """How many axes the blob of a role has; ``None`` leaves it as stored."""
@@ -87,30 +99,19 @@ class CaffeLayer(Layer):
     def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:
         return {}
 
-    def reason(self) -> str:
-        return "this layer type has no such lowering"
+    def filler(self, role: str) -> tuple[str, float]:
+        return self.filler_fields.get(role) or _FILLERS.get(role, f"{role}_filler"), self.initial.get(role, 0.0)
 
     def attributes(self) -> dict[str, Any]:
-        """The type's own parameters by name."""
         return {name: getattr(self, name) for name, _, _ in _own_fields(type(self))}
-
-    def batch_axis(self, bottom: int) -> int:
-        """The axis of a bottom that counts samples: the one to leave open in an export."""
-        return 0
 
     @property
     def loss_weights(self) -> tuple[float, ...]:
-        """The factor of each top in the loss that is trained on; 0 for a top that is no loss.
-
-        Source: caffe.proto ``LayerParameter.loss_weight``, ``Layer::SetLossWeights``.
-        """
+        # Source: caffe.proto ``LayerParameter.loss_weight``, ``Layer::SetLossWeights``
         given = tuple(_float(weight) for weight in self.definition.all("loss_weight"))
         if given and len(given) != max(1, len(self.tops)):
             raise self.fail(f"has {len(given)} loss_weight, expected one for each of {len(self.tops)} tops")
         return given or (self.default_loss_weight, *(0.0,) * (len(self.tops) - 1))
-
-    default_loss_weight: ClassVar[float] = 0.0
-    """The loss weight of the first top where the definition gives none: 1 for losses."""
 
     def check_wiring(self) -> None:
         """Count bottoms and tops. Source: ``Layer::CheckBlobCounts``.
@@ -124,9 +125,9 @@ class CaffeLayer(Layer):
         ):
             if not least <= len(names) <= most:
                 wanted = {least: str(least), MANY: f"at least {least}"}.get(most, f"{least} to {most}")
-                raise self.fail(f"has {len(names)} {what}, expected {wanted}")
+                raise self.fail(f"has {len(names)} {what}", expected=wanted)
 
-    def with_blobs(self, blobs: Sequence[Blob]) -> CaffeLayer:
+    def with_blobs(self: _Layer, blobs: Sequence[Blob]) -> _Layer:
         """The layer with its stored blobs, by role and free of legacy shapes.
 
         Raises:
@@ -135,13 +136,23 @@ class CaffeLayer(Layer):
         roles = self.roles(len(blobs))
         if len(roles) != len(blobs):
             names = f" ({', '.join(roles)})" if roles else ""
-            raise ModelError(f"has {len(blobs)} blobs, expected {len(roles)}{names}", where=self.label)
+            raise self.fail(f"has {len(blobs)} blobs", expected=f"{len(roles)}{names}")
         named = {role: squeeze(blob, self.rank(role)) for role, blob in zip(roles, blobs, strict=True)}
         return dataclasses.replace(self, blobs=Blobs(named))
 
-    def fail(self, message: str, hint: str = "") -> ModelError:
-        """A ModelError about this layer."""
-        return ModelError(message, where=self.label, hint=hint)
+    def with_parameters(self: _Layer, parameters: Mapping[str, Any]) -> _Layer:
+        if not self.message:
+            raise UsageError("the type has no parameters", subject=self.label)
+        definition, values = self.definition.copy(), _parameters(type(self), self.definition).copy()
+        for name, value in parameters.items():
+            values.set(name, *(value if isinstance(value, (list, tuple)) else [] if value is None else [value]))
+        definition.set(
+            next((name for name in (self.message, *self.aliases) if name in definition), self.message), values
+        )
+        own = type(self).read(Params(values, definition, self.enum_start))
+        made = dataclasses.replace(self, definition=definition, **own)
+        made.check_wiring()
+        return made.with_blobs([blob for _, blob in self.blobs.entries()]) if self.blobs else made
 
 
 class NeuronLayer(CaffeLayer):
@@ -154,24 +165,59 @@ class NeuronLayer(CaffeLayer):
         return (bottoms[0],)
 
 
+class ElementwiseLayer(NeuronLayer):
+    """Base of the types whose every value depends on the value at its own place alone, such as ReLU."""
+
+    float16_safe = True
+    adds_many = False
+
+
+class MovingLayer(CaffeLayer):
+    """Base of the types that move or repeat values and compute nothing, such as Concat."""
+
+    float16_safe = True
+    rounds_near_one = False
+    adds_many = False
+
+
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def layer_type(*types: str) -> Callable[[_Class], _Class]:
     """Make the decorated class a frozen dataclass and register it for Caffe's ``types``.
 
+    A class from outside this package may replace a built-in type: the type may have been added
+    after the class was written. A warning says so.
+
     Raises:
-        UsageError: Another class has one of the types already.
+        UsageError: Two classes from outside, or two built-in ones, have the same type.
     """
 
     def decorate(cls: _Class) -> _Class:
         made = dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)(cls)
         for name in types:
-            if name in REGISTRY:
-                homes = " and ".join(f"{home.__module__}.{home.__qualname__}" for home in (REGISTRY[name], made))
-                raise UsageError(f"layer type '{name}' is defined twice: {homes}")
-            REGISTRY[name] = made
+            _check_free(name, made)
+        made.types = types
+        REGISTRY.update(dict.fromkeys(types, made))
         return made  # type: ignore[return-value]
 
     return decorate
+
+
+def _check_free(name: str, new: type) -> None:
+    """Refuse a second definition of a type; let one from outside take the place of a built-in one."""
+    old = REGISTRY.get(name)
+    if old is None:
+        return
+    if _built_in(old) and not _built_in(new):
+        warnings.warn(
+            f"layer type '{name}': {new.__module__}.{new.__qualname__} replaces the built-in one", stacklevel=4
+        )
+        return
+    homes = " and ".join(f"{home.__module__}.{home.__qualname__}" for home in (old, new))
+    raise UsageError(f"layer type '{name}' is defined twice: {homes}")
+
+
+def _built_in(cls: type) -> bool:
+    return cls.__module__.startswith("bridge.")
 
 
 def build_layer(definition: Message, blobs: Sequence[Blob] = (), uncovered: str = "") -> Layer:
@@ -200,15 +246,13 @@ def build_layer(definition: Message, blobs: Sequence[Blob] = (), uncovered: str 
         problem = f"unknown layer type '{name}'"
     else:
         try:
-            layer = cls(**common, **cls.read(Params(_parameters(cls, definition), cls, common["name"], definition)))
+            layer = cls(**common, **cls.read(Params(_parameters(cls, definition), definition, cls.enum_start)))
             if "" in (*layer.bottoms, *layer.tops):
                 raise layer.fail("has a bottom or top without a name")
             layer.check_wiring()
             return layer.with_blobs(blobs) if blobs else layer
         except ModelError as error:
-            problem = str(error.args[0])
-            for label in (common["type"], cls.__name__):
-                problem = problem.removeprefix(f"layer '{common['name']}' ({label}): ")
+            problem = error.reason
     numbered = {f"blob{index}": blob for index, blob in enumerate(blobs)}
     return Opaque(**common, blobs=Blobs(numbered), problem=problem)
 
@@ -329,6 +373,8 @@ __all__ = [
     "MANY",
     "REGISTRY",
     "CaffeLayer",
+    "ElementwiseLayer",
+    "MovingLayer",
     "NeuronLayer",
     "Params",
     "Symbol",

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bridge.errors import UsageError
 from bridge.layers.base import NeuronLayer, Params, layer_type
 from bridge.schema import Blob, Blobs, Layer, Net, Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("BatchNorm")
@@ -33,6 +37,9 @@ class BatchNorm(NeuronLayer):
     ONNX ``BatchNormalization``.
     """
 
+    float16_safe = True
+    rounds_near_one = False
+    normalises = True
     message = "batch_norm_param"
     ignored = frozenset({"engine", "scale_filler", "bias_filler"})
     ranks = {"mean": 1, "variance": 1, "scale_factor": 1, "gamma": 1, "beta": 1}
@@ -49,9 +56,9 @@ class BatchNorm(NeuronLayer):
         values["scale_bias"] |= "scale_filler" in p or "bias_filler" in p
         return values
 
-    def with_blobs(self, blobs: Any) -> BatchNorm:
+    def with_blobs(self, blobs: Sequence[Blob]) -> BatchNorm:
         form = dataclasses.replace(self, scale_bias=True) if len(blobs) == 5 else self
-        return super(BatchNorm, form).with_blobs(blobs)  # type: ignore[return-value]
+        return super(BatchNorm, form).with_blobs(blobs)
 
     def __post_init__(self) -> None:
         if self.scale_bias:
@@ -74,9 +81,29 @@ class BatchNorm(NeuronLayer):
         """Whether it is the batch's own statistics that count at test time."""
         return self.use_global_stats is False and not self.scale_bias
 
+    @property
+    def needs_float32(self) -> bool:
+        return self.by_batch  # it squares what it is given
+
+    @property
+    def uses_batch(self) -> bool:
+        return self.use_global_stats is not True
+
+    @property
+    def scaled_statistics(self) -> bool:
+        return not self.scale_bias
+
+    def sum_terms(self, *bottoms: Shape) -> int | None:
+        return None if self.by_batch else 2
+
+    def magnitudes(self) -> Layer:
+        # |x| + |mean| over the deviation: the mean, which is subtracted, has its sign turned
+        factor = self.blobs["scale_factor"] if "scale_factor" in self.blobs else np.ones(1, np.float32)
+        sign = np.float32(-1 if np.all(factor >= 0) else 1)
+        return self.with_changed({"mean": lambda mean: np.abs(mean) * sign, "gamma": np.abs, "beta": np.abs})
+
     def summed_axes(self, rank: int) -> Shape:
-        """The axes over which it sums, where the statistics are the batch's."""
-        return (0, *range(2, rank))
+        return (0, *range(2, rank)) if self.by_batch else ()
 
     def statistics_values(self) -> tuple[np.ndarray, np.ndarray]:
         """The effective mean and variance, each (C) float32."""
@@ -85,12 +112,12 @@ class BatchNorm(NeuronLayer):
         mean, variance = self.blobs["mean"], self.blobs["variance"]
         return mean.astype(np.float32) * inverse, variance.astype(np.float32) * inverse
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         if self.by_batch:
             axes = self.summed_axes(len(g.shape(x[0])))
             centred = g.Sub(x[0], g.reduce("Mean", x[0], axes))
-            variance = g.reduce("Mean", g.Mul(centred, centred), axes)
-            return str(g.Div(centred, g.Sqrt(g.Add(variance, g.const(np.float32(self.eps))))))
+            square = g.reduce("Mean", g.Mul(centred, centred), axes)
+            return g.Div(centred, g.Sqrt(g.Add(square, g.const(np.float32(self.eps)))))
         mean, variance = self.statistics_values()
         gamma = g.blob(self, "gamma") if self.scale_bias else g.const(np.ones_like(mean), f"{self.name}.gamma")
         beta = g.blob(self, "beta") if self.scale_bias else g.const(np.zeros_like(mean), f"{self.name}.beta")
@@ -98,9 +125,9 @@ class BatchNorm(NeuronLayer):
             g.const(values, f"{self.name}.{role}", role) for role, values in (("mean", mean), ("variance", variance))
         ]
         g.merge("scale_factor", 1.0)
-        return str(g.BatchNormalization(x[0], gamma, beta, *statistics, epsilon=self.eps))
+        return g.BatchNormalization(x[0], gamma, beta, *statistics, epsilon=self.eps)
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return F.caffe_batch_norm(x[0], link, self)
 
 

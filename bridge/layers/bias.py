@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.layers.base import layer_type
 from bridge.layers.broadcast import BroadcastLayer
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Bias")
@@ -23,6 +26,8 @@ class Bias(BroadcastLayer):
     Source: caffe.proto ``BiasParameter``, bias_layer.cpp; ONNX ``Add``.
     """
 
+    float16_safe = True
+    rounds_near_one = False
     message = "bias_param"
     ignored = frozenset({"filler"})
     filler_fields = {"bias": "filler"}
@@ -36,8 +41,11 @@ class Bias(BroadcastLayer):
     def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:
         return {role: self.operand_shape(*bottoms) for role in self.roles(0)}
 
-    def to_onnx(self, g: Any, *x: str) -> str:
-        return str(g.Add(x[0], self.onnx_operand(g, "bias", *x)))
+    def sum_terms(self, *bottoms: Shape) -> int | None:
+        return 2
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
+        return g.Add(x[0], self.onnx_operand(g, "bias", *x))
+
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return x[0] + self.chainer_operand(F, x[1] if len(x) > 1 else link.b, x[0])

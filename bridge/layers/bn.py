@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from bridge.layers.base import CaffeLayer, Params, layer_type
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 _OLD = ("scale_filler", "shift_filler", "var_eps", "decay", "moving_average")
 
@@ -32,6 +35,8 @@ class BN(CaffeLayer):
     Source: caffe.proto ``BNParameter``, bn_layer.cpp of PSPNet, TSN and SegNet; ONNX ``BatchNormalization``.
     """
 
+    float16_safe = True
+    rounds_near_one = False
     message = "bn_param"
     ignored = frozenset({"slope_filler", "bias_filler", "scale_filler", "shift_filler", "engine"})
     bottom_count = (1, 1)
@@ -71,6 +76,22 @@ class BN(CaffeLayer):
         old = self.bn_mode or "scale_filler" in self.definition.message(self.message)
         return {"gamma": "scale_filler", "beta": "shift_filler"} if old else {"gamma": "slope_filler"}
 
+    @property
+    def by_batch(self) -> bool:
+        """Whether the batch's own statistics count at test time."""
+        return self.bn_mode != "INFERENCE" and not ("mean" in self.blobs and self.stored)
+
+    @property
+    def needs_float32(self) -> bool:
+        return self.by_batch  # it squares what it is given
+
+    @property
+    def uses_batch(self) -> bool:
+        return not self.frozen and self.bn_mode != "INFERENCE"
+
+    def summed_axes(self, rank: int) -> Shape:
+        return (0, *range(2, rank)) if self.by_batch else ()
+
     def roles(self, stored: int) -> tuple[str, ...]:
         two = stored == 2 if stored else bool(self.bn_mode)
         return ("gamma", "beta") if two else ("gamma", "beta", "mean", "variance")
@@ -88,22 +109,22 @@ class BN(CaffeLayer):
             raise self.fail(f"the input has {len(bottoms[0])} axes, expected 2 or more")
         return (bottoms[0],)
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         channels = self.blobs.blob("gamma").size
         if "mean" in self.blobs and self.stored:
             blobs = [g.blob(self, role, (channels,)) for role in self.blobs]
-            return str(g.BatchNormalization(x[0], *blobs, epsilon=self.eps))
+            return g.BatchNormalization(x[0], *blobs, epsilon=self.eps)
         rank = len(g.shape(x[0]))
         gamma, beta = (g.blob(self, role, (channels, *[1] * (rank - 2))) for role in ("gamma", "beta"))
         y = x[0] if self.bn_mode == "INFERENCE" else self._normalized(g, x[0], rank)
-        return str(g.Add(g.Mul(y, gamma), beta))
+        return g.Add(g.Mul(y, gamma), beta)
 
-    def _normalized(self, g: Any, x: str, rank: int) -> str:
+    def _normalized(self, g: OnnxBuilder, x: str, rank: int) -> str:
         """By the statistics of the batch itself."""
         axes = (0, *range(2, rank))
         centred = g.Sub(x, g.reduce("Mean", x, axes))
         variance = g.reduce("Mean", g.Mul(centred, centred), axes)
-        return str(g.Div(centred, g.Sqrt(g.Add(variance, g.const(np.float32(self.eps))))))
+        return g.Div(centred, g.Sqrt(g.Add(variance, g.const(np.float32(self.eps)))))
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
-        return F.fork_batch_norm(x[0], link, self)
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
+        return F.caffe_bn(x[0], link, self)

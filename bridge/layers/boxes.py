@@ -1,39 +1,45 @@
-"""Steps that the box-predicting layers share when they are lowered to ONNX."""
+"""What the layers of boxes share: steps of their lowering to ONNX, and random regions."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import OnnxBuilder
 
 LOWEST = np.finfo(np.float32).min
 """The score of a box that is out."""
 _NO_LIMIT = 2**31 - 1
 
 
-def part(g: Any, x: str, axis: int, start: int, stop: int) -> str:
+def part(g: OnnxBuilder, x: str, axis: int, start: int, stop: int) -> str:
     """``x[start:stop]`` along ``axis``."""
-    return str(g.Slice(x, g.ints([start]), g.ints([stop]), g.ints([axis])))
+    return g.Slice(x, g.ints([start]), g.ints([stop]), g.ints([axis]))
 
 
-def extent(g: Any, x: str, axis: int) -> str:
+def extent(g: OnnxBuilder, x: str, axis: int) -> str:
     """The extent of one axis, which is known when the model runs, as a 1-D value of one number."""
     return part(g, g.Shape(x), 0, axis, axis + 1)
 
 
-def counted(g: Any, count: str) -> str:
+def counted(g: OnnxBuilder, count: str) -> str:
     """0, 1, ... up to a number that is known when the model runs, int64."""
-    return str(g.Range(g.const(np.int64(0)), g.Squeeze(count), g.const(np.int64(1))))
+    return g.Range(g.const(np.int64(0)), g.Squeeze(count), g.const(np.int64(1)))
 
 
-def keep_best(g: Any, scores: str, axis: int, limit: int) -> str:
+def keep_best(g: OnnxBuilder, scores: str, axis: int, limit: int) -> str:
     """The scores, all but the ``limit`` best along ``axis`` replaced by LOWEST."""
     values, places = best(g, scores, axis, limit)
     out = g.Expand(g.const(LOWEST), g.Shape(scores))
-    return str(g.ScatterElements(out, places, values, axis=axis))
+    return g.ScatterElements(out, places, values, axis=axis)
 
 
-def best(g: Any, scores: str, axis: int, limit: int) -> tuple[str, str]:
+def best(g: OnnxBuilder, scores: str, axis: int, limit: int) -> tuple[str, str]:
     """The ``limit`` best scores along ``axis`` and their places, best first; of equal ones the first."""
     count = extent(g, scores, axis)
     if limit >= 0:
@@ -42,7 +48,7 @@ def best(g: Any, scores: str, axis: int, limit: int) -> tuple[str, str]:
     return values, places
 
 
-def suppress(g: Any, boxes: str, scores: str, overlap: float, lowest: float) -> str:
+def suppress(g: OnnxBuilder, boxes: str, scores: str, overlap: float, lowest: float) -> str:
     """The scores, those of boxes that overlap a better one too much replaced by LOWEST.
 
     Args:
@@ -55,17 +61,25 @@ def suppress(g: Any, boxes: str, scores: str, overlap: float, lowest: float) -> 
     limit, threshold = g.const(np.int64(_NO_LIMIT)), g.const(np.float32(min(overlap, 1)))
     kept = g.NonMaxSuppression(boxes, scores, limit, threshold, g.const(np.float32(lowest)))
     out = g.Expand(g.const(LOWEST), g.Shape(scores))
-    return str(g.ScatterND(out, kept, g.GatherND(scores, kept)))
+    return g.ScatterND(out, kept, g.GatherND(scores, kept))
 
 
-def found(g: Any, scores: str) -> str:
+def found(g: OnnxBuilder, scores: str) -> str:
     """(K, rank) int64: the places of scores above LOWEST, in order."""
-    return str(g.Transpose(g.NonZero(g.Greater(scores, g.const(LOWEST)))))
+    return g.Transpose(g.NonZero(g.Greater(scores, g.const(LOWEST))))
 
 
-def round_half_away(g: Any, x: str) -> str:
+def round_half_away(g: OnnxBuilder, x: str) -> str:
     """C's ``round``: halves go away from zero, where ONNX ``Round`` takes them to the even number."""
     size = g.Abs(x)
     whole = g.Floor(size)
     up = g.Cast(g.GreaterOrEqual(g.Sub(size, whole), g.const(np.float32(0.5))), to=1)
-    return str(g.Mul(g.Sign(x), g.Add(whole, up)))
+    return g.Mul(g.Sign(x), g.Add(whole, up))
+
+
+def random_regions(rng: np.random.Generator, shape: Shape, shapes: Sequence[Shape | None]) -> np.ndarray:
+    """Regions (R, 5): image of the batch, left, top, right, bottom, in pixels."""
+    regions = rng.uniform(0, 100, shape)
+    regions[..., 0] = 0
+    regions[..., 3:5] += regions[..., 1:3]
+    return np.rint(regions)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.layers.base import CaffeLayer, canonical_axis
 from bridge.schema import Shape, times
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, OnnxBuilder
 
 
 class BroadcastLayer(CaffeLayer):
@@ -56,15 +59,15 @@ class BroadcastLayer(CaffeLayer):
         """How many axes the bottom has behind those that the operand's ``own`` axes stand for."""
         return rank - self._start(own, rank) - own
 
-    def onnx_operand(self, g: Any, role: str, *x: str) -> str:
+    def onnx_operand(self, g: OnnxBuilder, role: str, *x: str) -> str:
         """The operand as a value that ONNX can broadcast to the first bottom."""
         rank = len(g.shape(x[0]))
         if len(x) < 2:
-            return str(g.blob(self, role, self.spread(self.blobs.blob(role).shape, rank)))
+            return g.blob(self, role, self.spread(self.blobs.blob(role).shape, rank))
         own = len(g.shape(x[1]))
         trailing = self.trailing(own, rank)
-        return str(g.Reshape(x[1], g.ints([0] * own + [1] * trailing))) if own and trailing else x[1]
+        return g.Reshape(x[1], g.ints([0] * own + [1] * trailing)) if own and trailing else x[1]
 
-    def chainer_operand(self, F: Any, array: Any, x: Any) -> Any:
+    def chainer_operand(self, F: ChainerFunctions, array: Any, x: Any) -> Any:
         """The operand as a variable of the shape of ``x``."""
         return F.broadcast_to(F.reshape(array, self.spread(array.shape, x.ndim)), x.shape)

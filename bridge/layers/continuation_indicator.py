@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge.layers.base import CaffeLayer, layer_type
+from bridge.layers.base import MovingLayer, layer_type
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("ContinuationIndicator")
-class ContinuationIndicator(CaffeLayer):
+class ContinuationIndicator(MovingLayer):
     """(T, N) of 1, but for the first step, which is 0.
 
     Attributes:
@@ -38,8 +41,8 @@ class ContinuationIndicator(CaffeLayer):
         values[0] = 0
         return values
 
-    def to_onnx(self, g: Any, *x: str) -> str:
-        return str(g.const(self._values()))
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
+        return g.const(self._values())
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return F.as_variable(link.xp.asarray(self._values()))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.layers.base import layer_type
 from bridge.layers.loss import Loss
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays
 
 
 @layer_type("ContrastiveLoss")
@@ -34,6 +37,6 @@ class ContrastiveLoss(Loss):
         super().check_bottoms(*bottoms)
         self.check_labels(bottoms[0], bottoms[2], bottoms[0][0])
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         self.check_bottoms(*(value.shape for value in x))
-        return F.contrastive_loss(*x, self)
+        return F.caffe_contrastive_loss(x[0], x[1], x[2], self)

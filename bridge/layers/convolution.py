@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from operator import add
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bridge.layers.base import MANY, CaffeLayer, Params, canonical_axis, field_pair, layer_type, same_shapes, spread
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Convolution", "ConvolutionDepthwise", "DepthwiseConvolution")
@@ -26,6 +29,10 @@ class Convolution(CaffeLayer):
     Source: caffe.proto ``ConvolutionParameter``, base_conv_layer.cpp; ONNX ``Conv``.
     """
 
+    float16_safe = True
+    flat_weight = True
+    filters = True
+    rounds_near_one = False
     message = "convolution_param"
     ignored = frozenset({"engine", "weight_filler", "bias_filler", "force_nd_im2col"})
     bottom_count = (1, MANY)
@@ -65,6 +72,17 @@ class Convolution(CaffeLayer):
         """The first two extents of the weight, for an input of ``channels``."""
         return (self.num_output, channels // self.group)
 
+    def sum_terms(self, *bottoms: Shape) -> int | None:
+        return self.blobs.blob("weight").size // self.num_output + 1
+
+    @property
+    def outputs(self) -> int | None:
+        return self.num_output
+
+    @property
+    def input_channels(self) -> int | None:
+        return self.blobs.blob("weight").shape[1] * self.group if "weight" in self.blobs else None
+
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         bottom = same_shapes(self, bottoms)
         if len(self.tops) not in (0, len(bottoms)):
@@ -73,7 +91,7 @@ class Convolution(CaffeLayer):
         out = tuple(map(self.out_extent, space, *self.window(len(space))))
         if min(out, default=1) < 1:
             kernel, _, pad, _ = self.window(len(space))
-            raise self.fail(f"kernel {kernel} does not fit the input {space}, padded by {pad}")
+            raise self.fail(f"kernel {kernel} does not fit the input {space}, padded by {pad}", rule="kernel")
         return ((*bottom[: len(bottom) - len(space) - 1], self.num_output, *out),) * len(bottoms)
 
     @staticmethod
@@ -91,7 +109,7 @@ class Convolution(CaffeLayer):
         """Channels and spatial extents of a bottom."""
         axis = canonical_axis(self.axis, len(bottom), self)
         if bottom[axis] % self.group:
-            raise self.fail(f"{bottom[axis]} input channels do not divide into {self.group} groups")
+            raise self.fail(f"{bottom[axis]} input channels do not divide into {self.group} groups", rule="group")
         return bottom[axis], tuple(bottom[axis + 1 :])
 
     def window(self, rank: int) -> tuple[Shape, Shape, Shape, Shape]:
@@ -107,7 +125,7 @@ class Convolution(CaffeLayer):
 
     onnx_operator: ClassVar[str] = "Conv"
 
-    def to_onnx(self, g: Any, *x: str) -> str | list[str]:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str | list[str]:
         shape = g.shape(x[0])
         axis = canonical_axis(self.axis, len(shape), self)
         flat = len(shape) == axis + 1
@@ -115,7 +133,7 @@ class Convolution(CaffeLayer):
         blobs = [weight, g.blob(self, "bias")] if self.bias_term else [weight]
         return [self._emit(g, v, blobs, axis) for v in x]
 
-    def _emit(self, g: Any, x: str, blobs: list[str], axis: int) -> str:
+    def _emit(self, g: OnnxBuilder, x: str, blobs: list[str], axis: int) -> str:
         """The node, between what brings its input and output into the form that ONNX has."""
         shape = g.shape(x)
         window = self.window(len(shape) - axis - 1)
@@ -128,14 +146,14 @@ class Convolution(CaffeLayer):
         )  # fmt: skip
         return self._unfold(g, x, y, axis)
 
-    def _fold(self, g: Any, x: str, axis: int) -> str:
+    def _fold(self, g: OnnxBuilder, x: str, axis: int) -> str:
         """All axes before the channels as one, and at least one behind them: the only form that ONNX has."""
         shape = g.shape(x)
         if len(shape) > axis + 1:
-            return x if axis == 1 else str(g.reshape(x, [-1, shape[axis]], axis + 1))
-        return str(g.Reshape(x, g.ints([-1, shape[axis], 1])))
+            return x if axis == 1 else g.reshape(x, [-1, shape[axis]], axis + 1)
+        return g.Reshape(x, g.ints([-1, shape[axis], 1]))
 
-    def _unfold(self, g: Any, x: str, y: str, axis: int) -> str:
+    def _unfold(self, g: OnnxBuilder, x: str, y: str, axis: int) -> str:
         shape = g.shape(x)
         if axis == 1 and len(shape) > 2:
             return y
@@ -143,12 +161,12 @@ class Convolution(CaffeLayer):
         batch = [shape[i] if shape.fixed(i) else -1 for i in range(axis)]
         if batch.count(-1) > 1:
             batch = list(shape[:axis])  # one open extent is all that a Reshape can find
-        return str(g.Reshape(y, g.ints([*batch, self.num_output, *space])))
+        return g.Reshape(y, g.ints([*batch, self.num_output, *space]))
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
-        return tuple(F.folded(bottom, self.axis, lambda v: self._convolve(F, link, v)) for bottom in x)
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
+        return tuple(F.fold_batch_axes(bottom, self.axis, lambda v: self._convolve(F, link, v)) for bottom in x)
 
-    def _convolve(self, F: Any, link: Any, x: Any) -> Any:
+    def _convolve(self, F: ChainerFunctions, link: LayerArrays, x: Any) -> Any:
         space = link.W.ndim - 2
         _, stride, pad, dilation = self.window(space) if space else ((1,), (1,), (0,), (1,))
         weight = link.W if space else F.reshape(link.W, (*link.W.shape, 1))
@@ -158,7 +176,7 @@ class Convolution(CaffeLayer):
         function = getattr(F, self.chainer_function)
         return function(x, weight, link.b if self.bias_term else None, stride, pad, dilation, self.group)
 
-    chainer_function: ClassVar[str] = "convolution"
+    chainer_function: ClassVar[str] = "caffe_convolution"
 
 
 def _check(p: Params, values: dict[str, Any]) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bridge.layers.base import CaffeLayer, canonical_axis, layer_type
+from bridge.layers.base import MovingLayer, canonical_axis, layer_type
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Crop")
-class Crop(CaffeLayer):
+class Crop(MovingLayer):
     """Cuts the first bottom to the extents of the second, in every axis from ``axis`` on.
 
     Attributes:
@@ -44,7 +47,7 @@ class Crop(CaffeLayer):
                 raise self.fail(f"axis {place}: {size[place]} from {offset} on is not within {source[place]}")
         return ((*source[:axis], *size[axis : len(source)]),)
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         shape = g.shape(x[0])
         axis, offsets = self._offsets(len(shape))
         fixed = all(g.shape(value).fixed(place) for value in x for place in range(axis, len(shape)))
@@ -55,9 +58,9 @@ class Crop(CaffeLayer):
         else:
             ends = g.extents(x[1], axis, len(shape))
             ends = g.Add(ends, g.ints(offsets)) if any(offsets) else ends
-        return str(g.Slice(x[0], g.ints(offsets), ends, g.ints(list(range(axis, len(shape))))))
+        return g.Slice(x[0], g.ints(offsets), ends, g.ints(list(range(axis, len(shape)))))
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         axis, offsets = self._offsets(x[0].ndim)
         window = (slice(a, a + n) for a, n in zip(offsets, x[1].shape[axis:], strict=False))
         return F.get_item(x[0], (*(slice(None) for _ in range(axis)), *window))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bridge.layers.base import CaffeLayer, Params, layer_type
+from bridge.layers.base import MovingLayer, Params, layer_type
 from bridge.schema import Shape, times
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("CropCenter")
-class CropCenter(CaffeLayer):
+class CropCenter(MovingLayer):
     """Each axis loses ``crop_size`` of that axis at its start and as much at its end.
 
     Source: crop_center_layer.cpp of lltcggie's Caffe; ONNX ``Slice``.
@@ -35,12 +38,12 @@ class CropCenter(CaffeLayer):
             raise self.fail(f"crop_size {times(self.crop_size)} leaves nothing of the input {times(bottoms[0])}")
         return (tuple(n - 2 * crop for crop, n in zip(self.crop_size, bottoms[0], strict=True)),)
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         cut = [(axis, crop) for axis, crop in enumerate(self.crop_size) if crop]
         if not cut:
             return x[0]
         starts, ends = [crop for _, crop in cut], [-crop for _, crop in cut]
-        return str(g.Slice(x[0], g.ints(starts), g.ints(ends), g.ints([axis for axis, _ in cut])))
+        return g.Slice(x[0], g.ints(starts), g.ints(ends), g.ints([axis for axis, _ in cut]))
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return x[0][tuple(slice(crop, n - crop) for crop, n in zip(self.crop_size, x[0].shape, strict=True))]

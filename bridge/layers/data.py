@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from bridge.layers.base import layer_type
-from bridge.layers.data_source import DataSource, Extents, square
+from bridge.layers.data_source import DataSource, square
+from bridge.schema.hooks import Extents
 
 
 @layer_type("Data", "AnnotatedData")

@@ -7,6 +7,7 @@ from typing import Any
 
 from bridge.layers.base import CaffeLayer, Params
 from bridge.schema import Shape
+from bridge.schema.hooks import Extents
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,6 @@ class Transform:
         return transform
 
 
-Extents = tuple["int | None", ...]
-"""A shape of which some extents are not known."""
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DataSource(CaffeLayer):
     """A layer that reads training data: batches of samples, and a label for each where it has a second top.
@@ -68,6 +65,8 @@ class DataSource(CaffeLayer):
     """
 
     training_only = True
+    is_input = True
+    reads_data = True
     bottom_count = (0, 0)
     top_count = (1, 2)
 
@@ -80,6 +79,11 @@ class DataSource(CaffeLayer):
 
     def batch(self) -> Extents | None:
         """The extents of the first top, as far as the parameters tell; ``None`` if they do not."""
+        return None
+
+    @property
+    def picture_size(self) -> tuple[int, int] | None:
+        """(height, width) that whole pictures are resized to before they are cropped; ``None`` keeps their size."""
         return None
 
     @property

@@ -21,8 +21,15 @@ class Deconvolution(Convolution):
     ``ConvTranspose``.
     """
 
+    flat_weight = False
+    filters = False
+    inputs_first = True
     onnx_operator: ClassVar[str] = "ConvTranspose"
-    chainer_function: ClassVar[str] = "deconvolution"
+    chainer_function: ClassVar[str] = "caffe_deconvolution"
+
+    @property
+    def input_channels(self) -> int | None:
+        return self.blobs.blob("weight").shape[0] if "weight" in self.blobs else None
 
     def weight_channels(self, channels: int) -> Shape:
         return (channels, self.num_output // self.group)

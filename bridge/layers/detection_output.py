@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from bridge.layers import boxes as steps
 from bridge.layers.base import CaffeLayer, Params, layer_type
 from bridge.schema import Shape, count, times
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import OnnxBuilder
 
 
 @layer_type("DetectionOutput")
@@ -35,6 +38,9 @@ class DetectionOutput(CaffeLayer):
     ONNX ``NonMaxSuppression``, ``TopK``.
     """
 
+    adds_many = False
+    chooses = True
+    rounds_near_one = False
     message = "detection_output_param"
     enum_start = 1
     bottom_count = (3, 3)
@@ -77,7 +83,7 @@ class DetectionOutput(CaffeLayer):
         most = labels * _least(boxes, self.top_k)
         return ((1, 1, loc[0] * max(1, _least(most, self.keep_top_k)), 7),)
 
-    def to_onnx(self, g: Any, *x: str) -> Any:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> Any:
         if self.eta < 1 and self.nms_threshold > 0.5:
             return g.custom(self, *x, reason="eta is below 1")
         labels = g.ints(self.labels)
@@ -89,7 +95,7 @@ class DetectionOutput(CaffeLayer):
         kept = self._kept(g, boxes, scores, g.shape(x[2]))
         return self._rows(g, boxes, kept, steps.extent(g, x[0], 0))
 
-    def _decoded(self, g: Any, loc: str, priors: str) -> str:
+    def _decoded(self, g: OnnxBuilder, loc: str, priors: str) -> str:
         """Boxes with corners, (N, boxes, 4), or (N, classes, boxes, 4) where each has its own."""
         shared = g.Reshape(loc, g.ints([0, -1, 4])) if self.share_location else ""
         loc = shared or g.Transpose(g.Reshape(loc, g.ints([0, -1, self.num_classes, 4])), perm=(0, 2, 1, 3))
@@ -98,17 +104,17 @@ class DetectionOutput(CaffeLayer):
         if not self.variance_encoded_in_target:
             loc = g.Mul(variance, loc)
         if self.code_type == "CORNER":
-            return str(g.Add(prior, loc))
+            return g.Add(prior, loc)
         low, high = (steps.part(g, prior, -1, i, i + 2) for i in (0, 2))
         size = g.Sub(high, low)
         if self.code_type == "CORNER_SIZE":
-            return str(g.Add(prior, g.Mul(loc, g.Concat(size, size, axis=-1))))
+            return g.Add(prior, g.Mul(loc, g.Concat(size, size, axis=-1)))
         half = g.const(np.float32(0.5))
         centre = g.Add(g.Mul(steps.part(g, loc, -1, 0, 2), size), g.Mul(g.Add(low, high), half))
         reach = g.Mul(g.Mul(g.Exp(steps.part(g, loc, -1, 2, 4)), size), half)
-        return str(g.Concat(g.Sub(centre, reach), g.Add(centre, reach), axis=-1))
+        return g.Concat(g.Sub(centre, reach), g.Add(centre, reach), axis=-1)
 
-    def _kept(self, g: Any, boxes: str, scores: str, priors: Any) -> str:
+    def _kept(self, g: OnnxBuilder, boxes: str, scores: str, priors: Any) -> str:
         """(N, labels, boxes): the scores of boxes that stay, LOWEST for the others."""
         if self.top_k >= 0:
             scores = steps.keep_best(g, scores, 2, self.top_k)
@@ -126,9 +132,9 @@ class DetectionOutput(CaffeLayer):
         if self.keep_top_k < 0:
             return str(kept)
         best = steps.keep_best(g, g.Flatten(kept, axis=1), 1, self.keep_top_k)
-        return str(g.Reshape(best, g.Shape(kept)))
+        return g.Reshape(best, g.Shape(kept))
 
-    def _rows(self, g: Any, boxes: str, kept: str, images: str) -> str:
+    def _rows(self, g: OnnxBuilder, boxes: str, kept: str, images: str) -> str:
         limits = [limit for limit in (self.top_k, self.keep_top_k) if limit >= 0]
         values, places = steps.best(g, kept, 2, min(limits, default=-1))
         found = steps.found(g, values)
@@ -144,7 +150,7 @@ class DetectionOutput(CaffeLayer):
         count = steps.extent(g, rows, 0)
         length = g.Where(g.Equal(count, g.ints([0])), images, count)
         chosen = g.Slice(g.Concat(rows, none, axis=0), g.ints([0]), length, g.ints([0]))
-        return str(g.Reshape(chosen, g.ints([1, 1, -1, 7])))
+        return g.Reshape(chosen, g.ints([1, 1, -1, 7]))
 
 
 def _least(number: int, limit: int) -> int:

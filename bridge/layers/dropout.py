@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bridge.layers.base import NeuronLayer, Params, layer_type
+from bridge.layers.base import ElementwiseLayer, Params, layer_type
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Dropout")
-class Dropout(NeuronLayer):
+class Dropout(ElementwiseLayer):
     """In training, zeroes values with ``dropout_ratio`` and scales the rest up; then nothing.
 
     Source: caffe.proto ``DropoutParameter``, dropout_layer.cpp.
     """
 
+    rounds_near_one = False
     message = "dropout_param"
     ignored = frozenset({"engine"})
 
@@ -26,8 +30,14 @@ class Dropout(NeuronLayer):
             raise p.fail(f"parameter 'dropout_ratio' is {values['dropout_ratio']:g}, expected 0 to below 1")
         return values
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    copies = True
+
+    @property
+    def draws_random(self) -> bool:
+        return self.dropout_ratio > 0
+
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         return x[0]
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return F.dropout(x[0], self.dropout_ratio)

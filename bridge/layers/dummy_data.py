@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Container
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bridge.errors import UnsupportedLayerError
-from bridge.layers.base import MANY, CaffeLayer, Params, layer_type, single
+from bridge.layers.base import MANY, MovingLayer, Params, layer_type, single
 from bridge.schema import Shape
+from bridge.schema.hooks import Extents
 from bridge.schema.message import Message
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 _SIDES = ("num", "channels", "height", "width")
 
 
 @layer_type("DummyData")
-class DummyData(CaffeLayer):
+class DummyData(MovingLayer):
     """Tops filled by fillers: constants once and for all, random ones anew in every pass.
 
     Attributes:
@@ -25,6 +30,7 @@ class DummyData(CaffeLayer):
     Source: caffe.proto ``DummyDataParameter``, dummy_data_layer.cpp; ONNX ``Expand``.
     """
 
+    constant_tops = True
     message = "dummy_data_param"
     bottom_count = (0, 0)
     top_count = (1, MANY)
@@ -34,7 +40,7 @@ class DummyData(CaffeLayer):
 
     @classmethod
     def read(cls, p: Params) -> dict[str, Any]:
-        shapes = [Params(shape, cls, "").read("dim", tuple[int, ...], ()) for shape in p.message.messages("shape")]
+        shapes = [p.of(shape).read("dim", tuple[int, ...], ()) for shape in p.message.messages("shape")]
         if not shapes:  # as files of 2014 have them
             sides = [p.read(side, tuple[int, ...], ()) for side in _SIDES]
             if len({len(side) for side in sides}) > 1:
@@ -56,6 +62,13 @@ class DummyData(CaffeLayer):
             if len(given) != len(self.tops):
                 raise self.fail(f"has {len(given)} {what}, expected 1 or {len(self.tops)}, one per top")
 
+    def feeds(self, given: Container[str]) -> bool:
+        return None in self.values or any(top in given for top in self.tops)
+
+    @property
+    def extents(self) -> tuple[Extents | None, ...]:
+        return self.shapes
+
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         return self.shapes
 
@@ -63,14 +76,14 @@ class DummyData(CaffeLayer):
         constants = [(v, shape) for v, shape in zip(self.values, self.shapes, strict=True) if v is not None]
         if len(constants) < len(self.values):
             raise UnsupportedLayerError(
-                "draws random numbers in every pass", where=self.label, hint="feed its tops as inputs"
+                "draws random numbers in every pass", subject=self.label, hint="feed its tops as inputs"
             )
         return constants
 
-    def to_onnx(self, g: Any, *x: str) -> list[str]:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> list[str]:
         return [g.Expand(g.const(np.float32(v)), g.ints(shape)) for v, shape in self._constants()]
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return tuple(F.as_variable(link.xp.full(shape, v, np.float32)) for v, shape in self._constants())
 
 

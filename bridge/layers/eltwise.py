@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from functools import reduce
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from bridge.layers.base import MANY, CaffeLayer, layer_type, same_shapes
-from bridge.schema import Shape
+from bridge.schema import Layer, Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Eltwise")
@@ -20,6 +23,8 @@ class Eltwise(CaffeLayer):
     Source: caffe.proto ``EltwiseParameter``, eltwise_layer.cpp; ONNX ``Mul``, ``Add``, ``Max``.
     """
 
+    float16_safe = True
+    rounds_near_one = False
     message = "eltwise_param"
     ignored = frozenset({"stable_prod_grad"})
 
@@ -29,6 +34,12 @@ class Eltwise(CaffeLayer):
     operation: Literal["PROD", "SUM", "MAX"] = "SUM"
     coeff: tuple[float, ...] = ()
 
+    def sum_terms(self, *bottoms: Shape) -> int | None:
+        return len(bottoms)
+
+    def magnitudes(self) -> Layer:
+        return self.changed(coeff=[abs(c) for c in self.coeff])
+
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if self.coeff and len(self.coeff) != len(bottoms):
             raise self.fail(f"{len(self.coeff)} coefficients for {len(bottoms)} bottoms")
@@ -36,13 +47,13 @@ class Eltwise(CaffeLayer):
             raise self.fail("coefficients go with SUM, not PROD")
         return (same_shapes(self, bottoms),)
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         if self.operation == "SUM":
             terms = [v if c == 1 else g.Mul(v, g.const(np.float32(c))) for v, c in self._terms(x)]
             return str(reduce(g.Add, terms))
         return str(reduce(g.Mul, x) if self.operation == "PROD" else g.Max(*x))
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         if self.operation == "SUM":
             return reduce(lambda a, b: a + b, [v if c == 1 else v * c for v, c in self._terms(x)])
         return reduce((lambda a, b: a * b) if self.operation == "PROD" else F.maximum, x)

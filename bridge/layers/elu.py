@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bridge.layers.base import NeuronLayer, layer_type
+from bridge.layers.base import ElementwiseLayer, layer_type
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("ELU")
-class ELU(NeuronLayer):
+class ELU(ElementwiseLayer):
     """``x`` where it is positive, ``alpha (exp(x) - 1)`` elsewhere.
 
     Source: caffe.proto ``ELUParameter``, elu_layer.cpp; ONNX ``Elu``.
@@ -18,8 +21,8 @@ class ELU(NeuronLayer):
 
     alpha: float = 1.0
 
-    def to_onnx(self, g: Any, *x: str) -> str:
-        return str(g.Elu(x[0], alpha=self.alpha))
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
+        return g.Elu(x[0], alpha=self.alpha)
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return F.elu(x[0], self.alpha)

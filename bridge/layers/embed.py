@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.layers.base import CaffeLayer, Params, layer_type
 from bridge.schema import Shape
+from bridge.schema.hooks import Fill
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Embed")
@@ -22,6 +26,8 @@ class Embed(CaffeLayer):
     Source: caffe.proto ``EmbedParameter``, embed_layer.cpp; ONNX ``Gather``.
     """
 
+    float16_safe = True
+    rounds_near_one = False
     message = "embed_param"
     ignored = frozenset({"weight_filler", "bias_filler"})
     ranks = {"weight": 2, "bias": 1}
@@ -47,13 +53,23 @@ class Embed(CaffeLayer):
         shapes: dict[str, Shape] = {"weight": (self.input_dim, self.num_output), "bias": (self.num_output,)}
         return {role: shapes[role] for role in self.roles(0)}
 
+    def sum_terms(self, *bottoms: Shape) -> int | None:
+        return 2  # a row and the bias
+
+    @property
+    def outputs(self) -> int | None:
+        return self.num_output
+
+    def fill(self, bottom: int) -> Fill | None:
+        return lambda rng, shape, _: rng.integers(0, self.input_dim, shape)
+
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         return ((*bottoms[0], self.num_output),)
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         rows = g.Gather(g.blob(self, "weight"), g.Cast(x[0], to=g.INT64), axis=0)
-        return str(g.Add(rows, g.blob(self, "bias")) if self.bias_term else rows)
+        return g.Add(rows, g.blob(self, "bias")) if self.bias_term else rows
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         rows = F.embed_id(x[0].array.astype("i"), link.W)
         return rows + F.broadcast_to(link.b, rows.shape) if self.bias_term else rows

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.layers.base import layer_type
 from bridge.layers.loss import Loss
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays
 
 
 @layer_type("EuclideanLoss")
@@ -17,6 +20,6 @@ class EuclideanLoss(Loss):
 
     predictions = 2
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         self.check_bottoms(*(value.shape for value in x))
         return F.sum(F.square(x[0] - F.reshape(x[1], x[0].shape))) / (2 * x[0].shape[0])

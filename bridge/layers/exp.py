@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge.layers.base import NeuronLayer, Params, layer_type
+from bridge.layers.base import ElementwiseLayer, Params, layer_type
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Exp")
-class Exp(NeuronLayer):
+class Exp(ElementwiseLayer):
     """``base ^ (shift + scale x)``; a base of -1 stands for e.
 
     Source: caffe.proto ``ExpParameter``, exp_layer.cpp; ONNX ``Mul``, ``Exp``.
     """
 
+    rounds_near_one = False
     message = "exp_param"
 
     base: float = -1.0
@@ -34,12 +38,12 @@ class Exp(NeuronLayer):
         with np.errstate(over="ignore"):
             return np.log(base) * np.float32(self.scale), base ** np.float32(self.shift)
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         inner, outer = self._factors()
         y = g.Exp(x[0] if inner == 1 else g.Mul(x[0], g.const(inner)))
         return str(y if outer == 1 else g.Mul(y, g.const(outer)))
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         inner, outer = self._factors()
         return F.exp(x[0] * inner) * outer
 

@@ -14,9 +14,7 @@ from bridge.errors import UnsupportedLayerError
 from bridge.layers.base import CaffeLayer, Params
 from bridge.schema import Shape, count, times
 
-_FIELDS = {"weight": "weight_filler", "bias": "bias_filler", "gamma": "filler", "beta": "bias_filler"}
 _NORMS = Literal["FAN_IN", "FAN_OUT", "AVERAGE"]
-_NEUTRAL = {"gamma": 1.0, "scale": 1.0, "scale_factor": 0.0, "slope": 0.25}
 
 
 def filled(layer: CaffeLayer, role: str, shape: Shape, *, seed: int | None = None) -> np.ndarray:
@@ -35,9 +33,9 @@ def filled(layer: CaffeLayer, role: str, shape: Shape, *, seed: int | None = Non
         UnsupportedLayerError: The filler's type is not one of Caffe's.
         ModelError: Caffe would not fill the blob so.
     """
-    field = layer.filler_fields.get(role) or _FIELDS.get(role, f"{role}_filler")
-    params = Params(layer.definition.message(layer.message), type(layer), layer.name).inner(field)
-    neutral = _NEUTRAL.get(role, 0.0) if "type" not in params else 0.0
+    field, value = layer.filler(role)
+    params = layer.parameters().inner(field)
+    neutral = value if "type" not in params else 0.0
     rng = np.random.default_rng(None if seed is None else [seed, *role.encode()])
     return fill(params, f"{field} of {times(shape)}", shape, rng, neutral)
 
@@ -62,7 +60,7 @@ def fill(params: Params, what: str, shape: Shape, rng: np.random.Generator, cons
     kind = params.read("type", str, "constant")
     if kind not in _FILLERS:
         raise UnsupportedLayerError(
-            f"unknown filler '{kind}'", where=params.where, hint=f"fillers: {', '.join(_FILLERS)}"
+            f"unknown filler '{kind}'", subject=params.subject, hint=f"fillers: {', '.join(_FILLERS)}"
         )
     filler = _Filler(params, what, constant)
     filler.demand(count(shape) > 0, "there are no values to fill")

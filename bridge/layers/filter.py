@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bridge.layers.base import MANY, CaffeLayer, layer_type
+from bridge.layers.base import MANY, MovingLayer, layer_type
 from bridge.schema import Shape, times
+from bridge.schema.hooks import Fill
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Filter")
-class Filter(CaffeLayer):
+class Filter(MovingLayer):
     """Of every bottom but the last, the samples where the last bottom, one number per sample, is not 0.
 
     How many there are depends on the values, so the tops' first extent stays open.
@@ -26,6 +30,9 @@ class Filter(CaffeLayer):
         if len(self.tops) != len(self.bottoms) - 1:
             raise self.fail(f"has {len(self.tops)} tops, expected {len(self.bottoms) - 1}: one per bottom but the last")
 
+    def fill(self, bottom: int) -> Fill | None:
+        return (lambda rng, shape, _: rng.integers(0, 2, shape)) if bottom == len(self.bottoms) - 1 else None
+
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         *picked, selector = bottoms
         if not selector or any(extent != 1 for extent in selector[1:]):
@@ -35,12 +42,12 @@ class Filter(CaffeLayer):
                 raise self.fail(f"bottom {index} is {times(shape)}, expected {selector[0]} samples as the selector")
         return tuple(picked)
 
-    def to_onnx(self, g: Any, *x: str) -> list[str]:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> list[str]:
         *picked, selector = x
         flat = g.Cast(selector if len(g.shape(selector)) == 1 else g.Reshape(selector, g.ints([-1])), to=9)
         return [g.Compress(value, flat, axis=0) for value in picked]
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         *picked, selector = x
         places = selector.array.reshape(-1).nonzero()[0]
         return tuple(F.get_item(value, places) for value in picked)

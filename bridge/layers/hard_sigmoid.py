@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bridge.layers.base import NeuronLayer, layer_type
+from bridge.layers.base import ElementwiseLayer, layer_type
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("HardSigmoid")
-class HardSigmoid(NeuronLayer):
+class HardSigmoid(ElementwiseLayer):
     """``max(0, min(1, alpha x + beta))``.
 
     Source: hardsigmoid_layer.cpp, hard_sigmoid_layer.cpp of several forks; ONNX ``HardSigmoid``.
     """
 
+    rounds_near_one = False
     message = "hardsigmoid_param"
     aliases = ("hard_sigmoid_param",)
     ignored = frozenset({"engine"})
@@ -21,8 +25,8 @@ class HardSigmoid(NeuronLayer):
     alpha: float = 0.2
     beta: float = 0.5
 
-    def to_onnx(self, g: Any, *x: str) -> str:
-        return str(g.HardSigmoid(x[0], alpha=self.alpha, beta=self.beta))
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
+        return g.HardSigmoid(x[0], alpha=self.alpha, beta=self.beta)
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return F.clip(x[0] * self.alpha + self.beta, 0.0, 1.0)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bridge.layers.base import CaffeLayer, layer_type
+from bridge.layers.base import MovingLayer, layer_type
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays
 
 
 @layer_type("HDF5Output")
-class HDF5Output(CaffeLayer):
+class HDF5Output(MovingLayer):
     """Writes data and labels to a file. Nothing is written here: the layer is known, and does nothing.
 
     Attributes:
@@ -31,5 +34,5 @@ class HDF5Output(CaffeLayer):
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         return ()
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return ()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bridge.layers.base import layer_type
 from bridge.layers.loss import Loss
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays
 
 
 @layer_type("HingeLoss")
@@ -19,6 +22,7 @@ class HingeLoss(Loss):
     Source: caffe.proto ``HingeLossParameter``, hinge_loss_layer.cpp.
     """
 
+    classifies = True
     message = "hinge_loss_param"
     enum_start = 1
 
@@ -27,6 +31,5 @@ class HingeLoss(Loss):
     def check_bottoms(self, *bottoms: Shape) -> None:
         self.check_labels(bottoms[0], bottoms[1], bottoms[0][0])
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
-        margins = F.margins(x[0], x[1], self)
-        return F.sum(margins if self.norm == "L1" else F.square(margins)) / x[0].shape[0]
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
+        return F.caffe_hinge_loss(x[0], x[1], self)

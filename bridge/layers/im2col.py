@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from bridge.layers.base import canonical_axis, layer_type
 from bridge.layers.convolution import Convolution
 from bridge.schema import Shape, count, times
 from bridge.schema.blob import MOST_VALUES
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Im2col")
@@ -48,7 +51,7 @@ class Im2col(Convolution):
         """The convolution's weight (channels x kernel, 1, kernel...) float32."""
         kernel = self.window(rank)[0]
         if channels * count(kernel) ** 2 > MOST_VALUES:
-            raise UnsupportedLayerError(f"kernel {times(kernel)} is too large to be a convolution", where=self.label)
+            raise UnsupportedLayerError(f"kernel {times(kernel)} is too large to be a convolution", subject=self.label)
         places = np.eye(count(kernel), dtype=np.float32).reshape(-1, 1, *kernel)
         return np.tile(places, (channels, *[1] * (places.ndim - 1)))
 
@@ -58,20 +61,29 @@ class Im2col(Convolution):
             raise self.fail(f"the input has {rank} axes, expected some behind axis {axis}")
         return axis
 
+    adds_many = False
+
+    def sum_terms(self, *bottoms: Shape) -> int | None:
+        return None
+
+    @property
+    def input_channels(self) -> int | None:
+        return None
+
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         (bottom,) = bottoms
         axis = self._axis(len(bottom))
         return self._convolution(bottom[axis], len(bottom) - axis - 1).infer(bottom)
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         shape = g.shape(x[0])
         axis = self._axis(len(shape))
         extents = shape[axis], len(shape) - axis - 1
         weight = g.const(self._picking(*extents), f"{self.name}.places")
         return self._convolution(*extents)._emit(g, x[0], [weight], axis)
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         axis = self._axis(x[0].ndim)
         extents = x[0].shape[axis], x[0].ndim - axis - 1
         picker = F.chainer.backend.get_array_module(x[0]).asarray(self._picking(*extents))
-        return self._convolution(*extents).to_chainer(F, SimpleNamespace(W=picker), x[0])
+        return self._convolution(*extents).to_chainer(F, cast("LayerArrays", SimpleNamespace(W=picker)), x[0])

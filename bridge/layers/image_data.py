@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bridge.layers.base import layer_type
-from bridge.layers.data_source import DataSource, Extents
+from bridge.layers.data_source import DataSource
+from bridge.schema.hooks import Extents
 
 
 @layer_type("ImageData")
@@ -33,6 +34,10 @@ class ImageData(DataSource):
     is_color: bool = True
     rand_skip: int = 0
     root_folder: str = ""
+
+    @property
+    def picture_size(self) -> tuple[int, int] | None:
+        return (self.new_height, self.new_width) if self.new_height and self.new_width else None
 
     def batch(self) -> Extents | None:
         side = self.transform.crop_size

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.errors import UnsupportedLayerError
 from bridge.layers.base import canonical_axis, layer_type
 from bridge.layers.loss import NormalizedLoss
 from bridge.schema import Shape, count, times
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays
 
 
 @layer_type("InfogainLoss")
@@ -24,6 +27,7 @@ class InfogainLoss(NormalizedLoss):
     Source: caffe.proto ``InfogainLossParameter``, infogain_loss_layer.cpp.
     """
 
+    classifies = True
     message = "infogain_loss_param"
     bottom_count = (2, 3)
     top_count = (0, 2)
@@ -42,10 +46,10 @@ class InfogainLoss(NormalizedLoss):
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         return (*super().infer(*bottoms), bottoms[0])
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         if len(x) < 3:
             raise UnsupportedLayerError(
-                f"the matrix in '{self.source}' is not read", where=self.label, hint="feed it as a third bottom"
+                f"the matrix in '{self.source}' is not read", subject=self.label, hint="feed it as a third bottom"
             )
-        loss = F.infogain_loss(*x, self)
+        loss = F.caffe_infogain_loss(x[0], x[1], x[2], self)
         return (loss, F.softmax(x[0], axis=self.axis)) if len(self.tops) > 1 else loss

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.layers.base import CaffeLayer, Params, canonical_axis, layer_type
 from bridge.schema import Shape, count
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("InnerProduct")
@@ -24,6 +27,9 @@ class InnerProduct(CaffeLayer):
     Source: caffe.proto ``InnerProductParameter``, inner_product_layer.cpp; ONNX ``Gemm``, ``MatMul``.
     """
 
+    float16_safe = True
+    flat_weight = True
+    rounds_near_one = False
     message = "inner_product_param"
     ignored = frozenset({"weight_filler", "bias_filler", "engine"})
     ranks = {"weight": 2, "bias": 1}
@@ -50,11 +56,22 @@ class InnerProduct(CaffeLayer):
         weight = (inner, self.num_output) if self.transpose else (self.num_output, inner)
         return {"weight": weight, **({"bias": (self.num_output,)} if self.bias_term else {})}
 
+    def sum_terms(self, *bottoms: Shape) -> int | None:
+        return self.blobs.blob("weight").size // self.num_output + 1
+
+    @property
+    def outputs(self) -> int | None:
+        return self.num_output
+
+    @property
+    def weight_transposed(self) -> bool:
+        return self.transpose
+
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         axis = canonical_axis(self.axis, len(bottoms[0]), self)
         return ((*bottoms[0][:axis], self.num_output),)
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         shape = g.shape(x[0])
         axis = canonical_axis(self.axis, len(shape), self)
         blobs = [g.blob(self, role) for role in self.blobs]
@@ -66,9 +83,9 @@ class InnerProduct(CaffeLayer):
         flat = x[0] if axis == len(shape) - 1 else g.Reshape(x[0], g.ints([0] * axis + [-1]))
         weight = blobs[0] if self.transpose else g.Transpose(blobs[0], perm=[1, 0])
         y = g.MatMul(flat, weight)
-        return str(g.Add(y, blobs[1]) if self.bias_term else y)
+        return g.Add(y, blobs[1]) if self.bias_term else y
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         axis = canonical_axis(self.axis, x[0].ndim, self)
         weight = F.transpose(link.W) if self.transpose else link.W
         return (

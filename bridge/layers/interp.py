@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bridge.layers.base import CaffeLayer, Params, layer_type
 from bridge.schema import Shape, times
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 _END = 2**31 - 1
 
@@ -26,6 +29,9 @@ class Interp(CaffeLayer):
     Source: caffe.proto ``InterpParameter``, interp_layer.cpp of DeepLab; ONNX ``Resize`` (align_corners).
     """
 
+    adds_many = False
+    float16_safe = True
+    rounds_near_one = False
     message = "interp_param"
     bottom_count = (1, 1)
     top_count = (1, 1)
@@ -53,6 +59,9 @@ class Interp(CaffeLayer):
             raise p.fail(f"pad_beg {values['pad_beg']} and pad_end {values['pad_end']} must not be positive")
         return values
 
+    def position_extent(self, *bottoms: Shape) -> int:
+        return max(bottoms[0][2:])
+
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if len(bottoms[0]) != 4:
             raise self.fail(f"the input has {len(bottoms[0])} axes, expected 4")
@@ -67,14 +76,14 @@ class Interp(CaffeLayer):
             return (self.height, self.width)
         return tuple((n - 1) // self.shrink_factor * self.zoom_factor + 1 for n in cut)
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         y = x[0]
         if self.pad_beg or self.pad_end:
             y = g.Slice(y, g.ints([-self.pad_beg] * 2), g.ints([self.pad_end or _END] * 2), g.ints([2, 3]))
         sizes = self._sizes(g, x[0], y)
-        return str(g.Resize(y, "", "", sizes, mode="linear", coordinate_transformation_mode="align_corners"))
+        return g.Resize(y, "", "", sizes, mode="linear", coordinate_transformation_mode="align_corners")
 
-    def _sizes(self, g: Any, x: str, cut: str) -> str:
+    def _sizes(self, g: OnnxBuilder, x: str, cut: str) -> str:
         """All four extents of the top, those that are open computed when it runs."""
         shape = g.shape(x)
         if self.height:
@@ -82,16 +91,16 @@ class Interp(CaffeLayer):
         else:
             space = list(self.space(tuple(shape[2:]))) if shape.fixed(2) and shape.fixed(3) else []
         if space and shape.fixed(0):
-            return str(g.ints([*shape[:2], *space]))
+            return g.ints([*shape[:2], *space])
         leading = g.Slice(g.Shape(x), g.ints([0]), g.ints([2]))
         if space:
-            return str(g.Concat(leading, g.ints(space), axis=0))
+            return g.Concat(leading, g.ints(space), axis=0)
         steps = g.Sub(g.Slice(g.Shape(cut), g.ints([2]), g.ints([4])), g.ints([1]))
         if self.shrink_factor > 1:
             steps = g.Div(steps, g.ints([self.shrink_factor]))
-        return str(g.Concat(leading, g.Add(g.Mul(steps, g.ints([self.zoom_factor])), g.ints([1])), axis=0))
+        return g.Concat(leading, g.Add(g.Mul(steps, g.ints([self.zoom_factor])), g.ints([1])), axis=0)
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         height, width = x[0].shape[2:]
         cut = x[0][:, :, -self.pad_beg : height + self.pad_end, -self.pad_beg : width + self.pad_end]
-        return F.corner_aligned_resize(cut, self.space((height, width)))
+        return F.caffe_interp(cut, self.space((height, width)))

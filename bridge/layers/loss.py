@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from bridge.layers.base import CaffeLayer, Params
 from bridge.schema import Shape, count, times
+from bridge.schema.message import Message
 
 Normalization = Literal["FULL", "VALID", "BATCH_SIZE", "NONE"]
 
@@ -21,17 +22,20 @@ class Loss(CaffeLayer):
     """
 
     training_only = True
+    is_loss = True
     default_loss_weight = 1.0
     bottom_count = (2, 2)
     top_count = (0, 1)  # Caffe makes the top where none is named
-    inference_type: ClassVar[str] = ""
-    """The layer type that computes from the prediction what inference wants, if there is one."""
-
-    predictions: ClassVar[int] = 1
-    """How many of the bottoms, the first ones, the net computes; the others say what is right."""
 
     def reason(self) -> str:
         return "a loss has no part in inference"
+
+    def inference_layer(self, name: str, bottom: str, top: str) -> Message:
+        definition = super().inference_layer(name, bottom, top)
+        axis = self.attributes().get("axis", 1)
+        if axis != 1:
+            definition.set("softmax_param", Message(axis=axis))
+        return definition
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         self.check_bottoms(*bottoms)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from bridge.errors import UnsupportedLayerError
 from bridge.layers.base import NeuronLayer, Params, layer_type
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("LRN")
@@ -22,6 +25,8 @@ class LRN(NeuronLayer):
     Krizhevsky et al., ImageNet classification with deep convolutional networks, 2012.
     """
 
+    adds_many = False
+    rounds_near_one = False
     message = "lrn_param"
     ignored = frozenset({"engine"})
 
@@ -43,17 +48,17 @@ class LRN(NeuronLayer):
             raise self.fail(f"the input has {len(bottoms[0])} axes, expected 4")
         return (bottoms[0],)
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         if self.norm_region == "ACROSS_CHANNELS":
             if min(self.alpha, self.beta) <= 0:
-                raise UnsupportedLayerError("ONNX's LRN wants alpha and beta greater than 0", where=self.label)
-            return str(g.LRN(x[0], alpha=self.alpha, beta=self.beta, bias=self.k, size=self.local_size))
+                raise UnsupportedLayerError("ONNX's LRN wants alpha and beta greater than 0", subject=self.label)
+            return g.LRN(x[0], alpha=self.alpha, beta=self.beta, bias=self.k, size=self.local_size)
         n, pad = self.local_size, (self.local_size - 1) // 2
         mean = g.AveragePool(g.Mul(x[0], x[0]), kernel_shape=(n, n), pads=(pad,) * 4, count_include_pad=1)
         scale = g.Add(g.Mul(mean, g.const(np.float32(self.alpha))), g.const(np.float32(1)))
-        return str(g.Mul(x[0], g.Pow(scale, g.const(np.float32(-self.beta)))))
+        return g.Mul(x[0], g.Pow(scale, g.const(np.float32(-self.beta))))
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         n = self.local_size
         if self.norm_region == "ACROSS_CHANNELS":
             return F.local_response_normalization(x[0], n, self.k, self.alpha / n, self.beta)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.layers.base import CaffeLayer, layer_type
 from bridge.layers.lstm import chainer_unit, onnx_unit
 from bridge.schema import Shape, times
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("LSTMUnit")
@@ -18,6 +21,9 @@ class LSTMUnit(CaffeLayer):
 
     Source: lstm_unit_layer.cpp.
     """
+
+    adds_many = False
+    float16_safe = True
 
     bottom_count = (3, 3)
     top_count = (2, 2)
@@ -31,13 +37,13 @@ class LSTMUnit(CaffeLayer):
             raise self.fail(f"bottoms are {', '.join(map(times, bottoms))}, expected 1 x N x H, 1 x N x 4H, 1 x N")
         return (cell, cell)
 
-    def to_onnx(self, g: Any, *x: str) -> list[str]:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> list[str]:
         cell, gates, cont = x
         size = g.shape(cell)[2]
         hidden, after = onnx_unit(g, gates, g.Unsqueeze(cont, g.ints([2])), cell, size)
         return [after, hidden]
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         cell, gates, cont = x
         hidden, after = chainer_unit(F, gates, cont.array[:, :, None], cell)
         return after, hidden

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bridge.layers.base import layer_type
-from bridge.layers.data_source import DataSource, Extents
+from bridge.layers.data_source import DataSource
+from bridge.schema.hooks import Extents
 
 
 @layer_type("MemoryData")

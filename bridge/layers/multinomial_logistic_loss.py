@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.layers.base import layer_type
 from bridge.layers.loss import Loss
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays
 
 
 @layer_type("MultinomialLogisticLoss")
@@ -16,8 +19,10 @@ class MultinomialLogisticLoss(Loss):
     Source: multinomial_logistic_loss_layer.cpp.
     """
 
+    classifies = True
+
     def check_bottoms(self, *bottoms: Shape) -> None:
         self.check_labels(bottoms[0], bottoms[1], bottoms[0][0])
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
-        return F.log_loss(x[0], x[1], self)
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
+        return F.caffe_multinomial_logistic_loss(x[0], x[1], self)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bridge.layers.base import NeuronLayer, layer_type
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("MVN")
@@ -24,6 +27,7 @@ class MVN(NeuronLayer):
     Source: caffe.proto ``MVNParameter``, mvn_layer.cpp; ONNX ``ReduceMean``, ``Sub``, ``Sqrt``, ``Div``.
     """
 
+    rounds_near_one = False
     message = "mvn_param"
 
     normalize_variance: bool = True
@@ -39,16 +43,16 @@ class MVN(NeuronLayer):
         """The axes over which it sums."""
         return tuple(range(1 if self.across_channels else 2, rank))
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         rank = len(g.shape(x[0]))
         y = x[0] if rank == 4 else g.Reshape(x[0], g.ints([0] * rank + [1] * (4 - rank)))
         y = g.Sub(y, g.reduce("Mean", y, self.summed_axes()))
         if not self.normalize_variance:
             return str(y)
         deviation = g.Sqrt(g.reduce("Mean", g.Mul(y, y), self.summed_axes()))
-        return str(g.Div(y, g.Add(deviation, g.const(np.float32(self.eps)))))
+        return g.Div(y, g.Add(deviation, g.const(np.float32(self.eps))))
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         y = F.reshape(x[0], self.infer(x[0].shape)[0])
         y = y - F.broadcast_to(F.mean(y, axis=self.summed_axes(), keepdims=True), y.shape)
         if not self.normalize_variance:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bridge.layers.base import CaffeLayer, layer_type
 from bridge.schema import Blob, Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Normalize", "L2Normalization", "L2Normalize", "L2Norm")
@@ -29,6 +32,7 @@ class Normalize(CaffeLayer):
     caffe-windows, l2_normalization_layer.cpp of compact bilinear pooling.
     """
 
+    rounds_near_one = False
     message = "norm_param"
     bottom_count = (1, 1)
     top_count = (1, 1)
@@ -43,7 +47,7 @@ class Normalize(CaffeLayer):
         scaled = self.type == "Normalize" and (stored > 0 or self.message in self.definition)
         return ("scale",) if scaled else ()
 
-    def with_blobs(self, blobs: Sequence[Blob]) -> CaffeLayer:
+    def with_blobs(self, blobs: Sequence[Blob]) -> Normalize:
         if self.channel_shared and len(blobs) == 1 and blobs[0].size == 1:
             blobs = [blobs[0].reshaped(())]
         return super().with_blobs(blobs)
@@ -68,15 +72,15 @@ class Normalize(CaffeLayer):
     def _scale_shape(self, size: int, rank: int) -> Shape:
         return () if self.channel_shared else (size, *[1] * (rank - 2))
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         rank = len(g.shape(x[0]))
         total = g.reduce("SumSquare", x[0], self.summed_axes(rank))
         if not self._scaled:
-            return str(g.Div(x[0], g.Sqrt(total)))
+            return g.Div(x[0], g.Sqrt(total))
         y = g.Div(x[0], g.Sqrt(g.Add(total, g.const(np.float32(self.eps)))))
-        return str(g.Mul(y, g.blob(self, "scale", self._scale_shape(self.blobs.blob("scale").size, rank))))
+        return g.Mul(y, g.blob(self, "scale", self._scale_shape(self.blobs.blob("scale").size, rank)))
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         scale = getattr(link, "scale", None)
         total = F.sum(x[0] ** 2, self.summed_axes(x[0].ndim), keepdims=True)
         if scale is None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bridge.layers.base import CaffeLayer, Params, layer_type
+from bridge.layers.base import MovingLayer, Params, layer_type
 from bridge.schema import Shape
-from bridge.schema.message import Message
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Parameter")
-class Parameter(CaffeLayer):
+class Parameter(MovingLayer):
     """The top is the layer's own blob, which training may change.
 
     Blobs: ``weight`` (``shape``).
@@ -29,9 +31,7 @@ class Parameter(CaffeLayer):
 
     @classmethod
     def read(cls, p: Params) -> dict[str, Any]:
-        shape = Params(p.read("shape", Message, Message()), cls, "")
-        shape.where = p.where
-        dims = shape.read("dim", tuple[int, ...], ())
+        dims = p.inner("shape").read("dim", tuple[int, ...], ())
         if any(dim < 0 for dim in dims):
             raise p.fail(f"shape {dims} is not a list of extents")
         return {"shape": dims}
@@ -45,8 +45,8 @@ class Parameter(CaffeLayer):
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         return (self.shape,)
 
-    def to_onnx(self, g: Any, *x: str) -> str:
-        return str(g.blob(self, "weight"))
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
+        return g.blob(self, "weight")
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return F.identity(link.W)

@@ -7,7 +7,7 @@ import math
 import types
 import typing
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 
@@ -15,39 +15,39 @@ from bridge.errors import ModelError
 from bridge.schema import Shape
 from bridge.schema.message import Message, Symbol
 
-if TYPE_CHECKING:
-    from bridge.layers.base import CaffeLayer
-
 
 class Params:
-    """A layer's parameter message, read with types; what is odd is a ModelError.
+    """A layer's parameter message, read with types; a value that is not allowed is a ModelError.
 
     Args:
         message: The parameters.
-        owner: The layer class, for messages.
-        name: The layer's name, for messages.
-        definition: The whole ``LayerParameter``, for what lies outside the type's own message.
+        definition: The whole ``LayerParameter``: name and type for messages, and what lies outside ``message``.
+        enum_start: The number of the first value in the message's enumerations.
     """
 
-    def __init__(self, message: Message, owner: type[CaffeLayer], name: str, definition: Message | None = None) -> None:
+    def __init__(self, message: Message, definition: Message, enum_start: int = 0) -> None:
         self.message = message
-        self.where = f"layer '{name}' ({owner.__name__})"
-        self._owner, self._name, self._definition = owner, name, definition or Message()
+        self.subject = f"layer '{definition.text('name')}' ({definition.text('type')})"
+        self._definition, self._enum_start = definition, enum_start
+
+    def of(self, message: Message) -> Params:
+        """Another message of the same layer."""
+        return Params(message, self._definition, self._enum_start)
 
     def other(self, name: str) -> Params:
-        """Another message of the layer, such as ``loss_param``; absent is empty."""
-        return Params(self._definition.message(name), self._owner, self._name)
+        """Another field of the layer, such as ``loss_param``; absent is empty."""
+        return self.of(self._definition.message(name))
 
     def inner(self, name: str) -> Params:
         """A message within this one, such as ``shape``; absent is empty."""
-        return Params(self.message.message(name), self._owner, self._name)
+        return self.of(self.message.message(name))
 
     def __contains__(self, name: str) -> bool:
         return name in self.message
 
-    def fail(self, message: str, hint: str = "") -> ModelError:
-        """A ModelError about this layer."""
-        return ModelError(message, where=self.where, hint=hint)
+    def fail(self, problem: str, **fields: str) -> ModelError:
+        """A ModelError about this layer; ``fields`` are those of :class:`~bridge.errors.BridgeError`."""
+        return ModelError(problem, subject=self.subject, **fields)
 
     def read(self, name: str, kind: Any, default: Any) -> Any:
         """The field ``name`` as ``kind``: int, float, bool, str, a Literal, tuple[...], or Message."""
@@ -82,7 +82,7 @@ class Params:
 
     def _choose(self, name: str, value: Any, options: list[str]) -> str:
         if isinstance(value, int) and not isinstance(value, bool):
-            place = value - self._owner.enum_start
+            place = value - self._enum_start
             value = options[place] if 0 <= place < len(options) else value
         if isinstance(value, str) and value in options:
             return str(value)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bridge.layers.base import CaffeLayer, layer_type
+from bridge.layers.base import MovingLayer, layer_type
 from bridge.schema import Shape, times
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Permute")
-class Permute(CaffeLayer):
+class Permute(MovingLayer):
     """Axis ``i`` of the top is axis ``order[i]`` of the bottom; axes that are not named follow in order.
 
     Source: caffe.proto ``PermuteParameter``, permute_layer.cpp of SSD; ONNX ``Transpose``.
@@ -30,9 +33,9 @@ class Permute(CaffeLayer):
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         return (tuple(bottoms[0][axis] for axis in self.axes(len(bottoms[0]))),)
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         axes = self.axes(len(g.shape(x[0])))
-        return x[0] if axes == tuple(range(len(axes))) else str(g.Transpose(x[0], perm=axes))
+        return x[0] if axes == tuple(range(len(axes))) else g.Transpose(x[0], perm=axes)
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return F.transpose(x[0], self.axes(x[0].ndim))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bridge.layers.base import CaffeLayer, Params, layer_type
+from bridge.layers.base import MovingLayer, Params, layer_type
 from bridge.schema import Shape, times
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("PixelShuffle")
-class PixelShuffle(CaffeLayer):
+class PixelShuffle(MovingLayer):
     """``y[c, r h + i, r w + j] = x[c r^2 + i r + j, h, w]`` with ``r`` the ``upscale_factor``.
 
     Source: caffe.proto ``PixelShuffleParameter``; ONNX ``DepthToSpace`` (CRD); Shi et al., Real-time single
@@ -36,10 +39,10 @@ class PixelShuffle(CaffeLayer):
         n, c, h, w = bottoms[0]
         return ((n, c // r**2, h * r, w * r),)
 
-    def to_onnx(self, g: Any, *x: str) -> str:
-        return str(g.DepthToSpace(x[0], blocksize=self.upscale_factor, mode="CRD"))
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
+        return g.DepthToSpace(x[0], blocksize=self.upscale_factor, mode="CRD")
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         r, (n, c, h, w) = self.upscale_factor, x[0].shape
         blocks = F.reshape(x[0], (n, c // r**2, r, r, h, w))
         return F.reshape(F.transpose(blocks, (0, 1, 4, 2, 5, 3)), (n, c // r**2, h * r, w * r))

@@ -43,7 +43,7 @@ def load_plugin(path: str | Path) -> list[str]:
         REGISTRY.clear()
         REGISTRY.update(known)
         raise
-    added = [kind for kind in REGISTRY if kind not in known]
+    added = [kind for kind, cls in REGISTRY.items() if cls is not known.get(kind)]
     if not added:
         raise UsageError("registers no layer type", where=f"plugin {path}", hint="decorate a class with @layer_type")
     return added

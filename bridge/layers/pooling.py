@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from bridge.layers.base import CaffeLayer, Params, field_pair, layer_type
 from bridge.layers.pooled_axis import LOWEST, PooledAxis, divisor_correction, trailing_pad
 from bridge.schema import Shape, count
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Pooling")
@@ -35,6 +38,9 @@ class Pooling(CaffeLayer):
     ``MaxPool``, ``AveragePool``.
     """
 
+    adds_many = False
+    float16_safe = True
+    rounds_near_one = False
     message = "pooling_param"
     ignored = frozenset({"engine"})
     bottom_count = (1, 1)
@@ -74,6 +80,13 @@ class Pooling(CaffeLayer):
         """Whether a stride is larger than its kernel, so that windows can be empty."""
         return not self.global_pooling and any(s > k for k, s in zip(self.kernel_size, self.stride, strict=True))
 
+    @property
+    def draws_random(self) -> bool:
+        return self.pool == "STOCHASTIC"
+
+    def sum_terms(self, *bottoms: Shape) -> int | None:
+        return count(self.window(bottoms[0][2:])[0]) if self.pool == "AVE" else None
+
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if len(bottoms[0]) != 4:
             raise self.fail(f"the input has {len(bottoms[0])} axes, expected 4")
@@ -82,14 +95,16 @@ class Pooling(CaffeLayer):
         axes = self.axes(bottoms[0][2:])
         for axis in axes:
             if axis.count < 1:
-                raise self.fail(f"kernel {axis.kernel} does not fit the input {axis.extent}, padded by {axis.pad}")
+                raise self.fail(
+                    f"kernel {axis.kernel} does not fit the input {axis.extent}, padded by {axis.pad}", rule="kernel"
+                )
         return ((*bottoms[0][:2], *(axis.count for axis in axes)),) * max(1, len(self.tops))
 
-    def to_onnx(self, g: Any, *x: str) -> Any:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> Any:
         lowering = {"MAX": self._max, "AVE": self._average, "STOCHASTIC": self._stochastic}
         return lowering[self.pool](g, x[0])
 
-    def _attributes(self, g: Any, x: str) -> dict[str, Any]:
+    def _attributes(self, g: OnnxBuilder, x: str) -> dict[str, Any]:
         if self.global_pooling:
             return {"kernel_shape": tuple(g.shape(x)[2:])}
         if self.sparse:
@@ -99,12 +114,12 @@ class Pooling(CaffeLayer):
             trailing = tuple(trailing_pad(*axis, self.round_mode == "CEIL") for axis in window)
         return {"kernel_shape": self.kernel_size, "strides": self.stride, "pads": self.pad + trailing}
 
-    def _append_empty(self, g: Any, x: str, y: str, value: float) -> str:
+    def _append_empty(self, g: OnnxBuilder, x: str, y: str, value: float) -> str:
         """The empty windows behind those that start inside the image."""
         empty = [axis.empty for axis in self.axes(g.shape(x)[2:])] if self.sparse else []
-        return str(g.Pad(y, g.ints([0] * 6 + empty), g.const(np.float32(value)))) if any(empty) else y
+        return g.Pad(y, g.ints([0] * 6 + empty), g.const(np.float32(value))) if any(empty) else y
 
-    def _max(self, g: Any, x: str) -> Any:
+    def _max(self, g: OnnxBuilder, x: str) -> Any:
         if len(self.tops) < 2:
             if self.global_pooling:
                 return g.GlobalMaxPool(x)
@@ -117,23 +132,23 @@ class Pooling(CaffeLayer):
         mask = g.Cast(g.Mod(place, plane), to=g.FLOAT)  # ONNX counts places through the whole batch
         return self._append_empty(g, x, y, LOWEST), self._append_empty(g, x, mask, -1)
 
-    def _average(self, g: Any, x: str) -> str:
+    def _average(self, g: OnnxBuilder, x: str) -> str:
         if self.global_pooling:
-            return str(g.GlobalAveragePool(x))
+            return g.GlobalAveragePool(x)
         attributes = self._attributes(g, x)
         leading, trailing = attributes["pads"][:2], attributes["pads"][2:]
         if not any(leading) and not self.sparse:  # nothing but the image counts
-            return str(g.AveragePool(x, **attributes, count_include_pad=0))
+            return g.AveragePool(x, **attributes, count_include_pad=0)
         y = _mean_with_pads(g, x, g.shape(x)[1], attributes)
         if leading == trailing and not self.sparse:
             return str(y)
         if not self.sparse and _open(g.shape(x)):
-            return str(g.Div(y, self._part_inside(g, x, trailing)))
+            return g.Div(y, self._part_inside(g, x, trailing))
         correction = divisor_correction(*self.axes(g.shape(x)[2:]))
         y = self._append_empty(g, x, y, 0)
         return str(y if np.all(correction == 1) else g.Mul(y, g.const(correction)))
 
-    def _part_inside(self, g: Any, x: str, trailing: Shape) -> str:
+    def _part_inside(self, g: OnnxBuilder, x: str, trailing: Shape) -> str:
         """How much of each window lies in the image padded on both sides, measured when it runs."""
         padded = g.Add(g.extents(x, 2, 4), g.ints([2 * p for p in self.pad]))
         ones = g.Expand(g.const(np.ones((1, 1, 1, 1), np.float32)), g.Concat(g.ints([1, 1]), padded, axis=0))
@@ -141,33 +156,33 @@ class Pooling(CaffeLayer):
         attributes = {"kernel_shape": self.kernel_size, "strides": self.stride, "pads": pads}
         return _mean_with_pads(g, ones, 1, attributes)
 
-    def _stochastic(self, g: Any, x: str) -> str:
+    def _stochastic(self, g: OnnxBuilder, x: str) -> str:
         """The sum of squares over the sum; 0 where that is not positive."""
         squares, mean = (self._mean(g, value, x) for value in (g.Mul(x, x), x))
         zero = g.const(np.float32(0))
         y = g.Where(g.Greater(mean, zero), g.Div(squares, mean), zero)
         return self._append_empty(g, x, str(y), 0)
 
-    def _mean(self, g: Any, value: str, x: str) -> str:
+    def _mean(self, g: OnnxBuilder, value: str, x: str) -> str:
         if self.global_pooling:
-            return str(g.GlobalAveragePool(value))
+            return g.GlobalAveragePool(value)
         return _mean_with_pads(g, value, g.shape(x)[1], self._attributes(g, x))
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return F.caffe_pooling(x[0], self)
 
 
-def _mean_with_pads(g: Any, x: str, channels: int, attributes: dict[str, Any]) -> str:
+def _mean_with_pads(g: OnnxBuilder, x: str, channels: int, attributes: dict[str, Any]) -> str:
     """The mean of whole windows, padding counted.
 
     Where the padding is not the same on all sides, ONNX Runtime before 1.25 counts it wrongly in the
     AveragePool of opset 19 and later; a convolution per channel says the same.
     """
     if g.opset < 19 or len(set(attributes["pads"])) == 1:
-        return str(g.AveragePool(x, **attributes, count_include_pad=1))
+        return g.AveragePool(x, **attributes, count_include_pad=1)
     kernel = attributes["kernel_shape"]
     weight = np.full((channels, 1, *kernel), 1 / count(kernel), np.float32)
-    return str(g.Conv(x, g.const(weight), **attributes, group=channels))
+    return g.Conv(x, g.const(weight), **attributes, group=channels)
 
 
 def _open(shape: Any) -> bool:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge.layers.base import NeuronLayer, layer_type
+from bridge.layers.base import ElementwiseLayer, layer_type
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Power")
-class Power(NeuronLayer):
+class Power(ElementwiseLayer):
     """``(shift + scale x) ^ power``.
 
     Where ``power`` or ``scale`` is 0, the result is one number, whatever ``x`` is.
@@ -18,6 +21,7 @@ class Power(NeuronLayer):
     Source: caffe.proto ``PowerParameter``, power_layer.cpp; ONNX ``Mul``, ``Add``, ``Pow``.
     """
 
+    rounds_near_one = False
     message = "power_param"
 
     power: float = 1.0
@@ -31,16 +35,16 @@ class Power(NeuronLayer):
         with np.errstate(all="ignore"):
             return np.float32(self.shift) ** np.float32(self.power)
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         constant = self._constant()
         if constant is not None:
-            return str(g.Expand(g.const(constant), g.Shape(x[0])))
+            return g.Expand(g.const(constant), g.Shape(x[0]))
         y = x[0]
         for op, number, neutral in ((g.Mul, self.scale, 1), (g.Add, self.shift, 0), (g.Pow, self.power, 1)):
             y = y if number == neutral else op(y, g.const(np.float32(number)))
         return str(y)
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         constant = self._constant()
         if constant is not None:
             return F.broadcast_to(x[0].xp.asarray(constant, dtype=x[0].dtype), x[0].shape)

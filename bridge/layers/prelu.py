@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bridge.layers.base import NeuronLayer, layer_type
+from bridge.layers.base import ElementwiseLayer, layer_type
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("PReLU")
-class PReLU(NeuronLayer):
+class PReLU(ElementwiseLayer):
     """``max(0, x) + slope min(0, x)``.
 
     Blobs: ``slope`` (C), or a single number with ``channel_shared``.
@@ -20,6 +23,7 @@ class PReLU(NeuronLayer):
     Source: caffe.proto ``PReLUParameter``, prelu_layer.cpp; ONNX ``PRelu``.
     """
 
+    rounds_near_one = False
     message = "prelu_param"
     ignored = frozenset({"filler"})
     chainer_params = {"slope": "W"}
@@ -41,10 +45,10 @@ class PReLU(NeuronLayer):
             raise self.fail(f"the input has {len(bottoms[0])} axes, expected at least 2")
         return (bottoms[0],)
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         own = self.blobs.blob("slope").shape
-        return str(g.PRelu(x[0], g.blob(self, "slope", [*own, *[1] * (len(g.shape(x[0])) - 2)])))
+        return g.PRelu(x[0], g.blob(self, "slope", [*own, *[1] * (len(g.shape(x[0])) - 2)]))
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         slope = F.reshape(link.W, [*link.W.shape, *[1] * (x[0].ndim - 2)])
         return F.where(x[0].array > 0, x[0], x[0] * F.broadcast_to(slope, x[0].shape))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bridge.layers import boxes as steps
 from bridge.layers.base import CaffeLayer, Params, layer_type
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("PriorBox")
@@ -30,6 +33,8 @@ class PriorBox(CaffeLayer):
     Source: caffe.proto ``PriorBoxParameter``, prior_box_layer.cpp of SSD; Liu et al., SSD, 2016.
     """
 
+    adds_many = False
+    rounds_near_one = False
     message = "prior_box_param"
     bottom_count = (2, 2)
     top_count = (1, 1)
@@ -92,13 +97,13 @@ class PriorBox(CaffeLayer):
         boxes = boxes.clip(0, 1) if self.clip else boxes
         return np.stack([boxes, np.broadcast_to(_single(self.variance), boxes.shape)]).reshape(1, 2, -1)
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         cells, image = (g.shape(value) for value in x)
         if all(shape.fixed(axis) for shape in (cells, image) for axis in (2, 3)):
-            return str(g.const(self.boxes(tuple(cells[2:]), tuple(image[2:])), f"{self.name}.boxes"))
+            return g.const(self.boxes(tuple(cells[2:]), tuple(image[2:])), f"{self.name}.boxes")
         return self._computed(g, *x)
 
-    def _computed(self, g: Any, cells: str, image: str) -> str:
+    def _computed(self, g: OnnxBuilder, cells: str, image: str) -> str:
         """The same, for extents that are known when the model runs."""
         flat = g.ints([1, 1, -1])
         size = g.const(_single(self.img)) if self.img else g.Cast(_space(g, image), to=1)
@@ -119,9 +124,9 @@ class PriorBox(CaffeLayer):
         if self.clip:
             boxes = g.Clip(boxes, g.const(np.float32(0)), g.const(np.float32(1)))
         variance = g.Expand(g.const(np.broadcast_to(_single(self.variance), (4,)).copy()), g.Shape(boxes))
-        return str(g.Concat(g.Reshape(boxes, flat), g.Reshape(variance, flat), axis=1))
+        return g.Concat(g.Reshape(boxes, flat), g.Reshape(variance, flat), axis=1)
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return F.as_variable(x[0].xp.asarray(self.boxes(x[0].shape[2:], x[1].shape[2:])))
 
 
@@ -129,9 +134,9 @@ def _single(values: tuple[float, ...]) -> np.ndarray:
     return np.array(values, np.float32)
 
 
-def _space(g: Any, x: str) -> str:
+def _space(g: OnnxBuilder, x: str) -> str:
     """(height, width) of a 4-D value, int64."""
-    return str(g.Slice(g.Shape(x), g.ints([2]), g.ints([4])))
+    return g.Slice(g.Shape(x), g.ints([2]), g.ints([4]))
 
 
 def _ratios(given: tuple[float, ...], flip: bool) -> tuple[float, ...]:

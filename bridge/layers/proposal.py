@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,6 +11,10 @@ from bridge.layers import boxes as steps
 from bridge.layers.base import CaffeLayer, Params, layer_type
 from bridge.layers.param_str import read_param_str
 from bridge.schema import Shape, times
+from bridge.schema.hooks import Fill
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import OnnxBuilder
 
 _PYTHON = "rpn.proposal_layer.ProposalLayer"
 _NAMES = {
@@ -34,6 +39,9 @@ class Proposal(CaffeLayer):
     ONNX ``NonMaxSuppression``, ``TopK``; Ren et al., Faster R-CNN, 2015.
     """
 
+    adds_many = False
+    chooses = True
+    rounds_near_one = False
     message = "proposal_param"
     bottom_count = (3, 3)
     top_count = (1, 2)
@@ -76,6 +84,9 @@ class Proposal(CaffeLayer):
     def _rounded(self, x: np.ndarray) -> np.ndarray:
         return np.round(x) if self.python else np.floor(x + 0.5)
 
+    def fill(self, bottom: int) -> Fill | None:
+        return _image_size if bottom == 2 else None
+
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         scores, shifts, _ = bottoms
         count = len(self.anchors())
@@ -87,7 +98,7 @@ class Proposal(CaffeLayer):
         rows = scores[0] * min(count * scores[2] * scores[3], *limits)
         return ((rows, 5), (rows, 1) if self.python else (rows,))[: len(self.tops)]
 
-    def to_onnx(self, g: Any, *x: str) -> list[str]:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> list[str]:
         count = len(self.anchors())
         boxes, large = self._boxes(g, x[1], g.Reshape(x[2], g.ints([-1])), g.shape(x[2])[-1])
         scores = g.Transpose(steps.part(g, x[0], 1, count, 2 * count), perm=(0, 2, 3, 1))
@@ -105,7 +116,7 @@ class Proposal(CaffeLayer):
         score = g.GatherND(values, found)
         return [rois, g.Unsqueeze(score, g.ints([1])) if self.python else score][: len(self.tops)]
 
-    def _boxes(self, g: Any, shifts: str, info: str, numbers: int) -> tuple[str, str]:
+    def _boxes(self, g: OnnxBuilder, shifts: str, info: str, numbers: int) -> tuple[str, str]:
         """Boxes (N, cells x anchors, 4), and whether they are large enough, (N, 1, cells x anchors)."""
         anchors, one, half = self.anchors(), g.const(np.float32(1)), g.const(np.float32(0.5))
         size = g.const(anchors[:, 2:] - anchors[:, :2] + 1)
@@ -121,18 +132,25 @@ class Proposal(CaffeLayer):
         both = g.Cast(g.Reshape(g.reduce("Min", fits, [3]), g.ints([0, 1, -1])), to=9)
         return g.Reshape(g.Concat(low, high, axis=3), g.ints([0, -1, 4])), both
 
-    def _centres(self, g: Any, shifts: str, anchors: np.ndarray) -> str:
+    def _centres(self, g: OnnxBuilder, shifts: str, anchors: np.ndarray) -> str:
         """(cells, anchors, 2) for x and y."""
         first, shape = anchors[:, :2] + (anchors[:, 2:] - anchors[:, :2] + 1) / 2, g.shape(shifts)
         stride = np.float32(self.feat_stride)
         if shape.fixed(2) and shape.fixed(3):
             rows, columns = np.divmod(np.arange(shape[2] * shape[3]), shape[3])
-            return str(g.const(np.stack([columns, rows], axis=1)[:, None].astype(np.float32) * stride + first))
+            return g.const(np.stack([columns, rows], axis=1)[:, None].astype(np.float32) * stride + first)
         places = [steps.counted(g, steps.extent(g, shifts, axis)) for axis in (2, 3)]
         space = g.Slice(g.Shape(shifts), g.ints([2]), g.ints([4]))
-        rows, columns = (
+        down, across = (
             g.Unsqueeze(g.Expand(g.Reshape(place, g.ints(side)), space), g.ints([2]))
             for place, side in zip(places, ([-1, 1], [1, -1]), strict=True)
         )
-        cells = g.Cast(g.Reshape(g.Concat(columns, rows, axis=2), g.ints([-1, 1, 2])), to=1)
-        return str(g.Add(g.Mul(cells, g.const(stride)), g.const(first)))
+        cells = g.Cast(g.Reshape(g.Concat(across, down, axis=2), g.ints([-1, 1, 2])), to=1)
+        return g.Add(g.Mul(cells, g.const(stride)), g.const(first))
+
+
+def _image_size(rng: np.random.Generator, shape: Shape, shapes: Sequence[Shape | None]) -> np.ndarray:
+    """Height, width and scale of an image."""
+    sizes = np.ones(shape)
+    sizes[..., :2] = 224
+    return sizes

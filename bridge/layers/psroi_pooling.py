@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bridge.layers import boxes as steps
 from bridge.layers.base import CaffeLayer, Params, layer_type
+from bridge.layers.boxes import random_regions
 from bridge.schema import Shape, count, times
+from bridge.schema.hooks import Fill
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("PSROIPooling")
@@ -22,6 +27,8 @@ class PSROIPooling(CaffeLayer):
     Dai et al., R-FCN, 2016.
     """
 
+    adds_many = False
+    rounds_near_one = False
     message = "psroi_pooling_param"
     bottom_count = (2, 2)
     top_count = (1, 1)
@@ -37,6 +44,9 @@ class PSROIPooling(CaffeLayer):
             raise p.fail("output_dim and group_size must be 1 or more")
         return values
 
+    def fill(self, bottom: int) -> Fill | None:
+        return random_regions if bottom == 1 else None
+
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         x, rois = bottoms
         channels = self.output_dim * self.group_size**2
@@ -49,7 +59,7 @@ class PSROIPooling(CaffeLayer):
         size = self.group_size
         return np.arange(self.output_dim * size * size, dtype=np.int64).reshape(-1, size, size)
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         rois = g.Reshape(x[1], g.ints([-1, 5]))
         image = g.Reshape(g.Cast(steps.part(g, rois, 1, 0, 1), to=7), g.ints([-1, 1, 1, 1]))
         low, high = self._bounds(g, rois, g.Slice(g.Shape(x[0]), g.ints([2]), g.ints([4])))
@@ -61,7 +71,7 @@ class PSROIPooling(CaffeLayer):
         flat = g.Reshape(sums, g.ints([-1]))
 
         def corner(row: str, column: str) -> str:
-            return str(g.Gather(flat, g.Add(g.Mul(g.Add(g.Mul(plane, rows), row), columns), column)))
+            return g.Gather(flat, g.Add(g.Mul(g.Add(g.Mul(plane, rows), row), columns), column))
 
         # (rows, 1, group_size, 1) and (rows, 1, 1, group_size)
         top, bottom = (g.Unsqueeze(steps.part(g, bound, 1, 1, 2), g.ints([3])) for bound in (low, high))
@@ -70,9 +80,9 @@ class PSROIPooling(CaffeLayer):
         area = g.Mul(g.Sub(bottom, top), g.Sub(right, left))
         empty = g.Or(g.LessOrEqual(bottom, top), g.LessOrEqual(right, left))
         mean = g.Cast(g.Div(total, g.Cast(area, to=11)), to=1)
-        return str(g.Where(empty, g.const(np.float32(0)), mean))
+        return g.Where(empty, g.const(np.float32(0)), mean)
 
-    def _bounds(self, g: Any, rois: str, space: str) -> tuple[str, str]:
+    def _bounds(self, g: OnnxBuilder, rois: str, space: str) -> tuple[str, str]:
         """First pixel of each cell and the one after its last, (rows, 2 for x and y, group_size) int64."""
         corners = steps.round_half_away(g, steps.part(g, rois, 1, 1, 5))
         scale, size = g.const(np.float32(self.spatial_scale)), g.const(np.float32(self.group_size))
@@ -85,9 +95,9 @@ class PSROIPooling(CaffeLayer):
 
         def bound(rounding: Any, at: np.ndarray) -> str:
             inside = g.Max(rounding(g.Add(g.Mul(g.const(at), cell), start)), g.const(np.float32(0)))
-            return str(g.Cast(g.Min(inside, limit), to=7))
+            return g.Cast(g.Min(inside, limit), to=7)
 
         return bound(g.Floor, places), bound(g.Ceil, places + 1)
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
-        return F.position_sensitive_pooling(x[0], F.reshape(x[1], (-1, 5)), self)
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
+        return F.caffe_psroi_pooling(x[0], F.reshape(x[1], (-1, 5)), self)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from bridge.layers.base import CaffeLayer
 from bridge.schema import Shape, count, times
+from bridge.schema.hooks import Fill
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -59,6 +66,9 @@ class Recurrent(CaffeLayer):
         shapes: dict[str, Shape] = {"weight": (gates, count(bottoms[0][2:])), "bias": (gates,)}
         return {**shapes, "static_weight": (gates, count(bottoms[2][1:]))} if self.static else shapes
 
+    def fill(self, bottom: int) -> Fill | None:
+        return _continues if bottom == 1 else None
+
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if len(bottoms[0]) < 3:
             raise self.fail(f"bottom 0 is {times(bottoms[0])}, expected steps x samples x inputs")
@@ -73,7 +83,7 @@ class Recurrent(CaffeLayer):
         exposed = (state,) * self.states if self.expose_hidden else ()
         return ((steps, samples, self.num_output), *exposed)
 
-    def to_onnx(self, g: Any, *x: str) -> list[str]:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> list[str]:
         """Multiply all inputs at once, then go step by step."""
         steps = g.shape(x[0])[0]
         flat = x[0] if len(g.shape(x[0])) == 3 else g.Reshape(x[0], g.ints([0, 0, -1]))
@@ -89,14 +99,14 @@ class Recurrent(CaffeLayer):
         sequence = outputs[0] if steps == 1 else g.Concat(*outputs, axis=0)
         return [sequence, *(state if self.expose_hidden else [])]
 
-    def _turned(self, g: Any, role: str) -> str:
-        return str(g.Transpose(g.blob(self, role), perm=[1, 0]))
+    def _turned(self, g: OnnxBuilder, role: str) -> str:
+        return g.Transpose(g.blob(self, role), perm=[1, 0])
 
-    def onnx_step(self, g: Any, fed: str, cont: str, state: list[str]) -> tuple[str, list[str]]:
+    def onnx_step(self, g: OnnxBuilder, fed: str, cont: str, state: list[str]) -> tuple[str, list[str]]:
         """One step: the output and the states, from what the inputs gave and the states before, none for 0."""
         raise NotImplementedError
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         fed = F.linear(x[0], link.W, link.b, n_batch_axes=2)
         if self.static:
             fed = fed + F.broadcast_to(F.linear(x[2], link.static_weight)[None], fed.shape)
@@ -109,11 +119,20 @@ class Recurrent(CaffeLayer):
         exposed = state if self.expose_hidden else []
         return (F.stack(outputs), *(F.as_variable(value.array[None]) for value in exposed))
 
-    def chainer_step(self, F: Any, link: Any, fed: Any, cont: Any, state: list[Any]) -> tuple[Any, list[Any]]:
+    def chainer_step(
+        self, F: ChainerFunctions, link: LayerArrays, fed: Any, cont: Any, state: list[Any]
+    ) -> tuple[Any, list[Any]]:
         """As :meth:`onnx_step`, on variables (N, ...), but ``cont`` an array (N, 1)."""
         raise NotImplementedError
 
 
-def _steps(g: Any, value: str, steps: int) -> list[str]:
+def _continues(rng: np.random.Generator, shape: Shape, shapes: Sequence[Shape | None]) -> Any:
+    """Whether a sequence goes on, (T, N): 0 where one begins."""
+    flags = rng.integers(0, 2, shape)
+    flags[:1] = 0
+    return flags
+
+
+def _steps(g: OnnxBuilder, value: str, steps: int) -> list[str]:
     """A value cut into its time steps, one of extent 1 each."""
     return [value] if steps == 1 else list(g.op("Split", value, g.ints([1] * steps), outputs=steps, axis=0))

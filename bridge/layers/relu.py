@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bridge.layers.base import NeuronLayer, layer_type
+from bridge.layers.base import ElementwiseLayer, layer_type
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("ReLU")
-class ReLU(NeuronLayer):
+class ReLU(ElementwiseLayer):
     """``max(0, x) + negative_slope * min(0, x)``.
 
     Source: caffe.proto ``ReLUParameter``, relu_layer.cpp; ONNX ``Relu``, ``LeakyRelu``.
     """
 
+    rounds_near_one = False
     message = "relu_param"
     ignored = frozenset({"engine"})
 
     negative_slope: float = 0.0
 
-    def to_onnx(self, g: Any, *x: str) -> str:
-        return str(g.LeakyRelu(x[0], alpha=self.negative_slope) if self.negative_slope else g.Relu(x[0]))
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
+        return g.LeakyRelu(x[0], alpha=self.negative_slope) if self.negative_slope else g.Relu(x[0])
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         if not self.negative_slope:
             return F.relu(x[0])
         return F.where(x[0].array > 0, x[0], x[0] * self.negative_slope)  # at 0 Caffe's gradient is the slope

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bridge.layers.base import CaffeLayer, Params, layer_type
+from bridge.layers.base import MovingLayer, Params, layer_type
 from bridge.schema import Shape, times
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Reorg")
-class Reorg(CaffeLayer):
+class Reorg(MovingLayer):
     """(N, C, H, W) to (N, C s^2, H / s, W / s) with ``s`` the ``stride``; with ``reverse`` to (N, C / s^2, H s, W s).
 
     With ``reverse``, channel ``(i s + j) C / s^2 + c`` goes to the pixels ``(s h + i, s w + j)`` of channel ``c``.
@@ -41,15 +44,15 @@ class Reorg(CaffeLayer):
         n, c, h, w = bottoms[0]
         return ((n, c // s**2, h * s, w * s) if self.reverse else (n, c * s**2, h // s, w // s),)
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         s = self.stride
         if self.reverse:
-            return str(g.DepthToSpace(x[0], blocksize=s, mode="DCR"))
+            return g.DepthToSpace(x[0], blocksize=s, mode="DCR")
         channels, height, width = g.shape(x[0])[1:]
         read = g.Reshape(x[0], g.ints([0, channels // s**2, height * s, width * s]))
-        return str(g.Reshape(g.SpaceToDepth(read, blocksize=s), g.ints([0, channels * s**2, height // s, width // s])))
+        return g.Reshape(g.SpaceToDepth(read, blocksize=s), g.ints([0, channels * s**2, height // s, width // s]))
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         s, (n, c, h, w) = self.stride, x[0].shape
         if self.reverse:
             y = F.transpose(F.reshape(x[0], (n, s, s, c // s**2, h, w)), (0, 3, 4, 1, 5, 2))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bridge.layers.base import CaffeLayer, Params, layer_type
+from bridge.layers.base import MovingLayer, Params, layer_type
 from bridge.schema import Shape, count, times
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Reshape")
-class Reshape(CaffeLayer):
+class Reshape(MovingLayer):
     """Puts ``dims`` in the place of ``num_axes`` axes from ``axis`` on.
 
     Attributes:
@@ -46,6 +49,10 @@ class Reshape(CaffeLayer):
             raise self.fail(f"shape {self.dims} keeps an axis that the input of {rank} axes does not have")
         return start, stop
 
+    @property
+    def shares_memory(self) -> bool:
+        return True
+
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         (bottom,) = bottoms
         start, stop = self._range(len(bottom))
@@ -59,9 +66,9 @@ class Reshape(CaffeLayer):
             raise self.fail(f"{count(bottom)} values ({times(bottom)}) do not fill {times(top)}")
         return (top,)
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         start, stop = self._range(len(g.shape(x[0])))
-        return str(g.reshape(x[0], [0] * start + list(self.dims), stop))
+        return g.reshape(x[0], [0] * start + list(self.dims), stop)
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return F.reshape(x[0], self.infer(x[0].shape)[0])

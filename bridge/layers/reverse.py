@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.layers.base import NeuronLayer, canonical_axis, layer_type
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Reverse")
@@ -15,6 +18,9 @@ class Reverse(NeuronLayer):
     Source: reverse_layer.cpp of forks with CTC; ONNX ``Slice``.
     """
 
+    adds_many = False
+    float16_safe = True
+    rounds_near_one = False
     message = "reverse_param"
 
     axis: int = 0
@@ -26,9 +32,9 @@ class Reverse(NeuronLayer):
     def batch_axis(self, bottom: int) -> int:
         return 1 if self.axis == 0 else 0
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         axis = canonical_axis(self.axis, len(g.shape(x[0])), self)
-        return str(g.Slice(x[0], g.ints([-1]), g.ints([-(2**63)]), g.ints([axis]), g.ints([-1])))
+        return g.Slice(x[0], g.ints([-1]), g.ints([-(2**63)]), g.ints([axis]), g.ints([-1]))
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return F.flip(x[0], canonical_axis(self.axis, x[0].ndim, self))

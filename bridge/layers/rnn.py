@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.layers.base import layer_type
 from bridge.layers.recurrent import Recurrent
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("RNN")
@@ -18,6 +21,9 @@ class RNN(Recurrent):
 
     Source: caffe.proto ``RecurrentParameter``, rnn_layer.cpp.
     """
+
+    adds_many = False
+    float16_safe = True
 
     ranks = {
         "weight": 2, "bias": 1, "static_weight": 2, "hidden_weight": 2, "output_weight": 2, "output_bias": 1,
@@ -32,14 +38,16 @@ class RNN(Recurrent):
         square = {"hidden_weight": (size, size), "output_weight": (size, size)}
         return {**self._input_shapes(size, bottoms), **square, "output_bias": (size,)}
 
-    def onnx_step(self, g: Any, fed: str, cont: str, state: list[str]) -> tuple[str, list[str]]:
+    def onnx_step(self, g: OnnxBuilder, fed: str, cont: str, state: list[str]) -> tuple[str, list[str]]:
         if state:
             fed = g.Add(fed, g.MatMul(g.Mul(state[0], cont), self._turned(g, "hidden_weight")))
         hidden = g.Tanh(fed)
         output = g.Add(g.MatMul(hidden, self._turned(g, "output_weight")), g.blob(self, "output_bias"))
-        return str(g.Tanh(output)), [hidden]
+        return g.Tanh(output), [hidden]
 
-    def chainer_step(self, F: Any, link: Any, fed: Any, cont: Any, state: list[Any]) -> tuple[Any, list[Any]]:
+    def chainer_step(
+        self, F: ChainerFunctions, link: LayerArrays, fed: Any, cont: Any, state: list[Any]
+    ) -> tuple[Any, list[Any]]:
         if state:
             fed = fed + F.linear(state[0] * cont, link.hidden_weight)
         hidden = F.tanh(fed)

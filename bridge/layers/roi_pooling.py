@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.errors import UnsupportedLayerError
 from bridge.layers.base import CaffeLayer, Params, layer_type
+from bridge.layers.boxes import random_regions
 from bridge.schema import Shape, count, times
+from bridge.schema.hooks import Fill
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 _NEW_OPSET = 22
 """From here on MaxRoiPool has bfloat16, and ONNX Runtime (1.32) no kernel for it."""
@@ -22,6 +27,8 @@ class ROIPooling(CaffeLayer):
     Source: caffe.proto ``ROIPoolingParameter``, roi_pooling_layer.cpp of Fast R-CNN; ONNX ``MaxRoiPool``.
     """
 
+    adds_many = False
+    rounds_near_one = False
     message = "roi_pooling_param"
     bottom_count = (2, 2)
     top_count = (1, 1)
@@ -37,20 +44,23 @@ class ROIPooling(CaffeLayer):
             raise p.fail("pooled_h and pooled_w must be 1 or more")
         return values
 
+    def fill(self, bottom: int) -> Fill | None:
+        return random_regions if bottom == 1 else None
+
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         x, rois = bottoms
         if len(x) != 4 or count(rois[1:]) != 5:
             raise self.fail(f"the inputs are {times(x)} and {times(rois)}, expected 4 axes and rows of 5")
         return ((rois[0], x[1], self.pooled_h, self.pooled_w),)
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         if g.opset >= _NEW_OPSET:
             raise UnsupportedLayerError(
-                f"ONNX Runtime has no MaxRoiPool of opset {g.opset}, only up to {_NEW_OPSET - 1}", where=self.label
+                f"ONNX Runtime has no MaxRoiPool of opset {g.opset}, only up to {_NEW_OPSET - 1}", subject=self.label
             )
         rois = x[1] if len(g.shape(x[1])) == 2 else g.Reshape(x[1], g.ints([-1, 5]))
         grid = (self.pooled_h, self.pooled_w)
-        return str(g.MaxRoiPool(x[0], rois, pooled_shape=grid, spatial_scale=self.spatial_scale))
+        return g.MaxRoiPool(x[0], rois, pooled_shape=grid, spatial_scale=self.spatial_scale)
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
-        return F.roi_max_pooling(x[0], F.reshape(x[1], (-1, 5)), (self.pooled_h, self.pooled_w), self.spatial_scale)
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
+        return F.caffe_roi_pooling(x[0], F.reshape(x[1], (-1, 5)), (self.pooled_h, self.pooled_w), self.spatial_scale)

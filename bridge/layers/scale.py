@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.layers.base import layer_type
 from bridge.layers.broadcast import BroadcastLayer
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Scale")
@@ -25,6 +28,9 @@ class Scale(BroadcastLayer):
     Source: caffe.proto ``ScaleParameter``, scale_layer.cpp; ONNX ``Mul``, ``Add``.
     """
 
+    float16_safe = True
+    rescales = True
+    rounds_near_one = False
     message = "scale_param"
     ignored = frozenset({"filler", "bias_filler"})
     chainer_params = {"gamma": "W", "beta": "b"}
@@ -40,10 +46,13 @@ class Scale(BroadcastLayer):
     def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:
         return {role: self.operand_shape(*bottoms) for role in self.roles(0)}
 
-    def to_onnx(self, g: Any, *x: str) -> str:
-        y = g.Mul(x[0], self.onnx_operand(g, "gamma", *x))
-        return str(g.Add(y, self.onnx_operand(g, "beta", x[0])) if self.bias_term else y)
+    def sum_terms(self, *bottoms: Shape) -> int | None:
+        return 2
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
+        y = g.Mul(x[0], self.onnx_operand(g, "gamma", *x))
+        return g.Add(y, self.onnx_operand(g, "beta", x[0])) if self.bias_term else y
+
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         y = x[0] * self.chainer_operand(F, x[1] if len(x) > 1 else link.W, x[0])
         return y + self.chainer_operand(F, link.b, x[0]) if self.bias_term else y

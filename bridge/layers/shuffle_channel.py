@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge.layers.base import CaffeLayer, Params, layer_type
+from bridge.layers.base import MovingLayer, Params, layer_type
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("ShuffleChannel")
-class ShuffleChannel(CaffeLayer):
+class ShuffleChannel(MovingLayer):
     """Channel ``j * group + i`` of the top is channel ``i * (C / group) + j`` of the bottom.
 
     Source: caffe.proto ``ShuffleChannelParameter``, shuffle_channel_layer.cpp; ONNX ``Gather``;
@@ -40,9 +43,9 @@ class ShuffleChannel(CaffeLayer):
         """The bottom's channel for each channel of the top, int64."""
         return np.arange(channels, dtype=np.int64).reshape(self.group, -1).T.reshape(-1)
 
-    def to_onnx(self, g: Any, *x: str) -> str:
-        return x[0] if self.group == 1 else str(g.Gather(x[0], g.const(self.order(g.shape(x[0])[1])), axis=1))
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
+        return x[0] if self.group == 1 else g.Gather(x[0], g.const(self.order(g.shape(x[0])[1])), axis=1)
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         split = F.reshape(x[0], (x[0].shape[0], self.group, -1, *x[0].shape[2:]))
         return F.reshape(F.swapaxes(split, 1, 2), x[0].shape)

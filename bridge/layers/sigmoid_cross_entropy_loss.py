@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.layers.base import layer_type
 from bridge.layers.loss import Normalization, NormalizedLoss
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays
 
 
 @layer_type("SigmoidCrossEntropyLoss")
@@ -19,6 +22,6 @@ class SigmoidCrossEntropyLoss(NormalizedLoss):
 
     normalization: Normalization = "BATCH_SIZE"
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         self.check_bottoms(*(value.shape for value in x))
-        return F.sigmoid_cross_entropy_loss(x[0], x[1], self)
+        return F.caffe_sigmoid_cross_entropy_loss(x[0], x[1], self)

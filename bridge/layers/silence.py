@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bridge.layers.base import MANY, CaffeLayer, layer_type
+from bridge.layers.base import MANY, MovingLayer, layer_type
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Silence")
-class Silence(CaffeLayer):
+class Silence(MovingLayer):
     """Reads its bottoms and does nothing, so that they are no outputs of the net.
 
     Source: silence_layer.cpp.
@@ -21,8 +24,8 @@ class Silence(CaffeLayer):
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         return ()
 
-    def to_onnx(self, g: Any, *x: str) -> list[str]:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> list[str]:
         return []
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return ()

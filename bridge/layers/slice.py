@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bridge.layers.base import MANY, CaffeLayer, Params, canonical_axis, layer_type
+from bridge.layers.base import MANY, MovingLayer, Params, canonical_axis, layer_type
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 _END = 2**63 - 1
 
 
 @layer_type("Slice")
-class Slice(CaffeLayer):
+class Slice(MovingLayer):
     """Cuts the bottom along ``axis``, at ``slice_point`` or into equal parts, one per top.
 
     Attributes:
@@ -52,12 +55,16 @@ class Slice(CaffeLayer):
             raise self.fail(f"slice_point {self.slice_point} does not rise within the extent {extent}")
         return points
 
+    @property
+    def shares_memory(self) -> bool:
+        return len(self.tops) == 1
+
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         (bottom,) = bottoms
         axis = canonical_axis(self.axis, len(bottom), self)
         return tuple((*bottom[:axis], b - a, *bottom[axis + 1 :]) for a, b in pairwise(self.points(bottom[axis])))
 
-    def to_onnx(self, g: Any, *x: str) -> list[str]:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> list[str]:
         axis = canonical_axis(self.axis, len(g.shape(x[0])), self)
         if len(self.tops) < 2:
             return [x[0]]
@@ -67,7 +74,7 @@ class Slice(CaffeLayer):
         sizes = [b - a for a, b in pairwise(self.points(g.shape(x[0])[axis]))]
         return list(g.op("Split", x[0], g.ints(sizes), outputs=len(sizes), axis=axis))
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         axis = canonical_axis(self.axis, x[0].ndim, self)
         points = self.points(x[0].shape[axis])[1:-1]
         return tuple(F.split_axis(x[0], points, axis)) if points else (x[0],)

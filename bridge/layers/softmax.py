@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.layers.base import NeuronLayer, canonical_axis, layer_type
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Softmax")
@@ -15,6 +18,10 @@ class Softmax(NeuronLayer):
     Source: caffe.proto ``SoftmaxParameter``, softmax_layer.cpp; ONNX ``Softmax`` of opset 13.
     """
 
+    adds_many = False
+    float16_safe = True
+    rounds_near_one = False
+    probabilities = True
     message = "softmax_param"
     ignored = frozenset({"engine"})
 
@@ -24,8 +31,8 @@ class Softmax(NeuronLayer):
         canonical_axis(self.axis, len(bottoms[0]), self)
         return (bottoms[0],)
 
-    def to_onnx(self, g: Any, *x: str) -> str:
-        return str(g.Softmax(x[0], axis=canonical_axis(self.axis, len(g.shape(x[0])), self)))
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
+        return g.Softmax(x[0], axis=canonical_axis(self.axis, len(g.shape(x[0])), self))
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return F.softmax(x[0], axis=canonical_axis(self.axis, x[0].ndim, self))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.layers.base import canonical_axis, layer_type
 from bridge.layers.loss import NormalizedLoss
 from bridge.schema import Shape, count
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays
 
 
 @layer_type("SoftmaxWithLoss")
@@ -19,6 +22,7 @@ class SoftmaxWithLoss(NormalizedLoss):
     Source: caffe.proto ``SoftmaxParameter``, ``LossParameter``, softmax_loss_layer.cpp.
     """
 
+    classifies = True
     message = "softmax_param"
     ignored = frozenset({"engine"})
     top_count = (0, 2)
@@ -33,6 +37,6 @@ class SoftmaxWithLoss(NormalizedLoss):
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         return (*super().infer(*bottoms), bottoms[0])
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
-        loss = F.softmax_loss(x[0], x[1], self)
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
+        loss = F.caffe_softmax_with_loss(x[0], x[1], self)
         return (loss, F.softmax(x[0], axis=self.axis)) if len(self.tops) > 1 else loss

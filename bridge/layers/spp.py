@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bridge.layers.base import CaffeLayer, layer_type
 from bridge.layers.pooling import Pooling
 from bridge.schema import Shape, count
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("SPP")
@@ -23,6 +26,9 @@ class SPP(CaffeLayer):
     Convolutional Networks for Visual Recognition, 2014.
     """
 
+    adds_many = False
+    float16_safe = True
+    rounds_near_one = False
     message = "spp_param"
     ignored = frozenset({"engine"})
 
@@ -45,6 +51,9 @@ class SPP(CaffeLayer):
             raise self.fail(f"{bins} bins do not fit the input {space}")
         return Pooling(name=self.name, type="Pooling", pool=self.pool, kernel_size=kernel, stride=kernel, pad=pad)
 
+    def sum_terms(self, *bottoms: Shape) -> int | None:
+        return count(bottoms[0][2:]) if self.pool == "AVE" else None
+
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         (bottom,) = bottoms
         if len(bottom) != 4:
@@ -52,10 +61,10 @@ class SPP(CaffeLayer):
         pooled = [level.infer(bottom)[0] for level in self.levels(bottom[2:])]
         return (pooled[0],) if len(pooled) == 1 else ((bottom[0], sum(count(shape[1:]) for shape in pooled)),)
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         pooled = [level.to_onnx(g, x[0]) for level in self.levels(tuple(g.shape(x[0])[2:]))]
         return str(pooled[0] if len(pooled) == 1 else g.Concat(*(g.Flatten(y, axis=1) for y in pooled), axis=1))
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
-        pooled = [level.to_chainer(F, None, x[0]) for level in self.levels(x[0].shape[2:])]
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
+        pooled = [level.to_chainer(F, link, x[0]) for level in self.levels(x[0].shape[2:])]
         return pooled[0] if len(pooled) == 1 else F.concat([F.reshape(y, (len(y), -1)) for y in pooled], axis=1)

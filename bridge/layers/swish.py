@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge.layers.base import NeuronLayer, layer_type
+from bridge.layers.base import ElementwiseLayer, layer_type
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Swish")
-class Swish(NeuronLayer):
+class Swish(ElementwiseLayer):
     """``x sigmoid(beta x)``.
 
     Source: caffe.proto ``SwishParameter``, swish_layer.cpp; ONNX ``Mul``, ``Sigmoid``.
@@ -20,9 +23,9 @@ class Swish(NeuronLayer):
 
     beta: float = 1.0
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         scaled = x[0] if self.beta == 1 else g.Mul(x[0], g.const(np.float32(self.beta)))
-        return str(g.Mul(x[0], g.Sigmoid(scaled)))
+        return g.Mul(x[0], g.Sigmoid(scaled))
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return x[0] * F.sigmoid(x[0] * self.beta)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bridge.layers.base import NeuronLayer, layer_type
+from bridge.layers.base import ElementwiseLayer, layer_type
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("TanH")
-class TanH(NeuronLayer):
+class TanH(ElementwiseLayer):
     """``tanh(x)``.
 
     Source: caffe.proto ``TanHParameter``, tanh_layer.cpp; ONNX ``Tanh``.
@@ -17,8 +20,8 @@ class TanH(NeuronLayer):
     message = "tanh_param"
     ignored = frozenset({"engine"})
 
-    def to_onnx(self, g: Any, *x: str) -> str:
-        return str(g.Tanh(x[0]))
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
+        return g.Tanh(x[0])
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return F.tanh(x[0])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bridge.layers.base import CaffeLayer, Params, canonical_axis, layer_type
+from bridge.layers.base import MovingLayer, Params, canonical_axis, layer_type
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Tile")
-class Tile(CaffeLayer):
+class Tile(MovingLayer):
     """The bottom, ``tiles`` times along ``axis``.
 
     Source: caffe.proto ``TileParameter``, tile_layer.cpp; ONNX ``Tile``.
@@ -37,8 +40,8 @@ class Tile(CaffeLayer):
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         return (tuple(n * m for n, m in zip(bottoms[0], self._repeats(len(bottoms[0])), strict=True)),)
 
-    def to_onnx(self, g: Any, *x: str) -> str:
-        return x[0] if self.tiles == 1 else str(g.Tile(x[0], g.ints(self._repeats(len(g.shape(x[0]))))))
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
+        return x[0] if self.tiles == 1 else g.Tile(x[0], g.ints(self._repeats(len(g.shape(x[0])))))
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return F.tile(x[0], tuple(self._repeats(x[0].ndim)))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bridge.layers.base import CaffeLayer, Params, layer_type
-from bridge.schema import Shape, times
+from bridge.schema import Shape, count, times
+from bridge.schema.hooks import Fill
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Upsample")
@@ -26,6 +30,9 @@ class Upsample(CaffeLayer):
     ONNX ``ScatterElements``, ``Resize``.
     """
 
+    adds_many = False
+    float16_safe = True
+    rounds_near_one = False
     message = "upsample_param"
     bottom_count = (1, 2)
     top_count = (1, 1)
@@ -50,6 +57,10 @@ class Upsample(CaffeLayer):
             raise p.fail("parameter 'pad_out' goes with scale 2 only")
         return values
 
+    def fill(self, bottom: int) -> Fill | None:
+        """Places in a plane that is no smaller than the bottom's."""
+        return (lambda rng, shape, _: rng.integers(0, max(1, count(shape[2:])), shape)) if bottom == 1 else None
+
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if len(bottoms[0]) != 4:
             raise self.fail(f"the input has {len(bottoms[0])} axes, expected 4")
@@ -64,21 +75,21 @@ class Upsample(CaffeLayer):
         """(height, width) of the top for a bottom of (height, width) ``space``."""
         return self.size or tuple(n * s - pad for n, s, pad in zip(space, self.scale, self.pad_out, strict=True))
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         if len(x) == 1:
             scales = g.const(np.array([1, 1, *self.scale], np.float32))
             how = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-            return str(g.Resize(x[0], "", scales, mode="nearest", **how))
+            return g.Resize(x[0], "", scales, mode="nearest", **how)
         height, width = self.size or self.space(tuple(g.shape(x[0])[2:]))
         flat = [g.Reshape(value, g.ints([0, 0, -1])) for value in x]
         leading = g.Slice(g.Shape(x[0]), g.ints([0]), g.ints([2]))
         empty = g.Expand(g.const(np.float32(0)), g.Concat(leading, g.ints([height * width]), axis=0))
         filled = g.ScatterElements(empty, g.Cast(flat[1], to=7), flat[0], axis=2)
-        return str(g.Reshape(filled, g.ints([0, 0, height, width])))
+        return g.Reshape(filled, g.ints([0, 0, height, width]))
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         if len(x) > 1:
-            return F.masked_unpooling(x[0], x[1], self.space(x[0].shape[2:]))
+            return F.caffe_upsample(x[0], x[1], self.space(x[0].shape[2:]))
         (n, c, h, w), (a, b) = x[0].shape, self.scale
         blocks = F.broadcast_to(F.reshape(x[0], (n, c, h, 1, w, 1)), (n, c, h, a, w, b))
         return F.reshape(blocks, (n, c, h * a, w * b))

@@ -22,7 +22,10 @@ CUSTOM_DOMAIN = "org.weightbridge"
 
 @dataclass
 class Node:
-    """One ONNX node, before it becomes a protobuf message, with the name and type of the layer that it is of."""
+    """One ONNX node, before it becomes a protobuf message, with the name of the layer that it is of.
+
+    ``float32`` says that a float16 export keeps the node in float32.
+    """
 
     op_type: str
     inputs: list[str]
@@ -30,7 +33,7 @@ class Node:
     attributes: dict[str, Any]
     domain: str = ""
     layer: str = ""
-    layer_type: str = ""
+    float32: bool = False
 
 
 @dataclass
@@ -157,10 +160,11 @@ class GraphBuilder:
         Returns:
             The names of its outputs.
         """
-        owner, kind = (self._layer.name, self._layer.type) if self._layer else ("", "")
+        # What belongs to no layer is preprocessing, whose numbers are as large as a picture's.
+        owner, float32 = (self._layer.name, self._layer.needs_float32) if self._layer else ("", True)
         names = [self.unique(f"{owner}/{op_type}" if owner else op_type) for _ in range(outputs)]
         clean = {name: value for name, value in attributes.items() if value is not None}
-        self.nodes.append(Node(op_type, list(inputs), list(names), clean, domain, owner, kind))
+        self.nodes.append(Node(op_type, list(inputs), list(names), clean, domain, owner, float32))
         self.domains.add(domain)
         return names
 
@@ -181,12 +185,11 @@ class GraphBuilder:
         if not self.allow_custom:
             raise UnsupportedLayerError(
                 f"{reason}, which standard ONNX cannot say (--allow-custom makes it a node of {CUSTOM_DOMAIN})",
-                where=layer.label,
+                subject=layer.label,
             )
         self.notes.append(f"{layer.label}: {reason}; it is a node of {CUSTOM_DOMAIN}, which a runtime must be taught")
         blobs = [self.blob(layer, role) for role in layer.blobs]
-        own: dict[str, Any] = getattr(layer, "attributes", dict)()
-        given = {name: value for name, value in own.items() if value not in ((), "")}
+        given = {name: value for name, value in layer.attributes().items() if value not in ((), "")}
         return self.op(layer.type, *inputs, *blobs, outputs=len(layer.tops), domain=CUSTOM_DOMAIN, **given)
 
     def shape(self, value: str) -> Dims:

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bridge.errors import BridgeError
-from bridge.schema import Layer, Net, Shape
+from bridge.schema import Net, Shape
+from bridge.schema.flow import Stretch
 
 _STEPS = (1, 2, 33, 64)
 """How much an open extent is changed by: strides up to 64 pass at least one of these on."""
@@ -97,10 +98,10 @@ def probe(net: Net, inputs: Mapping[str, Sequence[Extent]], sizes: Mapping[str, 
             moved = _infer(net, {name: _sized(shape, changed) for name, shape in inputs.items()}, symbol)
             _mark(marks, base, moved, symbol, size, step)
     for index, layer in enumerate(net.layers):
-        for axis in getattr(layer, "data_dependent", ()):
+        for axis in layer.data_dependent:
             symbol = f"{layer.tops[0]}_dim{axis}"
             for step in _STEPS:
-                moved = _infer(_with_moved(net, index, axis, step), shapes, symbol)
+                moved = _infer(net, shapes, symbol, Stretch(index, axis, step))
                 _mark(marks, base, moved, symbol, base[index][0][axis], step)
     return [
         tuple(
@@ -143,33 +144,13 @@ def _mark(
                     axis.unlike.add(symbol)
 
 
-def _infer(net: Net, shapes: Mapping[str, Shape], symbol: str) -> list[tuple[Shape, ...]]:
+def _infer(
+    net: Net, shapes: Mapping[str, Shape], symbol: str, stretch: Stretch | None = None
+) -> list[tuple[Shape, ...]]:
     try:
-        return net.infer(shapes)
+        return net.flow.infer(shapes, stretch=stretch)
     except BridgeError:
         raise NeedsStaticError([symbol]) from None
-
-
-def _with_moved(net: Net, index: int, axis: int, step: int) -> Net:
-    """The net as if the values had given layer ``index`` another extent along ``axis``."""
-    layers: list[Any] = list(net.layers)
-    layers[index] = _Moved(layers[index], axis, step)
-    return net.replace(layers=tuple(layers))
-
-
-class _Moved:
-    """A layer whose tops have ``step`` more along ``axis``."""
-
-    def __init__(self, layer: Layer, axis: int, step: int) -> None:
-        self._layer, self._axis, self._step = layer, axis, step
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._layer, name)
-
-    def checked_infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
-        """As the layer, but for the extent."""
-        tops = self._layer.checked_infer(*bottoms)
-        return tuple((*top[: self._axis], top[self._axis] + self._step, *top[self._axis + 1 :]) for top in tops)
 
 
 def _sized(shape: Sequence[Extent], sizes: Mapping[str, int]) -> Shape:

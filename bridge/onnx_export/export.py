@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import onnx
 
@@ -19,11 +19,72 @@ from bridge.onnx_export.model import DEFAULT_OPSET, MIN_OPSET, blob_index, newes
 from bridge.onnx_export.preprocess import Preprocess
 from bridge.schema import Net
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-def to_onnx_model(net: Net, **options: Any) -> tuple[onnx.ModelProto, Graph]:
+
+class Options(TypedDict, total=False):
+    """How a net becomes ONNX: the arguments of :func:`to_onnx_file`."""
+
+    opset: int | None
+    inputs: Mapping[str, Sequence[Extent]] | None
+    dynamic_batch: bool
+    every_top: bool
+    allow_custom: bool
+    preprocess: Preprocess | None
+    half: bool
+
+
+def to_onnx(
+    net: Net,
+    *,
+    opset: int | None = None,
+    inputs: Mapping[str, Sequence[Extent]] | None = None,
+    dynamic_batch: bool = True,
+    allow_custom: bool = False,
+    preprocess: Preprocess | None = None,
+    half: bool = False,
+) -> onnx.ModelProto:
+    """The net as an ONNX model in memory, not yet compared with another engine.
+
+    :func:`bridge.export_onnx` writes a file, and runs and compares the model first. A model in memory is limited
+    to 2 GiB.
+
+    Args:
+        net: The net.
+        opset: Version of the default operator set, 13 to the newest that ``onnx`` knows; 17 by default.
+        inputs: Extents of input blobs, such as ``{"data": [1, 3, 224, 224]}``; a name instead of a number leaves
+            that extent open.
+        dynamic_batch: Leave the first extent of every input open where the net allows it.
+        allow_custom: Write what standard ONNX cannot express as nodes of the domain ``org.weightbridge``.
+        preprocess: Mean, scale and channel order, added as the model's first nodes.
+        half: Compute in float16 between float32 inputs and outputs.
+
+    Raises:
+        UnsupportedLayerError: ONNX cannot express some layers; names all of them.
+        ModelError: The net does not fit together.
+        UsageError: An argument is wrong.
+
+    Source: onnx.proto, ``ModelProto``.
+    """
+    model, _ = to_onnx_model(
+        net,
+        opset=opset,
+        inputs=inputs,
+        dynamic_batch=dynamic_batch,
+        allow_custom=allow_custom,
+        preprocess=preprocess,
+        half=half,
+    )
+    return model
+
+
+def to_onnx_model(net: Net, **options: Unpack[Options]) -> tuple[onnx.ModelProto, Graph]:
     """The net as an ONNX model in memory, and the graph that it was made from.
 
-    Args and Raises: as :func:`to_onnx_file`.
+    Args:
+        net: The net.
+        options: As of :func:`to_onnx_file`, which also says what is raised.
     """
     file, graph = to_onnx_file(net, **options)
     return onnx.load_model_from_string(file.tobytes()), graph

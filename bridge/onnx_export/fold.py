@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bridge.onnx_export.builder import GraphBuilder, Node
+from bridge.onnx_export.operators import Op
 from bridge.schema import count
 
 LARGE = 1 << 20
@@ -65,12 +66,12 @@ def _unsqueeze(x: np.ndarray, axes: np.ndarray) -> np.ndarray:
 
 _OPERATORS: dict[str, Callable[..., Any]] = {
     "Add": np.add,
-    "Concat": lambda *x, axis: np.concatenate(x, axis),
-    "Flatten": lambda x, axis=1: x.reshape(count(x.shape[:axis]), -1),
+    Op.Concat: lambda *x, axis: np.concatenate(x, axis),
+    Op.Flatten: lambda x, axis=1: x.reshape(count(x.shape[:axis]), -1),
     "Gather": lambda x, indices, axis=0: np.take(x, indices, axis),
     "Mul": np.multiply,
-    "Reshape": _reshape,
-    "Slice": _slice,
+    Op.Reshape: _reshape,
+    Op.Slice: _slice,
     "Sub": np.subtract,
     "Unsqueeze": _unsqueeze,
 }

@@ -8,11 +8,12 @@ import numpy as np
 
 from bridge.onnx_export.builder import GraphBuilder, Initializer, Node
 from bridge.onnx_export.fold import fold_constants
+from bridge.onnx_export.operators import Op
 from bridge.schema import count
 
-_INTEGERS = {"ArgMax", "Mod", "NonZero", "Shape"}
+_INTEGERS = {Op.ArgMax, "Mod", "NonZero", "Shape"}
 """Operators that give integers, as they are used here."""
-_MOVES = {"Flatten", "Identity", "Reshape"}
+_MOVES = {Op.Flatten, "Identity", Op.Reshape}
 """Operators that hand their first input on, value by value."""
 
 
@@ -126,8 +127,8 @@ def merge_reshapes(g: GraphBuilder, keep: set[str]) -> None:
     uses = Counter(name for node in g.nodes for name in node.inputs)
     producers = {name: node for node in g.nodes for name in node.outputs}
     for node in g.nodes:
-        before = producers.get(node.inputs[0]) if node.op_type == "Reshape" else None
-        if before is None or before.op_type not in ("Flatten", "Reshape"):
+        before = producers.get(node.inputs[0]) if node.op_type == Op.Reshape else None
+        if before is None or before.op_type not in (Op.Flatten, Op.Reshape):
             continue
         extents = g.initializers.get(node.inputs[1])
         if extents is None or uses[node.inputs[0]] > 1 or node.inputs[0] in keep:
@@ -138,7 +139,7 @@ def merge_reshapes(g: GraphBuilder, keep: set[str]) -> None:
 
 
 def _keeps_first_axis(g: GraphBuilder, node: Node) -> bool:
-    if node.op_type == "Flatten":
+    if node.op_type == Op.Flatten:
         return bool(node.attributes.get("axis", 1) == 1)
     extents = g.initializers.get(node.inputs[1])
     return extents is not None and bool(extents.numpy()[:1] == 0)

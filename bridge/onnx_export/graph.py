@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bridge.errors import ModelError, UnsupportedLayerError, UsageError
-from bridge.layers.base import CaffeLayer
 from bridge.onnx_export.builder import GraphBuilder
 from bridge.onnx_export.dims import Dims, Extent, NeedsStaticError, input_dims, probe
 from bridge.onnx_export.fuse import clean_up
@@ -113,16 +112,11 @@ def _problem(layer: Layer, allow_custom: bool) -> str:
         return layer.uncovered
     if _without_weights(layer):
         return "it has no weights"
-    lowered = _lowers(layer) or hasattr(layer, "input_shapes")
-    return "" if lowered or (allow_custom and type(layer).infer is not Layer.infer) else layer.reason()
+    return "" if layer.has_onnx or (allow_custom and type(layer).infer is not Layer.infer) else layer.reason()
 
 
 def _without_weights(layer: Layer) -> bool:
-    return isinstance(layer, CaffeLayer) and not layer.blobs and not layer.uncovered and bool(layer.roles(0))
-
-
-def _lowers(layer: Layer) -> bool:
-    return type(layer).to_onnx is not Layer.to_onnx
+    return not layer.blobs and not layer.uncovered and bool(layer.roles(0))
 
 
 def _open_extents(
@@ -140,7 +134,7 @@ def _open_extents(
     batch_axes = _batch_axes(net)
     for name, own in net.inputs.items():
         shape = list(given.get(name, own or ()))
-        if not shape and own is None:
+        if name not in given and own is None:  # given extents may be none at all: a single number
             raise ModelError(
                 f"the shape of input '{name}' is not known",
                 where=net.where,
@@ -162,9 +156,8 @@ def _batch_axes(net: Net) -> dict[str, int]:
     """The axis of each blob that counts samples, as the first layer that reads it has it."""
     axes: dict[str, int] = {}
     for layer in net.layers:
-        if isinstance(layer, CaffeLayer):
-            for place, bottom in enumerate(layer.bottoms):
-                axes.setdefault(bottom, layer.batch_axis(place))
+        for place, bottom in enumerate(layer.bottoms):
+            axes.setdefault(bottom, layer.batch_axis(place))
     return axes
 
 
@@ -208,7 +201,7 @@ class _Lowering:
             try:
                 self.tops.append(self._layer(index, layer))
             except UnsupportedLayerError as error:
-                missing.append(str(error.args[0]))
+                missing.append(error.text)
                 self.tops.append(tuple(layer.tops))
                 for top, dims in zip(layer.tops, self.dims[index], strict=False):
                     self.values[top] = top
@@ -218,11 +211,11 @@ class _Lowering:
         return self._finish(notes)
 
     def _layer(self, index: int, layer: Layer) -> tuple[str, ...]:
-        if getattr(layer, "input_shapes", None) is not None:
+        if layer.is_input:
             return tuple(self.values[top] for top in layer.tops)
         self.g.begin(index, layer)
         bottoms = [self.values[bottom] for bottom in layer.bottoms]
-        if _lowers(layer):
+        if layer.has_onnx:
             made = layer.to_onnx(self.g, *bottoms)
         else:
             made = self.g.custom(layer, *bottoms, reason=layer.reason())

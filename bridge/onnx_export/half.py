@@ -8,15 +8,10 @@ import numpy as np
 
 from bridge.onnx_export.builder import HALF_MAX, Initializer, Node
 from bridge.onnx_export.graph import Graph
+from bridge.onnx_export.operators import Op
 
 _FLOAT, _FLOAT16, _INT32, _INT64 = 1, 10, 6, 7
-_TO_FLOAT32 = {
-    "", "ArgMax", "DetectionOutput", "L2Norm", "L2Normalization", "L2Normalize", "LRN", "MVN", "Normalize",
-    "PriorBox", "Proposal", "PSROIPooling", "Python", "Reduction", "ROIPooling",
-}  # fmt: skip
-"""Layer types that stay in float32: their squares and sums leave float16's range, or they compute with places and
-indices, of which float16 has 2,048; and the preprocessing, which belongs to no layer."""
-_MOVES = {"Flatten", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+_MOVES = {Op.Flatten, "Identity", Op.Reshape, Op.Slice, Op.Split, "Squeeze", "Transpose", "Unsqueeze"}
 """Operators that hand their first input on as it is, in whichever type."""
 _READS_ANY = {"Cast", "Shape"}
 """Operators whose result is the same for either type."""
@@ -85,7 +80,7 @@ class _Conversion:
         # float16 has not each integer beyond 2,048
         integers = node.op_type == "Cast" and self.types.get(node.inputs[0]) in (_INT32, _INT64)
         old_norm = node.op_type == "BatchNormalization" and self.g.opset < 15  # one type for all inputs
-        float32 = integers or old_norm or node.layer_type in _TO_FLOAT32 or node.domain  # of which no type is known
+        float32 = integers or old_norm or node.float32 or node.domain  # of which no type is known
         return _FLOAT if float32 else _FLOAT16
 
     def _as(self, kind: int, name: str) -> str:

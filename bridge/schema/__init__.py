@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from bridge.schema.blob import Blob, Blobs, Location, Shape, count, times
 from bridge.schema.layer import Layer, Opaque, ParamSpec
-from bridge.schema.net import Net
+from bridge.schema.net import Net, ServedNet, as_served
 from bridge.schema.raw import RawLayer, RawNet
 
 __all__ = [
-    "Blob", "Blobs", "Layer", "Location", "Net", "Opaque", "ParamSpec", "RawLayer", "RawNet", "Shape", "count", "times",
+    "Blob", "Blobs", "Layer", "Location", "Net", "Opaque", "ParamSpec", "RawLayer", "RawNet", "ServedNet", "Shape",
+    "as_served", "count", "times",
 ]  # fmt: skip

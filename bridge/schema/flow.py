@@ -1,68 +1,133 @@
-"""Who writes what and who reads it: values behind the names of blobs.
+"""Who writes each value of a net, who reads it, and which shape it has.
 
-A layer that works in place writes a new value under an old name. A value is (index of the layer,
-place among its tops); one that nobody writes, a net's input without a layer, has the index -1.
+A layer that works in place writes a new value under an old name. So a value is not a name but a
+pair: (index of the layer that writes it, place among that layer's tops). A blob that is read and
+that no layer writes has the index -1 and a number of its own.
+
+``net.flow`` is made once for each net; everything that walks a net asks it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
-from bridge.schema import Net
+from bridge.errors import ModelError
+from bridge.schema.blob import MOST, Shape, times, too_large
+from bridge.schema.layer import Layer
 
-Value = tuple[int, int]
 
-
-class Wiring:
-    """The flow of values through a net.
+class Value(NamedTuple):
+    """A value of a net.
 
     Attributes:
-        net: The net.
-        reads: For each layer, the values of its bottoms.
+        layer: Index of the layer that writes it; -1 for a blob that no layer writes.
+        top: Place among the layer's tops; for the index -1 a running number.
     """
 
-    def __init__(self, net: Net) -> None:
-        self.net = net
-        self.reads: list[tuple[Value, ...]] = []
-        self._undriven: list[str] = []
-        last: dict[str, Value] = {}
-        for index, layer in enumerate(net.layers):
-            self.reads.append(tuple(self._find(bottom, last) for bottom in layer.bottoms))
-            last.update((top, (index, place)) for place, top in enumerate(layer.tops))
-        self._last = last
-        self._learned = self._forward_learned()
+    layer: int
+    top: int
 
-    def _find(self, name: str, last: dict[str, Value]) -> Value:
-        if name not in last:
-            last[name] = (-1, len(self._undriven))
-            self._undriven.append(name)
-        return last[name]
+
+class Stretch(NamedTuple):
+    """One layer's tops are longer than its ``infer`` says, as values can make them.
+
+    Attributes:
+        layer: Index of the layer.
+        axis: The axis of its tops.
+        more: By how much.
+    """
+
+    layer: int
+    axis: int
+    more: int
+
+    def applied(self, shape: Shape) -> Shape:
+        """The longer shape."""
+        return (*shape[: self.axis], shape[self.axis] + self.more, *shape[self.axis + 1 :])
+
+
+class Flow:
+    """The values of a net.
+
+    Args:
+        layers: The net's layers, in order.
+        where: The net, for messages.
+
+    Attributes:
+        reads: For each layer the value of each of its bottoms.
+        last: Blob -> its last value; blobs that are only read are in it, too.
+        inputs: The input blobs with their shapes, ``None`` where the file does not give one: what the input
+            layers declare, and every blob that is read before a layer writes it.
+        outputs: The blobs whose last value no layer reads, in order of writing.
+    """
+
+    def __init__(self, layers: Sequence[Layer], where: str = "net") -> None:
+        self.layers, self.where = tuple(layers), where
+        self.reads: list[tuple[Value, ...]] = []
+        self.last: dict[str, Value] = {}
+        self.inputs: dict[str, Shape | None] = {}
+        self._undeclared: list[str] = []
+        self._readers: dict[Value, list[int]] = {}
+        for index, layer in enumerate(self.layers):
+            self._add(index, layer)
+        self.outputs = tuple(self.name(value) for value in self._unread_last())
+
+    def _add(self, index: int, layer: Layer) -> None:
+        if layer.is_input:
+            shapes = layer.input_shapes
+            missing = (None,) * (len(layer.tops) - len(shapes))
+            self.inputs.update(zip(layer.tops, (*shapes, *missing), strict=False))
+        values = tuple(self._value(bottom) for bottom in layer.bottoms)
+        self.reads.append(values)
+        for value in dict.fromkeys(values):
+            self._readers.setdefault(value, []).append(index)
+        for place, top in enumerate(layer.tops):
+            self.last.pop(top, None)  # the order is that of the last writing
+            self.last[top] = Value(index, place)
+
+    def _value(self, name: str) -> Value:
+        if name not in self.last:
+            self.inputs.setdefault(name, None)
+            self.last[name] = Value(-1, len(self._undeclared))
+            self._undeclared.append(name)
+        return self.last[name]
+
+    def _unread_last(self) -> list[Value]:
+        return [value for value in self.last.values() if value.layer >= 0 and value not in self._readers]
 
     def name(self, value: Value) -> str:
-        """The blob that held the value."""
-        index, place = value
-        return self.net.layers[index].tops[place] if index >= 0 else self._undriven[place]
+        """The blob that holds the value."""
+        return self.layers[value.layer].tops[value.top] if value.layer >= 0 else self._undeclared[value.top]
+
+    def final(self, value: Value) -> bool:
+        """Whether no later layer writes another value under the same name."""
+        return self.last.get(self.name(value)) == value
 
     def readers(self, value: Value) -> list[int]:
-        """The layers that read a value, itself or through a Split."""
+        """Indices of the layers that read a value, itself or through layers that copy it, such as Split."""
         found = []
-        for index, values in enumerate(self.reads):
-            if value in values:
-                split = self.net.layers[index].type == "Split"
-                tops = range(len(self.net.layers[index].tops))
-                found += [i for place in tops for i in self.readers((index, place))] if split else [index]
+        for index in self._readers.get(value, ()):
+            if self._splits(index):
+                tops = range(len(self.layers[index].tops))
+                found += [reader for top in tops for reader in self.readers(Value(index, top))]
+            else:
+                found.append(index)
         return found
 
     def behind_splits(self, value: Value) -> Value:
-        """The value that a Split's top is a name of."""
-        while value[0] >= 0 and self.net.layers[value[0]].type == "Split":
-            value = self.reads[value[0]][0]
+        """The value that a Split's top is another name of; any other value itself."""
+        while value.layer >= 0 and self._splits(value.layer):
+            value = self.reads[value.layer][0]
         return value
 
+    def _splits(self, index: int) -> bool:
+        return self.layers[index].copies and self.layers[index].shares_memory
+
     def unread(self) -> set[Value]:
-        """The values that are a net's outputs: last under their name, and read by no layer."""
-        read = {value for values in self.reads for value in values}
-        return {value for value in self._last.values() if value not in read and value[0] >= 0}
+        """The values of :attr:`outputs`."""
+        return set(self._unread_last())
 
     def ancestry(self, values: Iterable[Value]) -> set[Value]:
         """The values, and all that they are computed from."""
@@ -72,20 +137,89 @@ class Wiring:
             value = left.pop()
             if value not in needed:
                 needed.add(value)
-                left += self.reads[value[0]] if value[0] >= 0 else ()
+                left += self.reads[value.layer] if value.layer >= 0 else ()
         return needed
 
     def origins(self, values: Iterable[Value]) -> set[Value]:
-        """The values that these are computed from and that are themselves computed from none, such as inputs."""
-        return {value for value in self.ancestry(values) if value[0] < 0 or not self.reads[value[0]]}
+        """Of the :meth:`ancestry` those that are computed from nothing, such as inputs."""
+        return {value for value in self.ancestry(values) if value.layer < 0 or not self.reads[value.layer]}
 
-    def learned(self, value: Value) -> bool:
-        """Whether a value depends on parameters."""
-        return value[0] >= 0 and self._learned[value[0]]
-
-    def _forward_learned(self) -> list[bool]:
+    def learned(self) -> list[bool]:
+        """For each layer, whether its tops depend on parameters: its own, or those of a layer before it."""
         learned: list[bool] = []
-        for layer, values in zip(self.net.layers, self.reads, strict=True):
-            own = bool(layer.blobs) or bool(getattr(layer, "roles", lambda _: ())(0))
-            learned.append(own or any(index >= 0 and learned[index] for index, _ in values))
+        for layer, values in zip(self.layers, self.reads, strict=True):
+            own = bool(layer.blobs) or bool(layer.roles(0))
+            learned.append(own or any(value.layer >= 0 and learned[value.layer] for value in values))
         return learned
+
+    def fed(self, value: Value) -> Value:
+        """The value, with input layers taken away: (-1, n) for the n-th of :attr:`inputs`."""
+        if value.layer >= 0 and not self.layers[value.layer].is_input:
+            return value
+        return Value(-1, self._input_places[self.name(value)])
+
+    @functools.cached_property
+    def _input_places(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.inputs)}
+
+    def fed_reads(self) -> list[tuple[Value, ...]]:
+        """:attr:`reads` by :meth:`fed` values, for a net whose inputs come from outside."""
+        return [tuple(map(self.fed, values)) for values in self.reads]
+
+    # -- shapes -----------------------------------------------------------------------------------
+
+    def infer(
+        self, inputs: Mapping[str, Shape] | None = None, *, stretch: Stretch | None = None
+    ) -> list[tuple[Shape, ...]]:
+        """The shapes of every layer's tops.
+
+        Args:
+            inputs: Shape of each input blob; those not given have the file's.
+            stretch: A layer whose tops are taken to be longer along an axis than ``infer`` says.
+
+        Raises:
+            ModelError: An input has no shape, or a layer cannot take what it is fed.
+        """
+        given = self._given_shapes(inputs or {})
+        declared = {top for layer in self.layers if layer.is_input for top in layer.tops}
+        known = {name: shape for name, shape in given.items() if name not in declared}
+        written: set[str] = set()
+        result = []
+        for index, layer in enumerate(self.layers):
+            source = given if layer.is_input else known
+            for blob in layer.tops if layer.is_input else layer.bottoms:
+                if blob not in source:
+                    raise self._unknown(blob, layer, early=blob in declared & given.keys())
+                if layer.is_input and blob in written:
+                    raise layer.fail(f"declares blob '{blob}', which an earlier layer writes").at(self.where)
+            if layer.is_input:
+                tops = tuple(given[top] for top in layer.tops)
+            else:
+                written.update(layer.tops)
+                tops = tuple(layer.checked_infer(*(known[bottom] for bottom in layer.bottoms)))
+                if stretch is not None and stretch.layer == index:
+                    tops = tuple(map(stretch.applied, tops))
+            known.update(zip(layer.tops, tops, strict=False))
+            result.append(tops)
+        return result
+
+    def final_shapes(self, inputs: Mapping[str, Shape] | None = None) -> dict[str, Shape]:
+        """The shape of the last value of every blob that a layer writes; errors as of :meth:`infer`."""
+        shapes: dict[str, Shape] = {}
+        for layer, tops in zip(self.layers, self.infer(inputs), strict=True):
+            shapes.update(zip(layer.tops, tops, strict=False))
+        return shapes
+
+    def _given_shapes(self, inputs: Mapping[str, Shape]) -> dict[str, Shape]:
+        """The shapes of the input blobs that are known."""
+        shapes = {name: inputs.get(name, shape) for name, shape in self.inputs.items()}
+        for name, shape in shapes.items():
+            if shape is not None and too_large(shape):
+                raise ModelError(f"input '{name}' would be {times(shape)}", where=self.where, hint=MOST)
+        return {name: tuple(shape) for name, shape in shapes.items() if shape is not None}
+
+    def _unknown(self, blob: str, layer: Layer, early: bool) -> ModelError:
+        if early:
+            return layer.fail(f"reads blob '{blob}', which only a later layer declares").at(self.where)
+        hint = f"give it with --input {blob}=1,3,224,224"
+        return layer.fail(f"the shape of blob '{blob}' is not known", hint=hint).at(self.where)

@@ -41,13 +41,13 @@ class Initializer:
     def __init__(self, layer: Layer, role: str) -> None:
         if role not in layer.blobs:
             known = ", ".join(layer.blobs) or "none"
-            raise NotFoundError(f"no blob '{role}' (blobs: {known})", where=layer.label, hint=layer.uncovered)
+            raise NotFoundError(f"no blob '{role}' (blobs: {known})", subject=layer.label, hint=layer.uncovered)
         weight = role == "weight"
         self.values = layer.blobs[role]
         self.where = f"{layer.label}: blob '{role}'"
         self.group = layer.group if weight else 1
-        self.flat = weight and layer.type in ("Convolution", "InnerProduct")
-        self.transposed = weight and bool(getattr(layer, "transpose", False))
+        self.flat = weight and layer.flat_weight
+        self.transposed = weight and layer.weight_transposed
 
     def __call__(self, array: Any) -> None:
         """Fill ``array``.

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-import numpy as np
-
-from bridge.errors import ModelError, UnsupportedLayerError, printable
+from bridge.errors import ModelError, UnsupportedLayerError, UsageError, printable
 from bridge.schema.blob import MOST, Blobs, Shape, count, times, too_large
+from bridge.schema.hooks import LayerHooks
 from bridge.schema.message import Message
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
+
+_L = TypeVar("_L", bound="Layer")
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class ParamSpec:
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class Layer:
+class Layer(LayerHooks):
     """A layer of a net. Its type's own parameters are attributes of the subclass.
 
     Attributes:
@@ -43,6 +50,8 @@ class Layer:
         blobs: Role -> array, in Caffe's order.
         params: One :class:`ParamSpec` per blob that the definition has one for.
         uncovered: Why the reader could not deliver this layer's blobs; empty if it did.
+
+    ``definition`` and the other fields always agree: :meth:`changed` changes both.
     """
 
     name: str
@@ -54,9 +63,6 @@ class Layer:
     params: tuple[ParamSpec, ...] = ()
     uncovered: str = ""
 
-    training_only: ClassVar[bool] = False
-    """True for losses, accuracies and data sources: they have no part in inference."""
-
     @property
     def label(self) -> str:
         """``layer 'conv2' (Convolution)``, for messages."""
@@ -64,16 +70,21 @@ class Layer:
 
     @property
     def group(self) -> int:
-        """Groups of the layer's weight; 1 where the type knows none."""
+        """Groups of the layer's weight; 1 for types without groups."""
         return 1
 
-    def __getattr__(self, role: str) -> np.ndarray:
-        """A blob by its role: ``layer.weight``, ``layer.bias``."""
-        if not role.startswith("_"):
-            blobs: Blobs = self.__dict__.get("blobs", Blobs())
-            if role in blobs:
-                return blobs[role]
-        raise AttributeError(f"layer '{self.__dict__.get('name')}' has no attribute or blob '{role}'")
+    if TYPE_CHECKING:  # what most types have; every role of a blob is an attribute, by __getattr__
+        weight: ClassVar[np.ndarray]
+        bias: ClassVar[np.ndarray]
+    else:
+
+        def __getattr__(self, role: str) -> np.ndarray:
+            """A blob by its role: ``layer.weight``, ``layer.bias``."""
+            if not role.startswith("_"):
+                blobs: Blobs = self.__dict__.get("blobs", Blobs())
+                if role in blobs:
+                    return blobs[role]
+            raise AttributeError(f"layer '{self.__dict__.get('name')}' has no attribute or blob '{role}'")
 
     def __repr__(self) -> str:
         blobs = ", ".join(f"{role} {times(blob.shape)}" for role, blob in self.blobs.entries())
@@ -94,11 +105,70 @@ class Layer:
 
         return Initializer(self, role)
 
-    # -- what a layer type defines (see bridge.layers) --------------------------------
+    def fail(self, problem: str, **fields: str) -> ModelError:
+        """A ModelError about this layer.
+
+        Args:
+            problem: What is wrong, one line.
+            fields: Other fields of :class:`~bridge.errors.BridgeError`, such as ``expected`` or ``rule``.
+        """
+        return ModelError(problem, subject=self.label, **fields)
+
+    # -- changing a layer -----------------------------------------------------------------
+
+    def changed(
+        self: _L,
+        *,
+        name: str | None = None,
+        bottoms: Sequence[str] | None = None,
+        tops: Sequence[str] | None = None,
+        blobs: Blobs | None = None,
+        uncovered: str | None = None,
+        **parameters: Any,
+    ) -> _L:
+        """The layer with some of it changed; the definition changes with it.
+
+        ``layer.changed(name="head", num_output=10)`` is a layer of another name and size.
+
+        Args:
+            name: The new name; here as in the other arguments ``None`` leaves what there is.
+            bottoms: Names of the input blobs.
+            tops: Names of the output blobs.
+            blobs: The arrays by role.
+            uncovered: Why the reader could not deliver the blobs.
+            parameters: Fields of the type's parameter message as caffe.proto names them; a list
+                for a repeated field, ``None`` for its default.
+
+        Raises:
+            ModelError: A parameter has a value that Caffe does not allow.
+            UsageError: The type has no parameter message.
+        """
+        fields: dict[str, Any] = {
+            "name": name,
+            "bottoms": None if bottoms is None else tuple(bottoms),
+            "tops": None if tops is None else tuple(tops),
+            "blobs": blobs,
+            "uncovered": uncovered,
+        }
+        fields = {field: value for field, value in fields.items() if value is not None}
+        written = {"name": [name], "bottom": bottoms, "top": tops}
+        if parameters or name is not None or bottoms is not None or tops is not None:
+            fields["definition"] = self.definition.copy()
+            for field, values in written.items():
+                if values is not None and values != [None]:
+                    fields["definition"].set(field, *values)
+        made = dataclasses.replace(self, **fields)
+        return made.with_parameters(parameters) if parameters else made
+
+    def with_parameters(self: _L, parameters: Mapping[str, Any]) -> _L:
+        """The layer with other values in its parameter message; see :meth:`changed`."""
+        raise UsageError("its parameters cannot be changed: the type is not known", subject=self.label)
+
+    # -- running a layer: each type overrides these -------------------------------------------
 
     def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:
         """The shape that each blob must have for inputs of the given shapes."""
-        raise UnsupportedLayerError(self.reason(), where=self.label)
+        raise UnsupportedLayerError(self.reason(), subject=self.label)
 
     def check_blobs(self, *bottoms: Shape) -> None:
         """Compare the stored shapes with those that inputs of these shapes demand.
@@ -108,13 +178,13 @@ class Layer:
         """
         for role, expected in self.blob_shapes(*bottoms).items():
             if too_large(expected):
-                raise ModelError(f"blob '{role}' would be {times(expected)}", where=self.label, hint=MOST)
+                raise self.fail(f"blob '{role}' would be {times(expected)}", hint=MOST, rule="size")
             stored = self.blobs.blob(role).shape if self.blobs else expected
             if stored != expected:
-                raise ModelError(
-                    f"blob '{role}' has {count(stored)} values ({times(stored)}), "
-                    f"expected {count(expected)} = {times(expected)}",
-                    where=self.label,
+                raise self.fail(
+                    f"blob '{role}' has {count(stored)} values ({times(stored)})",
+                    expected=f"{count(expected)} = {times(expected)}",
+                    rule=role,
                 )
 
     def checked_infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
@@ -123,25 +193,34 @@ class Layer:
         self.check_blobs(*bottoms)
         for name, shape in zip(self.tops, tops, strict=False):
             if any(extent < 0 for extent in shape) or too_large(shape):
-                raise ModelError(
-                    f"top '{name}' would be {times(shape)} for inputs "
-                    + ", ".join(times(bottom) for bottom in bottoms),
-                    where=self.label,
+                raise self.fail(
+                    f"top '{name}' would be {times(shape)} for inputs " + ", ".join(map(times, bottoms)),
                     hint=MOST if too_large(shape) else "",
+                    rule="size",
                 )
         return tops
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         """Shapes of the tops for bottoms of the given shapes."""
-        raise UnsupportedLayerError(self.reason(), where=self.label)
+        raise UnsupportedLayerError(self.reason(), subject=self.label)
 
-    def to_onnx(self, g: Any, *x: str) -> str | Sequence[str]:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str | Sequence[str]:
         """Emit ONNX nodes with the builder ``g``; returns the value name of each top."""
-        raise UnsupportedLayerError(self.reason(), where=self.label)
+        raise UnsupportedLayerError(self.reason(), subject=self.label)
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         """The forward computation on Chainer variables; one result per top."""
-        raise UnsupportedLayerError(self.reason(), where=self.label)
+        raise UnsupportedLayerError(self.reason(), subject=self.label)
+
+    @property
+    def has_onnx(self) -> bool:
+        """Whether the type can be said in ONNX: it overrides :meth:`to_onnx`, or declares inputs."""
+        return self.is_input or type(self).to_onnx is not Layer.to_onnx
+
+    @property
+    def has_chainer(self) -> bool:
+        """Whether Chainer can run the type: it overrides :meth:`to_chainer`, or declares inputs."""
+        return self.is_input or type(self).to_chainer is not Layer.to_chainer
 
     def reason(self) -> str:
         """Why the layer cannot be run or exported."""
@@ -157,6 +236,15 @@ class Opaque(Layer):
     """
 
     problem: str = "unknown layer type"
+
+    @property
+    def serves_training(self) -> bool:
+        """True for a type that calls itself a loss or an accuracy, or that has a loss weight."""
+        return self.type.lower().endswith(("loss", "accuracy")) or any(map(bool, self.definition.all("loss_weight")))
+
+    def feeds(self, given: Container[str]) -> bool:
+        """True for a layer that reads nothing and stores nothing: it makes its tops."""
+        return not self.bottoms and not self.blobs
 
     def reason(self) -> str:
         """The problem."""

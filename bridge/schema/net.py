@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from bridge.errors import ModelError, NotFoundError, nearest, printable
-from bridge.schema.blob import MOST, Blob, Shape, times, too_large
+from bridge.errors import NotFoundError, nearest, printable
+from bridge.schema.blob import Blob, Shape, times
+from bridge.schema.flow import Flow
 from bridge.schema.layer import Layer
 from bridge.schema.message import Message
-from bridge.show.table import aligned
+from bridge.show.table import table_text
+
+_N = TypeVar("_N", bound="Net")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -44,8 +48,8 @@ class Net:
 
     def __str__(self) -> str:
         """A table of the layers and their blobs."""
-        rows = [[printable(cell) for cell in row] for row in layer_rows(self.layers)]
-        return f"{aligned(rows)}\n{self!r}"
+        columns, *rows = layer_rows(self.layers)
+        return f"{table_text(columns, rows)}\n{self!r}"
 
     def __getitem__(self, name: str) -> Layer:
         """The first layer of that name.
@@ -77,44 +81,31 @@ class Net:
         """The name by which messages call the net."""
         return self.sources[-1] if self.sources else self.name or "net"
 
+    @functools.cached_property
+    def flow(self) -> Flow:
+        """Who writes and who reads each value; made when it is first asked for, then kept."""
+        return Flow(self.layers, self.where)
+
     @property
     def inputs(self) -> dict[str, Shape | None]:
         """The input blobs with their shapes; ``None`` where the file does not tell.
 
         A blob that is used and never written is an input too.
         """
-        found: dict[str, Shape | None] = {}
-        written: set[str] = set()
-        for layer in self.layers:
-            shapes = getattr(layer, "input_shapes", None)
-            if shapes is not None:
-                missing = (None,) * (len(layer.tops) - len(shapes))
-                found.update(zip(layer.tops, (*shapes, *missing), strict=False))
-            for bottom in layer.bottoms:
-                if bottom not in written:
-                    found.setdefault(bottom, None)
-            written.update(layer.tops)
-        return found
+        return dict(self.flow.inputs)
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """The blobs whose last value no layer reads, in order of writing."""
-        unread: dict[str, None] = {}
-        for layer in self.layers:
-            for bottom in layer.bottoms:
-                unread.pop(bottom, None)
-            for top in layer.tops:
-                unread.pop(top, None)
-                unread[top] = None
-        return tuple(unread)
+        return self.flow.outputs
 
-    def replace(self, **changes: Any) -> Net:
+    def replace(self: _N, **changes: Any) -> _N:
         """A copy with some attributes changed."""
         return dataclasses.replace(self, **changes)
 
     def with_input_shapes(self, shapes: Mapping[str, Shape]) -> Net:
         """The net with other shapes for some of its inputs, in its Input layers and their definitions."""
-        return self.replace(layers=tuple(_with_shapes(layer, shapes) for layer in self.layers))
+        return self.replace(layers=tuple(layer.with_input_shapes(shapes) for layer in self.layers))
 
     def to_message(self) -> Message:
         """The net's definition as one ``NetParameter`` (V2) without blobs."""
@@ -138,56 +129,20 @@ class Net:
         Raises:
             ModelError: An input has no shape, or a layer cannot take what it is fed.
         """
-        given = self._given_shapes(inputs or {})
-        declared = {top for layer in self.layers if hasattr(layer, "input_shapes") for top in layer.tops}
-        known = {name: shape for name, shape in given.items() if name not in declared}
-        written: set[str] = set()
-        result = []
-        for layer in self.layers:
-            source = given if hasattr(layer, "input_shapes") else known
-            for blob in layer.tops if source is given else layer.bottoms:
-                if blob not in source:
-                    raise self._unknown(blob, layer, early=blob in declared & given.keys())
-                if source is given and blob in written:
-                    raise ModelError(f"declares blob '{blob}', which an earlier layer writes", where=self._at(layer))
-            if source is given:
-                tops = tuple(given[top] for top in layer.tops)
-            else:
-                written.update(layer.tops)
-                tops = tuple(layer.checked_infer(*(known[bottom] for bottom in layer.bottoms)))
-            known.update(zip(layer.tops, tops, strict=False))
-            result.append(tops)
-        return result
-
-    def _given_shapes(self, inputs: Mapping[str, Shape]) -> dict[str, Shape]:
-        """The shapes of the input blobs that are known."""
-        shapes = {name: inputs.get(name, shape) for name, shape in self.inputs.items()}
-        for name, shape in shapes.items():
-            if shape is not None and too_large(shape):
-                raise ModelError(f"input '{name}' would be {times(shape)}", where=self.where, hint=MOST)
-        return {name: tuple(shape) for name, shape in shapes.items() if shape is not None}
-
-    def _unknown(self, blob: str, layer: Layer, early: bool) -> ModelError:
-        if early:
-            return ModelError(f"reads blob '{blob}', which only a later layer declares", where=self._at(layer))
-        hint = f"give it with --input {blob}=1,3,224,224"
-        return ModelError(f"the shape of blob '{blob}' is not known", where=self._at(layer), hint=hint)
-
-    def _at(self, layer: Layer) -> str:
-        return f"{self.where}: {layer.label}"
+        return self.flow.infer(inputs)
 
 
-def _with_shapes(layer: Layer, shapes: Mapping[str, Shape]) -> Layer:
-    """An Input with other shapes for some of its tops; any other layer as it is."""
-    own: Sequence[Shape] | None = getattr(layer, "input_shapes", None)
-    if own is None or not shapes.keys() & set(layer.tops):
-        return layer
-    known = dict(zip(layer.tops, own, strict=False))
-    new = tuple(shapes.get(top, known.get(top, ())) for top in layer.tops)
-    definition = layer.definition.copy()
-    definition.set("input_param", Message(shape=[Message(dim=list(shape)) for shape in new]))
-    changes: dict[str, Any] = {"definition": definition, "input_shapes": new}
-    return dataclasses.replace(layer, **changes)
+@dataclass(frozen=True, eq=False, repr=False)
+class ServedNet(Net):
+    """A net as it is deployed: inputs are fed from outside, and no layer serves training only.
+
+    :func:`bridge.caffe_files.inference.inference_net` makes it; engines and the ONNX exporter take no other.
+    """
+
+
+def as_served(net: Net) -> ServedNet:
+    """The net under the type that says it is ready to be served."""
+    return ServedNet(**{field.name: getattr(net, field.name) for field in dataclasses.fields(net)})
 
 
 def layer_rows(layers: Iterable[Any]) -> list[list[str]]:

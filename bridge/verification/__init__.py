@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from bridge.verification.report import Report
-from bridge.verification.run import verify
+from typing import TYPE_CHECKING
 
-__all__ = ["Report", "verify"]
+from bridge.lazy import lazy
+
+if TYPE_CHECKING:
+    from bridge.verification.report import Report as Report
+    from bridge.verification.run import verify as verify
+else:
+    __all__ = lazy(
+        __name__,
+        {
+            "Report": "bridge.verification.report",
+            "verify": "bridge.verification.run",
+        },
+    )

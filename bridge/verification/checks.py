@@ -70,7 +70,7 @@ class Subject:
             bottoms = [known.get(bottom) for bottom in layer.bottoms]
             tops, problem = _infer(layer, bottoms)
             result.append((layer, bottoms, problem))
-            if not hasattr(layer, "input_shapes"):
+            if not layer.is_input:
                 known.update(dict.fromkeys(layer.tops))
                 known.update(zip(layer.tops, tops, strict=False))
         return result
@@ -91,7 +91,7 @@ class Subject:
 
 def _infer(layer: Layer, bottoms: list[Shape | None]) -> tuple[tuple[Shape, ...], BridgeError | None]:
     known = [shape for shape in bottoms if shape is not None]
-    if len(known) < len(bottoms) or hasattr(layer, "input_shapes") or isinstance(layer, Opaque):
+    if len(known) < len(bottoms) or layer.is_input or isinstance(layer, Opaque):
         return (), None
     try:
         return layer.checked_infer(*known), None
@@ -141,7 +141,7 @@ def _parameters(subject: Subject) -> _Found:
 def _group(subject: Subject) -> _Found:
     for layer, bottoms, _ in subject.flow:
         shape = bottoms[0] if bottoms else None
-        axis = getattr(layer, "axis", 1)
+        axis = layer.attributes().get("axis", 1)
         if layer.group > 1 and shape and axis < len(shape) and shape[axis] % layer.group:
             yield ERROR, layer.name, f"{shape[axis]} input channels do not divide into {layer.group} groups", ""
 
@@ -149,8 +149,8 @@ def _group(subject: Subject) -> _Found:
 @check("kernel", "kernels fit into their padded inputs")
 def _kernel(subject: Subject) -> _Found:
     for layer, _, problem in subject.flow:
-        if problem is not None and "does not fit the input" in str(problem.args[0]):
-            yield ERROR, layer.name, _plain(problem, layer), ""
+        if problem is not None and problem.rule == "kernel":
+            yield ERROR, layer.name, problem.reason, ""
 
 
 @check("shapes", "blobs have the shapes that the parameters and the inputs demand")
@@ -159,15 +159,10 @@ def _shapes(subject: Subject) -> _Found:
         if shape is not None and too_large(shape):
             yield ERROR, "", f"input '{name}' would be {times(shape)}", MOST
     for layer, _, problem in subject.flow:
-        text = str(problem.args[0]) if problem is not None else ""
-        if problem is not None and "does not fit the input" not in text and "do not divide into" not in text:
-            dense = layer.group > 1 and "blob 'weight'" in text
+        if problem is not None and problem.rule not in ("kernel", "group"):
+            dense = layer.group > 1 and problem.rule == "weight"
             hint = "a grouped kernel in its dense form?" if dense else problem.hint
-            yield ERROR, layer.name, _plain(problem, layer), hint
-
-
-def _plain(problem: BridgeError, layer: Layer) -> str:
-    return str(problem.args[0]).removeprefix(f"{layer.label}: ")
+            yield ERROR, layer.name, problem.reason, hint
 
 
 # -- values ----------------------------------------------------------------------------------
@@ -208,7 +203,7 @@ def _batch_norm(subject: Subject) -> _Found:
             yield NOTE, layer.name, message, "NVCaffe before 0.16.5 wrote 0 beside real statistics"
             continue
         variance = layer.blobs["variance"] / (factor[0] if factor.size else 1)
-        if bool((variance + getattr(layer, "eps", 0.0) <= 0).any()):
+        if bool((variance + layer.attributes().get("eps", 0.0) <= 0).any()):
             yield ERROR, layer.name, f"variance {variance.min():.4g} is negative: its root is NaN", ""
         elif bool((variance < 0).any()):
             yield NOTE, layer.name, f"variance {variance.min():.4g} is negative, by less than eps", ""
@@ -228,7 +223,7 @@ def _shared(subject: Subject) -> _Found:
 @check("spread-groups", "no kernel is the dense form of a grouped one")
 def _spread(subject: Subject) -> _Found:
     for layer in subject.net.layers:
-        if layer.group > 1 or "weight" not in layer.blobs or not hasattr(layer, "kernel_size"):
+        if layer.group > 1 or "weight" not in layer.blobs or "kernel_size" not in layer.attributes():
             continue
         groups = block_groups(layer.blobs["weight"])
         if groups > 1:
@@ -276,7 +271,7 @@ def _duplicates(subject: Subject) -> _Found:
 
 @check("wiring", "every blob that a layer reads is written by a layer before it, or is an input")
 def _wiring(subject: Subject) -> _Found:
-    declared = {top for layer in subject.net.layers if hasattr(layer, "input_shapes") for top in layer.tops}
+    declared = {top for layer in subject.net.layers if layer.is_input for top in layer.tops}
     if not declared:
         return
     written: set[str] = set()

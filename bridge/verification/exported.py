@@ -15,12 +15,12 @@ from bridge.onnx_export.dims import fits, label
 from bridge.onnx_export.file import OnnxFile
 from bridge.onnx_export.graph import Graph
 from bridge.onnx_export.preprocess import Preprocess
-from bridge.schema import Layer, Net, times
+from bridge.schema import Net, times
 from bridge.verification.compare import metrics
 from bridge.verification.inputs import Recorded, make_inputs
 from bridge.verification.outputs import Comparison, Side, engine_side, recorded_side
 from bridge.verification.results import DIFFERENT
-from bridge.verification.segments import Runner, is_input
+from bridge.verification.segments import Place, Runner
 from bridge.verification.tolerance import FALLBACK, Given, Tolerances
 
 Arrays = Mapping[str, np.ndarray]
@@ -242,14 +242,14 @@ class _Check:
         tops = dict.fromkeys(name for names in self.graph.tops for name in names if name in made)
         return self._run_model(tuple(name for name in tops if name not in self.graph.outputs))
 
-    def _values(self, shown: Arrays, net: Net) -> dict[tuple[int, int], np.ndarray]:
+    def _values(self, shown: Arrays, net: Net) -> dict[Place, np.ndarray]:
         """Values of the model by their place in the net, or in a part of it."""
         names = {id(layer): names for layer, names in zip(self.net.layers, self.graph.tops, strict=True)}
-        values = {(-1, place): self.inputs[name] for place, name in enumerate(net.inputs)}
+        values = {Place(-1, place): self.inputs[name] for place, name in enumerate(net.inputs)}
         for index, layer in enumerate(net.layers):
-            if not is_input(layer):
+            if not layer.is_input:
                 tops = enumerate(names[id(layer)])
-                values.update({(index, top): shown[name] for top, name in tops if name in shown})
+                values.update({Place(index, top): shown[name] for top, name in tops if name in shown})
         return values
 
 
@@ -264,7 +264,7 @@ def _computable(net: Net) -> tuple[Net, list[str]]:
     lost: set[str] = set()
     kept, left_out = [], []
     for layer in net.layers:
-        if lost.intersection(layer.bottoms) or (type(layer).to_chainer is Layer.to_chainer and not is_input(layer)):
+        if lost.intersection(layer.bottoms) or not layer.has_chainer:
             lost.update(layer.tops)
             left_out.append(layer.label)
         else:

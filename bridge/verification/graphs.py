@@ -11,7 +11,7 @@ import numpy as np
 from bridge.errors import BridgeError, MissingExtraError, ModelError
 from bridge.schema import Net, times
 from bridge.verification.outputs import Side
-from bridge.verification.segments import Place, is_input
+from bridge.verification.segments import Place
 
 if TYPE_CHECKING:
     from bridge.onnx_export.dims import Extent
@@ -50,11 +50,11 @@ def graph_side(path: str | Path, net: Net, inputs: Mapping[str, np.ndarray]) -> 
     fed = {name: np.asarray(inputs[name], np.float32) for name in inside.inputs}
     values, reached, reason = _run(inside, {name for tops in names for name in tops}, fed)
     known = {**{name: np.asarray(array, np.float32) for name, array in inputs.items()}, **values}
-    places: dict[Place, np.ndarray] = {(-1, i): known[name] for i, name in enumerate(net.inputs) if name in known}
+    places: dict[Place, np.ndarray] = {Place(-1, i): known[name] for i, name in enumerate(net.inputs) if name in known}
     for index, tops in enumerate(names):
         for top, name in enumerate(tops):
-            if name in known and not is_input(net.layers[index]):
-                places[index, top] = known[name]
+            if name in known and not net.layers[index].is_input:
+                places[Place(index, top)] = known[name]
     remark = "" if reached == inside.nodes else f"{path}: node {inside.node(reached)} cannot be run: {reason}"
     return Side(f"graph of {path}", places), remark
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bridge.errors import FormatError, ModelError, UnsupportedLayerError, UsageError
-from bridge.schema import Layer, Net, Shape, count, times
+from bridge.schema import Net, Shape, times
 from bridge.verification.arrays import float32, opened, read_array
 
 Range = tuple[float, float]
@@ -77,88 +77,17 @@ def _shape(net: Net, name: str, given: Any) -> Shape:
     return tuple(shape)
 
 
-def fill_of(layer: Layer, position: int) -> _Fill | None:
-    """How to fill a bottom that takes places or flags; ``None`` where any number will do.
-
-    Args:
-        layer: Whose bottom.
-        position: Which of them.
-    """
-    ends = (position, position - len(layer.bottoms))
-    return next((fill for end in ends if (fill := _FILLS.get((layer.type, end)))), None)
-
-
 def _random(
     net: Net, name: str, shapes: Mapping[str, Shape], rng: np.random.Generator, value_range: Range | None
 ) -> np.ndarray:
     for layer in net.layers:
         for position, bottom in enumerate(layer.bottoms):
-            fill = fill_of(layer, position)
-            if bottom == name and fill is not None:
-                return np.asarray(fill(rng, shapes[name], layer, shapes), np.float32)
+            fill = layer.fill(position) if bottom == name else None
+            if fill is not None:
+                return np.asarray(fill(rng, shapes[name], [shapes.get(b) for b in layer.bottoms]), np.float32)
     if value_range is not None:
         return rng.uniform(*value_range, shapes[name]).astype(np.float32)
     return rng.standard_normal(shapes[name], np.float32)
-
-
-# -- inputs that are not just numbers --------------------------------------------------------
-
-_Fill = Callable[[np.random.Generator, Shape, Layer, Mapping[str, Shape]], Any]
-
-
-def _words(rng: np.random.Generator, shape: Shape, layer: Layer, shapes: Mapping[str, Shape]) -> Any:
-    """Places in a table."""
-    return rng.integers(0, getattr(layer, "input_dim", 1), shape)
-
-
-def _continues(rng: np.random.Generator, shape: Shape, layer: Layer, shapes: Mapping[str, Shape]) -> Any:
-    """Whether a sequence goes on: (T, N), 0 where one begins."""
-    flags = rng.integers(0, 2, shape)
-    flags[:1] = 0
-    return flags
-
-
-def _rows(rng: np.random.Generator, shape: Shape, layer: Layer, shapes: Mapping[str, Shape]) -> Any:
-    """Places in the batch of the first bottom."""
-    return rng.integers(0, shapes.get(layer.bottoms[0], (1,))[0], shape)
-
-
-def _mask(rng: np.random.Generator, shape: Shape, layer: Layer, shapes: Mapping[str, Shape]) -> Any:
-    """Places in a plane that is no smaller than the bottom's."""
-    return rng.integers(0, max(1, count(shape[2:])), shape)
-
-
-def _flags(rng: np.random.Generator, shape: Shape, layer: Layer, shapes: Mapping[str, Shape]) -> Any:
-    return rng.integers(0, 2, shape)
-
-
-def _regions(rng: np.random.Generator, shape: Shape, layer: Layer, shapes: Mapping[str, Shape]) -> Any:
-    """Regions (R, 5): image of the batch, left, top, right, bottom, in pixels."""
-    regions = rng.uniform(0, 100, shape)
-    regions[..., 0] = 0
-    regions[..., 3:5] += regions[..., 1:3]
-    return np.rint(regions)
-
-
-def _image_size(rng: np.random.Generator, shape: Shape, layer: Layer, shapes: Mapping[str, Shape]) -> Any:
-    """Height, width and scale of an image."""
-    sizes = np.ones(shape)
-    sizes[..., :2] = 224
-    return sizes
-
-
-_FILLS: dict[tuple[str, int], _Fill] = {
-    ("BatchReindex", 1): _rows,
-    ("Embed", 0): _words,
-    ("Filter", -1): _flags,
-    ("LSTM", 1): _continues,
-    ("PSROIPooling", 1): _regions,
-    ("Proposal", 2): _image_size,
-    ("RNN", 1): _continues,
-    ("ROIPooling", 1): _regions,
-    ("Upsample", 1): _mask,
-}
-"""How to fill an input by the layer that reads it, and as which bottom; -1 is the last."""
 
 
 # -- recorded ones ---------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from bridge.schema import Net, times
 from bridge.verification.compare import metrics, same_bits
 from bridge.verification.inputs import Recorded, spread
 from bridge.verification.results import DIFFERENT, SAME, SKIPPED, Metrics, OutputsResult, TopResult
-from bridge.verification.segments import Place, Runner, Segment, is_input, segment, sources
+from bridge.verification.segments import Place, Runner, Segment, segment, sources
 from bridge.verification.tolerance import FALLBACK, Judged, Tolerances, bounds
 
 Arrays = Mapping[str, np.ndarray]
@@ -43,9 +43,9 @@ def engine_side(name: str, net: Net, inputs: Arrays, options: Mapping[str, objec
     net.infer({key: array.shape for key, array in inputs.items()})
     tops = engines.make(name, net, **options).tops(inputs)
     values = {
-        (index, top): array
+        Place(index, top): array
         for index, arrays in enumerate(tops)
-        if not is_input(net.layers[index])
+        if not net.layers[index].is_input
         for top, array in enumerate(arrays)
         if array is not None
     }
@@ -61,8 +61,8 @@ def recorded_side(recorded: Recorded, net: Net) -> Side:
             array = recorded.tops.get(f"{layer.name}:{top}")
             if array is None and last[top] == (index, place):
                 array = recorded.blobs.get(top)
-            if array is not None and not is_input(layer):
-                values[index, place] = array
+            if array is not None and not layer.is_input:
+                values[Place(index, place)] = array
     return Side(recorded.name, values)
 
 
@@ -83,7 +83,7 @@ def records(net: Net, side: Side, inputs: Arrays) -> dict[str, np.ndarray]:
 
 
 def _places(net: Net, inputs: Arrays) -> dict[Place, np.ndarray]:
-    found = {(-1, index): inputs[name] for index, name in enumerate(net.inputs) if name in inputs}
+    found = {Place(-1, index): inputs[name] for index, name in enumerate(net.inputs) if name in inputs}
     return {place: np.asarray(array, np.float32) for place, array in found.items()}
 
 
@@ -115,13 +115,13 @@ class Comparison:
         tops = [
             self._top(index, top)
             for index, layer in enumerate(self.net.layers)
-            if not is_input(layer)
+            if not layer.is_input
             for top in range(len(layer.tops))
         ]
         return OutputsResult(self.a.name, self.b.name, tuple(tops))
 
     def _top(self, index: int, top: int) -> TopResult:
-        layer, place = self.net.layers[index], (index, top)
+        layer, place = self.net.layers[index], Place(index, top)
         x, y = self.a.values.get(place), self.b.values.get(place)
         subject = TopResult(layer.name, layer.type, layer.tops[top], x.shape if x is not None else ())
         if x is None or y is None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bridge.schema import Net, times
+from bridge.schema import Net
 from bridge.verification.results import (
     DIFFERENT,
     ERROR,
@@ -26,11 +26,8 @@ from bridge.verification.results import (
 
 SCHEMA = 1
 """Version of the JSON; raised when a key changes its meaning."""
-WIDTH = 80
 NEEDED = "that takes two readers, two engines, --against or --recorded"
 """What it takes to compare anything."""
-LISTED = 20
-"""How many differences of one comparison the text lists."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,17 @@ class Report:
         return ("PASSED", "FAILED", "NOT DONE")[self.status]
 
     def __str__(self) -> str:
-        return "\n".join(_lines(self))
+        return self.text()
+
+    def text(self, width: int = 80) -> str:
+        """The report as text.
+
+        Args:
+            width: Characters of its longest line.
+        """
+        from bridge.verification.text import ReportText
+
+        return "\n".join(ReportText(self, width).lines())
 
     def summary(self) -> str:
         """The last line: the verdict with counts."""
@@ -201,9 +208,6 @@ def _number(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
 
-# -- text ------------------------------------------------------------------------------------
-
-
 def _counts(report: Report) -> Iterator[str]:
     skipped = 0
     words = ((report.weights, "blob", "the same", "the same"), (report.outputs, "top", "agrees", "agree"))
@@ -224,145 +228,3 @@ def _counts(report: Report) -> Iterator[str]:
         yield f"{plural(report.errors, 'error')} in {plural(ran, 'check')}"
     elif ran:
         yield f"{plural(ran, 'check')} held"
-
-
-def _lines(report: Report) -> Iterator[str]:
-    yield from wrap("files", " ".join(report.files))
-    if report.against:
-        yield from wrap("against", " ".join(report.against))
-    for remark in report.remarks:
-        yield from wrap("note", remark)
-    for line in report.undone:
-        yield from wrap("not done", line)
-    for checked in report.checked:
-        yield from _checked_lines(checked)
-    for group in _by_first(report.weights):
-        yield ""
-        yield from _weights_lines(group)
-    if report.inputs:
-        yield ""
-        for line in report.inputs:
-            yield from wrap("input", line)
-    for outputs in report.outputs:
-        yield ""
-        yield from _outputs_lines(outputs)
-    yield ""
-    yield report.summary()
-
-
-def _checked_lines(checked: Checked) -> Iterator[str]:
-    if checked.findings:
-        yield ""
-        yield from wrap("checks", checked.source)
-    for finding in checked.findings:
-        yield from wrap(f"  {finding.severity}", f"[{finding.check}] {finding}")
-
-
-def _by_first(results: Sequence[WeightsResult]) -> list[list[WeightsResult]]:
-    """Comparisons of one side with several others, which fit in one table."""
-    groups: dict[tuple[str, tuple[str, ...]], list[WeightsResult]] = {}
-    for result in results:
-        rows = tuple(f"{blob.layer}/{blob.role}" for blob in result.blobs)
-        groups.setdefault((result.a, rows), []).append(result)
-    return list(groups.values())
-
-
-def _weights_lines(results: Sequence[WeightsResult]) -> Iterator[str]:
-    first = results[0]
-    yield from wrap("weights", f"{first.a} against {', '.join(result.b for result in results)}")
-    if not first.blobs:
-        yield from wrap("  not compared", first.why or "there are no blobs")
-        return
-    verdicts = zip(*([blob.status for blob in result.blobs] for result in results), strict=True)
-    yield from _grid(
-        ("layer", "blob", "shape", "type", *(Path(result.b).name for result in results)),
-        [
-            (blob.layer, blob.role, times(blob.shape), blob.dtype, *verdict)
-            for blob, verdict in zip(first.blobs, verdicts, strict=True)
-        ],
-    )
-    yield from _details([blob for result in results for blob in result.blobs if blob.status == DIFFERENT])
-    for result in results:
-        yield from _reasons(result)
-
-
-def _reasons(result: WeightsResult) -> Iterator[str]:
-    """Why blobs were not compared, or not as they are stored, once for all of one reason."""
-    for why in dict.fromkeys(blob.why for blob in result.blobs if blob.why and blob.status != DIFFERENT):
-        alike = [blob for blob in result.blobs if blob.why == why and blob.status != DIFFERENT]
-        names = ", ".join(dict.fromkeys(blob.layer for blob in alike))
-        label = "  not compared" if alike[0].status == SKIPPED else "  compared"
-        yield from wrap(label, f"{plural(len(alike), 'blob')} ({names}): {why}")
-
-
-def _outputs_lines(result: OutputsResult) -> Iterator[str]:
-    yield from wrap("outputs", f"{result.a} against {result.b}")
-    if not result.tops:
-        yield from wrap("  not compared", result.why or "no layer writes anything")
-        return
-    shown = [top for top in result.tops if top.status != SKIPPED]
-    equal = all(top.status == SAME and top.metrics and not top.metrics.max_abs for top in shown)
-    if equal and shown:
-        yield f"  {plural(len(shown), 'top')} equal to the last bit"
-    elif shown:
-        rows = [(top.layer, top.top, times(top.shape), *_figures(top), _verdict(top)) for top in shown]
-        yield from _grid(("layer", "top", "shape", "max abs", "max rel", "of bound", "verdict"), rows)
-    yield from _details([top for top in shown if top.status == DIFFERENT])
-    first = next((top for top in shown if top.status == DIFFERENT), None)
-    if first is not None:
-        yield from wrap("  first difference", f"{first.label}, top '{first.top}'")
-        for line in first.inputs:
-            yield from wrap("    its input", line)
-        if first.bound:
-            yield from wrap("    its bound", first.bound)
-    for why in dict.fromkeys(top.why for top in result.tops if top.status == SKIPPED):
-        number = sum(top.status == SKIPPED and top.why == why for top in result.tops)
-        yield from wrap("  not compared", f"{plural(number, 'top')}: {why}")
-
-
-def _verdict(top: TopResult) -> str:
-    return "same alone" if top.status == SAME and top.alone is not None else top.status
-
-
-def _figures(top: TopResult) -> tuple[str, str, str]:
-    """Largest absolute and relative difference, and how much of its bound the layer itself uses."""
-    found, judged = top.metrics or top.alone, top.judged
-    if found is None or judged is None:
-        return "", "", ""
-    return f"{found.max_abs:.2g}", f"{found.max_rel:.2g}", f"{100 * judged.ratio:.3g} %"
-
-
-def _details(results: Sequence[BlobResult | TopResult]) -> Iterator[str]:
-    for result in results[:LISTED]:
-        yield from wrap("  *", str(result))
-    if len(results) > LISTED:
-        yield f"  * and {len(results) - LISTED} more"
-
-
-def wrap(label: str, text: str) -> Iterator[str]:
-    """``label: text`` in lines of at most WIDTH, further ones indented."""
-    indent = " " * (len(label) - len(label.lstrip()) + 4)
-    head = f"{label} " if label.endswith("*") else f"{label}: "
-    yield from _folded(" ".join(text.split()), head, indent) or [head.rstrip()]
-
-
-def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A table within WIDTH; where the first two columns, which are names, do not fit, they have a line of their own."""
-    rest = [max(len(row[i]) for row in (columns, *rows)) for i in range(2, len(columns))]
-    names = [max(len(row[i]) for row in (columns, *rows)) for i in (0, 1)]
-    room = max(WIDTH - 2 - sum(rest) - 2 * (len(columns) - 1), 16)
-    while sum(names) > room:
-        names[names.index(max(names))] -= 1
-    widths = [*names, *rest]
-    for row in (columns, *rows):
-        cells = list(row)
-        if any(len(cell) > width for cell, width in zip(row, names, strict=False)):
-            yield from _folded("  ".join(row[:2]), "  ", "    ")
-            cells[:2] = "", ""
-        yield ("  " + "  ".join(map(str.ljust, cells, widths))).rstrip()
-
-
-def _folded(text: str, first: str, further: str) -> list[str]:
-    import textwrap
-
-    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=further, break_on_hyphens=False)

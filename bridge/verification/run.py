@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,16 +12,20 @@ from bridge import engines as engine_table
 from bridge.caffe_files.inference import inference_net
 from bridge.errors import BridgeError, ModelError, UsageError
 from bridge.files.atomic import refuse_sources
+from bridge.files.load import Reading, reader_options
 from bridge.schema import Net
 from bridge.verification.checks import run_checks
 from bridge.verification.inputs import Range, Recorded, check_shapes, describe, make_inputs, parse_range, write_recorded
 from bridge.verification.outputs import Comparison, Side, engine_side, recorded_side, records
 from bridge.verification.report import Report
 from bridge.verification.results import SAME, OutputsResult, WeightsResult
-from bridge.verification.segments import Runner
+from bridge.verification.segments import Place, Runner
 from bridge.verification.tolerance import Tolerance, Tolerances
 from bridge.verification.versions import versions
 from bridge.verification.weights import Files, Loaded, compare_readers, compare_weights, parts
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Model = str | Path | Sequence[str | Path]
 
@@ -44,7 +48,7 @@ def verify(
     skip_checks: Collection[str] = (),
     engine_options: Mapping[str, Mapping[str, Any]] | None = None,
     progress: Callable[[str], None] = lambda _: None,
-    **reading: Any,
+    **reading: Unpack[Reading],
 ) -> Report:
     """Verify a model: its readers against each other, its engines, its consistency.
 
@@ -83,15 +87,16 @@ def verify(
 
     Source: docs/verify.md.
     """
-    reader = reading.pop("reader", "auto")
+    how = reader_options(reading)
+    reader = how.pop("reader", "auto")
     if reader != "auto" and readers is None:
         readers = (reader,)
-    python = {"pycaffe": {"python": reading["python"]}} if "python" in reading else {}
+    python = {"pycaffe": {"python": how["python"]}} if "python" in how else {}
     options = {**python, **(engine_options or {})}
-    run = _Run(Files.of(files, reading), progress)
+    run = _Run(Files.of(files, how), progress)
     run.read(None if readers is None else tuple(dict.fromkeys(readers)))
     if against is not None:
-        run.compare_with(Files.of(against, reading))
+        run.compare_with(Files.of(against, how))
     if checks is None or checks:
         run.check(checks, skip_checks)
     tolerances = Tolerances(rtol, atol)
@@ -287,16 +292,16 @@ class _Run:
         yield Side(name, _by_name(self.net, net, side))
 
 
-def _by_name(net: Net, other: Net, side: Side) -> dict[tuple[int, int], np.ndarray]:
+def _by_name(net: Net, other: Net, side: Side) -> dict[Place, np.ndarray]:
     """The values of another net, placed where this net has a layer of the same name."""
     homes = {layer.name: index for index, layer in enumerate(net.layers)}
     inputs = list(net.inputs)
     found = {}
     for (index, top), array in side.values.items():
         if index >= 0 and other.layers[index].name in homes:
-            found[homes[other.layers[index].name], top] = array
+            found[Place(homes[other.layers[index].name], top)] = array
         elif index < 0 and (name := list(other.inputs)[top]) in inputs:
-            found[-1, inputs.index(name)] = array
+            found[Place(-1, inputs.index(name))] = array
     return found
 
 

@@ -6,35 +6,23 @@ what they read and what they wrote.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from bridge import engines
-from bridge.schema import Layer, Net
+from bridge.schema import Layer, Net, ServedNet
+from bridge.schema.flow import Value
 
-Place = tuple[int, int]
-"""A value of a net: index of the layer that wrote it (-1 for an input), and which of its tops."""
-
-
-def is_input(layer: Layer) -> bool:
-    """Whether the layer only declares inputs of the net."""
-    return getattr(layer, "input_shapes", None) is not None
+Place = Value
+"""A value of a net; inputs are (-1, n), n in the order of the net's."""
 
 
-def sources(net: Net) -> list[list[Place]]:
-    """For each layer, where each of its bottoms was written; inputs are ``(-1, n)``, n in the order of the net's."""
-    inputs = {name: (-1, index) for index, name in enumerate(net.inputs)}
-    written: dict[str, Place] = dict(inputs)
-    found = []
-    for index, layer in enumerate(net.layers):
-        found.append([written[bottom] for bottom in layer.bottoms])
-        if not is_input(layer):
-            written.update({top: (index, place) for place, top in enumerate(layer.tops)})
-    return found
+def sources(net: Net) -> list[tuple[Place, ...]]:
+    """For each layer, where each of its bottoms was written."""
+    return net.flow.fed_reads()
 
 
 @dataclass(frozen=True)
@@ -50,7 +38,7 @@ class Segment:
     inputs: tuple[Place, ...]
 
 
-def segment(target: int, reads: list[list[Place]], known: Callable[[Place], bool]) -> Segment:
+def segment(target: int, reads: Sequence[Sequence[Place]], known: Callable[[Place], bool]) -> Segment:
     """The fewest layers that compute a layer's tops from known values.
 
     Args:
@@ -79,7 +67,9 @@ def name_of(place: Place) -> str:
     return f"v{place[0]}.{place[1]}".replace("-1", "in")
 
 
-def piece(net: Net, part: Segment, reads: list[list[Place]], change: Callable[[Layer], Layer] | None = None) -> Net:
+def piece(
+    net: Net, part: Segment, reads: Sequence[Sequence[Place]], change: Callable[[Layer], Layer] | None = None
+) -> ServedNet:
     """The layers of a segment as a net of their own.
 
     Args:
@@ -92,16 +82,9 @@ def piece(net: Net, part: Segment, reads: list[list[Place]], change: Callable[[L
     for index in part.layers:
         layer = net.layers[index]
         bottoms = tuple(name_of(place) for place in reads[index])
-        tops = tuple(name_of((index, top)) for top in range(len(layer.tops)))
-        layers.append(_rewired(change(layer) if change else layer, bottoms, tops))
-    return Net(name=net.name, layers=tuple(layers), phase=net.phase, sources=net.sources)
-
-
-def _rewired(layer: Layer, bottoms: tuple[str, ...], tops: tuple[str, ...]) -> Layer:
-    definition = layer.definition.copy()
-    definition.set("bottom", *bottoms)
-    definition.set("top", *tops)
-    return dataclasses.replace(layer, bottoms=bottoms, tops=tops, definition=definition)
+        tops = tuple(name_of(Place(index, top)) for top in range(len(layer.tops)))
+        layers.append((change(layer) if change else layer).changed(bottoms=bottoms, tops=tops))
+    return ServedNet(name=net.name, layers=tuple(layers), phase=net.phase, sources=net.sources)
 
 
 class Runner:
@@ -129,7 +112,7 @@ class Runner:
         net.infer({name: array.shape for name, array in fed.items()})
         tops = engines.make(self.engine, net, **self.options).tops(fed)
         return {
-            (index, top): array
+            Place(index, top): array
             for index, arrays in zip(part.layers, tops, strict=True)
             for top, array in enumerate(arrays)
             if array is not None

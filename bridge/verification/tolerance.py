@@ -28,17 +28,15 @@ D. S. Parker, Monte Carlo arithmetic, 1997.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from bridge.errors import BridgeError, UsageError, nearest
-from bridge.schema import Blob, Blobs, Layer, Net, Shape, count
-from bridge.verification.inputs import fill_of
-from bridge.verification.segments import Place, Runner, Segment, is_input
+from bridge.schema import Layer, Net, Shape, count
+from bridge.verification.segments import Place, Runner, Segment
 
 UNIT = 2.0**-24
 """Unit roundoff of float32."""
@@ -51,6 +49,8 @@ ROUNDINGS = 16
 TINY = 2.0**-126
 """Smallest normal float32: below it engines may flush to zero."""
 LARGEST = float(np.finfo(np.float32).max)
+FEWEST = 4
+"""A sum counts as one of at least so many terms: a runtime may fold factors into others, which rounds once more."""
 WHOLE = 2.0**23
 """From here on every float32 is a whole number."""
 SAMPLES = 3
@@ -112,7 +112,7 @@ class Tolerances:
         Raises:
             UsageError: One is not.
         """
-        written = dict.fromkeys(top for layer in net.layers if not is_input(layer) for top in layer.tops)
+        written = dict.fromkeys(top for layer in net.layers if not layer.is_input for top in layer.tops)
         for option, table in (("rtol", self._rtol), ("atol", self._atol)):
             for blob in table:
                 if blob and blob not in written:
@@ -155,12 +155,13 @@ def bounds(runner: Runner, part: Segment, values: Mapping[Place, np.ndarray], se
 def _own(runner: Runner, index: int, clean: Mapping[Place, np.ndarray], rng: np.random.Generator) -> dict[Place, Bound]:
     """The bounds of one layer's tops on given inputs."""
     layer = runner.net.layers[index]
-    tops = {(index, top): clean[index, top] for top in range(len(layer.tops)) if (index, top) in clean}
+    places = [Place(index, top) for top, _ in enumerate(layer.tops)]
+    tops = {place: clean[place] for place in places if place in clean}
     bottoms = [clean[place] for place in runner.reads[index]]
-    positive = _positive(layer)
-    if positive is None:
+    terms = layer.sum_terms(*(bottom.shape for bottom in bottoms))
+    if terms is None:
         return _backward(runner, index, clean, tops, rng)
-    terms = _terms(layer, bottoms, list(tops.values()))
+    terms, positive = max(FEWEST, terms), layer.magnitudes()
     magnitudes = {place: np.abs(clean[place]) for place in runner.reads[index]}
     sums = runner.run(runner.alone(index), magnitudes, lambda _: positive)
     size = FACTOR * np.sqrt(terms) * UNIT
@@ -185,10 +186,10 @@ def _backward(
 ) -> dict[Place, Bound]:
     layer, inputs = runner.net.layers[index], runner.alone(index).inputs
     moved: list[Mapping[Place, np.ndarray]] = []
-    if layer.type not in _CHOICES:
+    if not layer.chooses:
         with contextlib.suppress(BridgeError):
             moved = _moved(runner, index, clean, tops, rng)
-    unit = max(1.0, *(_largest(clean[place]) for place in inputs)) if layer.type in _UNIT else 0.0
+    unit = max(1.0, *(_largest(clean[place]) for place in inputs)) if layer.rounds_near_one else 0.0
     scale = "1, the largest input and the largest value" if unit else "the largest value"
     roundings = _roundings(layer, [clean[place].shape for place in runner.reads[index]])
     own = f"{roundings:.0f} x 2^-24 of {scale}"
@@ -212,7 +213,7 @@ def _moved(
 ) -> list[Mapping[Place, np.ndarray]]:
     """The tops of a layer after its inputs were moved; the other way as well if values were lost to infinity or NaN."""
     part, layer = runner.alone(index), runner.net.layers[index]
-    fixed = {place for position, place in enumerate(runner.reads[index]) if fill_of(layer, position)}
+    fixed = {place for position, place in enumerate(runner.reads[index]) if layer.fill(position)}
     values = {place: clean[place] for place in part.inputs}
     steps = {place: rng.choice([-STEP, STEP], values[place].shape) for place in part.inputs if place not in fixed}
     found: list[Mapping[Place, np.ndarray]] = []
@@ -226,12 +227,10 @@ def _moved(
 
 def _roundings(layer: Layer, bottoms: Sequence[Shape]) -> float:
     """How often a layer that is no sum rounds numbers as large as its largest result."""
-    if layer.type == "Interp":  # it rounds places, which are as large as the image, and weighs values by what is left
-        return ROUNDINGS * max(bottoms[0][2:])
-    axes = getattr(layer, "summed_axes", None)
-    if axes is None:
+    if not bottoms:
         return ROUNDINGS
-    return max(ROUNDINGS, FACTOR * math.sqrt(count([bottoms[0][axis] for axis in axes(len(bottoms[0]))])))
+    summed = count([bottoms[0][axis] for axis in layer.summed_axes(len(bottoms[0]))])
+    return max(ROUNDINGS * layer.position_extent(*bottoms), FACTOR * math.sqrt(summed))
 
 
 def _shaken(
@@ -280,86 +279,3 @@ def _largest(array: np.ndarray) -> float:
 def _finite(bound: np.ndarray | float) -> np.ndarray:
     finite: np.ndarray = np.nan_to_num(np.asarray(bound, np.float64), nan=0, posinf=0)
     return finite
-
-
-_CHOICES = frozenset({"ArgMax", "DetectionOutput", "Proposal"})
-"""Types that choose among their inputs, so that a small movement may change everything."""
-_UNIT = frozenset({"BNLL", "ELU", "LSTM", "LSTMUnit", "Mish", "RNN", "Sigmoid", "Swish", "TanH"})
-"""Types that compute with 1 + exp(x) or the like, and so round relative to 1 even where the result is small."""
-
-
-# -- sums ------------------------------------------------------------------------------------
-
-
-def _terms(layer: Layer, bottoms: Sequence[np.ndarray], tops: Sequence[np.ndarray]) -> int:
-    """How many terms a result is the sum of, bias included."""
-    if "weight" in layer.blobs:
-        return layer.blobs.blob("weight").size // max(1, getattr(layer, "num_output", 1)) + 1
-    if getattr(layer, "global_pooling", layer.type == "SPP"):
-        return count(bottoms[0].shape[2:])
-    kernel = getattr(layer, "kernel_size", ())
-    inner = sum(bottom.size for bottom in bottoms) // max(1, sum(top.size for top in tops))
-    return max(4, count(kernel), inner)
-
-
-def _positive(layer: Layer) -> Layer | None:
-    """The layer with the magnitudes of its blobs and factors, if what it computes is a sum."""
-    make = _SUMS.get(layer.type)
-    return make(layer) if make else None
-
-
-def _magnitudes(layer: Layer) -> Layer:
-    return dataclasses.replace(
-        layer, blobs=Blobs({role: _changed(blob, np.abs) for role, blob in layer.blobs.entries()})
-    )
-
-
-def _changed(blob: Blob, change: Callable[[np.ndarray], np.ndarray]) -> Blob:
-    return Blob(blob.shape, blob.dtype, lambda: change(blob.numpy()))
-
-
-def _normalised(layer: Layer) -> Layer | None:
-    """``|x| + |mean|`` over the deviation: the mean, which is subtracted, has its sign turned."""
-    if getattr(layer, "by_batch", False):
-        return None  # it takes mean and variance of its input, which is no sum of the input's values
-    factor = layer.blobs["scale_factor"] if "scale_factor" in layer.blobs else np.ones(1, np.float32)
-    sign = np.float32(-1 if np.all(factor >= 0) else 1)
-    changes: dict[str, Callable[[Any], Any]] = {
-        "mean": lambda mean: np.abs(mean) * sign,
-        "gamma": np.abs,
-        "beta": np.abs,
-    }
-    blobs = {role: _changed(blob, changes[role]) if role in changes else blob for role, blob in layer.blobs.entries()}
-    return dataclasses.replace(layer, blobs=Blobs(blobs))
-
-
-def _weighted(layer: Any) -> Layer:
-    """Eltwise, Reduction: magnitudes of the coefficients."""
-    coeff = np.abs(layer.coeff)
-    definition = layer.definition.copy()
-    parameters = definition.message(layer.message).copy()
-    parameters.set("coeff", *coeff.reshape(-1).tolist())
-    definition.set(layer.message, parameters)
-    found: Layer = dataclasses.replace(layer, coeff=coeff.tolist(), definition=definition)
-    return found
-
-
-def _averaged(layer: Layer) -> Layer | None:
-    return layer if getattr(layer, "pool", "") == "AVE" else None
-
-
-_SUMS: dict[str, Callable[[Layer], Layer | None]] = {
-    **dict.fromkeys(
-        (
-            "Bias", "Convolution", "ConvolutionDepthwise", "Deconvolution", "DepthwiseConvolution", "Embed",
-            "InnerProduct", "Scale",
-        ),
-        _magnitudes,
-    ),
-    "BatchNorm": _normalised,
-    "Eltwise": _weighted,
-    "Pooling": _averaged,
-    "Reduction": _weighted,
-    "SPP": _averaged,
-}  # fmt: skip
-"""Types whose result is a sum of products: how to make the layer that sums magnitudes."""

@@ -10,7 +10,6 @@ from bridge.caffe.layer import Node, TypedNode
 from bridge.caffe.state import STATE
 from bridge.caffe.wiring import Wiring
 from bridge.errors import MissingExtraError, ModelError, UnsupportedLayerError
-from bridge.schema import Layer
 
 if TYPE_CHECKING:
     from bridge.caffe.engines.chainer import ChainerEngine
@@ -73,7 +72,7 @@ class Engines:
             and isinstance(node, TypedNode)
             and not node.runs_here
             and index not in self._refused
-            and type(node.typed).to_onnx is not Layer.to_onnx
+            and node.typed.has_onnx
             and _installed("onnxruntime")
         )
 

@@ -11,11 +11,9 @@ import numpy as np
 from bridge.caffe.blob import Blob
 from bridge.caffe.layer import Node, TypedNode
 from bridge.caffe.state import STATE, draw_seed
-from bridge.chain import functions as F
-from bridge.chain.build import array_name
-from bridge.chain.functions import chainer
+from bridge.chain.functions import F, chainer
 from bridge.errors import UnsupportedLayerError
-from bridge.schema import Layer, Shape
+from bridge.schema import Shape
 
 
 class Link:
@@ -30,7 +28,7 @@ class Link:
 
     def __init__(self, node: TypedNode, xp: Any) -> None:
         named = {
-            array_name(node.typed, role): (blob, role in node.typed.statistics)
+            node.typed.array_name(role): (blob, role in node.typed.statistics)
             for role, blob in zip(node.roles, node.layer.blobs, strict=True)
         }
         made = {
@@ -91,7 +89,7 @@ class ChainerEngine:
 
     def _typed(self, index: int) -> TypedNode:
         node = self._nodes[index]
-        if not isinstance(node, TypedNode) or type(node.typed).to_chainer is Layer.to_chainer:
+        if not isinstance(node, TypedNode) or not node.typed.has_chainer:
             reason = node.typed.reason() if isinstance(node, TypedNode) else "it is not a layer type that is known"
             raise UnsupportedLayerError(f"Chainer cannot run it: {reason}", where=node.label)
         return node

@@ -159,7 +159,7 @@ class _Segment:
     def _compile(self, key: _Key, arrays: dict[int, np.ndarray]) -> _Compiled:
         stored: dict[int, Stored] = {}
         layers: list[Layer] = [
-            Input(name="", type="", tops=(name,), input_shapes=(shape,))
+            Input(name="", type="", tops=(name,), shapes=(shape,))
             for name, shape in zip(self.inputs, key.shapes, strict=True)
         ]
         layers += [_with_blobs(node, arrays, stored) for node in self.nodes]

@@ -7,12 +7,13 @@ from typing import cast
 
 import numpy as np
 
-from bridge.caffe.sources import Source
 from bridge.caffe.state import STATE
 from bridge.layers.base import CaffeLayer, Params
 from bridge.layers.dummy_data import DummyData
 from bridge.layers.fillers import fill
 from bridge.schema import Shape, times
+from bridge.schema.message import Message
+from bridge.sources import Source, Surroundings
 
 
 class DummySource(Source):
@@ -21,11 +22,11 @@ class DummySource(Source):
     Source: dummy_data_layer.cpp.
     """
 
-    def setup(self, layer: CaffeLayer, phase: str) -> None:
-        """See :meth:`bridge.caffe.sources.Source.setup`."""
+    def setup(self, layer: CaffeLayer, phase: str, around: Surroundings | None = None) -> None:
+        """See :meth:`bridge.sources.Source.setup`."""
         self.layer = cast(DummyData, layer)
         given = layer.definition.message(layer.message).messages("data_filler")
-        fillers = [Params(filler, type(layer), layer.name) for filler in given] or [layer_params(layer)]
+        fillers = [layer.parameters().of(filler) for filler in given] or [layer_params(layer)]
         self.fillers = fillers * len(layer.tops) if len(fillers) == 1 else fillers
         self.constants = [
             None if value is None else np.full(shape, value, np.float32)
@@ -33,7 +34,7 @@ class DummySource(Source):
         ]
 
     def shapes(self) -> Sequence[Shape]:
-        """See :meth:`bridge.caffe.sources.Source.shapes`."""
+        """See :meth:`bridge.sources.Source.shapes`."""
         return self.layer.shapes
 
     def next_batch(self) -> Sequence[np.ndarray | None]:
@@ -50,4 +51,4 @@ class DummySource(Source):
 
 def layer_params(layer: CaffeLayer) -> Params:
     """No filler: the constant zero."""
-    return Params(type(layer.definition)(), type(layer), layer.name)
+    return layer.parameters().of(Message())

@@ -1,9 +1,11 @@
 """Convolution and its transpose: on the CPU a matrix product per image and group, elsewhere Chainer's own.
 
-Chainer's convolution on the CPU multiplies all images at once and then moves the channels
-in front of the positions; with groups it moves the columns as well. A product per image
-needs neither, its columns are made a few images at a time and so stay in the cache, and an
-image's result does not depend on the rest of its batch. Second derivatives are Chainer's.
+On the CPU, Chainer multiplies all images at once and then transposes the result, so that channels
+come before positions; with groups it transposes the columns too. One product per image needs no
+transposition. Columns are made for a few images at a time, so they stay in the cache, and an image's
+result does not depend on the other images of the batch. Second derivatives are Chainer's.
+
+Both function nodes are in this file, because each is a part of the other's gradient.
 
 Source: base_conv_layer.cpp, im2col.cpp.
 """
@@ -23,53 +25,58 @@ F = chainer.functions
 _forward: Any = F.connection.convolution_2d
 _transposed: Any = F.connection.deconvolution_2d
 _COLUMNS = 1 << 20
-"""Bytes of columns that are made at a time, unless one image has more."""
+"""Bytes of columns to make at a time, so that they stay in the cache; at least one image's."""
 
 
-def convolution(
+def caffe_convolution(
     x: Any, W: Any, b: Any, stride: Sequence[int], pad: Sequence[int], dilation: Sequence[int], groups: int
 ) -> Any:
-    """N-dimensional grouped, dilated convolution of (N, C, spatial axes...)."""
+    """Grouped, dilated convolution over any number of spatial axes.
+
+    Args:
+        x: Variable (N, C, spatial axes...).
+        W: Parameter or variable (O, C / groups, kernel...).
+        b: Parameter or variable (O), or ``None``.
+        stride: Per spatial axis.
+        pad: Per spatial axis, on both sides.
+        dilation: Per spatial axis; 1 for an ordinary convolution.
+        groups: Number of groups of channels.
+
+    Returns:
+        Variable (N, O, spatial axes...).
+
+    Source: base_conv_layer.cpp; ``chainer.functions.convolution_nd``.
+    """
     options = {"stride": tuple(stride), "pad": tuple(pad), "dilate": tuple(dilation), "groups": groups}
     if x.ndim != 4:
         return F.convolution_nd(x, W, b, **options)
     return Convolution(**options).apply((x, W) if b is None else (x, W, b))[0]
 
 
-def deconvolution(
-    x: Any, W: Any, b: Any, stride: Sequence[int], pad: Sequence[int], dilation: Sequence[int], groups: int
-) -> Any:
-    """N-dimensional grouped, dilated transposed convolution of (N, C, spatial axes...)."""
-    options = {"stride": tuple(stride), "pad": tuple(pad), "dilate": tuple(dilation), "groups": groups}
-    if x.ndim != 4:
-        return F.deconvolution_nd(x, W, b, **options)
-    return Deconvolution(**options).apply((x, W) if b is None else (x, W, b))[0]
-
-
 class _Accumulating(chainer.FunctionNode):
-    """Adds up the gradients of weight and bias as Caffe does: image after image, to what earlier passes left."""
+    """Adds to the gradients of weight and bias one image after the other, as Caffe does, from their present values."""
 
     def backward_accumulate(
         self, indexes: tuple[int, ...], grad_outputs: tuple[Any], grad_inputs: tuple[Any, ...]
     ) -> tuple[Any, ...]:
-        """The gradients of those inputs that are asked for, on top of those that are there."""
+        """The gradients of the inputs ``indexes``, added to the gradients that they already have."""
         (gy,) = grad_outputs
         if chainer.config.enable_backprop or gy.xp is not np:
-            made: tuple[Any, ...] = super().backward_accumulate(indexes, grad_outputs, grad_inputs)
-            return made
+            gradients: tuple[Any, ...] = super().backward_accumulate(indexes, grad_outputs, grad_inputs)
+            return gradients
         before = dict(zip(indexes, grad_inputs, strict=True))
-        found = super().backward_accumulate((0,), grad_outputs, (before[0],)) if 0 in before else ()
+        gradients = super().backward_accumulate((0,), grad_outputs, (before[0],)) if 0 in before else ()
         if 1 in before:
             x, W = self.get_retained_inputs()
             total = np.zeros(W.shape, W.dtype) if before[1] is None else before[1].array.copy()
-            found += (chainer.as_variable(_weight_gradient(self, *self.weight_factors(x.array, gy.array), total)),)
+            gradients += (chainer.as_variable(_weight_gradient(self, *self.weight_factors(x.array, gy.array), total)),)
         if 2 in before:
             total = np.zeros(gy.shape[1], gy.dtype) if before[2] is None else before[2].array.copy()
-            found += (chainer.as_variable(_bias_gradient(gy.array, total)),)
-        return found
+            gradients += (chainer.as_variable(_bias_gradient(gy.array, total)),)
+        return gradients
 
     def weight_factors(self, x: Any, gy: Any) -> tuple[Any, Any]:
-        """Of the input and the result's gradient, that on the windows' side, and that of the windows' products."""
+        """The array that the windows lie in, then the array of the products; here the input, then the gradient."""
         return x, gy
 
 
@@ -91,18 +98,18 @@ class Convolution(_Accumulating, _forward.Convolution2DFunction):
         return (y,)
 
     def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> list[Any]:
-        """The gradients of those inputs that are asked for."""
+        """The gradients of the inputs ``indexes``."""
         x, W = self.get_retained_inputs()
         (gy,) = grad_outputs
-        made = []
+        gradients = []
         if 0 in indexes:
             options = {"pad": (self.ph, self.pw), "outsize": x.shape[2:], "dilate": (self.dy, self.dx)}
-            made += Deconvolution((self.sy, self.sx), groups=self.groups, **options).apply((gy, W))
+            gradients += Deconvolution((self.sy, self.sx), groups=self.groups, **options).apply((gy, W))
         if 1 in indexes:
-            made += WeightGradient(self, W.shape, W.dtype, W.layout).apply((x, gy))
+            gradients += WeightGradient(self, W.shape, W.dtype, W.layout).apply((x, gy))
         if 2 in indexes:
-            made.append(F.sum(gy, axis=(0, 2, 3)))
-        return made
+            gradients.append(F.sum(gy, axis=(0, 2, 3)))
+        return gradients
 
 
 class WeightGradient(_forward.Convolution2DGradW):
@@ -119,7 +126,7 @@ class Deconvolution(_Accumulating, _transposed.Deconvolution2DFunction):
     """Chainer's transposed convolution with another way to compute it on the CPU."""
 
     def weight_factors(self, x: Any, gy: Any) -> tuple[Any, Any]:
-        """As for a convolution, of which this is the way back."""
+        """The gradient, then the input: the windows lie in the result."""
         return gy, x
 
     def forward_cpu(self, inputs: tuple[Any, ...]) -> tuple[Any]:
@@ -139,23 +146,23 @@ class Deconvolution(_Accumulating, _transposed.Deconvolution2DFunction):
         return (y,)
 
     def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> list[Any]:
-        """The gradients of those inputs that are asked for."""
+        """The gradients of the inputs ``indexes``."""
         x, W = self.get_retained_inputs()
         (gy,) = grad_outputs
         self._set_cover_all(x.shape, W.shape)
-        made = []
+        gradients = []
         if 0 in indexes:
             options = {"pad": (self.ph, self.pw), "cover_all": self.cover_all, "dilate": (self.dy, self.dx)}
-            made += Convolution((self.sy, self.sx), groups=self.groups, **options).apply((gy, W))
+            gradients += Convolution((self.sy, self.sx), groups=self.groups, **options).apply((gy, W))
         if 1 in indexes:
-            made += WeightGradient(self, W.shape, W.dtype, W.layout).apply((gy, x))
+            gradients += WeightGradient(self, W.shape, W.dtype, W.layout).apply((gy, x))
         if 2 in indexes:
-            made.append(F.sum(gy, axis=(0, 2, 3)))
-        return made
+            gradients.append(F.sum(gy, axis=(0, 2, 3)))
+        return gradients
 
 
 def _weight_gradient(function: Any, x: np.ndarray, gy: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """Add the weight's gradient to ``total``, image after image, and in the blocks that OpenBLAS takes positions in."""
+    """Add the weight's gradient to ``total``, one image after the other, positions in the blocks of OpenBLAS."""
     windows = _Windows(function, total.shape, gy.shape[2:])
     products = np.ascontiguousarray(gy).reshape(len(x), *windows.products)
     flat, own = total.reshape(windows.kernels), np.empty(windows.kernels, total.dtype)
@@ -168,7 +175,9 @@ def _weight_gradient(function: Any, x: np.ndarray, gy: np.ndarray, total: np.nda
 
 
 def _blocks(length: int) -> Iterator[slice]:
-    """The parts of a sum that OpenBLAS's kernels for Haswell add to the result one by one.
+    """The blocks of a sum over ``length`` terms, as OpenBLAS's kernels for Haswell take them.
+
+    For example, 1000 terms are added in blocks of 384, 312 and 304.
 
     Source: OpenBLAS ``level3.c``, with ``SGEMM_DEFAULT_Q`` and ``SGEMM_DEFAULT_UNROLL_M`` of ``param.h``.
     """
@@ -181,7 +190,7 @@ def _blocks(length: int) -> Iterator[slice]:
 
 
 def _bias_gradient(gy: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """Add the sums over the positions of (N, O, rows, columns) to ``total``, image after image."""
+    """Add the sums of ``gy`` (N, O, rows, columns) over the positions to ``total`` (O), one image after the other."""
     ones = np.ones(count(gy.shape[2:]), gy.dtype)
     for image in np.ascontiguousarray(gy).reshape(*gy.shape[:2], -1):
         total += image.dot(ones)
@@ -189,16 +198,16 @@ def _bias_gradient(gy: np.ndarray, total: np.ndarray) -> np.ndarray:
 
 
 class _Windows:
-    """The windows of a convolution as matrices: which values of an image meet the kernel where.
+    """The windows of a convolution as matrices, one column of values per window.
 
     Args:
-        function: Has stride, pad, dilation and groups, as Chainer's functions name them.
-        weight: Shape of the weight, of which the first axis is that of the windows' side.
-        out: How many windows there are, (rows, columns).
+        function: Has stride, pad, dilation and groups as attributes, with the names of Chainer's functions.
+        weight: Shape of the weight; the first axis counts the products per window.
+        out: Number of windows, (rows, columns).
 
     Attributes:
-        kernels: Shape of the weight as one matrix per group.
-        products: Shape of the kernels' products with an image's columns.
+        kernels: Shape of the weight as one matrix per group, (groups, products, values of a window).
+        products: Shape of the products with the columns of one image, (groups, products, windows).
     """
 
     def __init__(self, function: Any, weight: Shape, out: Shape) -> None:
@@ -209,14 +218,14 @@ class _Windows:
         self.products = (groups, weight[0] // groups, count(out))
 
     def chunks(self, images: Any) -> Iterator[slice]:
-        """The batch in parts whose columns fit the cache."""
+        """Slices of the batch, of as many images as have columns that fit in the cache."""
         size = self.kernels[0] * self.kernels[2] * self.products[2] * images.dtype.itemsize
         step = max(1, _COLUMNS // max(1, size))
         for start in range(0, len(images), step):
             yield slice(start, start + step)
 
     def columns(self, x: Any) -> Any:
-        """The values under each window, (n, groups, values, windows); a view where windows are single pixels."""
+        """The values in each window, (n, groups, values, windows); a view where windows are single pixels."""
         step_h, step_w = x.strides[2:]
         if any(self.pad) or self._reach(x.shape[2:]) != x.shape[2:]:
             x = self._bordered(x)
@@ -228,7 +237,7 @@ class _Windows:
         return np.ascontiguousarray(view).reshape(len(x), self.kernels[0], self.kernels[2], self.products[2])
 
     def _reach(self, space: Shape) -> Shape:
-        """The extents that windows need, at least those there are."""
+        """The extents that the windows cover, and no less than ``space``."""
         need = (
             (o - 1) * s + (k - 1) * d + 1
             for o, s, k, d in zip(self.out, self.stride, self.kernel, self.dilation, strict=True)
@@ -236,16 +245,17 @@ class _Windows:
         return tuple(map(max, need, space))
 
     def padded(self, space: Shape) -> Shape:
-        """The extents of an image with its borders, as far as windows reach."""
+        """The extents of an image with its padding, as far as the windows cover."""
         return self._reach(tuple(n + 2 * p for n, p in zip(space, self.pad, strict=True)))
 
     def _bordered(self, x: Any) -> Any:
-        made = np.zeros((*x.shape[:2], *self.padded(x.shape[2:])), x.dtype)
-        made[:, :, self.pad[0] : self.pad[0] + x.shape[2], self.pad[1] : self.pad[1] + x.shape[3]] = x
-        return made
+        """``x`` (n, C, H, W) with its padding of zeros."""
+        bordered = np.zeros((*x.shape[:2], *self.padded(x.shape[2:])), x.dtype)
+        bordered[:, :, self.pad[0] : self.pad[0] + x.shape[2], self.pad[1] : self.pad[1] + x.shape[3]] = x
+        return bordered
 
     def add_columns(self, columns: Any, image: Any) -> None:
-        """Add the values under each window (n, groups, values, windows) to an image with borders."""
+        """Add the values in each window (n, groups, values, windows) to images with padding."""
         columns = columns.reshape(len(image), image.shape[1], *self.kernel, *self.out)
         for place in itertools.product(*map(range, self.kernel)):
             rows, cols = (

@@ -1,7 +1,7 @@
-"""Dropout, without a function of the graph where nobody asks for a gradient.
+"""Dropout: without a node in Chainer's graph where no gradient is needed.
 
-Above a frozen trunk the values that are dropped take no gradient, and Chainer's bookkeeping
-for them costs more than the dropping.
+The input of the first trained layer above a frozen trunk needs no gradient, and Chainer's
+bookkeeping for the node costs more time than the dropout itself.
 
 Source: dropout_layer.cpp.
 """
@@ -17,16 +17,19 @@ from bridge.chain.functions import chainer
 F = chainer.functions
 
 
-def dropout(x: Any, ratio: float) -> Any:
+def dropout(x: Any, ratio: float = 0.5) -> Any:
     """In training, zero values with the probability ``ratio`` and scale the rest by ``1 / (1 - ratio)``.
 
     The random numbers, and the values bit for bit, are those of ``chainer.functions.dropout``.
 
     Args:
         x: Variable of any shape.
-        ratio: 0 to below 1.
+        ratio: At least 0 and less than 1.
 
-    Source: ``chainer.functions.dropout``.
+    Returns:
+        Variable of the shape and dtype of ``x``.
+
+    Source: dropout_layer.cpp; ``chainer.functions.dropout``.
     """
     if x.requires_grad or type(x.array) is not np.ndarray or not chainer.config.train:
         return F.dropout(x, ratio)

@@ -1,10 +1,10 @@
-"""Local response normalisation across channels, on the CPU as Caffe adds it up; Chainer's own elsewhere.
+"""LRN across channels: on the CPU in the order in which Caffe adds, elsewhere Chainer's own.
 
-Caffe carries the sum of squares from channel to channel: one fused multiply-add for the square
-that enters, one for the square that leaves. Done in that order, in float64 between roundings, and
-with a power that is rounded once, the results have the bits that Caffe's have on a processor with
-such an instruction (a power of Caffe's C library may differ in its last place where sums are far from
-``k``); so a maximum of the next pooling that two values nearly tie for is the same one.
+Caffe carries the sum of squares from channel to channel: one fused multiply-add adds the square
+that enters the window, another one takes off the square that leaves it. This module keeps that order,
+computes in float64 between roundings, and rounds the power once. So the results have the bits of
+Caffe on a processor with that instruction, and two values that nearly tie in the next pooling have the
+same maximum. (Where sums are far from ``k``, the power of Caffe's C library may differ in the last place.)
 
 Source: lrn_layer.cpp ``CrossChannelForward_cpu``, ``CrossChannelBackward_cpu``.
 """
@@ -20,19 +20,32 @@ from bridge.chain.functions import chainer
 
 _chainers: Any = chainer.functions.normalization.local_response_normalization
 _CHUNK = 1 << 18
-"""Bytes of images that are done at a time, unless one image has more: they stay in the cache."""
+"""Bytes of images to compute at a time, so that they stay in the cache; at least one image."""
 
 
-def local_response_normalization(x: Any, n: int, k: float, alpha: float, beta: float) -> Any:
-    """``x (k + alpha * sum x^2)^-beta``, the sum over ``n`` channels, of a variable (N, C, ...)."""
+def local_response_normalization(x: Any, n: int = 5, k: float = 2, alpha: float = 1e-4, beta: float = 0.75) -> Any:
+    """``x (k + alpha * sum x^2)^-beta``, the sum over ``n`` channels around each.
+
+    Args:
+        x: Variable (N, C, ...).
+        n: Number of channels in a sum, odd.
+        k: Added to the sum.
+        alpha: Factor of the sum; Caffe's ``alpha`` divided by ``n``.
+        beta: The exponent.
+
+    Returns:
+        Variable of the shape and dtype of ``x``.
+
+    Source: lrn_layer.cpp; ``chainer.functions.local_response_normalization``.
+    """
     return LocalResponseNormalization(n, k, alpha, beta).apply((x,))[0]
 
 
 class LocalResponseNormalization(_chainers.LocalResponseNormalization):
-    """Chainer's normalisation with another way to compute it on the CPU."""
+    """Chainer's normalization with another way to compute it on the CPU."""
 
     def forward_cpu(self, inputs: tuple[np.ndarray]) -> tuple[np.ndarray]:
-        """The normalised values."""
+        """The normalized values."""
         self.retain_inputs((0,))
         self.retain_outputs((0,))
         (x,) = inputs
@@ -78,17 +91,25 @@ def _alpha(function: LocalResponseNormalization, x: np.ndarray) -> Any:
 
 
 def _chunks(images: np.ndarray) -> Iterator[slice]:
-    """The batch in parts that fit the cache."""
+    """Slices of the batch, of as many images as fit in the cache."""
     step = max(1, _CHUNK * len(images) // max(1, images.nbytes))
     for start in range(0, len(images), step):
         yield slice(start, start + step)
 
 
 def _running_sums(terms: np.ndarray, half: int, start: float, out: np.ndarray, *, enter_first: bool) -> np.ndarray:
-    """``start`` and each channel's term with the ``half`` before it and the ``half`` behind it, of (N, C, ...).
+    """For each channel, ``start`` plus the terms of the channel, of ``half`` channels before it and ``half`` after it.
 
-    Each sum is the one before it, and what enters, less what leaves, rounded to the type of ``out`` both times;
-    forward, Caffe lets the one enter before the other leaves, and backward the other way round.
+    Each sum is computed from the previous one: the term that enters is added, the term that leaves is subtracted,
+    and each step is rounded to the dtype of ``out``. In the forward pass, Caffe adds first; in the backward pass
+    it subtracts first.
+
+    Args:
+        terms: (N, C, ...) float64.
+        half: Number of channels on each side.
+        start: Added to every sum.
+        out: (N, C, ...), receives the sums.
+        enter_first: Whether to add before subtracting.
     """
     terms, total = terms.swapaxes(0, 1), out.swapaxes(0, 1)
     wide = np.empty(terms.shape[1:], terms.dtype)

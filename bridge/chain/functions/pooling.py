@@ -1,4 +1,4 @@
-"""Pooling with Caffe's windows, of Chainer's variables: with Chainer's functions on a GPU, with ours on the CPU.
+"""Pooling with Caffe's windows: on the CPU by our own functions, on a GPU by Chainer's.
 
 Source: pooling_layer.cpp, pooling_layer.cu.
 """
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge.chain.functions import chainer, windows
+from bridge.chain.functions import chainer
+from bridge.chain.functions.helper_windows import MaxPooling, WindowSum, first_places
 from bridge.layers.pooled_axis import LOWEST
 
 if TYPE_CHECKING:
@@ -19,7 +20,18 @@ F = chainer.functions
 
 
 def caffe_pooling(x: Any, layer: Pooling) -> Any:
-    """The layer's tops for a variable (N, C, H, W)."""
+    """MAX, AVE or STOCHASTIC pooling with the windows of the layer.
+
+    Args:
+        x: Variable (N, C, H, W).
+        layer: The layer's parameters.
+
+    Returns:
+        Variable (N, C, rows, columns). Where a MAX layer has two tops, a tuple of that and of the places of the
+        maxima in the plane (H, W), as numbers in the same shape and dtype.
+
+    Source: pooling_layer.cpp, pooling_layer.cu.
+    """
     return {"MAX": _max, "AVE": _average, "STOCHASTIC": _stochastic}[layer.pool](x, layer)
 
 
@@ -27,10 +39,10 @@ def _max(x: Any, layer: Pooling) -> Any:
     if x.xp is not np:
         return max_by_chainer(x, layer)
     axes = layer.axes(x.shape[2:])
-    (y,) = windows.MaxPooling(axes).apply((x,))
+    (y,) = MaxPooling(axes).apply((x,))
     if len(layer.tops) < 2:
         return y
-    return y, chainer.as_variable(windows.first_places(x.array, y.array, axes).astype(x.dtype))
+    return y, chainer.as_variable(first_places(x.array, y.array, axes).astype(x.dtype))
 
 
 def _average(x: Any, layer: Pooling) -> Any:
@@ -42,7 +54,7 @@ def _average(x: Any, layer: Pooling) -> Any:
 
 
 def _stochastic(x: Any, layer: Pooling) -> Any:
-    """The average weighted by the values themselves; 0 where their sum is not positive."""
+    """The average of each window, weighted by the values themselves; 0 where their sum is not positive."""
     total = _sums(x, layer)
     positive = total.array > 0
     ratio = _sums(x**2, layer) / F.where(positive, total, x.xp.ones_like(total.array))
@@ -50,28 +62,28 @@ def _stochastic(x: Any, layer: Pooling) -> Any:
 
 
 def _sums(x: Any, layer: Pooling) -> Any:
-    """The sum over each window; 0 where it is empty."""
+    """The sum over each window; 0 where the window is empty."""
     if x.xp is not np:
         return sums_by_chainer(x, layer)
-    return windows.WindowSum(layer.axes(x.shape[2:])).apply((x,))[0]
+    return WindowSum(layer.axes(x.shape[2:])).apply((x,))[0]
 
 
 def max_by_chainer(x: Any, layer: Pooling) -> Any:
-    """The tops of MAX by Chainer's own function."""
+    """MAX pooling by Chainer's own function; arguments and result as in :func:`caffe_pooling`."""
     space = x.shape[2:]
     rows, columns = (axis.inside for axis in layer.axes(space))
     options = {"cover_all": layer.round_mode == "CEIL", "return_indices": len(layer.tops) > 1}
-    made = F.max_pooling_2d(x, *layer.window(space), **options)
+    pooled = F.max_pooling_2d(x, *layer.window(space), **options)
     if len(layer.tops) < 2:
-        y = made if made.shape[2:] == (rows, columns) else made[:, :, :rows, :columns]
+        y = pooled if pooled.shape[2:] == (rows, columns) else pooled[:, :, :rows, :columns]
         return _with_empty(y, x, layer, LOWEST)
-    y, place = (array[:, :, :rows, :columns] for array in made)
+    y, place = (array[:, :, :rows, :columns] for array in pooled)
     mask = chainer.as_variable(_plane_index(x.xp, place, layer, space).astype(x.dtype))
     return _with_empty(y, x, layer, LOWEST), _with_empty(mask, x, layer, -1)
 
 
 def _plane_index(xp: Any, place: Any, layer: Pooling, space: Any) -> Any:
-    """From places in each window to places in the plane (H, W)."""
+    """Places in the plane (H, W), from the places in each window."""
     (_, width), (stride_h, stride_w), (pad_h, pad_w) = layer.window(space)
     row = xp.arange(place.shape[2])[:, None] * stride_h - pad_h + place // width
     column = xp.arange(place.shape[3]) * stride_w - pad_w + place % width
@@ -79,7 +91,7 @@ def _plane_index(xp: Any, place: Any, layer: Pooling, space: Any) -> Any:
 
 
 def sums_by_chainer(x: Any, layer: Pooling) -> Any:
-    """The sum over each window by Chainer's average."""
+    """The sum over each window, computed from Chainer's average; 0 where the window is empty."""
     space = x.shape[2:]
     kernel, stride, pad = layer.window(space)
     trailing = tuple(axis.trailing for axis in layer.axes(space))
@@ -91,7 +103,7 @@ def sums_by_chainer(x: Any, layer: Pooling) -> Any:
 
 
 def _with_empty(y: Any, x: Any, layer: Pooling, value: float) -> Any:
-    """The empty windows behind those that start inside the image."""
+    """``y`` with rows and columns of ``value`` added for the empty windows, which start behind the image."""
     empty = [(0, axis.empty) for axis in layer.axes(x.shape[2:])]
     if not any(map(any, empty)):
         return y

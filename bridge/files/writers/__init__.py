@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bridge.errors import ModelError, UsageError
 from bridge.files.atomic import atomic
@@ -53,22 +52,31 @@ FORMATS: dict[str, Format] = {
 _ALIASES = {"chainer": "chainer_npz", "h5": "hdf5"}
 
 
-def save(net: Net, path: str | Path, format: str | None = None, **options: Any) -> None:
+def save(
+    net: Net,
+    path: str | Path,
+    format: str | None = None,
+    *,
+    half: bool | None = None,
+    dialect: str | None = None,
+) -> None:
     """Write the net's weights; the file appears whole or not at all.
 
     Args:
         net: The net; layers of unknown types are written as well.
         path: The file.
-        format: A name of :data:`FORMATS`; by default told by the file's suffix.
-        options: For the format: ``half`` and ``dialect`` of :func:`bridge.files.writers.caffemodel.write`.
+        format: A name of :data:`FORMATS`, such as ``npz``; by default the file's suffix decides.
+        half: Keep float16 values as they are, as NVCaffe does; for ``caffemodel``.
+        dialect: The fork whose field numbers parameters get, such as ``nvcaffe``; for ``caffemodel``.
 
     Raises:
-        UsageError: The format is not known, or has no such option.
+        UsageError: The format is not known, or does not have a given option.
         ModelError: The reader could not deliver a layer's blobs.
         OutputError: The file cannot be written.
         MissingExtraError: The format needs a package that is not installed.
     """
     chosen = format_of(path, format)
+    options = {name: value for name, value in (("half", half), ("dialect", dialect)) if value is not None}
     if unknown := sorted(set(options) - set(chosen.options)):
         has = f"its options: {', '.join(chosen.options)}" if chosen.options else "it has none"
         raise UsageError(f"format {chosen.name} has no option '{unknown[0]}'", where=str(path), hint=has)

@@ -115,11 +115,11 @@ def _store_net(data: Any, net: Net) -> None:
 def _group(data: Any, layer: Layer) -> Any:
     parts = layer.name.split("/")
     if not all(parts) or "." in parts or "\0" in layer.name or hasattr(data.get(layer.name), "shape"):
-        raise UnsupportedLayerError("HDF5 cannot hold a group of that name", where=layer.label)
+        raise UnsupportedLayerError("HDF5 cannot hold a group of that name", subject=layer.label)
     return data.require_group(layer.name)
 
 
 def _store(group: Any, layer: Layer, index: str, values: Any) -> None:
     if index in group:
-        raise UnsupportedLayerError("HDF5 cannot hold two layers of that name", where=layer.label)
+        raise UnsupportedLayerError("HDF5 cannot hold two layers of that name", subject=layer.label)
     group.create_dataset(index, data=values)

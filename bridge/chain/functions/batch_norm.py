@@ -1,0 +1,66 @@
+"""BatchNorm: normalization by the stored statistics, or by those of the batch, which it then adds to the stored ones.
+
+Source: batch_norm_layer.cpp of BVLC Caffe and NVCaffe.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bridge.chain.functions import chainer
+
+if TYPE_CHECKING:
+    from bridge.layers.batch_norm import BatchNorm
+    from bridge.layers.builders import LayerArrays
+
+F = chainer.functions
+
+
+def caffe_batch_norm(x: Any, link: LayerArrays, layer: BatchNorm) -> Any:
+    """``(x - mean) / sqrt(variance + eps)`` per channel, and ``gamma`` and ``beta`` in NVCaffe's form.
+
+    In training with statistics of the batch, the link's ``mean``, ``variance`` and ``scale_factor`` are updated.
+
+    Args:
+        x: Variable (N, C, ...).
+        link: Has ``mean`` (C), ``variance`` (C) and ``scale_factor`` (1); in NVCaffe's form also ``gamma`` (C)
+            and ``beta`` (C).
+        layer: The layer's parameters.
+
+    Returns:
+        Variable (N, C, ...).
+
+    Source: batch_norm_layer.cpp of BVLC Caffe and NVCaffe.
+    """
+    xp = chainer.backend.get_array_module(x)
+    train = chainer.config.train and not link.frozen
+    if layer.scale_bias:
+        stored, gamma, beta = not train, link.gamma, link.beta
+    else:
+        stored = not train if layer.use_global_stats is None else layer.use_global_stats
+        gamma, beta = xp.ones(x.shape[1], dtype=x.dtype), xp.zeros(x.shape[1], dtype=x.dtype)
+    if stored:
+        inverse = 1 if layer.scale_bias else _inverse(xp, link.scale_factor)
+        mean, variance = link.mean * inverse, link.variance * inverse
+        return F.fixed_batch_normalization(x, gamma, beta, mean, variance, eps=layer.eps)
+    axes = tuple(axis for axis in range(x.ndim) if axis != 1)
+    if train:
+        _accumulate(x.array, axes, link, layer)
+    return F.batch_normalization(x, gamma, beta, eps=layer.eps, running_mean=None, running_var=None, axis=axes)
+
+
+def _inverse(xp: Any, factor: Any) -> Any:
+    """One over the scale factor; 0 for 0."""
+    zero = factor == 0
+    return xp.where(zero, 0, 1 / xp.where(zero, 1, factor)).astype(factor.dtype)
+
+
+def _accumulate(x: Any, axes: tuple[int, ...], link: LayerArrays, layer: BatchNorm) -> None:
+    """Add the batch's statistics to the stored ones, as Caffe does in the forward pass."""
+    kept, size = layer.moving_average_fraction, x.size // x.shape[1]
+    added = 1 - kept if layer.scale_bias else 1
+    unbiased = size / (size - 1) if size > 1 and not layer.scale_bias else 1
+    if not layer.scale_bias:
+        link.scale_factor = (link.scale_factor * kept + 1).astype(link.scale_factor.dtype)
+    link.mean = (link.mean * kept + added * x.mean(axis=axes)).astype(link.mean.dtype)
+    link.variance = (link.variance * kept + added * unbiased * x.var(axis=axes)).astype(link.variance.dtype)

@@ -1,0 +1,161 @@
+"""Helper: maxima and sums over the windows of a pooling, on the CPU.
+
+Chainer copies every window before it reduces it. This module takes one place of the kernel after
+the other, for all windows at once: nothing is copied, no padding is needed, and maxima are taken along
+rows and columns separately. Sums have Caffe's order, and so its bits.
+The windows are Caffe's; :class:`~bridge.layers.pooled_axis.PooledAxis` says where they are.
+
+Source: pooling_layer.cpp.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from bridge.chain.functions import chainer
+from bridge.layers.pooled_axis import LOWEST, PooledAxis
+
+F = chainer.functions
+Axes = tuple[PooledAxis, PooledAxis]
+_Place = tuple[tuple[slice, ...], tuple[slice, ...]]
+_ALL = slice(None)
+_MASKS = 1 << 20
+"""Bytes of masks to keep at a time; at least those of one image."""
+
+
+def _places(axis: PooledAxis) -> list[tuple[slice, slice]]:
+    """For each place of the kernel, the windows in which it is inside the input, and the values it covers there."""
+    places = []
+    for place in range(axis.kernel):
+        first = max(0, -(-(axis.pad - place) // axis.stride))
+        stop = min(axis.count, -(-(axis.extent + axis.pad - place) // axis.stride))
+        start = first * axis.stride + place - axis.pad
+        if first < stop:
+            places.append((slice(first, stop), slice(start, start + (stop - first - 1) * axis.stride + 1, axis.stride)))
+    return places
+
+
+def _both(axes: Axes) -> Iterator[_Place]:
+    """The same as :func:`_places` for two axes, (N, C, H, W), row by row of the kernel."""
+    for (rows, from_rows), (columns, from_columns) in itertools.product(*map(_places, axes)):
+        yield (_ALL, _ALL, rows, columns), (_ALL, _ALL, from_rows, from_columns)
+
+
+def _maxima(x: np.ndarray, axes: Axes) -> np.ndarray:
+    """The greatest value of each window of ``x`` (N, C, H, W), as (N, C, rows, columns)."""
+    rows, columns = axes
+    lines = np.full((*x.shape[:2], rows.count, x.shape[3]), LOWEST, x.dtype)
+    for windows, values in _places(rows):
+        np.fmax(lines[:, :, windows], x[:, :, values], out=lines[:, :, windows])
+    maxima = np.full((*lines.shape[:3], columns.count), LOWEST, x.dtype)
+    for windows, values in _places(columns):
+        np.fmax(maxima[..., windows], lines[..., values], out=maxima[..., windows])
+    return maxima
+
+
+def first_places(x: np.ndarray, y: np.ndarray, axes: Axes) -> np.ndarray:
+    """The first place in the plane (H, W) where each window has its value in ``y``; -1 where none has it.
+
+    Args:
+        x: (N, C, H, W).
+        y: (N, C, rows, columns), one value per window.
+        axes: The windows along height and width.
+
+    Returns:
+        int64 of the shape of ``y``. In a plane of 4 columns, place 6 is row 1, column 2.
+    """
+    plane = np.broadcast_to(np.arange(x.shape[2] * x.shape[3]).reshape(x.shape[2:]), x.shape)
+    place = np.full(y.shape, -1)
+    for windows, values in reversed(list(_both(axes))):
+        np.copyto(place[windows], plane[values], where=x[values] == y[windows])
+    return place
+
+
+class MaxPooling(chainer.FunctionNode):
+    """The maximum of each window; ``-FLT_MAX`` where the window is empty or has no greater value.
+
+    The gradient goes to the first of equal maxima, as in Caffe, and NaN is ignored.
+    """
+
+    def __init__(self, axes: Axes) -> None:
+        self.axes = axes
+
+    def forward_cpu(self, inputs: tuple[np.ndarray]) -> tuple[np.ndarray]:
+        """The maxima (N, C, rows, columns) of (N, C, H, W)."""
+        self.retain_inputs((0,))
+        self.retain_outputs((0,))
+        return (_maxima(inputs[0], self.axes),)
+
+    def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> Any:
+        """The gradient of the input."""
+        (x,), (y,) = self.get_retained_inputs(), self.get_retained_outputs()
+        return _MaxGradient(self.axes, x.array, y.array).apply(grad_outputs)
+
+
+class _MaxGradient(chainer.FunctionNode):
+    def __init__(self, axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
+        self.axes, self.x, self.y = axes, x, y
+
+    def forward_cpu(self, inputs: tuple[np.ndarray]) -> tuple[np.ndarray]:
+        gx = np.zeros(self.x.shape, inputs[0].dtype)
+        places = list(_both(self.axes))
+        step = max(1, _MASKS * len(self.y) // max(1, len(places) * self.y.size))
+        for start in range(0, len(gx), step):
+            images = slice(start, start + step)
+            self._add(places, self.x[images], self.y[images], inputs[0][images], gx[images])
+        return (gx,)
+
+    @staticmethod
+    def _add(places: list[_Place], x: np.ndarray, y: np.ndarray, gy: np.ndarray, gx: np.ndarray) -> None:
+        """Add each window's gradient to its first maximum; to a maximum of several windows, in the windows' order."""
+        free, chosen = np.ones(y.shape, bool), []
+        for windows, values in places:
+            first = x[values] == y[windows]
+            first &= free[windows]
+            free[windows] ^= first
+            chosen.append(first)
+        for (windows, values), first in zip(reversed(places), reversed(chosen), strict=True):
+            gx[values] += gy[windows] * first
+
+    def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> tuple[Any]:
+        place = first_places(self.x, self.y, self.axes)
+        planes = place.shape[0] * place.shape[1]
+        flat = F.reshape(grad_outputs[0], (planes, -1))
+        taken = flat[np.arange(planes)[:, None], place.reshape(planes, -1)]
+        return (F.reshape(taken, place.shape) * (place >= 0).astype(taken.dtype),)
+
+
+class WindowSum(chainer.FunctionNode):
+    """The sum over each window, one value after the other as in Caffe; 0 where the window is empty."""
+
+    def __init__(self, axes: Axes) -> None:
+        self.axes = axes
+
+    def forward_cpu(self, inputs: tuple[np.ndarray]) -> tuple[np.ndarray]:
+        """The sums (N, C, rows, columns) of (N, C, H, W)."""
+        sums = np.zeros((*inputs[0].shape[:2], *(axis.count for axis in self.axes)), inputs[0].dtype)
+        for windows, values in _both(self.axes):
+            sums[windows] += inputs[0][values]
+        return (sums,)
+
+    def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> Any:
+        """The gradient of the input."""
+        return _WindowSumGradient(self.axes).apply(grad_outputs)
+
+
+class _WindowSumGradient(chainer.FunctionNode):
+    def __init__(self, axes: Axes) -> None:
+        self.axes = axes
+
+    def forward_cpu(self, inputs: tuple[np.ndarray]) -> tuple[np.ndarray]:
+        gx = np.zeros((*inputs[0].shape[:2], *(axis.extent for axis in self.axes)), inputs[0].dtype)
+        for windows, values in reversed(list(_both(self.axes))):
+            gx[values] += inputs[0][windows]
+        return (gx,)
+
+    def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> Any:
+        return WindowSum(self.axes).apply(grad_outputs)

@@ -1,0 +1,106 @@
+"""SoftmaxWithLoss: the softmax and the cross entropy as one function.
+
+On the CPU it has Caffe's bits: see :mod:`bridge.chain.functions.softmax`.
+
+Source: softmax_loss_layer.cpp.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bridge.chain.functions import chainer
+from bridge.chain.functions.helper_labels import read_labels
+from bridge.chain.functions.helper_node import Node
+from bridge.chain.functions.softmax import as_three_axes, normalized
+from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.softmax_with_loss import SoftmaxWithLoss
+
+F = chainer.functions
+_SMALLEST = np.finfo(np.float32).tiny
+
+
+def caffe_softmax_with_loss(x: Any, labels: Any, layer: SoftmaxWithLoss) -> Any:
+    """The sum of ``-log softmax(x)[label]`` over the places that are not ignored, divided as the layer says.
+
+    The softmax is replaced by the smallest normal float32 where it is smaller.
+
+    Args:
+        x: Variable (axes..., classes at ``layer.axis``, axes...).
+        labels: Variable with one label per place, as numbers of any dtype.
+        layer: The layer's parameters.
+
+    Returns:
+        Variable of no axes; float32 where ``x`` is float16, otherwise of the dtype of ``x``.
+
+    Raises:
+        ModelError: A label is negative or not below the number of classes, and is not ``ignore_label``.
+
+    Source: softmax_loss_layer.cpp.
+    """
+    shape = as_three_axes(x, layer.axis)
+    target, valid = read_labels(labels, shape[1], layer, layer.ignore_label)
+    counted = None if valid == target.size else target >= 0
+    return _SoftmaxLoss(shape, target, counted, layer.divisor(shape[0], shape[2], valid)).apply((x,))[0]
+
+
+class _SoftmaxLoss(Node):
+    """The loss as one function: a composition of Chainer's functions would cost more time than they compute.
+
+    float16 input gives a float32 sum, because the sum may exceed the range of float16.
+
+    Args:
+        shape: Shape of the input as (outer, classes, inner).
+        wanted: The label of each place, (outer * inner) int32; -1 where it is ignored.
+        counted: True for each place that is not ignored, (outer * inner) bool; ``None`` if none is ignored.
+        divisor: The sum is divided by it.
+    """
+
+    def __init__(self, shape: Shape, target: Any, counted: Any, divisor: int) -> None:
+        self.shape, self.target, self.counted, self.divisor = shape, target, counted, divisor
+
+    def forward(self, inputs: tuple[Any]) -> tuple[Any]:
+        """The loss, of no axes."""
+        self.retain_inputs((0,))
+        xp = chainer.backend.get_array_module(*inputs)
+        x = xp.ascontiguousarray(inputs[0]).reshape(self.shape)
+        self.softmax = normalized(xp, x.astype(np.float32) if x.dtype == np.float16 else x)
+        self.places = self._places(xp)
+        logs = xp.log(xp.maximum(self.softmax.reshape(-1)[self.places], _SMALLEST))
+        if self.counted is not None:
+            logs *= self.counted
+        total = xp.add.accumulate(logs)[-1] if xp is np and len(logs) else logs.sum()  # in Caffe's order
+        return (xp.asarray(-total / self.divisor, dtype=logs.dtype),)
+
+    def _places(self, xp: Any) -> Any:
+        """The indexes of the labels' classes in the flat input, (outer * inner)."""
+        outer, classes, inner = self.shape
+        target = self.target if self.counted is None else xp.maximum(self.target, 0)
+        if inner == 1:
+            return xp.arange(outer) * classes + target
+        first = xp.arange(outer)[:, None] * (classes * inner) + xp.arange(inner)
+        return first.reshape(-1) + target * inner
+
+    def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> tuple[Any]:
+        """The gradient of the input; as in Caffe, it ignores that the softmax has a least value."""
+        (x,), (gy,) = self.get_retained_inputs(), grad_outputs
+        outer, _, inner = self.shape
+        counted = None if self.counted is None else self.counted.reshape(outer, 1, inner)
+        if chainer.config.enable_backprop:  # for a second derivative
+            right = gy.xp.zeros_like(self.softmax)
+            right.reshape(-1)[self.places] = 1
+            wide = F.reshape(F.cast(x, right.dtype), self.shape)
+            each = F.softmax(wide, axis=1) - right
+            kept = each if counted is None else each * counted.astype(each.dtype)
+            gradient = kept * F.broadcast_to(gy / self.divisor, kept.shape)
+            return (F.cast(F.reshape(gradient, x.shape), x.dtype),)
+        gx = self.softmax.copy()
+        gx.reshape(-1)[self.places] -= 1
+        if counted is not None:
+            gx *= counted
+        gx *= gy.array / self.divisor
+        return (chainer.as_variable(gx.reshape(x.shape).astype(x.dtype, copy=False)),)
