@@ -12,12 +12,15 @@ from typing import Any
 from bridge.caffe.proto import caffe_pb2
 from bridge.errors import ModelError
 
+_SUFFIX = caffe_pb2.LayerParameter.DESCRIPTOR.name.removeprefix("Layer")
+"""What the names of parameter messages end in."""
+
 
 def param_name_dict() -> dict[str, str]:
     """The name of a layer type's parameter message in ``LayerParameter``, without ``_param``, by the type."""
     fields = caffe_pb2.LayerParameter.DESCRIPTOR.fields
     return {
-        field.message_type.name.removesuffix("Parameter"): field.name.removesuffix("_param")
+        field.message_type.name.removesuffix(_SUFFIX): field.name.removesuffix("_param")
         for field in fields
         if field.name.endswith("_param")
     }
@@ -206,7 +209,7 @@ class Parameters:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return getattr(caffe_pb2, f"{name}Parameter")
+        return getattr(caffe_pb2, name + _SUFFIX)
 
 
 _param_names = param_name_dict()

@@ -177,11 +177,9 @@ class PyNet:
         for name, array in arrays.items():
             shape = self.blobs[name].dims
             if array.shape[:1] != shape[:1]:
-                word = "Input" if field == "data" else "Diff"
+                what = "Input is not batch sized" if field == "data" else "Diff is not batch sized"
                 hint = f"net.blobs['{name}'].reshape({', '.join(map(str, array.shape))}) makes room for it"
-                raise UsageError(
-                    f"{word} is not batch sized: '{name}' got {times(array.shape)}, expected {times(shape)}", hint=hint
-                )
+                raise UsageError(f"{what}: '{name}' got {times(array.shape)}, expected {times(shape)}", hint=hint)
             _check_fits(name, array, shape)
         for name, array in arrays.items():
             getattr(self.blobs[name], field)[...] = array
