@@ -210,11 +210,9 @@ class Solver:
             sums = values if batch == 0 else sums + values
         if self.param.test_compute_loss:
             log(f"Test loss: {total / count:g}", "solver.cpp")
-        means = [
-            (name, float(value)) for (name, _, _), value in zip(scores(net), sums / np.float32(count), strict=True)
-        ]
-        self.report({"iteration": self.iter, "test": number, **dict(means)})
-        for place, ((name, value), (_, _, weight)) in enumerate(zip(means, scores(net), strict=True)):
+        means = [float(value) for value in sums / np.float32(count)]
+        self.report({"iteration": self.iter, "test": number, "outputs": by_name(net, means)})
+        for place, ((name, _, weight), value) in enumerate(zip(scores(net), means, strict=True)):
             log(f"    Test net output #{place}: {name} = {value:g}{_share(value, weight)}", "solver.cpp")
 
     # -- snapshots ---------------------------------------------------------------------------------
