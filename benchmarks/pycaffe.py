@@ -93,7 +93,9 @@ def main() -> None:
         for batch in map(int, options.batches.split(",")):
             with tempfile.TemporaryDirectory() as name:
                 make(model, batch, folder := Path(name))
-                found = {who: run(command, who, folder, options.threads, options.repeat) for who, command in commands.items()}
+                found = {
+                    who: run(command, who, folder, options.threads, options.repeat) for who, command in commands.items()
+                }
                 if caffe:
                     a, b = (np.load(folder / f"{who}.npy") for who in commands)
                     found["apart"] = {"largest": float(np.abs(a - b).max() / np.abs(b).max())}

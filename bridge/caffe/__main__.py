@@ -47,9 +47,9 @@ def _in_script(error: BridgeError) -> bool:
     """Whether the script itself ran when the error came."""
     frame = error.__traceback__
     while frame is not None:
-        if frame.tb_frame.f_globals.get("__name__") == "__main__" and "__file__" in frame.tb_frame.f_globals:
-            if not frame.tb_frame.f_code.co_filename.endswith(("installing.py", "__main__.py")):
-                return True
+        code, names = frame.tb_frame.f_code, frame.tb_frame.f_globals
+        if names.get("__name__") == "__main__" and not code.co_filename.endswith("__main__.py"):
+            return True
         frame = frame.tb_next
     return False
 

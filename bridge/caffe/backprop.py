@@ -24,9 +24,7 @@ def mark_backward(nodes: Sequence[Node], wiring: Wiring) -> None:
     if wiring.rest.get("force_backward") in (True, 1):
         for node in nodes:
             node.need_backward = True
-            node.propagate = [
-                old or node.allows_force_backward(place) for place, old in enumerate(node.propagate)
-            ]
+            node.propagate = [old or node.allows_force_backward(place) for place, old in enumerate(node.propagate)]
             node.param_propagate = [True] * len(node.param_propagate)
 
 
@@ -37,9 +35,7 @@ def _downwards(nodes: Sequence[Node], wiring: Wiring) -> None:
         given = node.definition.all("propagate_down")
         if given and len(given) != len(bottoms):
             raise ModelError(f"has {len(given)} propagate_down for {len(bottoms)} bottoms", where=node.label)
-        node.propagate = [
-            bool(given[place]) if given else number in needed for place, number in enumerate(bottoms)
-        ]
+        node.propagate = [bool(given[place]) if given else number in needed for place, number in enumerate(bottoms)]
         rates = [spec.get("lr_mult", 1.0) for spec in node.definition.messages("param")]
         count = len(node.layer.blobs)
         node.param_propagate = [bool(rates[place]) if place < len(rates) else True for place in range(count)]

@@ -52,7 +52,8 @@ class ImageNet(Net):
         """The first output for images of the input's size, each (height, width, channels)."""
         name = self.inputs[0]
         fed = np.stack([self.transformer.preprocess(name, image) for image in images])
-        return self.forward_all(**{name: fed})[self.outputs[0]]
+        inputs: dict[str, Any] = {name: fed}
+        return self.forward_all(**inputs)[self.outputs[0]]
 
 
 class Classifier(ImageNet):
@@ -66,7 +67,12 @@ class Classifier(ImageNet):
     """
 
     def __init__(
-        self, model_file: Any, pretrained_file: Any, image_dims: Sequence[int] | None = None, *args: Any, **keywords: Any
+        self,
+        model_file: Any,
+        pretrained_file: Any,
+        image_dims: Sequence[int] | None = None,
+        *args: Any,
+        **keywords: Any,
     ) -> None:
         super().__init__(model_file, pretrained_file, *args, **keywords)
         self.crop_dims = np.array(self.blobs[self.inputs[0]].dims[2:])
@@ -88,6 +94,7 @@ class Classifier(ImageNet):
             outputs = self.outputs_for(io.oversample(images, self.crop_dims))  # type: ignore[arg-type]
             return np.asarray(outputs.reshape(len(outputs) // 10, 10, -1).mean(1))
         (top, left), (bottom, right) = (
-            (np.array(self.image_dims) / 2.0 + half).astype(int) for half in (-self.crop_dims / 2.0, self.crop_dims / 2.0)
+            (np.array(self.image_dims) / 2.0 + half).astype(int)
+            for half in (-self.crop_dims / 2.0, self.crop_dims / 2.0)
         )
         return self.outputs_for(images[:, top:bottom, left:right, :])  # type: ignore[arg-type]

@@ -31,11 +31,11 @@ Map = tuple[Any, Any, Any]
 _SIDES = {f"{what}_{side}" for what in ("pad", "kernel", "stride") for side in "hw"}
 
 
-class UndefinedMapException(BridgeError):
+class UndefinedMapException(BridgeError):  # noqa: N818
     """A layer maps no coordinates to others."""
 
 
-class AxisMismatchException(BridgeError):
+class AxisMismatchException(BridgeError):  # noqa: N818
     """Two maps that follow each other are along other axes."""
 
 
@@ -43,7 +43,7 @@ class CropError(ModelError, AssertionError):
     """A blob cannot be cropped to another one."""
 
 
-def conv_params(fn: Function) -> Map:
+def conv_params(fn: Function) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
     """Axis, stride, extent of the dilated kernel and padding of a convolution, a pooling or the like.
 
     Raises:
@@ -153,5 +153,7 @@ def crop(top_from: Top, top_to: Top) -> Top:
         raise CropError(f"cannot crop negative offset (b = {shift})")
     if not np.all(np.round(shift) == shift):
         raise CropError(f"cannot crop noninteger offset (b = {shift})")
-    made: Top = L.Crop(top_from, top_to, crop_param={"axis": axis + 1, "offset": (-np.round(shift)).astype(int).tolist()})
+    made: Top = L.Crop(
+        top_from, top_to, crop_param={"axis": axis + 1, "offset": (-np.round(shift)).astype(int).tolist()}
+    )
     return made

@@ -114,7 +114,11 @@ def get_pydot_graph(
             continue
         own = f"{layer.name}_{layer.type}"
         in_place = len(layer.bottom) == 1 and [*layer.bottom] == [*layer.top]
-        style = NEURON_LAYER_STYLE if in_place else {**LAYER_STYLE_DEFAULT, "fillcolor": choose_color_by_layertype(layer.type)}
+        style = (
+            NEURON_LAYER_STYLE
+            if in_place
+            else {**LAYER_STYLE_DEFAULT, "fillcolor": choose_color_by_layertype(layer.type)}
+        )
         nodes[own] = pydot.Node(get_layer_label(layer, rankdir, display_lrm=display_lrm), **style)
         for blob in (*layer.bottom, *layer.top):
             nodes.setdefault(f"{blob}_blob", pydot.Node(f'"{blob}"', **BLOB_STYLE))

@@ -255,7 +255,7 @@ def load_image(filename: Any, color: bool = True) -> np.ndarray:
     if image.ndim == 2:
         image = image[:, :, np.newaxis]
         return np.tile(image, (1, 1, 3)) if color else image
-    return image[:, :, :3] if image.shape[2] == 4 else image
+    return np.asarray(image[:, :, :3] if image.shape[2] == 4 else image)
 
 
 def resize_image(im: np.ndarray, new_dims: Sequence[int], interp_order: int = 1) -> np.ndarray:
@@ -313,6 +313,6 @@ def _package(name: str, distribution: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        if error.name != name.split(".")[0]:
+        if not f"{name}.".startswith(f"{error.name}."):  # another package, which this one needs
             raise
         raise MissingExtraError(f"{distribution} is not installed", hint=f"pip install {distribution}") from None

@@ -8,6 +8,7 @@ follows what may have changed, at the cost of a few counters.
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ import numpy as np
 
 from bridge.schema import Shape, count
 
+_VERSIONS = itertools.count(1)
 _PIECE = 1 << 18
 """Values that are compared at a time: they stay in the processor's cache."""
 
@@ -107,7 +109,7 @@ class ParamMemory(Memory):
     of them asks; :meth:`sync` compares the two.
 
     Attributes:
-        version: Grows when :meth:`sync` finds other values.
+        version: Of the values of the last :meth:`sync`; no two memories, and no two states of one, have the same.
     """
 
     __slots__ = ("_synced", "version")
@@ -142,7 +144,7 @@ class ParamMemory(Memory):
     def sync(self) -> int:
         """Settle what the values are; returns the version."""
         if self._synced is None or self.changed():
-            self.version += 1
+            self.version = next(_VERSIONS)
             self._synced = self._own().copy() if self.held() else self._own()
         elif self._array is not self._synced and not self.held():
             self._array = self._synced

@@ -142,7 +142,7 @@ class Net(PyNet):
         total = 0.0
         for index in range(start, end + 1):
             _call(self._before_forward, index)
-            self._engines.forward(index, index)
+            self._engines.forward(index, index, alone=True)
             total += self._loss(index)
             _call(self._after_forward, index)
         return total

@@ -12,12 +12,15 @@ from typing import Any
 from bridge.caffe.proto import caffe_pb2
 from bridge.errors import ModelError
 
+_SUFFIX = caffe_pb2.LayerParameter.DESCRIPTOR.name.removeprefix("Layer")
+"""What the names of parameter messages end in."""
+
 
 def param_name_dict() -> dict[str, str]:
     """The name of a layer type's parameter message in ``LayerParameter``, without ``_param``, by the type."""
     fields = caffe_pb2.LayerParameter.DESCRIPTOR.fields
     return {
-        field.message_type.name.removesuffix("Parameter"): field.name.removesuffix("_param")
+        field.message_type.name.removesuffix(_SUFFIX): field.name.removesuffix("_param")
         for field in fields
         if field.name.endswith("_param")
     }
@@ -137,17 +140,16 @@ class Function:
     def _set(self, layer: Any, name: str, value: Any) -> None:
         """Set a parameter: in the type's own message if that has it, else in the layer itself."""
         own = getattr(layer, f"{_param_names.get(self.type_name, '')}_param", None)
-        known = own is not None and name in own.DESCRIPTOR.fields_by_name
-        if not name.endswith("param") and known:
+        if own is not None and not name.endswith("param") and name in own.DESCRIPTOR.fields_by_name:
             assign_proto(own, name, value)
             own.SetInParent()
             return
         if name not in layer.DESCRIPTOR.fields_by_name:
-            raise ModelErrorWithAttribute(f"layer type {self.type_name} has no parameter '{name}'")
+            raise UnknownParameterError(f"layer type {self.type_name} has no parameter '{name}'")
         assign_proto(layer, name, value)
 
 
-class ModelErrorWithAttribute(ModelError, AttributeError):
+class UnknownParameterError(ModelError, AttributeError):
     """A layer has no parameter of that name."""
 
 
@@ -164,7 +166,7 @@ class NetSpec:
 
     def __getattr__(self, name: str) -> Top:
         if name == "tops" or name not in self.tops:  # copying asks before there are any
-            raise KeyErrorWithAttribute(name)
+            raise UnknownBlobError(name)
         return self.tops[name]
 
     def __setitem__(self, key: str, value: Top) -> None:
@@ -183,7 +185,7 @@ class NetSpec:
         return _net(layers)
 
 
-class KeyErrorWithAttribute(KeyError, AttributeError):
+class UnknownBlobError(KeyError, AttributeError):
     """No blob of that name was assigned: pycaffe raises a KeyError, Python wants an AttributeError."""
 
 
@@ -207,7 +209,7 @@ class Parameters:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return getattr(caffe_pb2, f"{name}Parameter")
+        return getattr(caffe_pb2, name + _SUFFIX)
 
 
 _param_names = param_name_dict()

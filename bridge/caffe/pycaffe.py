@@ -21,7 +21,7 @@ from bridge.errors import NotFoundError, UsageError, nearest
 from bridge.schema import times
 
 if TYPE_CHECKING:
-    from bridge.caffe.layer import Layer
+    from bridge.caffe.layer import Layer, Node
     from bridge.caffe.net import Net
 
 Arrays = dict[str, np.ndarray]
@@ -31,6 +31,7 @@ class PyNet:
     """Base of :class:`bridge.caffe.Net`: all that is not the computation itself."""
 
     layers: list[Layer]
+    nodes: list[Node]
     where: str
     _blobs: list[Blob]
 
@@ -176,9 +177,9 @@ class PyNet:
         for name, array in arrays.items():
             shape = self.blobs[name].dims
             if array.shape[:1] != shape[:1]:
-                word = "Input" if field == "data" else "Diff"
+                what = "Input is not batch sized" if field == "data" else "Diff is not batch sized"
                 hint = f"net.blobs['{name}'].reshape({', '.join(map(str, array.shape))}) makes room for it"
-                raise UsageError(f"{word} is not batch sized: '{name}' got {times(array.shape)}, expected {times(shape)}", hint=hint)
+                raise UsageError(f"{what}: '{name}' got {times(array.shape)}, expected {times(shape)}", hint=hint)
             _check_fits(name, array, shape)
         for name, array in arrays.items():
             getattr(self.blobs[name], field)[...] = array
@@ -214,9 +215,10 @@ class PyNet:
         """
         made: dict[str, list[np.ndarray]] = {name: [] for name in {*self.outputs, *(blobs or ())}}
         back: dict[str, list[np.ndarray]] = {name: [] for name in {*self.inputs, *(diffs or ())}}
+        nothing: dict[str, Any] = {}
         forwards = self._batch({name: arrays[name] for name in self.inputs if name in arrays})
         backwards = self._batch({name: arrays[name] for name in self.outputs if name in arrays})
-        for inputs, tops in zip_longest(forwards, backwards, fillvalue={}):
+        for inputs, tops in zip_longest(forwards, backwards, fillvalue=nothing):
             for name, values in self.forward(blobs=blobs, **inputs).items():
                 made[name].extend(values.copy())
             for name, values in self.backward(diffs=diffs, **tops).items():
@@ -250,7 +252,7 @@ class PyNet:
         """
         if labels.ndim == 1:
             labels = np.ascontiguousarray(labels[:, np.newaxis, np.newaxis, np.newaxis])
-        source = getattr(getattr(self, "nodes")[0], "source", None)  # noqa: B009
+        source: Any = getattr(self.nodes[0], "source", None)
         if not hasattr(source, "reset"):
             raise UsageError(
                 "set_input_arrays may only be called if the first layer is a MemoryDataLayer", where=self.where

@@ -81,21 +81,17 @@ def _on_cpu_anyway(call: str) -> bool:
 
 def _check_gpu() -> int:
     """The number of CUDA devices; a MissingExtraError if there is none."""
-    from bridge.chain.devices import cuda_problem
+    from bridge.chain.devices import cuda_devices, cuda_problem
 
     if problem := cuda_problem():
         raise MissingExtraError(f"cannot use GPU: {problem}", hint=_HINT)
-    import cupy
-
-    return int(cupy.cuda.runtime.getDeviceCount())
+    return cuda_devices()
 
 
 def set_random_seed(seed: int) -> None:
     """Start all random numbers anew. Those of data layers are Caffe's own, those of fillers and dropout are not."""
     STATE.mersenne.seed(seed)
     STATE.rng = np.random.default_rng(seed)
-    if "chainer" in sys.modules:  # Dropout draws from NumPy's own
-        np.random.seed(seed % (1 << 32))
 
 
 def draw_seed() -> int:

@@ -11,6 +11,7 @@ from bridge.errors import ModelError, nearest
 from bridge.layers import REGISTRY
 from bridge.layers.base import registered_name
 from bridge.layers.loss import Loss
+from bridge.layers.split import Split
 from bridge.schema.message import Message
 
 _Place = tuple[int, int]
@@ -136,7 +137,7 @@ def _readers(layers: Sequence[Message]) -> tuple[Counter[_Place], dict[_Place, _
 
 def _split(layer: Message, made: Message, name: str, place: int, count: int) -> Message:
     """The Split of a top; the top's loss weight goes over to its first top."""
-    split = Message(layer.where, name=_split_name(layer, name, place), type="Split", bottom=name)
+    split = Message(layer.where, name=_split_name(layer, name, place), type=Split.types[0], bottom=name)
     split.set("top", *(_split_blob(layer, name, place, number) for number in range(count)))
     if weight := _weight(layer, place):
         split.set("loss_weight", weight, *[0.0] * (count - 1))

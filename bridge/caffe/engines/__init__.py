@@ -41,8 +41,13 @@ class Engines:
         self._onnx: OnnxEngine | None = None
         self._chainer: ChainerEngine | None = None
 
-    def forward(self, start: int, end: int) -> None:
+    def forward(self, start: int, end: int, *, alone: bool = False) -> None:
         """Run the layers ``start`` to ``end``.
+
+        Args:
+            start: The first layer.
+            end: The last layer.
+            alone: Whether each layer is run by a call of its own, so that there is nothing to fuse.
 
         Raises:
             MissingExtraError: Neither engine is installed, or only one that cannot run a layer.
@@ -50,9 +55,12 @@ class Engines:
         index = start
         while index <= end:
             last = index
-            while last < end and self._fused(index) and self._fused(last + 1):
+            fused = self._fused(index) and not (alone and _installed("chainer"))
+            while fused and last < end and self._fused(last + 1):
                 last += 1
-            self._run(index, last)
+            if not (fused and self._run_fused(index, last)):
+                for each in range(index, last + 1):
+                    self._run(each)
             index = last + 1
 
     def _fused(self, index: int) -> bool:
@@ -68,23 +76,27 @@ class Engines:
             and _installed("onnxruntime")
         )
 
-    def _run(self, start: int, end: int) -> None:
-        node = self._nodes[start]
-        if self._fused(start):
-            for fused in self._nodes[start : end + 1]:
-                fused.reshape()
-            try:
-                self._onnx_engine().forward(start, end)
-                return
-            except (UnsupportedLayerError, ModelError):  # Chainer can, or says better why not
-                if not _installed("chainer"):
-                    raise
-                self._refused.update(range(start, end + 1))
-            self.forward(start, end)
-            return
+    def _run_fused(self, start: int, end: int) -> bool:
+        """Run layers in ONNX Runtime; returns whether it did."""
+        for node in self._nodes[start : end + 1]:
+            node.reshape()
+        engine = self._onnx_engine()
+        if engine.changing(start, end) and _installed("chainer"):
+            return False
+        try:
+            engine.forward(start, end)
+        except (UnsupportedLayerError, ModelError):  # Chainer can, or says better why not
+            if not _installed("chainer"):
+                raise
+            self._refused.update(range(start, end + 1))
+            return False
+        return True
+
+    def _run(self, index: int) -> None:
+        node = self._nodes[index]
         node.reshape()
         if isinstance(node, TypedNode) and not node.runs_here:
-            self._chainer_engine(node).forward(start, keep=self._backward)
+            self._chainer_engine(node).forward(index, keep=self._backward)
         else:
             node.forward()
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from bridge.caffe.blob import Blob
 from bridge.caffe.layer import Node, TypedNode
-from bridge.caffe.state import STATE
+from bridge.caffe.state import STATE, draw_seed
 from bridge.chain.functions import F, chainer
 from bridge.errors import UnsupportedLayerError
 from bridge.schema import Shape
@@ -24,6 +24,7 @@ class Link:
     """
 
     frozen = False
+    _named: dict[str, tuple[Blob, bool]]
 
     def __init__(self, node: TypedNode, xp: Any) -> None:
         named = {
@@ -101,7 +102,7 @@ class ChainerEngine:
             array = bottom.values().copy() if id(bottom.data_memory) in in_place else bottom.values()
             bottoms.append(chainer.Variable(xp.asarray(array), requires_grad=keep and wanted))
         link = Link(node, xp)
-        with _config(self._train, keep):
+        with _config(self._train, keep), _own_numbers(self._train):
             made = node.typed.to_chainer(F, link, *bottoms)
         tops = [*made] if isinstance(made, tuple) else [made]
         return _Trace(bottoms, tops, link, tuple(bottom.dims for bottom in node.bottoms))
@@ -162,6 +163,20 @@ def _config(train: bool, keep: bool) -> Iterator[None]:
         if STATE.gpu:
             stack.enter_context(chainer.get_device(f"@cupy:{STATE.device}"))
         yield
+
+
+@contextlib.contextmanager
+def _own_numbers(train: bool) -> Iterator[None]:
+    """Let dropout, which draws from NumPy's global generator, draw by Caffe's seed; the generator stays as it was."""
+    if not train:
+        yield
+        return
+    state = np.random.get_state()
+    np.random.seed(draw_seed() % (1 << 32))
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
 
 
 def _array_module() -> Any:

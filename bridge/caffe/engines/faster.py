@@ -12,6 +12,8 @@ from bridge.onnx_export.graph import Graph
 
 _ROOTS = {0.5: 1, 0.75: 2, 1.0: 0}
 """Exponent -> how many square roots are multiplied: x ** 0.75 is sqrt(x) * sqrt(sqrt(x))."""
+_NORMALIZES = {"alpha", "beta", "bias", "size"}
+"""The attributes of ONNX's local response normalisation, and of no other operator."""
 _MOST = 512
 """A sum over neighbours is a product with a band matrix; for more channels than these that takes longer."""
 
@@ -23,7 +25,7 @@ def quicken(graph: Graph) -> None:
     g.begin(len(nodes), None)
     for node in nodes:
         g.nodes = []
-        if node.op_type == "LRN":
+        if node.attributes.keys() >= _NORMALIZES:
             _normalize(g, node, (graph.inputs | graph.values).get(node.inputs[0], ()))
         made += g.nodes or [node]
     g.nodes = made

@@ -25,6 +25,8 @@ from bridge.schema import Blobs, Layer, Net, Shape
 if TYPE_CHECKING:
     from bridge.caffe.engines.chainer import ChainerEngine
 
+_RESTLESS = 3
+"""After so many passes in a row, each with other parameters, no more sessions are made until they stay."""
 _KEPT = 4
 """So many sessions of a segment are kept."""
 
@@ -48,10 +50,17 @@ class OnnxEngine:
             UnsupportedLayerError: ONNX, or this version of the runtime, cannot express one of them as it is.
             ModelError: The shapes do not fit together.
         """
+        self._segment(start, end).run()
+
+    def changing(self, start: int, end: int) -> bool:
+        """Whether the layers' parameters changed before each of the last passes, so that sessions do not pay."""
+        return self._segment(start, end).changing()
+
+    def _segment(self, start: int, end: int) -> _Segment:
         if (start, end) not in self._segments:
             nodes = [node for node in self._nodes[start : end + 1] if isinstance(node, TypedNode)]
-            self._segments[start, end] = _Segment(nodes, start)
-        self._segments[start, end].run()
+            self._segments[start, end] = _Segment(nodes)
+        return self._segments[start, end]
 
     def retrace(self, engine: ChainerEngine) -> None:
         """Have the layers that ran last run again in Chainer, which keeps what the way back needs."""
@@ -78,11 +87,10 @@ class _Segment:
 
     Args:
         nodes: The layers.
-        start: The number of the first one.
     """
 
-    def __init__(self, nodes: Sequence[TypedNode], start: int) -> None:
-        self.nodes, self.start = nodes, start
+    def __init__(self, nodes: Sequence[TypedNode]) -> None:
+        self.nodes = nodes
         self.blobs: dict[str, Blob] = {}
         self.inputs: list[str] = []
         self.written: dict[str, None] = {}
@@ -92,10 +100,24 @@ class _Segment:
             self.inputs += [name for name in node.typed.bottoms if name not in (*self.written, *self.inputs)]
             self.written.update(dict.fromkeys(node.typed.tops))
         self.outputs = frozenset(Net("", tuple(node.typed for node in nodes)).outputs)
-        self.params = [blob.data_memory for node in nodes for blob in node.layer.blobs]
         self.eager = any(node.typed.data_dependent for node in nodes)
         self._sessions: dict[_Key, _Compiled] = {}
         self.last: _Run | None = None
+        self._versions: tuple[int, ...] = ()
+        self._changes = 0
+
+    @property
+    def params(self) -> list[ParamMemory]:
+        """The parameters' memory as it is now: another net may share its own at any time."""
+        memories = [blob.data_memory for node in self.nodes for blob in node.layer.blobs]
+        return [memory for memory in memories if isinstance(memory, ParamMemory)]
+
+    def changing(self) -> bool:
+        """Whether the parameters changed before each of the last passes."""
+        versions = tuple(memory.sync() for memory in self.params)
+        self._changes = self._changes + 1 if self._versions not in ((), versions) else 0
+        self._versions = versions
+        return self._changes >= _RESTLESS
 
     def run(self) -> None:
         """Compute the outputs, and let everything else be computed later."""
@@ -171,10 +193,9 @@ class _Run:
 
     def __init__(self, segment: _Segment, inputs: dict[str, np.ndarray]) -> None:
         self._segment, self.inputs = segment, inputs
-        self._versions = tuple(memory.sync() for memory in segment.params if isinstance(memory, ParamMemory))
-        self._arrays = {
-            id(memory): memory.synced((memory.size,)) for memory in segment.params if isinstance(memory, ParamMemory)
-        }
+        params = segment.params
+        self._versions = tuple(memory.sync() for memory in params)
+        self._arrays = {id(memory): memory.synced((memory.size,)) for memory in params}
         self._asked = False
 
     def keep(self, names: Collection[str]) -> None:

@@ -59,7 +59,7 @@ def _class(descriptor: Any) -> Any:
     """The class of a message; protobuf 4.21 has only the older of the two ways."""
     if hasattr(message_factory, "GetMessageClass"):
         return message_factory.GetMessageClass(descriptor)
-    return message_factory.MessageFactory(descriptor.file.pool).GetPrototype(descriptor)
+    return message_factory.MessageFactory(descriptor.file.pool).GetPrototype(descriptor)  # type: ignore[attr-defined]
 
 
 def _names() -> dict[str, Any]:
