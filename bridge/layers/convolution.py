@@ -192,7 +192,7 @@ class Convolution(CaffeLayer):
         """The weight, and the bias if there is one."""
         return link.W, link.b if self.bias_term else None
 
-    chainer_function: ClassVar[str] = "convolution"
+    chainer_function: ClassVar[str] = "caffe_convolution"
 
 
 def _check(p: Params, values: dict[str, Any]) -> None:

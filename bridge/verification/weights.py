@@ -68,7 +68,7 @@ class Files:
         """
         path = self.definition or definition
         rest = dict(self.options)
-        names = ("phase", "level", "stages", "zero_scale_factor")
+        names = ("phase", "level", "stages", "zero_scale_factor", "allow_unknown_fields")
         net_options = {name: rest.pop(name) for name in names if name in rest}
         raw = readers.read(self.weights, path, reader=reader, **rest)
         parsed = prototxt.parse_file(path) if path else None
