@@ -12,7 +12,7 @@ import contextlib
 from pathlib import Path
 
 from backends.stored import Stored
-from backends.wire import LENGTH, Entry, Source, Span, put, unknown
+from backends.wire import LENGTH, FieldExtent, FileBytes, Span, put, unknown
 from bridge.caffe_files import proto
 from bridge.caffe_files.proto import FIRST_PARAM, param_field, schema, writers_of
 from bridge.caffe_files.upgrade import upgrade_net
@@ -81,8 +81,8 @@ def read_mean(path: str | Path) -> Blob:
     return Stored(Span(source, 0, source.size, schema("BlobProto"), "BlobProto")).blob("mean")
 
 
-def _open(path: str | Path, kind: str) -> Source:
-    source = Source.open(path)
+def _open(path: str | Path, kind: str) -> FileBytes:
+    source = FileBytes.open(path)
     found = KINDS[identify(source.buffer[:HEAD])]
     if found.name != kind:
         what = found.problem or f"holds {found.name}, expected a {kind}"
@@ -136,7 +136,7 @@ class _Reader:
     def layer(self, span: Span) -> Message:
         """A layer of any generation."""
         message = Message(span.source.name)
-        params: list[Entry] = []
+        params: list[FieldExtent] = []
         for entry in span.fields():
             field = span.schema.by_number.get(entry[0])
             if field is not None and entry[1] == LENGTH and field.type == "BlobProto":
@@ -153,7 +153,7 @@ class _Reader:
             self.param(message, span, entry)
         return message
 
-    def param(self, message: Message, span: Span, entry: Entry) -> None:
+    def param(self, message: Message, span: Span, entry: FieldExtent) -> None:
         """A parameter; one that does not decode is kept as bytes, since weights do not depend on it."""
         field = span.schema.at(entry[0], entry[1])
         if span.schema.name == "LayerParameter":

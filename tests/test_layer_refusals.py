@@ -196,9 +196,7 @@ def test_a_blob_is_not_read_before_it_is_declared() -> None:
 def test_a_blob_that_is_computed_cannot_be_declared() -> None:
     text = LayerCase("ReLU", "", (IMAGE,)).prototxt
     text += 'layer { name: "in" type: "Input" top: "out0" input_param { shape { dim: 2 } } }'
-    with pytest.raises(
-        FormatError, match=r"'in' \(Input\): writes blob 'out0', which layer 'l' \(ReLU\) writes too"
-    ):
+    with pytest.raises(FormatError, match=r"'in' \(Input\): writes blob 'out0', which layer 'l' \(ReLU\) writes too"):
         assemble(None, prototxt.parse(text))
 
 

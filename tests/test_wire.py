@@ -12,7 +12,7 @@ from google.protobuf import text_format
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.wire import MAX_TEXT, Source, Span, decode
+from backends.wire import MAX_TEXT, FileBytes, Span, decode
 from bridge.caffe_files import prototxt
 from bridge.caffe_files.proto import caffe_pb2, dialects, forks_pb2, param_field, schema
 from bridge.caffe_files.proto.encode import encode
@@ -24,7 +24,7 @@ from tests.strategies import files as strategies
 
 
 def span(data: bytes, name: str = "NetParameter") -> Span:
-    return Span(Source(data, "file"), 0, len(data), schema(name), name)
+    return Span(FileBytes(data, "file"), 0, len(data), schema(name), name)
 
 
 def fails(data: bytes, message: str, name: str = "NetParameter") -> None:

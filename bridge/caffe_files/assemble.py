@@ -57,7 +57,6 @@ def assemble(
         UsageError: ``zero_scale_factor`` is neither of the two.
     """
     stored = raw.layers if raw else ()
-    notes = list(raw.notes) if raw else []
     if prototxt is None:
         rest = raw.definition if raw else Message()
         definitions = [layer.definition for layer in stored]
@@ -66,9 +65,8 @@ def assemble(
         check_definition(prototxt)
         rest, definitions = upgrade_net(prototxt)
         check_layers(definitions)
-        state = _state(rest, phase, level, stages)
-        kept = [definition for definition in definitions if _included(definition, *state)]
-        by_name = _by_name(stored)
+        state, by_name = _state(rest, phase, level, stages), _by_name(stored)
+        kept = (definition for definition in definitions if _included(definition, *state))
         layers = [(definition, *by_name.get(definition.text("name"), ((), ""))) for definition in kept]
     shared = _shared_parameters(layers)
     built = tuple(
@@ -87,14 +85,14 @@ def assemble(
         shared={name: tuple(copies) for name, copies in shared.items() if len(copies) > 1},
     )
     check_tops(built, net.where)
+    notes = list(raw.notes) if raw else []
     if not built:
         others = f": its {len(definitions)} are for others" if definitions else ""
         notes.append(f"the net has no layers for phase {phase}{others}")
-    if prototxt is not None:
-        notes += _unused(stored, net)
     if net.stages:
         notes.append(f"the prototxt has layers for the stages {', '.join(net.stages)}, none of which is named: --stage")
-    notes += field_notes(net) + notes_on_statistics(net, prototxt is not None) + _written_over(net)
+    notes += [*(_unused(stored, net) if prototxt is not None else []), *field_notes(net)]
+    notes += [*notes_on_statistics(net, prototxt is not None), *_written_over(net)]
     return read_zero_scale_factors(net.replace(notes=tuple(notes)), zero_scale_factor)
 
 

@@ -1,4 +1,4 @@
-"""Loading: files to a net, by whatever reader can read them."""
+"""Loading: from files to a net, with the reader that fits them."""
 
 from __future__ import annotations
 

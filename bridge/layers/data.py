@@ -6,7 +6,7 @@ from typing import Literal
 
 from bridge.layers.base import layer_type
 from bridge.layers.data_source import DataSource, square
-from bridge.schema.hooks import Extents
+from bridge.schema.hooks import PartialShape
 
 
 @layer_type("Data", "AnnotatedData")
@@ -29,7 +29,7 @@ class Data(DataSource):
     backend: Literal["LEVELDB", "LMDB"] = "LEVELDB"
     rand_skip: int = 0
 
-    def batch(self) -> Extents | None:
+    def batch(self) -> PartialShape | None:
         means = len(self.transform.mean_value)
         forced = 3 if self.transform.force_color else 1 if self.transform.force_gray else None
         return square(self.batch_size, forced or (means if means > 1 else None), self.transform.crop_size)

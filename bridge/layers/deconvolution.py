@@ -25,7 +25,7 @@ class Deconvolution(Convolution):
     filters = False
     inputs_first = True
     onnx_operator: ClassVar[str] = "ConvTranspose"
-    chainer_function: ClassVar[str] = "deconvolution"
+    chainer_function: ClassVar[str] = "caffe_deconvolution"
 
     @property
     def input_channels(self) -> int | None:

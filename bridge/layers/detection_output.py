@@ -147,7 +147,7 @@ class DetectionOutput(CaffeLayer):
         if self.code_type != "CENTER_SIZE":  # a box turned inside out overlaps nothing
             low, high = (steps.part(g, boxes, -1, i, i + 2) for i in (0, 2))
             boxes = g.Concat(low, g.Max(low, high), axis=-1)
-        lowest = float(steps.LOWEST) if self.confidence_threshold is None else self.confidence_threshold
+        lowest = float(steps.LOWEST_SCORE) if self.confidence_threshold is None else self.confidence_threshold
         if self.share_location:
             kept = steps.suppress(g, boxes, scores, self.nms_threshold, lowest)
         else:

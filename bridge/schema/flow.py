@@ -18,7 +18,7 @@ from bridge.schema.blob import MOST, Shape, times, too_large
 from bridge.schema.layer import Layer
 
 
-class Value(NamedTuple):
+class BlobValue(NamedTuple):
     """A value of a net.
 
     Attributes:
@@ -66,11 +66,11 @@ class Flow:
 
     def __init__(self, layers: Sequence[Layer], where: str = "net", stages: Sequence[str] = ()) -> None:
         self.layers, self.where, self.stages = tuple(layers), where, tuple(stages)
-        self.reads: list[tuple[Value, ...]] = []
-        self.last: dict[str, Value] = {}
+        self.reads: list[tuple[BlobValue, ...]] = []
+        self.last: dict[str, BlobValue] = {}
         self.inputs: dict[str, Shape | None] = {}
         self._undeclared: list[str] = []
-        self._readers: dict[Value, list[int]] = {}
+        self._readers: dict[BlobValue, list[int]] = {}
         for index, layer in enumerate(self.layers):
             self._add(index, layer)
         self.outputs = tuple(self.name(value) for value in self._unread_last())
@@ -86,38 +86,38 @@ class Flow:
             self._readers.setdefault(value, []).append(index)
         for place, top in enumerate(layer.tops):
             self.last.pop(top, None)  # the order is that of the last writing
-            self.last[top] = Value(index, place)
+            self.last[top] = BlobValue(index, place)
 
-    def _value(self, name: str) -> Value:
+    def _value(self, name: str) -> BlobValue:
         if name not in self.last:
             self.inputs.setdefault(name, None)
-            self.last[name] = Value(-1, len(self._undeclared))
+            self.last[name] = BlobValue(-1, len(self._undeclared))
             self._undeclared.append(name)
         return self.last[name]
 
-    def _unread_last(self) -> list[Value]:
+    def _unread_last(self) -> list[BlobValue]:
         return [value for value in self.last.values() if value.layer >= 0 and value not in self._readers]
 
-    def name(self, value: Value) -> str:
+    def name(self, value: BlobValue) -> str:
         """The blob that holds the value."""
         return self.layers[value.layer].tops[value.top] if value.layer >= 0 else self._undeclared[value.top]
 
-    def final(self, value: Value) -> bool:
+    def final(self, value: BlobValue) -> bool:
         """Whether no later layer writes another value under the same name."""
         return self.last.get(self.name(value)) == value
 
-    def readers(self, value: Value) -> list[int]:
+    def readers(self, value: BlobValue) -> list[int]:
         """Indices of the layers that read a value, itself or through layers that copy it, such as Split."""
         found = []
         for index in self._readers.get(value, ()):
             if self._splits(index):
                 tops = range(len(self.layers[index].tops))
-                found += [reader for top in tops for reader in self.readers(Value(index, top))]
+                found += [reader for top in tops for reader in self.readers(BlobValue(index, top))]
             else:
                 found.append(index)
         return found
 
-    def behind_splits(self, value: Value) -> Value:
+    def behind_splits(self, value: BlobValue) -> BlobValue:
         """The value that a Split's top is another name of; any other value itself."""
         while value.layer >= 0 and self._splits(value.layer):
             value = self.reads[value.layer][0]
@@ -126,13 +126,13 @@ class Flow:
     def _splits(self, index: int) -> bool:
         return self.layers[index].copies and self.layers[index].shares_memory
 
-    def unread(self) -> set[Value]:
+    def unread(self) -> set[BlobValue]:
         """The values of :attr:`outputs`."""
         return set(self._unread_last())
 
-    def ancestry(self, values: Iterable[Value]) -> set[Value]:
+    def ancestry(self, values: Iterable[BlobValue]) -> set[BlobValue]:
         """The values, and all that they are computed from."""
-        needed: set[Value] = set()
+        needed: set[BlobValue] = set()
         left = list(values)
         while left:
             value = left.pop()
@@ -141,7 +141,7 @@ class Flow:
                 left += self.reads[value.layer] if value.layer >= 0 else ()
         return needed
 
-    def origins(self, values: Iterable[Value]) -> set[Value]:
+    def origins(self, values: Iterable[BlobValue]) -> set[BlobValue]:
         """Of the :meth:`ancestry` those that are computed from nothing, such as inputs."""
         return {value for value in self.ancestry(values) if value.layer < 0 or not self.reads[value.layer]}
 
@@ -153,17 +153,17 @@ class Flow:
             learned.append(own or any(value.layer >= 0 and learned[value.layer] for value in values))
         return learned
 
-    def fed(self, value: Value) -> Value:
+    def fed(self, value: BlobValue) -> BlobValue:
         """The value, with input layers taken away: (-1, n) for the n-th of :attr:`inputs`."""
         if value.layer >= 0 and not self.layers[value.layer].is_input:
             return value
-        return Value(-1, self._input_places[self.name(value)])
+        return BlobValue(-1, self._input_places[self.name(value)])
 
     @functools.cached_property
     def _input_places(self) -> dict[str, int]:
         return {name: place for place, name in enumerate(self.inputs)}
 
-    def fed_reads(self) -> list[tuple[Value, ...]]:
+    def fed_reads(self) -> list[tuple[BlobValue, ...]]:
         """:attr:`reads` by :meth:`fed` values, for a net whose inputs come from outside."""
         return [tuple(map(self.fed, values)) for values in self.reads]
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _L = TypeVar("_L", bound="LayerHooks")
 
-Extents = tuple["int | None", ...]
+PartialShape = tuple["int | None", ...]
 """A shape of which some extents are not known."""
 
 Fill = Callable[[np.random.Generator, Shape, Sequence["Shape | None"]], Any]
@@ -71,7 +71,7 @@ class LayerHooks:
     """The tops are constants, which may stand for data: DummyData."""
 
     @property
-    def extents(self) -> tuple[Extents | None, ...]:
+    def extents(self) -> tuple[PartialShape | None, ...]:
         """For a layer that feeds a net, what its parameters tell of each top's extents; else empty."""
         return ()
 

@@ -154,12 +154,12 @@ def write_recorded(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
 
-def describe(arrays: Mapping[str, np.ndarray]) -> list[str]:
+def describe_inputs(arrays: Mapping[str, np.ndarray]) -> list[str]:
     """One line per input: name, extents, range."""
-    return [f"{name} {times(array.shape)}, {spread(array)}" for name, array in arrays.items()]
+    return [f"{name} {times(array.shape)}, {range_text(array)}" for name, array in arrays.items()]
 
 
-def spread(array: np.ndarray) -> str:
+def range_text(array: np.ndarray) -> str:
     """The smallest and the largest value, for messages."""
     finite = array[np.isfinite(array)]
     if not finite.size:

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping
 
 from bridge.caffe_files.proto import Field, dialects, forks_of, named, schema
+from bridge.caffe_files.varint import varint
 from bridge.schema.message import Message, Value
 
 _VARINT, _LENGTH, _FIXED32 = 0, 2, 5
@@ -70,7 +71,7 @@ def _field(field: Field, values: Iterable[Value], drop: Drop, fork: str, path: s
         return prefixed(field.number, b"".join(coded))
     wire = _WIRE.get(field.kind, _VARINT)
     return b"".join(
-        prefixed(field.number, data) if wire == _LENGTH else tag(field.number, wire) + data for data in coded
+        prefixed(field.number, data) if wire == _LENGTH else field_tag(field.number, wire) + data for data in coded
     )
 
 
@@ -104,26 +105,15 @@ def _numbered(number: int, value: Value) -> bytes:
     if isinstance(value, bytes):
         return prefixed(number, value)
     if isinstance(value, float):
-        return tag(number, _FIXED32) + struct.pack("<f", value)
-    return tag(number, _VARINT) + varint(int(str(value)))
+        return field_tag(number, _FIXED32) + struct.pack("<f", value)
+    return field_tag(number, _VARINT) + varint(int(str(value)))
 
 
-def tag(number: int, wire: int) -> bytes:
+def field_tag(number: int, wire: int) -> bytes:
     """The tag of a field."""
     return varint(number << 3 | wire)
 
 
 def prefixed(number: int, data: bytes) -> bytes:
     """A field of bytes, with tag and length."""
-    return tag(number, _LENGTH) + varint(len(data)) + data
-
-
-def varint(value: int) -> bytes:
-    """A whole number, negative ones in two's complement of 64 bits."""
-    value &= 0xFFFF_FFFF_FFFF_FFFF
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    return field_tag(number, _LENGTH) + varint(len(data)) + data

@@ -64,7 +64,7 @@ def save(
     half: bool | None = None,
     dialect: str | None = None,
 ) -> None:
-    """Write the net's weights; the file appears whole or not at all.
+    """Write the net's weights; the file is written whole or not at all.
 
     Args:
         net: The net; layers of unknown types are written as well.
@@ -90,7 +90,7 @@ def save(
         refuse_unknown_fields(net)
     lacking = [layer for layer in net.layers if layer.uncovered]
     if lacking:
-        raise ModelError(f"{lacking[0].label} would be left out: {lacking[0].uncovered}", where=net.where)
+        raise ModelError(f"{lacking[0].label} cannot be written: {lacking[0].uncovered}", where=net.where)
     with atomic(path) as stream:
         module.write(net, stream, **options)
 
@@ -112,4 +112,4 @@ def format_of(path: str | Path, name: str | None = None) -> Format:
             return entry
     if str(path).lower().endswith(".onnx"):
         raise UsageError("ONNX is written by 'bridge export'", where=str(path))
-    raise UsageError("its suffix tells no format", where=str(path), hint=f"name one with --format; {known}")
+    raise UsageError("its suffix is that of no format", where=str(path), hint=f"name one with --format; {known}")
