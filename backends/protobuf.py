@@ -90,9 +90,9 @@ def _open(path: str | Path, kind: str) -> FileBytes:
     return source
 
 
-def _writers(source: Source, forks: tuple[str, ...]) -> tuple[str, ...]:
+def _writers(source: FileBytes, forks: tuple[str, ...]) -> tuple[str, ...]:
     """The forks that can have written a file, by the numbers of fields that not all of them have."""
-    net = Span(Source(source.buffer, source.name), 0, source.size, schema("NetParameter"), "NetParameter")
+    net = Span(FileBytes(source.buffer, source.name), 0, source.size, schema("NetParameter"), "NetParameter")
     with contextlib.suppress(FormatError):  # of a damaged file the reading itself says what is wrong, and where
         for number, wire, a, b in net.fields():
             field = net.schema.by_number.get(number)

@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 LAYERS = ROOT / "bridge" / "layers"
 TABLES = (ROOT / "bridge" / "caffe_files" / "upgrade.py",)
 """V1's numbers and V0's names of layer types: the tables of old files."""
-GENERATED = ("caffe_pb2.py",)
+GENERATED = ("caffe_pb2.py", "forks_pb2.py")
 LONGEST_FUNCTION, LONGEST_MODULE, LONGEST_TEST_MODULE = 40, 400, 450
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bridge.layers.base import layer_type
 from bridge.layers.data_source import DataSource
 from bridge.layers.image_data import ImageData
-from bridge.schema.hooks import Extents
+from bridge.schema.hooks import PartialShape
 
 
 @layer_type("ImageSegData")
@@ -48,6 +48,6 @@ class DenseImageData(DataSource):
     crop_width: int = 0
     is_color: bool = True
 
-    def batch(self) -> Extents | None:
+    def batch(self) -> PartialShape | None:
         space = (self.crop_height or self.new_height, self.crop_width or self.new_width)
         return (self.batch_size, 3 if self.is_color else 1, *space) if all((self.batch_size, *space)) else None

@@ -210,7 +210,7 @@ def writers_of(
 
 
 @cache
-def named(message: str, fork: str = "") -> Mapping[str, Field]:
+def fields_by_name(message: str, fork: str = "") -> Mapping[str, Field]:
     """The fields of a message by name: a fork's own first, then caffe.proto's, then any other fork's.
 
     Another fork's is left out if caffe.proto has its number for something else: it would be read back as that.
