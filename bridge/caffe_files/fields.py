@@ -197,7 +197,7 @@ def harmless(cls: type[CaffeLayer], path: Path) -> str:
         return common
     if not own and path[0] in LAYERS:
         return LAYERS[path[0]]
-    if cls.training_only and known_as(path):
+    if (cls.training_only and known_as(path)) or (cls.reads_data and own):
         return _TRAINING
     if not own and path[0] not in _READ and _is_of_others(path[0]):
         return "belongs to layers of other types"
@@ -236,8 +236,7 @@ def _hint(layer: CaffeLayer, path: Path) -> str:
         choice = f"it is {', '.join(fit[:4])}: name the fork with --dialect; " if fit else ""
         return f"{choice}a prototxt, given as well, names its fields"
     if path[:-1]:
-        names = [name for field in known_as(path[:-1]).values() for name in variants(field.type)]
-        return nearest(path[-1], names)
+        return nearest(path[-1], [name for field in known_as(path[:-1]).values() for name in variants(field.type)])
     return nearest(path[0], [*messages_of(type(layer)), *_READ])
 
 

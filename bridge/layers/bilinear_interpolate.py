@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bridge.layers.base import CaffeLayer, Params, layer_type
 from bridge.layers.resizing import linear_weights, weighted_chainer, weighted_onnx
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("BilinearInterpolate")
@@ -74,8 +77,8 @@ class BilinearInterpolate(CaffeLayer):
             places = np.float32(old) / np.float32(new) * (index + np.float32(0.5)) - np.float32(0.5)
         return linear_weights(np.clip(places, 0, old - 1), old)
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         return weighted_onnx(g, x[0], *self.weights(tuple(g.shape(x[0])[2:])))
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return weighted_chainer(F, x[0], *self.weights(x[0].shape[2:]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from bridge.layers.boxes import round_half_away
 from bridge.layers.convolution import Convolution
 from bridge.layers.inner_product import InnerProduct
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 _Precision = Literal["DYNAMIC_FIXED_POINT", "MINIFLOAT", "INTEGER_POWER_OF_2_WEIGHTS"]
 _Format = tuple[int, int]
@@ -42,7 +45,7 @@ def rounded(x: np.ndarray, form: _Format) -> np.ndarray:
     """Values cut to what a format can hold, and rounded to it, halves away from zero; float32."""
     low, high, step = _range(form)
     x = np.clip(x.astype(np.float32), low, high) / step
-    return (np.sign(x) * np.floor(np.abs(x) + np.float32(0.5)) * step).astype(np.float32)
+    return np.asarray(np.sign(x) * np.floor(np.abs(x) + np.float32(0.5)) * step, np.float32)
 
 
 def _range(form: _Format) -> tuple[np.float32, np.float32, np.float32]:
@@ -51,12 +54,12 @@ def _range(form: _Format) -> tuple[np.float32, np.float32, np.float32]:
     return np.float32(-half * step), np.float32((half - 1) * step), np.float32(step)
 
 
-def _rounded_onnx(g: Any, x: str, form: _Format) -> str:
+def _rounded_onnx(g: OnnxBuilder, x: str, form: _Format) -> str:
     low, high, step = map(g.const, _range(form))
     return str(g.Mul(round_half_away(g, g.Div(g.Clip(x, low, high), step)), step))
 
 
-def _rounded_chainer(F: Any, x: Any, form: _Format) -> Any:
+def _rounded_chainer(F: ChainerFunctions, x: Any, form: _Format) -> Any:
     """The rounding passes gradients through, as Ristretto does."""
     xp, (low, high, step) = x.xp, _range(form)
     y = xp.clip(x.array, low, high) / step
@@ -86,21 +89,21 @@ class RistrettoConvolution(Convolution):
     def read(cls, p: Params) -> dict[str, Any]:
         return {**super().read(p), **read_formats(p)}
 
-    def onnx_blobs(self, g: Any, shape: Shape | None) -> list[str]:
+    def onnx_blobs(self, g: OnnxBuilder, shape: Shape | None) -> list[str]:
         return [_rounded_onnx(g, blob, self.weight_format) for blob in super().onnx_blobs(g, shape)]
 
-    def onnx_input(self, g: Any, x: str) -> str:
+    def onnx_input(self, g: OnnxBuilder, x: str) -> str:
         return _rounded_onnx(g, x, self.input_format)
 
-    def onnx_output(self, g: Any, y: str) -> str:
+    def onnx_output(self, g: OnnxBuilder, y: str) -> str:
         return _rounded_onnx(g, y, self.output_format)
 
-    def chainer_blobs(self, F: Any, link: Any) -> tuple[Any, Any]:
+    def chainer_blobs(self, F: ChainerFunctions, link: LayerArrays) -> tuple[Any, Any]:
         weight, bias = super().chainer_blobs(F, link)
         form = self.weight_format
         return _rounded_chainer(F, weight, form), None if bias is None else _rounded_chainer(F, bias, form)
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         tops = super().to_chainer(F, link, *(_rounded_chainer(F, value, self.input_format) for value in x))
         return tuple(_rounded_chainer(F, top, self.output_format) for top in tops)
 
@@ -126,21 +129,21 @@ class RistrettoInnerProduct(InnerProduct):
     def read(cls, p: Params) -> dict[str, Any]:
         return {**super().read(p), **read_formats(p)}
 
-    def onnx_blobs(self, g: Any) -> list[str]:
+    def onnx_blobs(self, g: OnnxBuilder) -> list[str]:
         return [_rounded_onnx(g, blob, self.weight_format) for blob in super().onnx_blobs(g)]
 
-    def onnx_input(self, g: Any, x: str) -> str:
+    def onnx_input(self, g: OnnxBuilder, x: str) -> str:
         return _rounded_onnx(g, x, self.input_format)
 
-    def onnx_output(self, g: Any, y: str) -> str:
+    def onnx_output(self, g: OnnxBuilder, y: str) -> str:
         return _rounded_onnx(g, y, self.output_format)
 
-    def chainer_blobs(self, F: Any, link: Any) -> tuple[Any, Any]:
+    def chainer_blobs(self, F: ChainerFunctions, link: LayerArrays) -> tuple[Any, Any]:
         weight, bias = super().chainer_blobs(F, link)
         form = self.weight_format
         return _rounded_chainer(F, weight, form), None if bias is None else _rounded_chainer(F, bias, form)
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         top = super().to_chainer(F, link, _rounded_chainer(F, x[0], self.input_format))
         return _rounded_chainer(F, top, self.output_format)
 
@@ -183,12 +186,12 @@ class FQConvolution(Convolution):
     def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:
         return {**super().blob_shapes(*bottoms), "levels": (4,)}
 
-    def onnx_blobs(self, g: Any, shape: Shape | None) -> list[str]:
+    def onnx_blobs(self, g: OnnxBuilder, shape: Shape | None) -> list[str]:
         weight = _quantized_levels(self.blobs["weight"], self.blobs["levels"])
         blobs = [str(g.const(weight if shape is None else weight.reshape(shape), f"{self.name}.weight", "weight"))]
         return [*blobs, g.blob(self, "bias")] if self.bias_term else blobs
 
-    def chainer_blobs(self, F: Any, link: Any) -> tuple[Any, Any]:
+    def chainer_blobs(self, F: ChainerFunctions, link: LayerArrays) -> tuple[Any, Any]:
         weight, bias = super().chainer_blobs(F, link)
         return weight + (_quantized_levels(weight.array, link.levels) - weight.array), bias
 
@@ -210,11 +213,11 @@ class FQInnerProduct(InnerProduct):
     def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:
         return {**super().blob_shapes(*bottoms), "levels": (4,)}
 
-    def onnx_blobs(self, g: Any) -> list[str]:
+    def onnx_blobs(self, g: OnnxBuilder) -> list[str]:
         weight = _quantized_levels(self.blobs["weight"], self.blobs["levels"])
         blobs = [str(g.const(weight, f"{self.name}.weight", "weight"))]
         return [*blobs, g.blob(self, "bias")] if self.bias_term else blobs
 
-    def chainer_blobs(self, F: Any, link: Any) -> tuple[Any, Any]:
+    def chainer_blobs(self, F: ChainerFunctions, link: LayerArrays) -> tuple[Any, Any]:
         weight, bias = super().chainer_blobs(F, link)
         return weight + (_quantized_levels(weight.array, link.levels) - weight.array), bias

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.layers.base import layer_type
 from bridge.layers.convolution import Convolution
 from bridge.layers.inner_product import InnerProduct
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 _TRAINING = dict.fromkeys(
     (
@@ -47,11 +50,11 @@ class PrunedConvolution(Convolution):
     def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:
         return _with_masks(super().blob_shapes(*bottoms), self.bias_term)
 
-    def onnx_blobs(self, g: Any, shape: Shape | None) -> list[str]:
+    def onnx_blobs(self, g: OnnxBuilder, shape: Shape | None) -> list[str]:
         weight = g.Mul(g.blob(self, "weight", shape), g.blob(self, "weight_mask", shape))
         return [weight, g.Mul(g.blob(self, "bias"), g.blob(self, "bias_mask"))] if self.bias_term else [weight]
 
-    def chainer_blobs(self, F: Any, link: Any) -> tuple[Any, Any]:
+    def chainer_blobs(self, F: ChainerFunctions, link: LayerArrays) -> tuple[Any, Any]:
         return link.W * link.weight_mask, link.b * link.bias_mask if self.bias_term else None
 
 
@@ -76,11 +79,11 @@ class PrunedInnerProduct(InnerProduct):
     def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:
         return _with_masks(super().blob_shapes(*bottoms), self.bias_term)
 
-    def onnx_blobs(self, g: Any) -> list[str]:
+    def onnx_blobs(self, g: OnnxBuilder) -> list[str]:
         roles = ("weight", "bias")[: 1 + self.bias_term]
         return [g.Mul(g.blob(self, role), g.blob(self, f"{role}_mask")) for role in roles]
 
-    def chainer_blobs(self, F: Any, link: Any) -> tuple[Any, Any]:
+    def chainer_blobs(self, F: ChainerFunctions, link: LayerArrays) -> tuple[Any, Any]:
         return link.W * link.weight_mask, link.b * link.bias_mask if self.bias_term else None
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from bridge.layers.base import CaffeLayer, Params, layer_type
 from bridge.layers.resizing import weighted_chainer, weighted_onnx
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
 @layer_type("Resample")
@@ -81,13 +84,13 @@ class Resample(CaffeLayer):
         weights = _cubic(slope * distance) if self.kind == "CUBIC" else np.maximum(1 - np.abs(slope * distance), 0)
         weights[np.abs(np.arange(old) - middle[:, None]) > reach] = 0
         total = weights.sum(axis=1, keepdims=True)
-        return np.divide(weights, total, out=np.zeros_like(weights), where=total != 0).astype(np.float32)
+        return np.asarray(weights / np.where(total == 0, 1, total), np.float32)
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         shapes = [tuple(g.shape(value)) for value in x]
         return weighted_onnx(g, x[0], *self.weights(shapes[0][2:], self.space(*shapes)))
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         shapes = [value.shape for value in x]
         return weighted_chainer(F, x[0], *self.weights(shapes[0][2:], self.space(*shapes)))
 
@@ -95,4 +98,4 @@ class Resample(CaffeLayer):
 def _cubic(x: np.ndarray) -> np.ndarray:
     x = np.abs(x)
     near, far = x * x * (1.5 * x - 2.5) + 1, x * (x * (-0.5 * x + 2.5) - 4) + 2
-    return np.where(x <= 1, near, np.where(x < 2, far, 0))
+    return np.asarray(np.where(x <= 1, near, np.where(x < 2, far, 0)))

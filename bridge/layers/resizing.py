@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, OnnxBuilder
 
-def weighted_onnx(g: Any, x: str, rows: np.ndarray, columns: np.ndarray) -> str:
+
+def weighted_onnx(g: OnnxBuilder, x: str, rows: np.ndarray, columns: np.ndarray) -> str:
     """``rows @ x @ columns^T`` for the last two axes.
 
     Args:
@@ -19,7 +22,7 @@ def weighted_onnx(g: Any, x: str, rows: np.ndarray, columns: np.ndarray) -> str:
     return str(g.MatMul(g.const(rows), g.MatMul(x, g.const(np.ascontiguousarray(columns.T)))))
 
 
-def weighted_chainer(F: Any, x: Any, rows: np.ndarray, columns: np.ndarray) -> Any:
+def weighted_chainer(F: ChainerFunctions, x: Any, rows: np.ndarray, columns: np.ndarray) -> Any:
     """The same for a variable."""
     wide = F.tensordot(x, x.xp.asarray(columns), axes=([3], [1]))  # (N, C, H, new W)
     return F.transpose(F.tensordot(wide, x.xp.asarray(rows), axes=([2], [1])), (0, 1, 3, 2))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bridge.layers.base import ElementwiseLayer, Params, layer_type
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 _ENTRY = re.compile(r"""['"](\w+)['"]\s*:\s*['"]?([\w.]+)['"]?""")
 
@@ -45,8 +48,8 @@ class SpatialDropout(ElementwiseLayer):
         """What every value is multiplied by."""
         return np.float32(1 / (1 - self.p))
 
-    def to_onnx(self, g: Any, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         return str(g.Mul(x[0], g.const(self.factor)))
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return x[0] * self.factor

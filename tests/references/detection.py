@@ -180,13 +180,15 @@ def detection_output(definition: Message, blobs: Arrays, bottoms: Arrays) -> lis
 
 @reference("ROIPooling")
 def roi_pooling(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray]:
-    """roi_pooling_layer.cpp of Fast R-CNN."""
+    """roi_pooling_layer.cpp of Fast R-CNN, and of MS-CNN where regions are padded."""
     p, x, rois = definition.message("roi_pooling_param"), bottoms[0], bottoms[1].reshape(-1, 5)
     rows, columns, scale = int(p.get("pooled_h")), int(p.get("pooled_w")), F(p.get("spatial_scale", 1))
     height, width = x.shape[2:]
     y = np.zeros((len(rois), x.shape[1], rows, columns), F)
     for n, roi in enumerate(rois):
-        x1, y1, x2, y2 = (c_round(value * scale) for value in roi[1:])
+        wide, high = (roi[3:] - roi[1:3] + F(1)) * F(p.get("pad_ratio", 0))
+        grown = roi[1] - wide, roi[2] - high, roi[3] + wide, roi[4] + high
+        x1, y1, x2, y2 = (c_round(value * scale) for value in grown)
         bin_h, bin_w = F(max(y2 - y1 + 1, 1)) / F(rows), F(max(x2 - x1 + 1, 1)) / F(columns)
         for i in range(rows):
             for j in range(columns):
@@ -272,3 +274,58 @@ def _overlap(a: list[float], b: list[float]) -> float:
     tall = max(0.0, min(a[3], b[3]) - max(a[1], b[1]) + 1)
     areas = sum((box[2] - box[0] + 1) * (box[3] - box[1] + 1) for box in (a, b))
     return wide * tall / (areas - wide * tall)
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-float(x)))
+
+
+def yolo_rows(predictions: list[tuple[float, int, tuple[float, ...]]], limit: float) -> list[np.ndarray]:
+    """ApplyNms of yolov3_detection_output_layer.cpp: boxes of all classes in order of score, each (x, y, w, h)."""
+
+    def overlap(a: float, w: float, b: float, v: float) -> float:
+        return min(a + w / 2, b + v / 2) - max(a - w / 2, b - v / 2)
+
+    def united(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+        w, h = overlap(a[0], a[2], b[0], b[2]), overlap(a[1], a[3], b[1], b[3])
+        inter = 0.0 if w < 0 or h < 0 else w * h
+        return inter / (a[2] * a[3] + b[2] * b[3] - inter)
+
+    kept: list[tuple[float, int, tuple[float, ...]]] = []
+    for prediction in sorted(predictions, key=lambda p: -p[0]):
+        if all(united(other[2], prediction[2]) < limit for other in kept):
+            kept.append(prediction)
+    rows = [[0, c + 1, s, x - w / 2, y - h / 2, x + w / 2, y + h / 2] for s, c, (x, y, w, h) in kept]
+    return [np.array(rows or [[0] + [-1] * 6], F).reshape(1, 1, -1, 7)]
+
+
+@reference("Yolov3DetectionOutput", "YoloDetectionOutput")
+def yolo(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray]:
+    """yolov3_detection_output_layer.cpp and yolo_detection_output_layer.cpp of MobileNet-YOLO, cell by cell."""
+    third = "yolov3_detection_output_param" in definition
+    p = definition.message("yolov3_detection_output_param" if third else "yolo_detection_output_param")
+    classes, number = int(p.get("num_classes", 20)), int(p.get("num_box", 3 if third else 5))
+    biases, least = [float(v) for v in p.all("biases")], float(p.get("confidence_threshold", 0.01))
+    found: list[tuple[float, int, tuple[float, ...]]] = []
+    for t, bottom in enumerate(bottoms):
+        height, width = bottom.shape[2:]
+        scale = int(p.all("anchors_scale")[t]) if third else 1
+        cells = bottom.reshape(number, 5 + classes, height, width)
+        for n, i, j in np.ndindex(number, height, width):
+            values = cells[n, :, i, j].astype(float)
+            anchor = int(p.all("mask")[t * number + n]) if third else n
+            box = (
+                (j + sigmoid(values[0])) / width,
+                (i + sigmoid(values[1])) / height,
+                math.exp(values[2]) * biases[2 * anchor] / (width * scale),
+                math.exp(values[3]) * biases[2 * anchor + 1] / (height * scale),
+            )
+            if third:
+                scores = [sigmoid(v) * sigmoid(values[4]) for v in values[5:]]
+                found += [(score, c, box) for c, score in enumerate(scores) if F(score) > F(least)]
+            else:
+                powers = np.exp(values[5:] - values[5:].max())
+                best = int(np.argmax(powers))
+                score = float(powers[best] / powers.sum() * sigmoid(values[4]))
+                found += [(score, best, box)] if F(score) >= F(least) else []
+    return yolo_rows(found, float(F(p.get("nms_threshold", 0.45))))

@@ -94,8 +94,8 @@ class Schema(NamedTuple):
     name: str
     by_number: Mapping[int, Field]
     by_name: Mapping[str, Field]
-    choices: Mapping[int, tuple[Field, ...]]
-    forks: tuple[str, ...]
+    choices: Mapping[int, tuple[Field, ...]] = {}
+    forks: tuple[str, ...] = ()
 
     def inner(self, field: Field) -> Schema:
         """The type of a field that is a message."""
