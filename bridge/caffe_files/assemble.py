@@ -89,10 +89,11 @@ def assemble(
     if not built:
         others = f": its {len(definitions)} are for others" if definitions else ""
         notes.append(f"the net has no layers for phase {phase}{others}")
+    if prototxt is not None:
+        notes += _unused(stored, net)
     if net.stages:
         notes.append(f"the prototxt has layers for the stages {', '.join(net.stages)}, none of which is named: --stage")
-    notes += [*(_unused(stored, net) if prototxt is not None else []), *field_notes(net)]
-    notes += [*notes_on_statistics(net, prototxt is not None), *_written_over(net)]
+    notes += field_notes(net) + notes_on_statistics(net, prototxt is not None) + _written_over(net)
     return read_zero_scale_factors(net.replace(notes=tuple(notes)), zero_scale_factor)
 
 

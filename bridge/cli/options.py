@@ -41,7 +41,7 @@ _READING_OPTIONS = (
     click.option(
         "--allow-unknown-fields",
         is_flag=True,
-        help="Go on although a layer has fields that are not read and may change its result.",
+        help="Go on although fields that nothing reads may change a result.",
     ),
     click.option(
         "--zero-scale-factor",
@@ -67,7 +67,7 @@ _READING_OPTIONS = (
 
 
 def reading(function: _Command) -> _Command:
-    """The options that say how FILES are read; gathered by :func:`load_net`."""
+    """Add the options that say how FILES are read; :func:`load_net` takes their values."""
     for option in reversed(_READING_OPTIONS):
         function = option(function)
     return function

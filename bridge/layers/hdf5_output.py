@@ -61,5 +61,5 @@ class FileWriter(MovingLayer):
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         return ()
 
-    def to_chainer(self, F: Any, link: Any, *x: Any) -> Any:
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return ()

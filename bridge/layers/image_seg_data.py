@@ -15,7 +15,7 @@ class ImageSegData(ImageData):
     Attributes:
         source: The list.
         batch_size: Images per batch.
-        new_height, new_width: Extents that images are resized to, both or neither.
+        new_height, new_width: PartialShape that images are resized to, both or neither.
         is_color: Three channels, or one.
 
     Source: caffe.proto ``ImageDataParameter``, image_seg_data_layer.cpp of DeepLab.
@@ -31,8 +31,8 @@ class DenseImageData(DataSource):
     Attributes:
         source: The list.
         batch_size: Images per batch.
-        new_height, new_width: Extents that images are resized to, both or neither.
-        crop_height, crop_width: Extents of the part that is cut out.
+        new_height, new_width: PartialShape that images are resized to, both or neither.
+        crop_height, crop_width: PartialShape of the part that is cut out.
         is_color: Three channels, or one.
 
     Source: caffe.proto ``DenseImageDataParameter``, dense_image_data_layer.cpp of caffe-segnet.

@@ -76,7 +76,7 @@ class Resample(CaffeLayer):
         places = np.arange(new) * factor + other / 2 - 0.5
         middle = (np.sign(places) * np.floor(np.abs(places) + 0.5)).astype(np.int64)
         if self.kind == "NEAREST":
-            return np.eye(old, dtype=np.float32)[np.clip(middle, 0, old - 1)]
+            return np.asarray(np.eye(old, dtype=np.float32)[np.clip(middle, 0, old - 1)])
         slope = 1 / factor if spread else 1.0
         width = 4 if self.kind == "CUBIC" else 2
         reach = 2 if factor < 1 else int(np.ceil(width / slope))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from functools import cache
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -94,7 +95,7 @@ class Schema(NamedTuple):
     name: str
     by_number: Mapping[int, Field]
     by_name: Mapping[str, Field]
-    choices: Mapping[int, tuple[Field, ...]] = {}
+    choices: Mapping[int, tuple[Field, ...]] = MappingProxyType({})
     forks: tuple[str, ...] = ()
 
     def inner(self, field: Field) -> Schema:
