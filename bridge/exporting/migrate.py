@@ -20,6 +20,8 @@ from bridge.caffe_files.upgrade import upgrade_net
 from bridge.errors import BridgeError, MissingFileError
 from bridge.files import readers
 from bridge.files.atomic import atomic
+from bridge.layers import REGISTRY
+from bridge.layers.base import registered_name
 from bridge.schema import RawNet
 from bridge.show import html
 
@@ -150,7 +152,8 @@ def _layer_names(path: Path) -> tuple[set[str], bool] | None:
         return None
     if not layers:
         return None
-    return {layer.text("name") for layer in layers}, any("input_param" in layer for layer in layers)
+    types = (REGISTRY.get(registered_name(layer)) for layer in layers)
+    return {layer.text("name") for layer in layers}, not any(cls is not None and cls.training_only for cls in types)
 
 
 def _likeness(a: Path, b: Path) -> float:
