@@ -91,6 +91,12 @@ class Recipe:
         rate = self.base_lr if self.lr_policy == "fixed" else float(self.base_lr * self._factor(iteration))
         return rate * (iteration + 1) / (self.warmup + 1) if iteration < self.warmup else rate
 
+    def current_step(self, iteration: int) -> int:
+        """Steps of the policies ``step`` and ``multistep`` that the updates before an iteration have taken."""
+        if self.lr_policy == "step":
+            return max(0, iteration - 1) // self.stepsize
+        return self._steps_taken(iteration - 1) if self.lr_policy == "multistep" else 0
+
     def _factor(self, i: int) -> Any:
         if self.lr_policy == "step":
             return float(self.gamma ** (i // self.stepsize))

@@ -35,6 +35,9 @@ else:  # the decorator only tells type checkers what it does
 REGISTRY: dict[str, type[CaffeLayer]] = {}
 """Every known layer type by Caffe's type string; Python layers by ``module.Class``."""
 
+PYTHON = "Python"
+"""Caffe's type of every layer that is written in Python."""
+
 _FILLERS = {"weight": "weight_filler", "bias": "bias_filler", "gamma": "filler", "beta": "bias_filler"}
 """The usual field of a role's filler."""
 _Class = TypeVar("_Class", bound="type[CaffeLayer]")
@@ -293,7 +296,7 @@ def _entry_points() -> dict[str, Any]:
 
 def registered_name(definition: Message) -> str:
     """What a layer's type is registered as: Caffe's type string, or a Python layer's ``module.Class``."""
-    if definition.text("type") != "Python":
+    if definition.text("type") != PYTHON:
         return definition.text("type")
     python = definition.message("python_param")
     return f"{python.text('module')}.{python.text('layer')}"

@@ -1,0 +1,121 @@
+"""Parameters of a net to files and back, and from net to net."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bridge.caffe.blob import Blob
+from bridge.caffe.layer import Node
+from bridge.errors import ModelError
+from bridge.files import readers, writers
+from bridge.schema import Blob as Stored
+from bridge.schema import Blobs, RawLayer, Shape, times
+from bridge.schema import Layer as TypedLayer
+from bridge.schema import Net as Definition
+
+if TYPE_CHECKING:
+    from bridge.caffe.net import Net
+
+
+def copy_from(net: Net, path: Path) -> None:
+    """Copy parameters from a file, by the layers' names; all of them or none.
+
+    Args:
+        net: The net.
+        path: Any file of weights that ``bridge`` reads.
+
+    Raises:
+        ModelError: A layer's parameters do not fit.
+
+    Source: ``Net::CopyTrainedLayersFrom``.
+    """
+    raw = readers.read(path)
+    by_name: dict[str, Node] = {}
+    for node in net.nodes:
+        by_name.setdefault(node.name, node)
+    pairs = [
+        pair
+        for layer in raw.layers
+        if layer.name in by_name and (layer.blobs or layer.uncovered)
+        for pair in _pairs(by_name[layer.name], layer, raw.complete, f"{path}: ")
+    ]
+    for stored, blob in pairs:
+        with np.errstate(over="ignore"):  # float64 of a file may be more than float32 can hold
+            blob.data_memory.put(np.array(stored.numpy(), np.float32, order="C"))
+
+
+def _pairs(node: Node, layer: RawLayer, complete: bool, where: str) -> list[tuple[Stored, Blob]]:
+    """Each stored blob with the one that gets its values."""
+    if layer.uncovered and complete:
+        raise ModelError(layer.uncovered, where=f"{where}{node.label}")
+    own = node.layer.blobs
+    held = [(stored, blob) for stored, blob in zip(layer.blobs, own, strict=False) if stored is not None]
+    if len(layer.blobs) != len(own) and (complete or len(layer.blobs) > len(own)):
+        raise ModelError(f"has {len(layer.blobs)} blobs, expected {len(own)}", where=f"{where}{node.label}")
+    for index, (stored, blob) in enumerate(held):
+        if not _fits(stored.shape, blob.dims):
+            raise ModelError(
+                f"blob {index} is {times(stored.shape)}, expected {times(blob.dims)}",
+                where=f"{where}{node.label}",
+                hint="rename the layer in the prototxt to start from new values",
+            )
+    return held
+
+
+def _fits(stored: Shape, own: Shape) -> bool:
+    """Whether the shapes are the same, but for leading axes of extent one. Source: ``Blob::ShapeEquals``."""
+    if len(stored) == 4 and len(own) <= 4:  # as files of before 2015 have them
+        return stored == (*[1] * (4 - len(own)), *own)
+    return stored == own
+
+
+def share_with(net: Net, other: Net) -> None:
+    """Have the parameters of another net's layers of the same names. Source: ``Net::ShareTrainedLayersWith``."""
+    by_name = {node.name: node for node in reversed(net.nodes)}
+    pairs: list[tuple[Blob, Blob]] = []
+    for source in other.nodes:
+        node = by_name.get(source.name)
+        if node is None:
+            continue
+        theirs, own = source.layer.blobs, node.layer.blobs
+        if [blob.dims for blob in theirs] != [blob.dims for blob in own]:
+            shapes = ", ".join(times(blob.dims) for blob in theirs) or "none"
+            raise ModelError(f"has other parameters than those to share ({shapes})", where=f"{net.where}: {node.label}")
+        pairs += zip(own, theirs, strict=True)
+    for blob, theirs_ in pairs:
+        blob.data_memory = theirs_.data_memory
+
+
+def save(net: Net, file: Any, format: str) -> None:
+    """Write the parameters.
+
+    Args:
+        net: The net.
+        file: The file.
+        format: A name of :data:`bridge.files.writers.FORMATS`.
+
+    Source: ``Net::ToProto``, ``Net::ToHDF5``.
+    """
+    owners: dict[int, Stored] = {}
+    layers = tuple(_stored_layer(node, owners) for node in net.nodes)
+    definition = net._wiring.rest.copy()
+    writers.save(Definition(net.name, layers, definition, net._phase, reader="memory"), file, format)
+
+
+def _stored_layer(node: Node, owners: dict[int, Stored]) -> TypedLayer:
+    blobs = {f"blob{index}": _stored(blob, owners) for index, blob in enumerate(node.layer.blobs)}
+    return TypedLayer(
+        name=node.name,
+        type=node.definition.text("type"),
+        definition=node.definition,
+        blobs=Blobs(blobs),
+    )
+
+
+def _stored(blob: Blob, owners: dict[int, Stored]) -> Stored:
+    made = Stored.of(blob.peek())
+    made.origin = owners.setdefault(id(blob.data_memory), made)
+    return made
