@@ -179,6 +179,19 @@ class TypedNode(Node):
         elif self.typed.data_dependent:
             self._shaped = None
 
+    def become(self, typed: CaffeLayer, blobs: Sequence[Blob]) -> None:
+        """Take another form of the layer's type, with other parameters.
+
+        Args:
+            typed: The layer with blobs, whose values do not matter.
+            blobs: Its parameters, in the order of the typed layer's blobs.
+        """
+        self.typed, self.roles = typed, tuple(typed.blobs)
+        self.layer.blobs[:] = blobs
+        rest = [True] * (len(blobs) - len(self.param_propagate))
+        self.param_propagate = [*self.param_propagate, *rest][: len(blobs)]
+        self._shaped = None
+
     def _check_params(self, shapes: tuple[Shape, ...]) -> None:
         wanted = self.typed.blob_shapes(*shapes)
         for (role, shape), blob in zip(wanted.items(), self.layer.blobs, strict=False):
