@@ -10,6 +10,7 @@ from typing import Any
 
 from bridge.caffe.net import Net
 from bridge.caffe.proto import caffe_pb2
+from bridge.caffe.state import STATE
 from bridge.caffe_files import prototxt
 from bridge.errors import FormatError, MissingFileError, UsageError
 from bridge.finetuning.recipe import Recipe, read_solver
@@ -88,8 +89,8 @@ class SolverSettings:
             self._recipe = dataclasses.replace(self._recipe, base_lr=rate, max_iter=most)
         return self._recipe
 
-    def train_net(self) -> Net:
-        """The net to train, with the weights that the file names. Source: ``Solver::InitTrainNet``.
+    def definition(self) -> Message:
+        """The ``NetParameter`` to train. Source: ``Solver::InitTrainNet``.
 
         Raises:
             FormatError: The file names no net, or several.
@@ -98,7 +99,21 @@ class SolverSettings:
         if len(given) != 1:
             found = " and ".join(given) or "no net"
             raise FormatError(f"names {found}, expected one of {', '.join(_TRAIN)}", where=self.where)
-        return self._net(self._definition(given[0], 0), "TRAIN", self.param.train_state)
+        return self._definition(given[0], 0)
+
+    def use_net(self, file: str) -> None:
+        """Have this prototxt be the net to train and to test with, whatever the file says."""
+        for name in (*_TRAIN, "test_net", "test_net_param"):
+            self.message.set(name)
+        self.message.set("net", file)
+
+    def train_net(self) -> Net:
+        """The net to train, with the weights that the file names. Source: ``Solver::InitTrainNet``.
+
+        Raises:
+            FormatError: The file names no net, or several.
+        """
+        return self._net(self.definition(), "TRAIN", self.param.train_state)
 
     def test_nets(self) -> list[Net]:
         """The nets to test with: one for each ``test_iter``. Source: ``Solver::InitTestNets``.
@@ -127,7 +142,7 @@ class SolverSettings:
         value = self.message.all(name)[index]
         if isinstance(value, Message):
             return value
-        path = Path(str(value))
+        path = STATE.resolve(str(value))
         if not path.is_file():
             hint = "paths in a solver.prototxt are relative to the working directory, as in Caffe"
             raise MissingFileError("does not exist", where=f"{self.where}: {name} '{path}'", hint=hint)

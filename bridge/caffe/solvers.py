@@ -35,6 +35,8 @@ class Solver:
         test_nets: The nets to test with.
         iter: How many updates were made.
         action: Asked after each update and each batch of a test what to do: ``none``, ``snapshot`` or ``stop``.
+        report: Called with a record of each step (``iteration``, ``loss``, ``lr``) and of each test (``iteration``,
+            ``test``, and ``outputs``, the values by the blob's name).
 
     Raises:
         MissingFileError: A file does not exist.
@@ -47,7 +49,7 @@ class Solver:
 
     def __init__(self, file: Any) -> None:
         settings = file if isinstance(file, SolverSettings) else SolverSettings.read(file)
-        self._settings, self.where = settings, settings.where
+        self.settings, self.where = settings, settings.where
         if self.kind:
             settings.use_type(self.kind)
         settings.check_snapshots()
@@ -57,6 +59,7 @@ class Solver:
         self.test_nets: list[Net] = settings.test_nets()
         self.iter = 0
         self.action: Action = lambda: "none"
+        self.report: Callable[[dict[str, Any]], None] = lambda record: None
         self._callbacks: list[tuple[Callable[[], Any], Callable[[], Any]]] = []
         self._updates = Updates(self.net, settings.recipe)
         self._stopped = False
@@ -67,12 +70,12 @@ class Solver:
     @property
     def param(self) -> Any:
         """The ``SolverParameter``. Changes of ``base_lr``, ``max_iter``, ``display`` and so on count at once."""
-        return self._settings.param
+        return self.settings.param
 
     @property
     def lr(self) -> float:
         """The learning rate of the next update."""
-        return self._settings.recipe.rate(self.iter)
+        return self.settings.recipe.rate(self.iter)
 
     def add_callback(self, on_start: Callable[[], Any], on_gradients_ready: Callable[[], Any]) -> None:
         """Have functions called in each step: before its forward pass, and before its update."""
@@ -109,6 +112,7 @@ class Solver:
             on_start()
         loss = sum(self._forward_backward() for _ in range(self.param.iter_size)) / self.param.iter_size
         self._smooth(loss, start)
+        self.report({"iteration": self.iter, "loss": loss, "lr": self.lr})
         if self.param.display and self.iter % self.param.display == 0:
             self._display()
         for _, on_gradients_ready in self._callbacks:
@@ -206,7 +210,9 @@ class Solver:
             sums = values if batch == 0 else sums + values
         if self.param.test_compute_loss:
             log(f"Test loss: {total / count:g}", "solver.cpp")
-        for place, ((name, _, weight), value) in enumerate(zip(scores(net), sums / np.float32(count), strict=True)):
+        means = [float(value) for value in sums / np.float32(count)]
+        self.report({"iteration": self.iter, "test": number, "outputs": by_name(net, means)})
+        for place, ((name, _, weight), value) in enumerate(zip(scores(net), means, strict=True)):
             log(f"    Test net output #{place}: {name} = {value:g}{_share(value, weight)}", "solver.cpp")
 
     # -- snapshots ---------------------------------------------------------------------------------
@@ -228,7 +234,7 @@ class Solver:
         return f"{self.param.snapshot_prefix}_iter_{self.iter}{end}"
 
     def _state(self, model: str) -> SolverState:
-        step = self._settings.recipe.current_step(self.iter)
+        step = self.settings.recipe.current_step(self.iter)
         return SolverState(self.iter, model, step, tuple(self._updates.history()))
 
     def restore(self, file: Any) -> None:
@@ -314,6 +320,14 @@ def scores(net: Net) -> Iterator[tuple[str, float, float]]:
     for number in net._outputs:
         for value in net._blobs[number].peek().reshape(-1):
             yield names[number], float(value), weights[number]
+
+
+def by_name(net: Net, values: list[float]) -> dict[str, float | list[float]]:
+    """The values of :func:`scores`, or others in their place, by blob; a list where a blob has several."""
+    found: dict[str, list[float]] = {}
+    for (name, _, _), value in zip(scores(net), values, strict=True):
+        found.setdefault(name, []).append(value)
+    return {name: several[0] if len(several) == 1 else several for name, several in found.items()}
 
 
 def _share(value: float, weight: float) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import TextIO
 
 import numpy as np
@@ -25,6 +27,7 @@ class _State:
         self.device = 0
         self.rng = np.random.default_rng()
         self.mersenne = Mersenne()
+        self.resolve: Callable[[str], Path] = Path  # paths in definitions: relative to the working directory
         self.solvers, self.rank, self.multiprocess = 1, 0, False
         self.level = 0
         self.stream: TextIO | None = None

@@ -1,4 +1,4 @@
-"""Engines: what can run a net. Each is a module here, imported when it is asked for.
+"""Engines run a net. Each is a module of this package, imported when it is used.
 
 An engine is made for one net and runs it on inputs; it gives the net's outputs, or
 what every layer wrote at the moment it ran, so that layers which work in place can be
@@ -39,8 +39,8 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One line of the table: a name, the packages it needs, and how to get them.
+class EngineEntry:
+    """One line of the table: a name, the packages it needs, and how to install them.
 
     ``asked`` marks an engine that is known to differ from Caffe, and so runs only when it is
     asked for by name.
@@ -60,14 +60,14 @@ class Entry:
 
 
 _OPENCV = "pip install 'opencv-python-headless<5'"
-ENGINES: dict[str, Entry] = {
+ENGINES: dict[str, EngineEntry] = {
     entry.name: entry
     for entry in (
-        Entry("onnxruntime", "ONNX Runtime, on the exported model", ("onnxruntime",), "pip install onnxruntime"),
-        Entry("chainer", "Chainer, on the built chain", ("chainer",), "pip install 'weight-bridge[chainer]'"),
-        Entry("pycaffe", "the real Caffe, in another interpreter", (), "set BRIDGE_PYCAFFE_PYTHON", probed=True),
-        Entry("opencv", "OpenCV 4, on the Caffe files", ("cv2",), _OPENCV, asked=True),
-        Entry(
+        EngineEntry("onnxruntime", "ONNX Runtime, on the exported model", ("onnxruntime",), "pip install onnxruntime"),
+        EngineEntry("chainer", "Chainer, on the built chain", ("chainer",), "pip install 'weight-bridge[chainer]'"),
+        EngineEntry("pycaffe", "the real Caffe, in another interpreter", (), "set BRIDGE_PYCAFFE_PYTHON", probed=True),
+        EngineEntry("opencv", "OpenCV 4, on the Caffe files", ("cv2",), _OPENCV, asked=True),
+        EngineEntry(
             "opencv_onnx", "OpenCV, on the exported model", ("cv2",), "pip install opencv-python-headless", asked=True
         ),
     )
@@ -75,7 +75,7 @@ ENGINES: dict[str, Entry] = {
 """Name -> engine, the first ones preferred."""
 
 
-def missing(name: str) -> MissingExtraError | None:
+def missing(name: str, **options: Any) -> MissingExtraError | None:
     """Why an engine does not work here, or ``None`` if it does.
 
     Raises:
@@ -86,17 +86,22 @@ def missing(name: str) -> MissingExtraError | None:
         if importlib.util.find_spec(need) is None:
             return MissingExtraError(f"engine '{name}': {need} is not installed", hint=entry.hint)
     if entry.probed:
-        problem: MissingExtraError | None = importlib.import_module(entry.module).missing()
+        problem: MissingExtraError | None = importlib.import_module(entry.module).missing(options.get("python"))
         return problem
     return None
 
 
-def available() -> list[str]:
-    """Names of the engines that work here and need not be asked for."""
-    return [name for name, entry in ENGINES.items() if not entry.asked and missing(name) is None]
+def available(options: Mapping[str, Mapping[str, Any]] | None = None) -> list[str]:
+    """Names of the engines that work here and need not be asked for.
+
+    Args:
+        options: Each engine's options, by its name.
+    """
+    given = options or {}
+    return [name for name, entry in ENGINES.items() if not entry.asked and missing(name, **given.get(name, {})) is None]
 
 
-def find(name: str) -> Entry:
+def find(name: str) -> EngineEntry:
     """The engine of that name.
 
     Raises:
@@ -115,7 +120,7 @@ def make(name: str, net: Net, **options: Any) -> Engine:
         MissingExtraError: It does not work here.
         UnsupportedLayerError: It cannot run the net.
     """
-    problem = missing(name)
+    problem = missing(name, **options)
     if problem is not None:
         raise problem
     engine: Engine = importlib.import_module(find(name).module).Engine(inference_net(net), **options)

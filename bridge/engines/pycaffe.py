@@ -13,9 +13,9 @@ from bridge.errors import MissingExtraError
 from bridge.schema import ServedNet
 
 
-def missing() -> MissingExtraError | None:
-    """Why it does not work here; ``None`` if it may."""
-    problem: MissingExtraError | None = _backend().missing()
+def missing(python: str | None = None) -> MissingExtraError | None:
+    """The reason why it does not work here; ``None`` if it may work."""
+    problem: MissingExtraError | None = _backend().missing(python)
     return problem
 
 
@@ -40,7 +40,7 @@ class Engine:
     def tops(self, inputs: Arrays) -> list[Tops]:
         with self._session(inputs) as session:
             written = session.forward_by_layer(self._fed(inputs))
-        added = len(written) - len(self._net.layers)  # the layers that stand for bare inputs come first
+        added = len(written) - len(self._net.layers)  # Input layers were put in front for inputs without a layer
         return [
             tuple(found.get(top) for top in layer.tops)
             for layer, (_, found) in zip(self._net.layers, written[added:], strict=True)

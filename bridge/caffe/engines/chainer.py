@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from bridge.caffe.state import STATE, draw_seed
 from bridge.chain.functions import F, chainer
 from bridge.errors import UnsupportedLayerError
 from bridge.schema import Shape
+
+if TYPE_CHECKING:
+    from bridge.layers.builders import LayerArrays
 
 
 class Link:
@@ -107,7 +110,7 @@ class ChainerEngine:
             bottoms.append(chainer.Variable(xp.asarray(array), requires_grad=keep and wanted))
         link = Link(node, xp)
         with _config(self._train, keep), _own_numbers(self._train):
-            made = node.typed.to_chainer(F, link, *bottoms)
+            made = node.typed.to_chainer(F, cast("LayerArrays", link), *bottoms)
         tops = [*made] if isinstance(made, tuple) else [made]
         return _Trace(bottoms, tops, link, tuple(bottom.dims for bottom in node.bottoms))
 

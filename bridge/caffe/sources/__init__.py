@@ -21,5 +21,5 @@ def source_of(layer: Layer) -> Source | None:
 
 
 def surroundings() -> Surroundings:
-    """Random numbers as ``set_random_seed`` seeded them, and paths as they stand in the prototxt."""
-    return Surroundings(STATE.mersenne)
+    """Random numbers as ``set_random_seed`` seeded them, and paths as this process resolves them."""
+    return Surroundings(STATE.mersenne, STATE.resolve)
