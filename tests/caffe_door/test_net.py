@@ -256,6 +256,13 @@ def test_losses_in_the_phase_test(tmp_path: Path) -> None:
     assert (net.blobs["label"].data == [0, 1, 2, 0, 1, 2]).all()  # a constant filler fills once
 
 
+def test_a_loss_that_a_fork_sums_up_otherwise(tmp_path: Path) -> None:
+    text = TRAINED.replace("loss_weight: 2", "loss_param { weight_by_label_freqs: true class_weighting: 0.5 }")
+    with pytest.raises(UnsupportedLayerError, match=r"layer 'loss' .*loss_param has 'weight_by_label_freqs'"):
+        make(tmp_path, text)
+    make(tmp_path, TRAINED.replace("loss_weight: 2", "loss_param { ignore_label: 1 }"))
+
+
 def test_gpu_mode_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bridge.chain.devices.cuda_problem", lambda: "cupy is not installed")
     for call in (caffe.set_mode_gpu, lambda: caffe.set_device(0)):
