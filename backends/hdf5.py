@@ -16,12 +16,12 @@ from typing import Any, cast
 import numpy as np
 
 from backends.mapped import mapped_blob
-from backends.wire import Source
+from backends.wire import FileBytes
 from bridge.errors import FormatError, MissingExtraError
 from bridge.schema import Blob, RawLayer, RawNet, count
 from bridge.schema.message import Message
 
-MAX_DEPTH = 16
+MAX_FOLDER_DEPTH = 16
 """Groups nested deeper than this are refused; a level is a slash in a layer's name."""
 _FILTERS = frozenset({1, 2, 3})  # deflate, shuffle, fletcher32: what every HDF5 has built in
 _DEFLATE = 1032
@@ -54,7 +54,7 @@ def read(path: str | Path, *, prototxt: str | Path | None = None) -> RawNet:
     except ImportError:
         hint = "pip install 'weight-bridge[hdf5]'"
         raise MissingExtraError("h5py is not installed", where=str(path), hint=hint) from None
-    source = Source.open(path)
+    source = FileBytes.open(path)
     walk = _Walk(h5py, source)
     with _faults(source.name), contextlib.ExitStack() as stack:
         file = stack.enter_context(h5py.File(path, "r", locking=False))
@@ -79,7 +79,7 @@ def _faults(where: str) -> Iterator[None]:
 class _Walk:
     """Collects ``layers``: name of each layer -> index -> blob; ``open`` if some are not views."""
 
-    def __init__(self, h5py: Any, source: Source) -> None:
+    def __init__(self, h5py: Any, source: FileBytes) -> None:
         self.h5py, self.source = h5py, source
         self.seen: set[Any] = set()
         self.layers: dict[str, dict[int, Blob]] = {}
@@ -99,8 +99,8 @@ class _Walk:
 
     def group(self, name: str, group: Any, depth: int) -> None:
         """A layer, or a part of the names of layers that have slashes."""
-        if depth > MAX_DEPTH:
-            raise self.error(name, f"groups nested deeper than {MAX_DEPTH}")
+        if depth > MAX_FOLDER_DEPTH:
+            raise self.error(name, f"groups nested deeper than {MAX_FOLDER_DEPTH}")
         if depth and not len(group):
             self.layers.setdefault(name, {})
         for key in group:

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from backends.wire import Source
+from backends.wire import FileBytes
 from bridge.schema import Blob, Location, Shape, count
 
 
-def mapped_blob(source: Source, offset: int, shape: Shape, dtype: Any, what: str) -> Blob:
+def mapped_blob(source: FileBytes, offset: int, shape: Shape, dtype: Any, what: str) -> Blob:
     """A blob whose values lie unbroken in a file, in C order.
 
     Args:

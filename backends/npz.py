@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import mmap
-import re
+import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -18,19 +19,20 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.lib import format as npy
 
 from bridge.errors import FormatError, MissingFileError
-from bridge.files.manifest import restore
+from bridge.files.manifest import TEXTS, restore
 from bridge.schema import Blob, RawNet, Shape, count
 
-TEXTS = "__bridge__"
-"""The member with the texts of :mod:`bridge.files.manifest`, as JSON in UTF-8 bytes (uint8)."""
-
-_HEADER = re.compile(
-    r"\{'descr': ?'(?P<descr>[<>|=]?[a-zA-Z]\d{0,9})', ?'fortran_order': ?(?P<fortran>True|False), ?"
-    r"'shape': ?\((?P<shape>(?:\d{1,19}L?(?:, ?\d{1,19}L?)*,?)?)\),? ?\}\s*"
-)
-_LONGEST_HEADER = 1 << 16
+_READ_HEADER = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+_LONGEST_HEADER = 10_000
+"""Characters of a header that are evaluated, which is NumPy's own limit."""
+_MALFORMED = (
+    AttributeError, LookupError, MemoryError, OverflowError, RecursionError, SyntaxError, TypeError, ValueError,
+    tokenize.TokenError,
+)  # fmt: skip
+"""What NumPy's reading of a header, ``ast.literal_eval`` and ``numpy.dtype``, raises for one that is damaged."""
 _STEP = 1 << 20
 _DEFLATE = 1032
 """No deflated data expands more than so many times."""
@@ -153,17 +155,15 @@ class _Member:
 
 def _header(stream: IO[bytes]) -> tuple[np.dtype[Any], bool, Shape]:
     """Type, order and shape from the header of a ``.npy`` file."""
-    magic = stream.read(8)
-    width = 2 if magic[6:7] == b"\x01" else 4
-    size = int.from_bytes(stream.read(width), "little")
-    if magic[:6] != b"\x93NUMPY" or size > _LONGEST_HEADER:
-        raise ValueError("is not in NumPy's format")
-    text = stream.read(size).decode("latin-1")
-    match = _HEADER.fullmatch(text)
-    if match is None:
-        raise ValueError(f"is no plain array: {text.strip()[:100]}")
-    shape = tuple(int(extent.rstrip("L")) for extent in match["shape"].replace(" ", "").split(",") if extent)
-    try:
-        return np.dtype(match["descr"]), match["fortran"] == "True", shape
-    except TypeError:
-        raise ValueError(f"has an unknown type {match['descr']}") from None
+    version = npy.read_magic(stream)
+    if version not in _READ_HEADER:
+        raise ValueError(f"is in version {version[0]}.{version[1]} of NumPy's format, expected 1.0 or 2.0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NumPy warns of headers that Python 2 wrote
+        try:
+            shape, fortran, dtype = _READ_HEADER[version](stream, max_header_size=_LONGEST_HEADER)
+        except _MALFORMED as error:
+            raise ValueError(f"is no plain array: {error}") from None
+    if dtype.fields or dtype.subdtype or min(shape, default=0) < 0:
+        raise ValueError(f"is no plain array: it has type {dtype} and shape {shape}")
+    return dtype, fortran, shape

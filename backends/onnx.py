@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.mapped import mapped_blob
-from backends.wire import LENGTH, VARINT, Source, Span, varints
+from backends.wire import LENGTH, VARINT, FileBytes, Span, varints
 from bridge.caffe_files.proto import Field, Schema
 from bridge.errors import FormatError
 from bridge.files.manifest import BLOBS, restore
@@ -47,7 +47,7 @@ def read(path: str | Path, *, prototxt: str | Path | None = None) -> RawNet:
 
     Source: onnx.proto ``ModelProto``, ``TensorProto``; ONNX's ExternalData.md.
     """
-    source = Source.open(path)
+    source = FileBytes.open(path)
     model = Span(source, 0, source.size, _schema("ModelProto"), "ModelProto")
     texts: dict[str, str] = {}
     blobs: dict[str, Blob] = {}
@@ -140,11 +140,11 @@ class _Tensor:
 class _Files:
     """The files that external data lie in; none outside the model's own folder."""
 
-    def __init__(self, model: Source) -> None:
+    def __init__(self, model: FileBytes) -> None:
         self.folder = Path(model.name).resolve().parent
-        self.open: dict[str, Source] = {}
+        self.open: dict[str, FileBytes] = {}
 
-    def locate(self, entries: dict[str, str], span: Span) -> tuple[Source, int, int]:
+    def locate(self, entries: dict[str, str], span: Span) -> tuple[FileBytes, int, int]:
         """The file, the first byte, and the byte after the last or -1 where none is told."""
         name = entries.get("location", "")
         path = (self.folder / name).resolve()
@@ -156,5 +156,5 @@ class _Files:
         except ValueError:
             raise span.error(span.start, f"offset {numbers[0]} and length {numbers[1]} are no numbers") from None
         if name not in self.open:
-            self.open[name] = Source.open(path)
+            self.open[name] = FileBytes.open(path)
         return self.open[name], offset, offset + length if length >= 0 else -1

@@ -8,27 +8,29 @@ one only if it must.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from backends.stored import Stored
-from backends.wire import LENGTH, Entry, Source, Span, put, unknown
+from backends.wire import LENGTH, FieldExtent, FileBytes, Span, put, unknown
 from bridge.caffe_files import proto
-from bridge.caffe_files.proto import FIRST_PARAM, param_field, schema
+from bridge.caffe_files.proto import FIRST_PARAM, param_field, schema, writers_of
 from bridge.caffe_files.upgrade import upgrade_net
 from bridge.errors import FormatError
 from bridge.files.sniff import HEAD, KINDS, identify
+from bridge.layers.reading import read_messages
 from bridge.schema import Blob, RawLayer, RawNet
 from bridge.schema.message import Message
 
 
-def read(path: str | Path, *, prototxt: str | Path | None = None, dialect: str = "bvlc") -> RawNet:
+def read(path: str | Path, *, prototxt: str | Path | None = None, dialect: str = "auto") -> RawNet:
     """Read a caffemodel of any generation.
 
     Args:
         path: The file.
         prototxt: Not needed; a caffemodel holds its net's definition.
-        dialect: The fork whose field numbers the layers' parameters have; weights never
-            depend on it.
+        dialect: The fork whose field numbers the layers' parameters have; ``auto`` finds it out as far as the
+            file tells, ``bvlc`` is caffe.proto alone. Weights never depend on it.
 
     Returns:
         The net in Caffe's current form. Blobs are float32, float64 or float16 as stored,
@@ -41,8 +43,11 @@ def read(path: str | Path, *, prototxt: str | Path | None = None, dialect: str =
     Source: caffe.proto ``NetParameter``, Caffe's ``blob.cpp``.
     """
     source = _open(path, "caffemodel")
-    reader = _Reader(dialect)
-    definition = reader.net(Span(source, 0, source.size, schema("NetParameter"), "NetParameter"))
+    forks = proto.forks_of(dialect)
+    if dialect == "auto":
+        forks = _writers(source, forks)
+    reader = _Reader(forks)
+    definition = reader.net(Span(source, 0, source.size, schema("NetParameter", forks), "NetParameter"))
     if "layers" in definition and "layer" in definition:
         reader.notes.append("has both 'layers' and 'layer'; like Caffe, only 'layers' is read")
     rest, layers = upgrade_net(definition)
@@ -76,8 +81,8 @@ def read_mean(path: str | Path) -> Blob:
     return Stored(Span(source, 0, source.size, schema("BlobProto"), "BlobProto")).blob("mean")
 
 
-def _open(path: str | Path, kind: str) -> Source:
-    source = Source.open(path)
+def _open(path: str | Path, kind: str) -> FileBytes:
+    source = FileBytes.open(path)
     found = KINDS[identify(source.buffer[:HEAD])]
     if found.name != kind:
         what = found.problem or f"holds {found.name}, expected a {kind}"
@@ -85,11 +90,35 @@ def _open(path: str | Path, kind: str) -> Source:
     return source
 
 
+def _writers(source: FileBytes, forks: tuple[str, ...]) -> tuple[str, ...]:
+    """The forks that can have written a file, by the numbers of fields that not all of them have."""
+    net = Span(FileBytes(source.buffer, source.name), 0, source.size, schema("NetParameter"), "NetParameter")
+    with contextlib.suppress(FormatError):  # of a damaged file the reading itself says what is wrong, and where
+        for number, wire, a, b in net.fields():
+            field = net.schema.by_number.get(number)
+            if field is None:
+                forks = writers_of(forks, "NetParameter", number, wire)
+            elif field.name == "layer" and wire == LENGTH:
+                forks = _layer_writers(net.child("layer", a, b, schema(field.type)), forks)
+    return forks
+
+
+def _layer_writers(layer: Span, forks: tuple[str, ...]) -> tuple[str, ...]:
+    """The same by the fields of one layer: by those that its type reads, and by NVCaffe's that are no messages."""
+    fields = [(number, wire, a, b) for number, wire, a, b in layer.fields() if number >= 2]
+    kinds = [layer.source.buffer[a:b] for number, wire, a, b in fields if (number, wire) == (2, LENGTH)]
+    names = read_messages(kinds[-1].decode("latin-1")) if kinds else ()
+    for number, wire, *_ in fields:
+        if number >= FIRST_PARAM and (names or wire != LENGTH):
+            forks = writers_of(forks, "LayerParameter", number, wire, names if wire == LENGTH else ())
+    return forks
+
+
 class _Reader:
     """Decodes definitions; sets blobs aside, each replaced in the tree by its place in ``stored``."""
 
-    def __init__(self, dialect: str) -> None:
-        self.params = proto.dialect(dialect)
+    def __init__(self, forks: tuple[str, ...]) -> None:
+        self.forks = forks
         self.stored: list[Stored] = []
         self.notes: list[str] = []
 
@@ -99,7 +128,7 @@ class _Reader:
             field = span.schema.by_number.get(entry[0])
             if field is not None and field.name in ("layer", "layers") and entry[1] == LENGTH:
                 label = f"{field.name}[{len(message.all(field.name))}]"
-                message.add(field.name, self.layer(span.child(label, entry[2], entry[3], schema(field.type))))
+                message.add(field.name, self.layer(span.child(label, entry[2], entry[3], span.schema.inner(field))))
             else:
                 put(message, span, field, entry)
         return message
@@ -107,7 +136,7 @@ class _Reader:
     def layer(self, span: Span) -> Message:
         """A layer of any generation."""
         message = Message(span.source.name)
-        params: list[Entry] = []
+        params: list[FieldExtent] = []
         for entry in span.fields():
             field = span.schema.by_number.get(entry[0])
             if field is not None and entry[1] == LENGTH and field.type == "BlobProto":
@@ -115,7 +144,7 @@ class _Reader:
                 message.add("blobs", len(self.stored))
                 self.stored.append(Stored(span.child(label, entry[2], entry[3], schema("BlobProto"))))
             elif field is not None and entry[1] == LENGTH and field.type == "V0LayerParameter":
-                message.add("layer", self.layer(span.child("layer", entry[2], entry[3], schema(field.type))))
+                message.add("layer", self.layer(span.child("layer", entry[2], entry[3], span.schema.inner(field))))
             elif entry[0] < FIRST_PARAM and span.schema.name == "LayerParameter":
                 put(message, span, field, entry)
             else:
@@ -124,11 +153,12 @@ class _Reader:
             self.param(message, span, entry)
         return message
 
-    def param(self, message: Message, span: Span, entry: Entry) -> None:
+    def param(self, message: Message, span: Span, entry: FieldExtent) -> None:
         """A parameter; one that does not decode is kept as bytes, since weights do not depend on it."""
-        field = span.schema.by_number.get(entry[0])
+        field = span.schema.at(entry[0], entry[1])
         if span.schema.name == "LayerParameter":
-            field = param_field(self.params, entry[0], message.text("type"))
+            kind = message.text("type")
+            field = param_field(self.forks, entry[0], kind, read_messages(kind))
         try:
             put(message, span, field, entry)
         except FormatError as error:

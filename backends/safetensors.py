@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.mapped import mapped_blob
-from backends.wire import Source
+from backends.wire import FileBytes
 from bridge.errors import FormatError
 from bridge.files.manifest import restore
 from bridge.schema import Blob, RawNet, count
@@ -40,14 +40,14 @@ def read(path: str | Path, *, prototxt: str | Path | None = None) -> RawNet:
 
     Source: the safetensors format, https://github.com/huggingface/safetensors#format.
     """
-    source = Source.open(path)
+    source = FileBytes.open(path)
     texts, listed, start = _header(source)
     _check_extents(source, listed, start)
     stored = {key: _blob(source, key, entry, start) for key, entry in listed.items()}
     return restore(texts, stored, prototxt, source=path, reader="safetensors")
 
 
-def _header(source: Source) -> tuple[dict[str, Any], dict[str, Any], int]:
+def _header(source: FileBytes) -> tuple[dict[str, Any], dict[str, Any], int]:
     """Metadata, entries, and the byte at which the arrays begin."""
     size = int.from_bytes(source.buffer[:8], "little")
     if source.size < 8 or size > min(source.size - 8, _LONGEST_HEADER):
@@ -65,7 +65,7 @@ def _header(source: Source) -> tuple[dict[str, Any], dict[str, Any], int]:
     return texts, header, 8 + size
 
 
-def _check_extents(source: Source, listed: dict[str, Any], start: int) -> None:
+def _check_extents(source: FileBytes, listed: dict[str, Any], start: int) -> None:
     """The arrays must fill the file without gap or overlap; that is the format's rule."""
     for key, entry in listed.items():
         match entry:
@@ -79,7 +79,7 @@ def _check_extents(source: Source, listed: dict[str, Any], start: int) -> None:
             raise source.error(start + stop, f"an array ends here, the next begins at byte {start + first}")
 
 
-def _blob(source: Source, key: str, entry: dict[str, Any], start: int) -> Blob:
+def _blob(source: FileBytes, key: str, entry: dict[str, Any], start: int) -> Blob:
     dtype, shape, (first, last) = entry["dtype"], entry["shape"], entry["data_offsets"]
     if dtype not in _DTYPES:
         raise FormatError(f"array '{key}' has type {dtype}, expected {', '.join(_DTYPES)}", where=source.name)

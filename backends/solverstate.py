@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.stored import Stored
-from backends.wire import LENGTH, Source, Span, put
+from backends.wire import LENGTH, FileBytes, Span, put
 from bridge.caffe_files.proto import schema
 from bridge.schema import Blob
 from bridge.schema.message import Message
@@ -27,7 +27,7 @@ def read(path: str | Path) -> tuple[Message, list[Blob]]:
 
     Source: caffe.proto ``SolverState``.
     """
-    source = Source.open(path)
+    source = FileBytes.open(path)
     span = Span(source, 0, source.size, schema("SolverState"), "SolverState")
     rest = Message(str(path))
     history: list[Blob] = []

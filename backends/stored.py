@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from backends.wire import FIXED32, FIXED64, LENGTH, VARINT, Source, Span, signed, varints
+from backends.wire import FIXED32, FIXED64, LENGTH, VARINT, FileBytes, Span, signed, varints
 from bridge.caffe_files.proto import schema
 from bridge.schema import Blob, Location, Shape, count, times
 
@@ -132,7 +132,7 @@ class Stored:
 
     def _chunks(self) -> Iterator[np.ndarray]:
         buffer, dtype = self.span.source.buffer, self.values.dtype
-        source = Source(buffer, self.span.source.name)
+        source = FileBytes(buffer, self.span.source.name)
         span = Span(source, self.span.start, self.span.end, self.span.schema, self.span.path)
         number = span.schema.by_name[self.field].number
         for entry, wire, a, b in span.fields():

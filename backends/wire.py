@@ -19,7 +19,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from bridge.caffe_files.proto import Field, Schema, schema
+from bridge.caffe_files.proto import Field, Schema
+from bridge.caffe_files.varint import LONGEST, read_varint
 from bridge.errors import FormatError, MissingFileError
 from bridge.schema.message import Message, Symbol, Value
 
@@ -27,16 +28,16 @@ VARINT, FIXED64, LENGTH, GROUP, GROUP_END, FIXED32 = range(6)
 _WIDTH = {FIXED32: 4, FIXED64: 8}
 _DAMAGED = "the file is damaged; fetch it again and compare its checksum"
 _TRUNCATED = "the file looks truncated; compare its size with the original"
-MAX_DEPTH = 64
+MAX_MESSAGE_DEPTH = 64
 """Groups nested deeper than this are refused; messages nest only as deep as the schema."""
 _MESSAGE_COST = 8
 MAX_TEXT = 1 << 20
 """Longer names and texts are refused; a net's longest are a few kilobytes."""
 
-Entry: TypeAlias = "tuple[int, int, int, int]"
+FieldExtent: TypeAlias = "tuple[int, int, int, int]"
 
 
-class Source:
+class FileBytes:
     """The bytes of a file, mapped into memory.
 
     The map lives as long as an array or a span refers to it. ``left`` counts down with
@@ -57,7 +58,7 @@ class Source:
         self.left = (1 << 16) + self.size // 256
 
     @classmethod
-    def open(cls, path: str | Path) -> Source:
+    def open(cls, path: str | Path) -> FileBytes:
         """Map a file.
 
         Raises:
@@ -92,14 +93,14 @@ class Span:
 
     __slots__ = ("end", "path", "schema", "source", "start")
 
-    def __init__(self, source: Source, start: int, end: int, schema: Schema, path: str) -> None:
+    def __init__(self, source: FileBytes, start: int, end: int, schema: Schema, path: str) -> None:
         self.source = source
         self.start = start
         self.end = end
         self.schema = schema
         self.path = path
 
-    def fields(self) -> Iterator[Entry]:
+    def fields(self) -> Iterator[FieldExtent]:
         """Each field as (number, wire type, a, b), checked to lie inside the message.
 
         For a varint, ``a`` is its value and ``b`` the byte after it; else the payload is
@@ -154,15 +155,11 @@ class Span:
         buffer = self.source.buffer
         if at < self.end and buffer[at] < 128:
             return buffer[at], at + 1
-        value = shift = 0
-        for byte_at in range(at, min(at + 10, self.end)):
-            byte = buffer[byte_at]
-            value |= (byte & 127) << shift
-            if byte < 128:
-                return value & 0xFFFF_FFFF_FFFF_FFFF, byte_at + 1
-            shift += 7
-        if self.end - at >= 10:
-            raise self.error(field_at, "varint of more than 10 bytes", number=number)
+        value, after = read_varint(buffer, at, self.end)
+        if after:
+            return value, after
+        if self.end - at >= LONGEST:
+            raise self.error(field_at, f"varint of more than {LONGEST} bytes", number=number)
         raise self._overrun(number, field_at, at, 1 + self.end - at)
 
     def child(self, name: str, start: int, end: int, schema: Schema) -> Span:
@@ -182,7 +179,7 @@ class Span:
             return f"field {number}"
         if not field.repeated or field.kind != "message":
             return field.name
-        before = Span(Source(self.source.buffer, ""), self.start, at, self.schema, "")
+        before = Span(FileBytes(self.source.buffer, ""), self.start, at, self.schema, "")
         return f"{field.name}[{sum(entry[0] == number for entry in before.fields())}]"
 
     def _overrun(self, number: int, field_at: int, at: int, length: int) -> FormatError:
@@ -193,7 +190,7 @@ class Span:
             return self.error(field_at, f"length {length} runs {bytes_past} it", number=number)
         field = self.schema.by_number.get(number)
         if field is not None and field.kind == "message" and length > self.end - at >= 0:
-            inner = self.child(self._label(number, field_at), at, self.end, schema(field.type))
+            inner = self.child(self._label(number, field_at), at, self.end, self.schema.inner(field))
             try:
                 for _ in inner.fields():
                     pass
@@ -213,8 +210,8 @@ class Span:
             number, wire = tag >> 3, tag & 7
             if wire == GROUP:
                 open_groups.append(number)
-                if len(open_groups) > MAX_DEPTH:
-                    raise self.error(tag_at, f"groups nested deeper than {MAX_DEPTH}")
+                if len(open_groups) > MAX_MESSAGE_DEPTH:
+                    raise self.error(tag_at, f"groups nested deeper than {MAX_MESSAGE_DEPTH}")
             elif wire == GROUP_END:
                 if open_groups.pop() != number:
                     raise self.error(tag_at, f"end of group {number}, which did not start")
@@ -256,11 +253,11 @@ def decode(span: Span) -> Message:
     """
     message = Message(span.source.name)
     for entry in span.fields():
-        put(message, span, span.schema.by_number.get(entry[0]), entry)
+        put(message, span, span.schema.at(entry[0], entry[1]), entry)
     return message
 
 
-def put(message: Message, span: Span, field: Field | None, entry: Entry) -> None:
+def put(message: Message, span: Span, field: Field | None, entry: FieldExtent) -> None:
     """Add to a message one field that was met in its span, as the schema has it."""
     number, wire, a, b = entry
     values = _values(span, field, wire, a, b, message) if field is not None else None
@@ -288,7 +285,7 @@ def _values(span: Span, field: Field, wire: int, a: int, b: int, message: Messag
         if wire != LENGTH:
             return None
         label = f"{field.name}[{len(message.all(field.name))}]" if field.repeated else field.name
-        return [decode(span.child(label, a, b, schema(field.type)))]
+        return [decode(span.child(label, a, b, span.schema.inner(field)))]
     if kind in ("string", "bytes"):
         return [_text(span, field, a, b)] if wire == LENGTH else None
     if kind in ("float", "double"):

@@ -94,6 +94,10 @@ class ModelError(BridgeError, ValueError):
     """A well-formed file describes a net that cannot exist (shapes, wiring, counts)."""
 
 
+class UnknownFieldError(BridgeError, ValueError):
+    """A layer has a parameter that is not read, and that may change what the layer computes."""
+
+
 class UnsupportedLayerError(BridgeError, NotImplementedError):
     """A layer, or one of its parameters, cannot be expressed in the wanted form."""
 

@@ -56,6 +56,11 @@ def need(*packages: str) -> None:
             missing(package, f"package {package} is not installed")
 
 
+@pytest.fixture(scope="session")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models") / "net.caffemodel"
+
+
 def zoo(name: str) -> Path:
     """The folder of a third party's model; skips the test where it is absent."""
     folder = ZOO / name

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from tests import conftest
@@ -27,3 +30,26 @@ def test_absent_model_skips_and_fails_alike(monkeypatch, tmp_path):
     monkeypatch.setattr(conftest, "REQUIRED", frozenset({"zoo"}))
     with pytest.raises(pytest.fail.Exception, match="promises zoo"):
         conftest.zoo("no_such_model")
+
+
+def starts() -> None:
+    subprocess.run([sys.executable, "-V"], check=True)
+
+
+def starts_by_another() -> None:
+    assert [starts() for _ in range(1)]
+
+
+def starts_none() -> None:
+    print("subprocess")
+
+
+@pytest.mark.parametrize(("function", "expected"), [(starts, True), (starts_by_another, True), (starts_none, False)])
+def test_what_starts_a_process_is_told_from_its_code(function, expected):
+    assert conftest._starts_process(function) == expected
+
+
+def test_training_is_marked(request):
+    assert not request.node.get_closest_marker("training")
+    collected = {item.path.name for item in request.session.items if item.get_closest_marker("training")}
+    assert all(name.startswith("test_finetune") for name in collected)

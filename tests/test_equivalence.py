@@ -18,7 +18,7 @@ from bridge.files import readers
 from bridge.schema import Net
 from bridge.verification.compare import same_bits
 from bridge.verification.report import Report
-from bridge.verification.weights import Files, parts
+from bridge.verification.weights import Files, stored_parts
 from tests import encode
 from tests.conftest import need
 from tests.strategies.nets import WholeNet, whole_nets
@@ -83,7 +83,7 @@ def test_every_reader_delivers_the_bits_that_were_written(
     covered = set()
     for name in names_of_readers(file):
         try:
-            found = parts(Files.of([deploy, file], {}).read(name))
+            found = stored_parts(Files.of([deploy, file], {}).read(name))
         except bridge.BridgeError:
             assert name not in covering
             continue
@@ -141,7 +141,7 @@ def test_any_bit_of_any_blob_is_found_from_either_side(folder: Path, net: WholeN
     assume(net.shapes)
     a, b = folder / "a.caffemodel", folder / "b.caffemodel"
     write(net, a, "V2", "packed", "shape")
-    found = parts(Files.of(a, {}).read())
+    found = stored_parts(Files.of(a, {}).read())
     layer, _, index = data.draw(st.sampled_from(sorted(found)))
     blob = found[layer, 0, index].blob
     assert blob is not None

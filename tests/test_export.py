@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import re
 import shutil
@@ -15,15 +14,14 @@ import pytest
 
 import bridge
 from bridge import cli, engines
-from bridge.errors import BridgeError, DifferenceError, ModelError, OutputError, UsageError
-from bridge.exporting import net as exporting
+from bridge.errors import BridgeError, DifferenceError, ModelError, UsageError
 from bridge.layers.batch_norm import BatchNorm
 from bridge.layers.pooling import Pooling
 from bridge.onnx_export import file as onnx_file
 from bridge.schema import Net
 from bridge.verification import exported
 from tests.conftest import FASHION, GOLDEN, ROOT, need
-from tests.encode import blob, chunk, number, tag, varint
+from tests.encode import blob, chunk
 from tests.nets import make
 from tests.test_export_graph import run
 from tests.test_golden import load
@@ -122,158 +120,10 @@ def test_a_source_that_is_gone_costs_its_digest_only(model: tuple[Path, Path], t
     check_numbers(tmp_path / "out.onnx")
 
 
-# ---- external data ---------------------------------------------------------------------------------
-
-
-def external(path: Path) -> dict[str, dict[str, str]]:
-    """Where each tensor of a model lies that is not in it."""
-    tensors = onnx.load(str(path), load_external_data=False).graph.initializer
-    return {t.name: {e.key: e.value for e in t.external_data} for t in tensors if t.data_location == t.EXTERNAL}
-
-
-def test_weights_go_into_a_file_beside_the_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    status, _, _ = ends(capfd, DEPLOY, WEIGHTS, "-o", tmp_path / "out.onnx", "--external-data")
-    assert status == 0
-    places = external(tmp_path / "out.onnx")
-    assert {place["location"] for place in places.values()} == {"out.onnx.data"}
-    assert all(int(place["offset"]) % 4096 == 0 for place in places.values())
-    assert (tmp_path / "out.onnx").stat().st_size < 20_000
-    check_numbers(tmp_path / "out.onnx")
-    moved = tmp_path / "elsewhere"
-    moved.mkdir()
-    for name in SOURCES:
-        shutil.move(tmp_path / name, moved)
-    check_numbers(moved / "out.onnx")
-
-
-def test_external_data_of_float16(tmp_path: Path) -> None:
-    need("onnxruntime")
-    bridge.export_onnx(bridge.load(DEPLOY, WEIGHTS), tmp_path / "out.onnx", half=True, external_data="file")
-    _, inputs, recorded = load(FASHION)
-    assert (tmp_path / "out.onnx.data").stat().st_size < 100_000
-    np.testing.assert_allclose(run(tmp_path / "out.onnx", inputs)["prob"], recorded["prob"], 4e-3, 2e-3)
-
-
-def test_both_files_are_written_over(tmp_path: Path) -> None:
-    for name in SOURCES:
-        (tmp_path / name).write_bytes(b"old" * 100_000)
-    bridge.export_onnx(bridge.load(DEPLOY, WEIGHTS), tmp_path / "out.onnx", external_data="file")
-    check_numbers(tmp_path / "out.onnx")
-    assert sorted(path.name for path in tmp_path.iterdir()) == list(SOURCES)
-
-
-def test_a_link_stays_a_link_and_the_data_lie_beside_the_file(tmp_path: Path) -> None:
-    (tmp_path / "models").mkdir()
-    link, file = tmp_path / "link.onnx", tmp_path / "models" / "модель 1.onnx"
-    file.write_bytes(b"old")
-    link.symlink_to(file)
-    bridge.export_onnx(bridge.load(DEPLOY, WEIGHTS), link, external_data="file", check=False)
-    assert link.is_symlink()
-    assert sorted(path.name for path in file.parent.iterdir()) == [file.name, f"{file.name}.data"]
-    check_numbers(file)
-
-
-@pytest.mark.parametrize("fails", [1, 2])
-def test_both_files_stay_as_they_were_when_one_cannot_be_written(
-    fails: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in SOURCES:
-        (tmp_path / name).write_bytes(b"old")
-    store, calls = exporting._store, iter(range(1, 3))
-
-    def full(*arguments: Any) -> None:
-        store(*arguments)
-        if next(calls) == fails:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(exporting, "_store", full)
-    with pytest.raises(OutputError, match="No space left"):
-        bridge.export_onnx(bridge.load(DEPLOY, WEIGHTS), tmp_path / "out.onnx", external_data="file", check=False)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == dict.fromkeys(SOURCES, b"old")
-
-
-# ---- external data that is the source itself -------------------------------------------------------
-
-
-@pytest.mark.parametrize("folder", [".", "models"])
-def test_weights_stay_in_the_caffemodel(folder: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    need("chainer", "onnxruntime")
-    sources = tmp_path / folder
-    sources.mkdir(exist_ok=True)
-    files = [shutil.copy(path, sources) for path in (DEPLOY, WEIGHTS)]
-    status, _, err = ends(capfd, *files, "-o", tmp_path / "out.onnx", "--external-data=source")
-    assert (status, err) == (0, "")
-    places = external(tmp_path / "out.onnx")
-    location = (Path(folder) / WEIGHTS.name).as_posix()
-    assert {place["location"] for place in places.values()} == {location}
-    assert any(int(place["offset"]) % 4 for place in places.values())
-    assert len(list(tmp_path.glob("out*"))) == 1
-    check_numbers(tmp_path / "out.onnx")
-
-
-def test_weights_that_lie_elsewhere_cannot_be_referred_to(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    status, _, err = ends(capfd, DEPLOY, WEIGHTS, "-o", tmp_path / "out.onnx", "--external-data=source")
-    assert status == 2
-    assert err.splitlines() == [
-        f"bridge: {tmp_path / 'out.onnx'}: the weights lie in {WEIGHTS}, expected a place in {tmp_path} or below",
-        "  hint: write the model beside its weights",
-    ]
-    assert not list(tmp_path.iterdir())
-
-
-def test_double_weights_cannot_be_referred_to(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    folder = shutil.copytree(CASE["net_alexnet_mini_double"], tmp_path / "model")
-    files = [folder / "deploy.prototxt", folder / "weights.caffemodel"]
-    status, _, err = ends(capfd, *files, "-o", folder / "out.onnx", "--external-data=source", "--no-check")
-    assert status == 2
-    assert "holds no weights that a model could refer to" in err
-    assert not (folder / "out.onnx").exists()
-    status, _, _ = ends(capfd, *files, "-o", folder / "out.onnx", "--external-data", "--no-check")
-    assert status == 0
-
-
-def test_weights_that_are_needed_transposed_are_in_the_model(tmp_path: Path) -> None:
-    turned, kept = (f"inner_product_param {{ num_output: 40 axis: 2 {more}}} }}" for more in ("", "transpose: true "))
-    net = make(
-        'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 dim: 30 } } }\n'
-        f'layer {{ name: "f" type: "InnerProduct" bottom: "x" top: "f" {turned}\n'
-        f'layer {{ name: "g" type: "InnerProduct" bottom: "f" top: "g" {kept}\n'
-    )
-    (tmp_path / "net.prototxt").write_text(text_of(net))
-    bridge.save(net, tmp_path / "net.caffemodel")
-    read = bridge.load(tmp_path / "net.prototxt", tmp_path / "net.caffemodel")
-    graph = bridge.export_onnx(read, tmp_path / "out.onnx", external_data="source", check=False)
-    assert graph.notes == ["1 of 2 weights are in the model: the source has them in another form"]
-    assert list(external(tmp_path / "out.onnx")) == ["g.weight"]
-    need("onnxruntime")
-    x = np.random.default_rng(0).standard_normal((2, 3, 30)).astype(np.float32)
-    expected = (x @ net["f"].weight.T + net["f"].bias) @ net["g"].weight + net["g"].bias
-    np.testing.assert_allclose(run(tmp_path / "out.onnx", {"x": x})["g"], expected, 1e-4, 1e-4)
-
-
 def text_of(net: Net) -> str:
     from bridge.caffe_files import prototxt
 
     return prototxt.format(net.to_message())
-
-
-def test_half_weights_serve_a_half_model_where_they_are(tmp_path: Path) -> None:
-    need("onnxruntime")
-    weight = np.random.default_rng(0).standard_normal((30, 40)).astype(np.float16)
-    layer = chunk(1, b"f") + chunk(2, b"InnerProduct") + chunk(7, blob(weight, "half"))
-    (tmp_path / "net.caffemodel").write_bytes(chunk(100, layer))
-    (tmp_path / "net.prototxt").write_text(
-        'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 40 } } }\n'
-        'layer { name: "f" type: "InnerProduct" bottom: "x" top: "f" '
-        "inner_product_param { num_output: 30 bias_term: false } }"
-    )
-    net = bridge.load(tmp_path / "net.prototxt", tmp_path / "net.caffemodel")
-    bridge.export_onnx(net, tmp_path / "out.onnx", external_data="source", half=True)
-    assert list(external(tmp_path / "out.onnx")) == ["f.weight"]
-    x = np.random.default_rng(1).standard_normal((2, 40)).astype(np.float32)
-    np.testing.assert_allclose(run(tmp_path / "out.onnx", {"x": x})["f"], x @ weight.T.astype(np.float32), 4e-3, 2e-2)
-    with pytest.raises(UsageError, match="another type"):
-        bridge.export_onnx(net, tmp_path / "out.onnx", external_data="source", check=False)
 
 
 @pytest.mark.parametrize("mode", [None, "file", "source"])
@@ -288,53 +138,6 @@ def test_the_source_is_not_written_over(mode: str | None, model: tuple[Path, Pat
         with pytest.raises(UsageError, match="would be written over"):
             bridge.export_onnx(bridge.load(*model), target, external_data=mode, check=False)
     assert model[1].read_bytes() == before
-
-
-# ---- large models ----------------------------------------------------------------------------------
-
-
-def sparse_model(folder: Path, rows: int, columns: int, layers: int) -> tuple[Path, Path]:
-    """A net of square layers whose weights are a hole in the file: all zeros, and no space on the disk."""
-    text = f'layer {{ name: "x" type: "Input" top: "x" input_param {{ shape {{ dim: 1 dim: {columns} }} }} }}\n'
-    param = f"inner_product_param {{ num_output: {rows} bias_term: false }}"
-    with open(folder / "net.caffemodel", "wb") as file:
-        for index in range(layers):
-            bottom = f"f{index - 1}" if index else "x"
-            text += f'layer {{ name: "f{index}" type: "InnerProduct" bottom: "{bottom}" top: "f{index}" {param} }}\n'
-            length = rows * columns * 4
-            shape = chunk(7, chunk(1, varint(rows) + varint(columns)))
-            head = shape + tag(5, 2) + varint(length)
-            inner = chunk(1, f"f{index}".encode()) + chunk(2, b"InnerProduct")
-            inner += tag(7, 2) + varint(len(head) + length) + head
-            file.write(tag(100, 2) + varint(len(inner) + length) + inner)
-            file.seek(length, 1)
-        file.write(chunk(1, b"sparse"))
-    (folder / "net.prototxt").write_text(text)
-    return folder / "net.prototxt", folder / "net.caffemodel"
-
-
-def test_a_model_too_large_for_one_file_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_file, "LIMIT", 100_000)
-    with pytest.raises(UsageError, match=r"takes 1\d\d,\d\d\d bytes, one file can hold 95,904") as error:
-        bridge.export_onnx(bridge.load(DEPLOY, WEIGHTS), tmp_path / "out.onnx")
-    assert "--external-data" in error.value.hint
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-def test_weights_of_more_than_two_gigabytes(tmp_path: Path) -> None:
-    files = sparse_model(tmp_path, 17_000, 17_000, 2)
-    assert files[1].stat().st_size > 1 << 31
-    net = bridge.load(*files)
-    with pytest.raises(UsageError, match="one file can hold"):
-        bridge.export_onnx(net, tmp_path / "out.onnx", check=False)
-    for mode in ("source", "file"):
-        bridge.export_onnx(net, tmp_path / "out.onnx", external_data=mode, check=False)
-        assert (tmp_path / "out.onnx").stat().st_size < 10_000
-        places = external(tmp_path / "out.onnx")
-        assert int(places["f1.weight"]["offset"]) + int(places["f1.weight"]["length"]) > 1 << 31
-        assert bridge.load(tmp_path / "out.onnx")["f1"].weight.shape == (17_000, 17_000)
-    assert (tmp_path / "out.onnx.data").stat().st_size > 1 << 31
 
 
 # ---- the check -------------------------------------------------------------------------------------
@@ -563,63 +366,6 @@ def layer_bytes(name: str, kind: str, *blobs: np.ndarray, bottom: str = "", more
         100,
         chunk(1, name.encode()) + chunk(2, kind.encode()) + wiring + b"".join(chunk(7, blob(b)) for b in blobs) + more,
     )
-
-
-# ---- the caffemodel alone ------------------------------------------------------------------------------
-
-INPUT = chunk(100, chunk(1, b"x") + chunk(2, b"Input") + chunk(4, b"x")
-              + chunk(143, chunk(1, chunk(1, b"".join(map(varint, (1, 3, 6, 8)))))))  # fmt: skip
-
-
-def test_the_net_inside_the_caffemodel_is_used(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    weights = CASE["net_inplace"] / "weights.caffemodel"
-    status, _, err = ends(capfd, weights, "-o", tmp_path / "alone.onnx", "--no-check", "--input", "data=2,3,12,12")
-    assert status == 0, err
-    need("onnxruntime")
-    _, inputs, outputs = load(CASE["net_inplace"])
-    for name, values in run(tmp_path / "alone.onnx", inputs).items():
-        np.testing.assert_allclose(values, outputs[name], 1e-4, 1e-5)
-
-
-def test_a_number_that_two_forks_use_is_told_by_the_type(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """143 is BVLC's input_param, and PSPNet's interp_param; both in one file."""
-    need("onnxruntime")
-    interp = layer_bytes("up", "Interp", bottom="x", more=chunk(143, number(1, 11) + number(2, 15)))
-    (tmp_path / "net.caffemodel").write_bytes(INPUT + interp)
-    status, _, err = ends(capfd, tmp_path / "net.caffemodel", "-o", tmp_path / "out.onnx")
-    assert (status, err) == (0, "")
-    x = np.random.default_rng(0).standard_normal((1, 3, 6, 8)).astype(np.float32)
-    up = run(tmp_path / "out.onnx", {"x": x})["up"]
-    assert up.shape == (1, 3, 11, 15)
-    np.testing.assert_allclose(up[:, :, ::2, ::2], x, 1e-5, 1e-6)
-
-
-def test_a_forks_own_number_is_read_with_its_dialect_and_without(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """45 is SegNet's bn_param, which no other fork has; the dialect says so too."""
-    need("chainer", "onnxruntime")
-    blobs = [np.full((1, 3, 1, 1), value, np.float32) for value in (2, 5)]
-    bn = layer_bytes("bn", "BN", *blobs, bottom="x", more=chunk(45, number(3, 1)))
-    (tmp_path / "net.caffemodel").write_bytes(INPUT + bn)
-    for given in ([], ["--dialect", "segnet"]):
-        status, _, err = ends(capfd, tmp_path / "net.caffemodel", "-o", tmp_path / "out.onnx", *given)
-        assert (status, err) == (0, "")
-        need("onnxruntime")
-        x = np.random.default_rng(0).standard_normal((1, 3, 6, 8)).astype(np.float32)
-        np.testing.assert_allclose(run(tmp_path / "out.onnx", {"x": x})["bn"], 2 * x + 5, 1e-5, 1e-5)
-    status, _, err = ends(capfd, tmp_path / "net.caffemodel", "-o", tmp_path / "out.onnx", "--dialect", "klingon")
-    assert status == 2
-    assert "no dialect 'klingon'" in err
-
-
-def test_an_export_leaves_the_net_as_it_is(tmp_path: Path) -> None:
-    net = bridge.load(DEPLOY, WEIGHTS)
-    written = []
-    for half in (False, True, False):
-        bridge.export_onnx(net, tmp_path / "out.onnx", half=half, check=False)
-        written.append((tmp_path / "out.onnx").read_bytes())
-    assert written[0] == written[2] != written[1]
 
 
 # ---- docs/export.md ------------------------------------------------------------------------------------

@@ -29,11 +29,11 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_crop_mirror_mean_and_scale_in_caffes_order() -> None:
-    from bridge.finetuning.preprocess import Preprocess
+    from bridge.finetuning.preprocess import ImageTransform
 
     x = np.arange(2 * 3 * 4 * 6, dtype=np.uint8).reshape(2, 3, 4, 6)
     mean = np.float32([1, 2, 3])
-    made = Preprocess(scale=0.5, mean=mean, crop=(2, 3), mirror=True, swap=True)
+    made = ImageTransform(scale=0.5, mean=mean, crop=(2, 3), mirror=True, swap=True)
     draws = np.array([[0.0, 0.99, 0.4], [0.99, 0.0, 0.6]])
     y = made.apply(x, draws)
     turned = x[:, ::-1].astype(np.float32)
@@ -44,11 +44,11 @@ def test_crop_mirror_mean_and_scale_in_caffes_order() -> None:
 
 
 def test_a_mean_image_is_cropped_with_the_image() -> None:
-    from bridge.finetuning.preprocess import Preprocess
+    from bridge.finetuning.preprocess import ImageTransform
 
     x = np.full((1, 1, 3, 3), 10, np.uint8)
     mean = np.arange(9, dtype=np.float32).reshape(1, 3, 3)
-    y = Preprocess(mean=mean, crop=(1, 1)).apply(x, np.array([[0.99, 0.0, 0.0]]))
+    y = ImageTransform(mean=mean, crop=(1, 1)).apply(x, np.array([[0.99, 0.0, 0.0]]))
     assert y.item() == 10 - 6
 
 
@@ -132,10 +132,10 @@ def test_a_mean_that_does_not_fit(tmp_path: Path) -> None:
 def test_augmentation_follows_the_seed_and_moves_from_epoch_to_epoch(tmp_path: Path) -> None:
     from bridge.finetuning.batches import Images
     from bridge.finetuning.data import Data
-    from bridge.finetuning.preprocess import Preprocess
+    from bridge.finetuning.preprocess import ImageTransform
 
     x = np.random.default_rng(0).integers(0, 256, (12, 1, 8, 8), np.uint8)
-    images = Images(Data(x, np.zeros(12, int)), Preprocess(crop=(6, 6), mirror=True), 3, train=True)
+    images = Images(Data(x, np.zeros(12, int)), ImageTransform(crop=(6, 6), mirror=True), 3, train=True)
     all_of_them = images.get(np.arange(12), 1)
     np.testing.assert_array_equal(images.get(np.array([7, 2]), 1), all_of_them[[7, 2]])
     assert not np.array_equal(images.get(np.arange(12), 2), all_of_them)

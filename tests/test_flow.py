@@ -10,7 +10,7 @@ from bridge.caffe_files.assemble import assemble
 from bridge.errors import ModelError, UsageError
 from bridge.layers import build_layer
 from bridge.schema import Blob, Blobs, Net
-from bridge.schema.flow import Stretch, Value
+from bridge.schema.flow import BlobValue, Stretch
 
 IN_PLACE = """
 layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } }
@@ -27,28 +27,28 @@ def net(text: str = IN_PLACE) -> Net:
 
 def test_values_in_place_are_told_apart() -> None:
     flow = net().flow
-    assert flow.reads[1] == (Value(0, 0),)
-    assert flow.reads[2] == (Value(1, 0),)
+    assert flow.reads[1] == (BlobValue(0, 0),)
+    assert flow.reads[2] == (BlobValue(1, 0),)
     assert [flow.name(value) for value in flow.reads[4]] == ["t", "b", "extra"]
-    assert flow.last["x"] == Value(1, 0)
-    assert not flow.final(Value(0, 0))
-    assert flow.final(Value(1, 0))
+    assert flow.last["x"] == BlobValue(1, 0)
+    assert not flow.final(BlobValue(0, 0))
+    assert flow.final(BlobValue(1, 0))
 
 
 def test_inputs_are_what_is_declared_and_what_nobody_writes() -> None:
     flow = net().flow
     assert flow.inputs == {"x": (2, 3), "extra": None}
     assert flow.outputs == ("y",)
-    assert flow.fed(Value(0, 0)) == Value(-1, 0)
-    assert flow.fed_reads()[4] == (Value(3, 0), Value(2, 1), Value(-1, 1))
+    assert flow.fed(BlobValue(0, 0)) == BlobValue(-1, 0)
+    assert flow.fed_reads()[4] == (BlobValue(3, 0), BlobValue(2, 1), BlobValue(-1, 1))
 
 
 def test_readers_and_ancestors_are_found_through_splits() -> None:
     flow = net().flow
-    assert flow.readers(Value(1, 0)) == [3, 4]
-    assert flow.behind_splits(Value(2, 1)) == Value(1, 0)
-    assert flow.origins([Value(3, 0)]) == {Value(0, 0)}
-    assert Value(2, 0) in flow.ancestry([Value(3, 0)])
+    assert flow.readers(BlobValue(1, 0)) == [3, 4]
+    assert flow.behind_splits(BlobValue(2, 1)) == BlobValue(1, 0)
+    assert flow.origins([BlobValue(3, 0)]) == {BlobValue(0, 0)}
+    assert BlobValue(2, 0) in flow.ancestry([BlobValue(3, 0)])
     assert flow.learned() == [False] * 5
 
 

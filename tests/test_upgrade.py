@@ -53,8 +53,13 @@ def test_v1_types_are_all_known_by_name_and_number() -> None:
         assert by_name.text("type") == upgrade._V1_TYPES[name]
 
 
-def test_v1_type_of_a_fork_is_kept() -> None:
-    assert [layer.text("type") for layer in layers("layers { type: REVERSE } layers { type: 99 }")] == ["REVERSE", "99"]
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("REVERSE", "Reverse"), ("SEG_ACCURACY", "SegAccuracy"), ("INTERP", "Interp"), ("BN", "BN"), ("RELU6", "ReLU6"),
+     ("ROI_POOLING", "ROIPooling"), ("99", "99"), ("'CROP'", "CROP")],
+)  # fmt: skip
+def test_v1_type_of_a_fork_has_its_v2_name(old: str, new: str) -> None:
+    assert [layer.text("type") for layer in layers(f"layers {{ type: {old} }}")] == [new]
 
 
 def test_v0_types_are_all_known() -> None:

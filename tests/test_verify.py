@@ -13,10 +13,8 @@ import pytest
 import bridge
 from bridge import engines
 from bridge.caffe_files import prototxt
-from bridge.caffe_files.assemble import assemble
 from bridge.errors import FormatError, MissingFileError, ModelError, UsageError
 from bridge.layers import build_layer
-from bridge.schema import Blob, RawLayer, RawNet
 from bridge.verification.report import Report
 from tests.conftest import FASHION, GOLDEN, missing, need, zoo
 from tests.nets import make
@@ -187,135 +185,6 @@ def test_finds_a_planted_fault_and_names_its_layer(model: Path, tmp_path: Path, 
     assert others <= {layer}
 
 
-@pytest.mark.slow
-def test_finds_every_single_bit_changed_of_any_weight(tmp_path: Path) -> None:
-    data = bytearray(WEIGHTS.read_bytes())
-    blobs = [(layer.name, role, blob) for layer in bridge.load(WEIGHTS) for role, blob in layer.blobs.entries()]
-    shares = np.array([blob.size for *_, blob in blobs]) / sum(blob.size for *_, blob in blobs)
-    rng = np.random.default_rng(7)
-    file = tmp_path / "changed.caffemodel"
-    for _ in range(2000):
-        layer, role, blob = blobs[rng.choice(len(blobs), p=shares)]
-        value, bit = int(rng.integers(blob.size)), int(rng.integers(32))
-        byte = blob.location.offset + 4 * value + bit // 8
-        data[byte] ^= 1 << bit % 8
-        file.write_bytes(data)
-        data[byte] ^= 1 << bit % 8
-        report = bridge.verify(WEIGHTS, against=file, engines=(), readers=(), checks=())
-        (found,) = report.differences
-        assert (found.layer, found.role) == (layer, role)
-        assert found.index == tuple(int(i) for i in np.unravel_index(value, blob.shape))
-        assert found.differing == 1
-
-
-# -- weights -----------------------------------------------------------------------------------
-
-
-def changed(tmp_path: Path, byte: int, bit: int = 0) -> Path:
-    data = bytearray(WEIGHTS.read_bytes())
-    data[byte] ^= 1 << bit
-    file = tmp_path / "changed.caffemodel"
-    file.write_bytes(data)
-    return file
-
-
-@pytest.mark.parametrize("suffix", ["npz", "safetensors", "caffemodel", "caffemodel.h5", "chainer.npz", "onnx"])
-def test_every_file_that_the_tool_writes_is_comparable(tmp_path: Path, suffix: str) -> None:
-    need(*{"caffemodel.h5": ["h5py"], "chainer.npz": ["chainer"]}.get(suffix, []))
-    net, file = bridge.load(DEPLOY, WEIGHTS), tmp_path / f"net.{suffix}"
-    if suffix == "onnx":
-        bridge.export_onnx(net, file, check=False)
-    else:
-        bridge.save(net, file)
-    report = bridge.verify(DEPLOY, WEIGHTS, against=file, engines=(), readers=())
-    assert report.passed, str(report)
-    assert report.weights[0].count("same") == 10
-    back = bridge.verify(DEPLOY, file, against=WEIGHTS, engines=(), readers=())
-    assert back.weights[0].count("same") == 10
-
-
-def test_is_symmetric(tmp_path: Path) -> None:
-    other = changed(tmp_path, 50000)
-    there = bridge.verify(DEPLOY, WEIGHTS, against=other, engines=(), readers=()).differences
-    back = bridge.verify(DEPLOY, other, against=WEIGHTS, engines=(), readers=()).differences
-    assert [(d.layer, d.role, d.index, d.values, d.differing, d.ulps) for d in there] == [
-        (d.layer, d.role, d.index, d.values[::-1], d.differing, d.ulps) for d in back
-    ]
-    assert len(there) == 1
-
-
-def save_one(path: Path, weight: np.ndarray) -> Path:
-    """A caffemodel of one inner product with that weight."""
-    definition = prototxt.parse(
-        'layer { name: "fc" type: "InnerProduct" bottom: "x" top: "y" '
-        f"inner_product_param {{ num_output: {len(weight)} bias_term: false }} }}"
-    )
-    raw = RawLayer("fc", "InnerProduct", definition.messages("layer")[0], (Blob.of(weight),))
-    bridge.save(assemble(RawNet("one", (raw,), source="one"), definition), path)
-    return path
-
-
-def one_difference(tmp_path: Path, a: np.ndarray, b: np.ndarray) -> Any:
-    files = save_one(tmp_path / "a.caffemodel", a), save_one(tmp_path / "b.caffemodel", b)
-    report = bridge.verify(files[0], against=files[1], engines=(), readers=(), checks=())
-    return report.weights[0].blobs[0]
-
-
-def test_minus_zero_is_not_zero(tmp_path: Path) -> None:
-    found = one_difference(tmp_path, np.float32([[1, 0.0]]), np.float32([[1, -0.0]]))
-    assert str(found) == (
-        "layer 'fc' (InnerProduct): blob 'weight' differs at [0, 1]: 0.0 against -0.0 (1 of 2 values, 1 ulp)"
-    )
-
-
-def test_a_nan_is_its_payload(tmp_path: Path) -> None:
-    payloads = [np.array([[bits, 0]], np.uint32).view(np.float32) for bits in (0x7FC00001, 0x7FC00002)]
-    found = one_difference(tmp_path, *payloads)
-    assert "[0, 0]: nan (0x7fc00001) against nan (0x7fc00002) (1 of 2 values)" in str(found)
-    assert one_difference(tmp_path, payloads[0], payloads[0]).status == "same"
-
-
-def test_says_how_types_that_differ_were_compared(tmp_path: Path) -> None:
-    third = np.array([[1 / 3]])
-    found = one_difference(tmp_path, third, third.astype(np.float32))
-    assert found.status == "same"
-    assert found.why == "float64 against float32, compared as float32"
-    assert one_difference(tmp_path, third, np.float32([[0.3]])).status == "different"
-
-
-def test_a_blob_of_another_shape_is_different(tmp_path: Path) -> None:
-    found = one_difference(tmp_path, np.ones((2, 3), np.float32), np.ones((3, 2), np.float32))
-    assert found.status == "different"
-    assert found.why == "shape 2 x 3 against 3 x 2"
-
-
-def test_a_layer_that_is_missing_is_different(tmp_path: Path) -> None:
-    net = bridge.load(DEPLOY, WEIGHTS)
-    bridge.save(net.replace(layers=tuple(layer for layer in net if layer.name != "fc6")), tmp_path / "less.npz")
-    report = bridge.verify(WEIGHTS, against=tmp_path / "less.npz", engines=(), readers=(), checks=())
-    assert [(d.layer, d.role) for d in report.differences] == [("fc6", "weight"), ("fc6", "bias")]
-    assert "only in" in str(report.differences[0])
-
-
-def test_a_layer_that_a_reader_does_not_cover_is_told(tmp_path: Path) -> None:
-    need("chainer")
-    text = 'layer { name: "p" type: "PReLU" bottom: "x" top: "y" }'
-    definition = prototxt.parse(text)
-    raw = RawLayer("p", "PReLU", definition.messages("layer")[0], (Blob.of(np.ones(3, np.float32)),))
-    bridge.save(assemble(RawNet("p", (raw,), source="p"), definition), tmp_path / "p.caffemodel")
-    report = bridge.verify(tmp_path / "p.caffemodel", readers=["protobuf", "caffefunction"], engines=())
-    (blob,) = report.weights[0].blobs
-    assert blob.status == "not compared"
-    assert "CaffeFunction" in blob.why
-    assert report.status == 2
-
-
-def test_a_truncated_file_is_no_difference(tmp_path: Path) -> None:
-    (tmp_path / "cut.caffemodel").write_bytes(WEIGHTS.read_bytes()[:100_000])
-    with pytest.raises(FormatError, match="past the end of file"):
-        bridge.verify(DEPLOY, WEIGHTS, against=tmp_path / "cut.caffemodel", engines=())
-
-
 # -- outputs -----------------------------------------------------------------------------------
 
 
@@ -467,65 +336,6 @@ def test_weights_alone_are_no_error_but_outputs_then_are_not_compared(tmp_path: 
     assert shaped.inputs[0].startswith("data 2 x 1 x 28 x 28")
 
 
-@pytest.mark.parametrize(
-    ("body", "shape", "fits"),
-    [
-        (
-            'type: "Embed" bottom: "x" embed_param { input_dim: 7 num_output: 2 }',
-            (4, 9),
-            lambda x: set(x.flat) <= set(range(7)),
-        ),
-        (
-            'type: "LSTM" bottom: "d" bottom: "x" recurrent_param { num_output: 2 }',
-            (4, 9),
-            lambda x: set(x.flat) <= {0, 1} and not x[0].any(),
-        ),
-        ('type: "BatchReindex" bottom: "d" bottom: "x"', (9,), lambda x: set(x.flat) <= {0, 1, 2, 3}),
-        ('type: "Filter" bottom: "d" bottom: "e" bottom: "x" top: "z"', (4,), lambda x: set(x.flat) <= {0, 1}),
-        (
-            'type: "Upsample" bottom: "d" bottom: "x"',
-            (4, 9, 1, 9),
-            lambda x: set(x.flat) <= set(range(9)),
-        ),
-        ('type: "ReLU" bottom: "x"', (4, 9), lambda x: x.min() < 0 < x.max()),
-    ],
-)
-def test_random_inputs_fit_their_use(body: str, shape: tuple[int, ...], fits: Callable[[np.ndarray], bool]) -> None:
-    from bridge.verification.inputs import make_inputs
-
-    shapes = {"d": (4, 9, 1, 9), "e": (4, 9), "x": shape}
-    dims = {name: " ".join(f"dim: {extent}" for extent in extents) for name, extents in shapes.items()}
-    text = "".join(
-        f'layer {{ name: "{name}" type: "Input" top: "{name}" input_param {{ shape {{ {dim} }} }} }}'
-        for name, dim in dims.items()
-    )
-    net = assemble(None, prototxt.parse(f'{text} layer {{ name: "l" top: "y" {body} }}'))
-    first, again, other = (make_inputs(net, seed=seed)["x"] for seed in (0, 0, 1))
-    assert fits(first)
-    assert (first == again).all()
-    assert (first != other).any()
-
-
-def test_inputs_come_from_files(tmp_path: Path) -> None:
-    need("PIL")
-    from PIL import Image
-
-    from bridge.verification.inputs import make_inputs
-
-    net = bridge.load(DEPLOY, WEIGHTS)
-    np.save(tmp_path / "x.npy", np.full((1, 1, 28, 28), 7.0))
-    assert (make_inputs(net, given={"data": tmp_path / "x.npy"})["data"] == 7).all()
-    np.savez(tmp_path / "x.npz", **{"in:data": np.full((1, 1, 28, 28), 8.0)})
-    assert (make_inputs(net, given={"data": tmp_path / "x.npz"})["data"] == 8).all()
-    Image.new("L", (56, 56), 9).save(tmp_path / "x.png")
-    image = make_inputs(net, given={"data": tmp_path / "x.png"})["data"]
-    assert image.shape == (10, 1, 28, 28)
-    assert (image == 9).all()
-    (tmp_path / "bad.png").write_bytes(b"no image")
-    with pytest.raises(FormatError, match="is no image"):
-        make_inputs(net, given={"data": tmp_path / "bad.png"})
-
-
 def test_the_package_can_be_called_whichever_was_imported_first() -> None:
     code = "import bridge.verification, bridge; print(bridge.verify('a', 'b', 'c'))"
     import subprocess
@@ -583,75 +393,6 @@ def test_opencv_runtimes_are_engines_that_must_be_asked_for(engine: str) -> None
     assert report.passed, str(report)
     assert report.outputs[0].count("same") == 15
     assert engine not in engines.available()
-
-
-def test_an_input_larger_than_a_blob_can_be_is_refused_before_it_is_made(tmp_path: Path) -> None:
-    need("onnxruntime")
-    text = NET.replace("dim: 17 dim: 17", "dim: 1000000 dim: 1000000")
-    (tmp_path / "deploy.prototxt").write_text(text)
-    bridge.save(make(NET), tmp_path / "weights.caffemodel")
-    report = bridge.verify(tmp_path / "deploy.prototxt", tmp_path / "weights.caffemodel")
-    size = "input 'data' would be 2 x 4 x 1000000 x 1000000"
-    most = "a blob has at most 32 axes and 2,147,483,647 values"
-    assert report.status == 1
-    assert f"{size} ({most})" in [str(finding) for finding in report.checked[0].findings]
-    assert f"outputs were not compared: {tmp_path / 'weights.caffemodel'}: {size} ({most})" in report.remarks
-    with pytest.raises(ModelError, match=size) as caught:
-        bridge.verify(tmp_path / "weights.caffemodel", inputs={"data": (2, 4, 1000000, 1000000)})
-    assert caught.value.hint == most
-
-
-def test_an_input_that_the_net_cannot_take_is_refused_before_it_is_made() -> None:
-    with pytest.raises(ModelError, match="top 'conv1' would be"):  # of 8 GB, which a blob may have
-        bridge.verify(DEPLOY, WEIGHTS, inputs={"data": (1, 1, 40000, 50000)}, readers=())
-
-
-OBJECTS = np.array([None, {}], object)
-
-
-@pytest.mark.parametrize(
-    ("write", "problem"),
-    [
-        (lambda path: path.write_text(DEPLOY.read_text()), "is no NumPy file, expected .npz or .npy"),
-        (lambda path: path.write_bytes(b""), "is no NumPy file, expected .npz or .npy"),
-        (lambda path: np.savez(path, **{"in:data": OBJECTS}), "holds Python objects, expected numbers"),
-        (
-            lambda path: np.savez(path, **{"in:data": np.array(["a"])}),
-            "array 'in:data': has type <U1, expected numbers",
-        ),
-        (lambda path: np.savez(path, **{"in:data": np.zeros(1, complex)}), "has type complex128, expected numbers"),
-        (lambda path: path.write_bytes((FASHION / "io.npz").read_bytes()[:5000]), "is a damaged NumPy file"),
-    ],
-)
-def test_a_file_that_holds_no_numbers_is_refused_in_our_words(
-    tmp_path: Path, write: Callable[[Path], Any], problem: str
-) -> None:
-    file = tmp_path / "io.npz"
-    write(file)
-    for wanted in ({"recorded": file}, {"inputs": {"data": file}}):
-        with pytest.raises(FormatError) as caught:
-            bridge.verify(DEPLOY, WEIGHTS, **wanted)
-        message = str(caught.value)
-        assert message.startswith(f"{file}: ")
-        assert problem in message
-        assert "pickle" not in message
-
-
-def test_a_flipped_bit_anywhere_in_a_recorded_file_is_no_crash(tmp_path: Path) -> None:
-    from bridge.verification.inputs import Recorded
-
-    np.savez_compressed(tmp_path / "io.npz", **{"in:data": np.arange(60.0), "out:prob": np.ones(9)})
-    data = (tmp_path / "io.npz").read_bytes()
-    refused = 0
-    for bit in range(8 * len(data)):
-        changed = bytearray(data)
-        changed[bit // 8] ^= 1 << bit % 8
-        (tmp_path / "flipped.npz").write_bytes(changed)
-        try:
-            Recorded(tmp_path / "flipped.npz")
-        except (FormatError, MissingFileError):
-            refused += 1
-    assert refused > len(data)
 
 
 @pytest.mark.parametrize("against", [True, False])

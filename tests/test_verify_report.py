@@ -290,17 +290,17 @@ def test_json_has_the_difference(failed: Report) -> None:
 
 def test_html_is_one_page_without_network_or_script(failed: Report, tmp_path: Path) -> None:
     failed.write_html(tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "<script" not in page
-    assert not re.search(r"""(?:src|href)\s*=\s*["'](?!data:)""", page)
-    assert "http" not in page.replace("http-equiv", "")
-    assert page.index('id="verdict"') < page.index("<table")
-    assert page.count("<svg") > 20
-    assert 'src="data:image/png;base64,' in page
+    report_page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in report_page
+    assert not re.search(r"""(?:src|href)\s*=\s*["'](?!data:)""", report_page)
+    assert "http" not in report_page.replace("http-equiv", "")
+    assert report_page.index('id="verdict"') < report_page.index("<table")
+    assert report_page.count("<svg") > 20
+    assert 'src="data:image/png;base64,' in report_page
 
 
 def test_html_escapes_names() -> None:
-    from bridge.verification.html import page
+    from bridge.verification.html import report_page
     from bridge.verification.results import BlobResult, OutputsResult, TopResult, WeightsResult
 
     evil = "<script>alert('x')</script>"
@@ -311,8 +311,8 @@ def test_html_escapes_names() -> None:
         remarks=(evil,),
         versions={evil: evil},
     )
-    assert "<script" not in page(report)
-    assert html.escape(evil) in page(report)
+    assert "<script" not in report_page(report)
+    assert html.escape(evil) in report_page(report)
 
 
 @pytest.mark.browser

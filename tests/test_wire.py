@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,9 @@ from google.protobuf import text_format
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.wire import MAX_TEXT, Source, Span, decode
+from backends.wire import MAX_TEXT, FileBytes, Span, decode
 from bridge.caffe_files import prototxt
-from bridge.caffe_files.proto import caffe_pb2, dialects, param_field, schema
+from bridge.caffe_files.proto import caffe_pb2, dialects, forks_pb2, param_field, schema
 from bridge.caffe_files.proto.encode import encode
 from bridge.errors import FormatError
 from bridge.schema.message import Message, Symbol
@@ -23,7 +24,7 @@ from tests.strategies import files as strategies
 
 
 def span(data: bytes, name: str = "NetParameter") -> Span:
-    return Span(Source(data, "file"), 0, len(data), schema(name), name)
+    return Span(FileBytes(data, "file"), 0, len(data), schema(name), name)
 
 
 def fails(data: bytes, message: str, name: str = "NetParameter") -> None:
@@ -183,25 +184,29 @@ def test_encode_writes_unknown_numbers_back() -> None:
     assert encode(message, {}, lambda path: pytest.fail(path)) == data
 
 
-def test_generated_schema_is_what_the_proto_file_says() -> None:
-    lines = (ROOT / "bridge" / "caffe_files" / "proto" / "caffe.proto").read_text().splitlines()
+@pytest.mark.parametrize("generated", [caffe_pb2, forks_pb2])
+def test_generated_schema_is_what_the_proto_file_says(generated: Any) -> None:
+    path = ROOT / "bridge" / "caffe_files" / "proto" / generated.DESCRIPTOR.name.rpartition("/")[2]
+    lines = path.read_text().splitlines()
     stated = [line.split("[")[0].split()[-3::2] for line in lines if line.split()[:1] in (["optional"], ["repeated"])]
-    generated: list[list[str]] = []
-    pending = list(caffe_pb2.DESCRIPTOR.message_types_by_name.values())
+    found: list[list[str]] = []
+    pending = list(generated.DESCRIPTOR.message_types_by_name.values())
     for message in pending:
         pending.extend(message.nested_types)
-        generated.extend([field.name, str(field.number)] for field in message.fields)
-    assert sorted([name, number.rstrip(";")] for name, number in stated) == sorted(generated)
+        found.extend([field.name, str(field.number)] for field in message.fields)
+    assert sorted([name, number.rstrip(";")] for name, number in stated) == sorted(found)
 
 
 @pytest.mark.parametrize("fork", dialects())
 def test_dialect_names_no_number_twice(fork: str) -> None:
-    names = [field.name for field in dialects()[fork].by_number.values()]
-    assert len(set(names)) == len(names)
-    assert all(
-        field.type in caffe_pb2.DESCRIPTOR.message_types_by_name or not field.type
-        for field in dialects()[fork].by_number.values()
-    )
+    pending = ["NetParameter", "LayerParameter", "V1LayerParameter"]
+    for message in pending:
+        fields = schema(message, (fork,)).by_number.values()
+        assert len({field.name for field in fields}) == len(fields)
+        assert all(
+            schema(field.type, (fork,)).by_number or field.type.startswith("NetState") for field in fields if field.type
+        )
+        pending.extend({field.type for field in fields if field.type} - {*pending})
 
 
 @pytest.mark.parametrize(
@@ -223,7 +228,7 @@ def test_dialect_names_no_number_twice(fork: str) -> None:
     ],
 )
 def test_colliding_number_goes_with_the_layer_type(number: int, kind: str, name: str) -> None:
-    field = param_field(schema("LayerParameter").by_number, number, kind)
+    field = param_field(tuple(dialects()), number, kind)
     assert field is not None
     assert field.name == name
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bridge.caffe_files.proto import unknown_fields
+from bridge.caffe_files.fields import field_notes
+from bridge.caffe_files.structure import check_definition, check_layers, check_tops
 from bridge.caffe_files.upgrade import upgrade_net
 from bridge.errors import ModelError, nearest
-from bridge.layers import CaffeLayer, build_layer
-from bridge.layers.batch_norm import read_zero_scale_factors
+from bridge.layers import build_layer
+from bridge.layers.batch_norm import notes_on_statistics, read_zero_scale_factors
 from bridge.schema import Blob, Layer, Net, RawLayer, RawNet
 from bridge.schema.message import Message
 
@@ -30,6 +31,7 @@ def assemble(
     level: int = 0,
     stages: Sequence[str] = (),
     zero_scale_factor: str = "bvlc",
+    allow_unknown_fields: bool = False,
     sources: Sequence[str] = (),
 ) -> Net:
     """Build a net.
@@ -42,25 +44,29 @@ def assemble(
         stages: Its stages.
         zero_scale_factor: ``bvlc`` or ``nvcaffe``: how to read a BatchNorm whose scale factor is 0
             beside other statistics, see :func:`bridge.layers.batch_norm.read_zero_scale_factors`.
+        allow_unknown_fields: Let fields pass that nothing reads and that may change a result; else an export,
+            a chain and a check refuse the net.
         sources: The files, for messages.
 
     Returns:
         The net. What could not be matched is told in its ``notes``.
 
     Raises:
+        FormatError: The prototxt is no net, or has what Caffe refuses: two layers that write one blob.
         ModelError: The rules of a layer contradict each other.
         UsageError: ``zero_scale_factor`` is neither of the two.
     """
     stored = raw.layers if raw else ()
-    notes = list(raw.notes) if raw else []
     if prototxt is None:
         rest = raw.definition if raw else Message()
         definitions = [layer.definition for layer in stored]
         layers = [(layer.definition, layer.blobs, layer.uncovered) for layer in stored]
     else:
+        check_definition(prototxt)
         rest, definitions = upgrade_net(prototxt)
-        kept = _of_phase(rest, definitions, phase, level, stages)
-        by_name = _by_name(stored)
+        check_layers(definitions)
+        state, by_name = _state(rest, phase, level, stages), _by_name(stored)
+        kept = (definition for definition in definitions if _included(definition, *state))
         layers = [(definition, *by_name.get(definition.text("name"), ((), ""))) for definition in kept]
     shared = _shared_parameters(layers)
     built = tuple(
@@ -74,14 +80,20 @@ def assemble(
         phase=phase,
         sources=tuple(sources) or ((raw.source,) if raw else ()),
         reader=raw.reader if raw else "",
+        allow_unknown_fields=allow_unknown_fields,
+        stages=() if prototxt is None else _unnamed_stages(definitions, state[2]),
         shared={name: tuple(copies) for name, copies in shared.items() if len(copies) > 1},
     )
+    check_tops(built, net.where)
+    notes = list(raw.notes) if raw else []
     if not built:
         others = f": its {len(definitions)} are for others" if definitions else ""
         notes.append(f"the net has no layers for phase {phase}{others}")
     if prototxt is not None:
-        notes += _unused(stored, net) + _unknown(net)
-    notes += _written_over(net)
+        notes += _unused(stored, net)
+    if net.stages:
+        notes.append(f"the prototxt has layers for the stages {', '.join(net.stages)}, none of which is named: --stage")
+    notes += field_notes(net) + notes_on_statistics(net, prototxt is not None) + _written_over(net)
     return read_zero_scale_factors(net.replace(notes=tuple(notes)), zero_scale_factor)
 
 
@@ -92,15 +104,11 @@ def definitions_of(
 
     Args and Raises: as :func:`assemble`.
     """
+    check_definition(prototxt)
     rest, definitions = upgrade_net(prototxt)
-    return rest, _of_phase(rest, definitions, phase, level, stages)
-
-
-def _of_phase(
-    rest: Message, definitions: Sequence[Message], phase: str, level: int, stages: Sequence[str]
-) -> list[Message]:
+    check_layers(definitions)
     state = _state(rest, phase, level, stages)
-    return [definition for definition in definitions if _included(definition, *state)]
+    return rest, [definition for definition in definitions if _included(definition, *state)]
 
 
 def _by_name(stored: Sequence[RawLayer]) -> dict[str, tuple[tuple[Blob, ...], str]]:
@@ -158,15 +166,11 @@ def _unused(stored: Sequence[RawLayer], net: Net) -> list[str]:
     return notes
 
 
-def _unknown(net: Net) -> list[str]:
-    """A note for each parameter that Caffe would refuse, which is most often a slip of the pen."""
-    return [
-        f"{layer.label}: '{path}' is in no known caffe.proto, and has no effect"
-        for layer in net.layers
-        if isinstance(layer, CaffeLayer)
-        for path in unknown_fields(layer.definition)
-        if path not in (layer.message, *layer.aliases)  # a type of the user's own
-    ]
+def _unnamed_stages(definitions: Sequence[Message], named: frozenset[str]) -> tuple[str, ...]:
+    """The stages that rules of layers ask for, if none of them is named."""
+    rules = [rule for layer in definitions for kind in ("include", "exclude") for rule in layer.messages(kind)]
+    wanted = dict.fromkeys(str(stage) for rule in rules for stage in rule.all("stage"))
+    return tuple(wanted) if named.isdisjoint(wanted) else ()
 
 
 def _written_over(net: Net) -> list[str]:

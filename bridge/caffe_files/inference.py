@@ -14,14 +14,14 @@ from bridge.layers.data_source import known
 from bridge.layers.input import Input
 from bridge.layers.silence import Silence
 from bridge.schema import Layer, Net, ServedNet, Shape, as_served, times
-from bridge.schema.flow import Value
-from bridge.schema.hooks import Extents
+from bridge.schema.flow import BlobValue
+from bridge.schema.hooks import PartialShape
 
-Given = Mapping[str, Sequence["int | str"]]
+GivenExtents = Mapping[str, Sequence["int | str"]]
 """Extents of inputs by blob name; a name in place of a number is an open extent."""
 
 
-def inference_net(net: Net, inputs: Given | None = None) -> ServedNet:
+def inference_net(net: Net, inputs: GivenExtents | None = None) -> ServedNet:
     """The net without what it needs in training only.
 
     Data layers become Input layers, without the labels when nothing else reads them; of their shapes
@@ -45,7 +45,7 @@ def inference_net(net: Net, inputs: Given | None = None) -> ServedNet:
     return net if isinstance(net, ServedNet) else as_served(net)
 
 
-def training_net(net: Net, inputs: Given | None = None) -> Net:
+def training_net(net: Net, inputs: GivenExtents | None = None) -> Net:
     """The net with Input layers in place of its data layers, and its losses, so that it can be trained.
 
     Args:
@@ -65,7 +65,7 @@ def training_net(net: Net, inputs: Given | None = None) -> Net:
 class _Conversion:
     """One run of :func:`inference_net`."""
 
-    def __init__(self, net: Net, given: Given) -> None:
+    def __init__(self, net: Net, given: GivenExtents) -> None:
         self.net, self.given, self.flow = net, given, net.flow
         self.sources = {index for index, layer in enumerate(net.layers) if layer.feeds(given)}
         self.dropped = {
@@ -74,7 +74,7 @@ class _Conversion:
             if index not in self.sources and layer.serves_training
         }
         self.halves: dict[int, Layer] = {}
-        self.needed: set[Value] = set()
+        self.needed: set[BlobValue] = set()
         self.notes: list[str] = []
 
     def run(self) -> Net:
@@ -91,7 +91,7 @@ class _Conversion:
 
     # -- what is wanted --------------------------------------------------------------------------
 
-    def _judged(self) -> dict[int, list[Value]]:
+    def _judged(self) -> dict[int, list[BlobValue]]:
         """The values that each dropped layer judges, but for those that only auxiliary losses do."""
         judged = {index: self._predictions(index, layer) for index, layer in self.dropped.items()}
         auxiliary = self._auxiliary()
@@ -101,7 +101,7 @@ class _Conversion:
                 minor.difference_update(values)
         return {index: [value for value in values if value not in minor] for index, values in judged.items()}
 
-    def _predictions(self, index: int, layer: Layer) -> list[Value]:
+    def _predictions(self, index: int, layer: Layer) -> list[BlobValue]:
         """The values that a dropped layer judges, and that the net is therefore for."""
         values = [self.flow.behind_splits(value) for value in self.flow.reads[index][: layer.predictions]]
         learned = self.flow.learned()
@@ -109,31 +109,31 @@ class _Conversion:
 
     def _auxiliary(self) -> set[int]:
         """Losses that only helped in training: another one has the same labels and a greater weight."""
-        rivals: dict[tuple[str, Value], list[tuple[float, int]]] = {}
+        rivals: dict[tuple[str, BlobValue], list[tuple[float, int]]] = {}
         for index, layer in self.dropped.items():
             if layer.is_loss and layer.inference_type and len(layer.bottoms) > 1:
                 labels = self.flow.behind_splits(self.flow.reads[index][1])
                 rivals.setdefault((layer.type, labels), []).append((layer.loss_weights[0], index))
         return {index for losses in rivals.values() for weight, index in losses if weight < max(losses)[0]}
 
-    def _stand_ins(self, judged: set[Value]) -> set[int]:
+    def _stand_ins(self, judged: set[BlobValue]) -> set[int]:
         """Layers of constants, where what is judged hangs on nothing else: they stand for the data."""
         origins = {index for index, _ in self.flow.origins(judged)}
         if any(index < 0 or index in self.sources or self.net.layers[index].is_input for index in origins):
             return set()
         return {index for index in origins if self.net.layers[index].constant_tops}
 
-    def _own_outputs(self, judged: set[Value]) -> set[Value]:
+    def _own_outputs(self, judged: set[BlobValue]) -> set[BlobValue]:
         """The net's outputs that do not hang on labels alone."""
         told = {value for index in self.dropped for value in self.flow.reads[index]} - judged
-        beside = {Value(i, k) for i in self.sources for k, _ in enumerate(self.net.layers[i].tops) if k}
+        beside = {BlobValue(i, k) for i in self.sources for k, _ in enumerate(self.net.layers[i].tops) if k}
         labels = (self.flow.origins(told) | beside) - self.flow.origins(judged)
         unread = {value for value in self.flow.unread() if value[0] not in {*self.dropped, *self.sources}}
         return {value for value in unread if self.flow.origins({value}) - labels}
 
     # -- the losses' inference halves ----------------------------------------------------------------
 
-    def _find_halves(self, judged: Mapping[int, Sequence[Value]]) -> None:
+    def _find_halves(self, judged: Mapping[int, Sequence[BlobValue]]) -> None:
         for index, values in judged.items():
             layer = self.dropped[index]
             kind = layer.inference_type
@@ -141,7 +141,7 @@ class _Conversion:
                 self.halves[index] = self._half(layer, self.flow.name(values[0]))
                 self.notes.append(f"{layer.label} became layer '{self.halves[index].name}' ({kind})")
 
-    def _has(self, kind: str, value: Value) -> bool:
+    def _has(self, kind: str, value: BlobValue) -> bool:
         """Whether the net has that layer on the value already, or the value comes from one."""
         readers = {self.net.layers[index].type for index in self.flow.readers(value) if index not in self.dropped}
         return kind in readers or (value[0] >= 0 and self.net.layers[value[0]].type == kind)
@@ -167,7 +167,7 @@ class _Conversion:
             return [self.halves[index]] if index in self.halves else []
         if not layer.tops:
             return self._silence(index, layer)
-        places = [place for place, _ in enumerate(layer.tops) if Value(index, place) in self.needed]
+        places = [place for place, _ in enumerate(layer.tops) if BlobValue(index, place) in self.needed]
         tops = [layer.tops[place] for place in places]
         if index in self.sources:
             made = _as_inputs(self.net, layer, tops, self.given)
@@ -200,11 +200,11 @@ class _Conversion:
             self.notes.append(f"left out, as they serve training only: {', '.join(gone)}")
 
     def _is_gone(self, index: int, layer: Layer) -> bool:
-        values = [Value(index, place) for place, _ in enumerate(layer.tops)] or self.flow.reads[index]
+        values = [BlobValue(index, place) for place, _ in enumerate(layer.tops)] or self.flow.reads[index]
         return index in self.dropped or self.needed.isdisjoint(values)
 
 
-def _as_inputs(net: Net, layer: Layer, tops: Sequence[str], given: Given) -> list[Layer]:
+def _as_inputs(net: Net, layer: Layer, tops: Sequence[str], given: GivenExtents) -> list[Layer]:
     """Input layers for some of a data layer's tops."""
     made = []
     for top in tops:
@@ -214,14 +214,14 @@ def _as_inputs(net: Net, layer: Layer, tops: Sequence[str], given: Given) -> lis
     return made
 
 
-def _shape(net: Net, layer: Layer, top: str, given: Given) -> Shape | None:
+def _shape(net: Net, layer: Layer, top: str, given: GivenExtents) -> Shape | None:
     own = _own_extents(net, layer, top)
     wanted: Sequence[int | str | None] = given.get(top, own or ())
     told = own if own and len(own) == len(wanted) else (None,) * len(wanted)
     return known(tuple(a if isinstance(a, int) else b for a, b in zip(wanted, told, strict=True)))
 
 
-def _own_extents(net: Net, layer: Layer, top: str) -> Extents | None:
+def _own_extents(net: Net, layer: Layer, top: str) -> PartialShape | None:
     """What the layer's parameters, and the weights that it feeds, tell of a top."""
     place = layer.tops.index(top)
     extents = layer.extents[place] if place < len(layer.extents) else None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from bridge.caffe_files.align import offsets
 from bridge.errors import FormatError
 from bridge.schema.message import Message, Symbol, Value
 
@@ -84,6 +85,20 @@ _V1_TYPES = {
     "WINDOW_DATA": "WindowData",
 }
 
+_FORK_TYPES = {
+    "BN": "BN", "PRELU": "PReLU", "ELU": "ELU", "RELU6": "ReLU6", "SPP": "SPP", "DENSE_CRF": "DenseCRF",
+    "ROIPOOLING": "ROIPooling", "ROI_POOLING": "ROIPooling", "PSROI_POOLING": "PSROIPooling",
+}  # fmt: skip
+"""V1 types of forks whose name is not the V2 name's words with underscores."""
+
+_KEPT = ("Concat", "Eltwise", "LRN", "MVN", "Softmax", "Split", "Slice", "AbsVal", "BNLL", "Dropout", "Exp", "Power")
+_VIEWS = {
+    "Convolution": ("convolution_param", False), "Deconvolution": ("convolution_param", True),
+    "Pooling": ("pooling_param", False), "ReLU": ("", False), "Sigmoid": ("", False), "TanH": ("", False),
+    "Threshold": ("", False), "Log": ("", False), "PReLU": ("", False), **dict.fromkeys(_KEPT, ("", False)),
+}  # fmt: skip
+"""What old nets' crops are aligned by, for :func:`bridge.caffe_files.align.offsets`."""
+
 _CONV, _POOL, _IP = "convolution_param", "pooling_param", "inner_product_param"
 _DATA, _IMAGES, _WINDOW = "data_param", "image_data_param", "window_data_param"
 _WEIGHTED = {"conv": _CONV, "innerproduct": _IP}
@@ -152,7 +167,7 @@ def upgrade_net(definition: Message) -> tuple[Message, list[Message]]:
     Returns:
         The fields of the net itself, and its layers as ``LayerParameter`` messages.
         Net-level inputs have become a first layer of type ``Input``; where the net has
-        no shape for them that layer has none either.
+        no shape for them that layer has none either. DeepLab's ``hole`` has become ``dilation``.
 
     Raises:
         FormatError: The definition cannot be understood as a net.
@@ -160,12 +175,15 @@ def upgrade_net(definition: Message) -> tuple[Message, list[Message]]:
     old = _layers(definition, "layers")
     if any("layer" in layer for layer in old):
         old = [_v0_to_v1(layer) for layer in _fold_padding(definition, old)]
-    # As in Caffe, old layers win where a net has both kinds.
+    # As in Caffe, old layers win where weights have both kinds; a definition is refused, see structure.py.
     layers = [_v1_to_v2(layer) for layer in old] if old else [_shallow(layer) for layer in _layers(definition, "layer")]
     if "input" in definition:
         layers.insert(0, _input_layer(definition))
     for layer in layers:
         _freeze_batch_norm(layer)
+        _name_dilation(layer)
+    if old:
+        _align_crops(layers)
     return _shallow(definition, without=_NET_LEVEL), layers
 
 
@@ -258,7 +276,7 @@ def _v1_to_v2(old: Message) -> Message:
     kind = _v1_type(old.get("type"))
     layer = _shallow(old, without=_V1_PARAMS)
     if "type" in old:
-        layer.set("type", _V1_TYPES.get(kind, kind))
+        layer.set("type", _V1_TYPES[kind] if kind in _V1_TYPES else _fork_type(old.get("type"), kind))
     layer.set("param", *_param_specs(old))
     if kind in _V1_DATA:
         _move_transform(layer, _V1_DATA[kind])
@@ -272,6 +290,24 @@ def _v1_type(value: Value | None) -> str:
 
         return schema("V1LayerParameter").by_name["type"].symbols.get(value, str(value))
     return "NONE" if value is None else str(value)
+
+
+def _align_crops(layers: Sequence[Message]) -> None:
+    """Give the crops of V1 nets the offsets that their fork works out; where that fails, they stay of no known type."""
+    for layer in layers:
+        if layer.text("type") == "Crop" and "crop_param" not in layer:
+            found = offsets(layer, layers, _VIEWS)
+            if found is None:
+                layer.set("type", "CROP")
+            else:
+                layer.set("crop_param", Message(layer.where, axis=2, offset=[*found]))
+
+
+def _fork_type(value: Value | None, name: str) -> str:
+    """The V2 name of a fork's V1 type: ``SEG_ACCURACY`` is ``SegAccuracy``; a name in quotation marks is one of V2."""
+    if not isinstance(value, (Symbol, int)) or not name.isupper():
+        return name
+    return _FORK_TYPES.get(name) or "".join(word.capitalize() for word in name.split("_"))
 
 
 def _param_specs(old: Message) -> list[Message]:
@@ -316,6 +352,24 @@ def _input_layer(definition: Message) -> Message:
             raise FormatError(f"{len(shapes)} input_shape for {len(tops)} inputs", where=definition.where)
         layer.set("input_param", Message(definition.where, shape=[*shapes]))
     return layer
+
+
+RENAMED = frozenset({(_CONV, name) for name in ("hole", "hole_h", "hole_w", "dilation_h", "dilation_w")})
+"""Fields that have another name, or another form, after :func:`upgrade_net`."""
+
+
+def _name_dilation(layer: Message) -> None:
+    """Rename DeepLab's ``hole``, ``hole_h``, ``hole_w`` and TSN's ``dilation_h``, ``dilation_w``.
+
+    Source: DeepLab's conv_layer.cpp: ``hole`` holds for both axes unless ``hole_h`` and ``hole_w`` are given.
+    """
+    given = layer.message(_CONV)
+    for whole, sides in (("hole", ("hole_h", "hole_w")), ("dilation", ("dilation_h", "dilation_w"))):
+        if any(side in given for side in sides) or (whole == "hole" and whole in given):
+            values = [value for side in sides for value in (given.all(side) or given.all(whole) or [1])[:1]]
+            params = _shallow(given, without=(whole, *sides))
+            params.set("dilation", *(values if any(side in given for side in sides) else given.all(whole)))
+            layer.set(_CONV, params)
 
 
 def _freeze_batch_norm(layer: Message) -> None:

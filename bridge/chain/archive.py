@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from bridge.chain.build import build_chain
 from bridge.chain.functions import chainer
-from bridge.files.manifest import Entry, describe
+from bridge.files.manifest import StoredArray, manifest_texts
 from bridge.files.writers.npz import archive
 from bridge.schema import Blob, Net
 
@@ -34,14 +34,14 @@ def write(net: Net, stream: IO[bytes]) -> None:
     serializer = chainer.serializers.DictionarySerializer()
     serializer.save(chain)
     listed = list(_entries(net, chain, {id(array): key for key, array in serializer.target.items()}))
-    archive(stream, {key: Blob.of(array) for key, array in serializer.target.items()}, describe(net, listed))
+    archive(stream, {key: Blob.of(array) for key, array in serializer.target.items()}, manifest_texts(net, listed))
 
 
-def _entries(net: Net, chain: Any, keys: Mapping[int, str]) -> Iterator[Entry]:
+def _entries(net: Net, chain: Any, keys: Mapping[int, str]) -> Iterator[StoredArray]:
     """The manifest's entry for each blob; ``keys`` gives the name in the archive by the identity of the array."""
     for index, layer in enumerate(net.layers):
         for role in chain.roles(index):
             stored = chain.array(index, role)
             array = getattr(stored, "array", stored)  # a parameter or a statistic
             blob = Blob.of(array).reshaped(chain.shape(index, role))  # layers that share it may have different shapes
-            yield Entry(index, layer.name, role, keys[id(array)], blob)
+            yield StoredArray(index, layer.name, role, keys[id(array)], blob)

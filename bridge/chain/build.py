@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from bridge.caffe_files.fields import refuse_unknown_fields
 from bridge.chain.fillers import FillerInitializer, filled
 from bridge.chain.functions import F, chainer
 from bridge.chain.names import escape
@@ -265,9 +266,11 @@ def build_chain(net: Net, *, seed: int | None = None) -> NetChain:
         seed: For the fillers.
 
     Raises:
+        UnknownFieldError: A layer has a field that nothing reads and that may change what it computes.
         UnsupportedLayerError: Layers that Chainer cannot run; names all of them.
         ModelError: The net does not fit together.
     """
+    refuse_unknown_fields(net)
     missing = [f"{layer.label}: {reason}" for layer in net.layers if (reason := _problem(layer))]
     if missing:
         raise UnsupportedLayerError("; ".join(missing), where=net.where)

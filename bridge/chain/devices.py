@@ -6,7 +6,7 @@ import importlib.util
 
 from bridge.errors import MissingExtraError, UsageError
 
-HINT = "pip install 'weight-bridge[cupy]' on a machine with an NVIDIA GPU"
+GPU_HINT = "pip install 'weight-bridge[cupy]' on a machine with an NVIDIA GPU"
 
 
 def cuda_problem() -> str:
@@ -54,5 +54,5 @@ def parse_device(text: str) -> str:
     if not name.startswith("@cupy:") or not name.removeprefix("@cupy:").isdecimal():
         raise UsageError(f"no device '{text}'", hint="devices: -1 (CPU), 0, 1, ... or @cupy:0 (GPU)")
     if problem := cuda_problem():
-        raise MissingExtraError(f"device '{text}': {problem}", hint=HINT)
+        raise MissingExtraError(f"device '{text}': {problem}", hint=GPU_HINT)
     return name

@@ -1,4 +1,4 @@
-"""The command line: ``bridge`` and, the same, ``weight-bridge``.
+"""The command line: ``bridge``, also called ``weight-bridge``.
 
 A command's module is imported when the command is run, so that ``--help`` needs
 nothing but click. Every deliberate error ends in one line on stderr and exit status 2.
@@ -82,13 +82,13 @@ def main(args: list[str] | None = None) -> NoReturn:
     except BridgeError as error:
         status = _say(str(error.args[0]), 1 if isinstance(error, DifferenceError) else 2, error.hint)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has left; so do we, without a word
+        sys.stderr.close()  # the program that reads our output has ended
         status = 0
     except OSError as error:
         status = _say(f"{error.filename or 'input or output'}: {error.strerror or error}", 2)
     except MemoryError:
         status = _say("not enough memory", 2)
-    except Exception as error:  # a defect of ours: its status must not read as "a difference was found"
+    except Exception as error:  # a defect: status 1 would mean that a difference was found
         if os.environ.get("BRIDGE_TRACEBACK"):
             raise
         status = _say(f"unexpected {type(error).__name__}: {error}", 2, "a defect; BRIDGE_TRACEBACK=1 shows where")
@@ -96,7 +96,7 @@ def main(args: list[str] | None = None) -> NoReturn:
 
 
 def _tame_warnings() -> None:
-    """What this package warns of becomes a note; what others do stays unsaid, as the numbers tell it better."""
+    """Print the warnings of this package as notes, and no warnings of other packages."""
     warnings.simplefilter("ignore")
     warnings.filterwarnings("default", category=UserWarning, module=r"(bridge|backends)\b")
     warnings.showwarning = lambda message, *_, **__: click.echo(f"note: {printable(str(message))}", err=True)

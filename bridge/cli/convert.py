@@ -14,15 +14,15 @@ from bridge.files.writers import FORMATS, format_of
 @click.command()
 @options.files
 @options.reading
-@click.option("-o", "--output", required=True, type=click.Path(), help="The file to write; its suffix is its format.")
 @click.option(
-    "--format", "format_", metavar="NAME", help=f"The format, where the suffix does not tell: {', '.join(FORMATS)}."
+    "-o", "--output", required=True, type=click.Path(), help="The file to write; its suffix decides the format."
 )
+@click.option("--format", "format_", metavar="NAME", help=f"The format, for other suffixes: {', '.join(FORMATS)}.")
 @click.option("--half", is_flag=True, help="Keep float16 in a .caffemodel, as NVCaffe does; BVLC Caffe cannot read it.")
 @click.option(
     "--to-dialect",
     metavar="NAME",
-    help="Whose numbers parameter fields get in a .caffemodel where forks differ.  [default: --dialect]",
+    help="Fork whose field numbers a .caffemodel gets, where forks differ.  [default: --dialect]",
 )
 def convert(
     files: tuple[str, ...], output: str, format_: str | None, half: bool, to_dialect: str | None, **given: Any
@@ -32,7 +32,7 @@ def convert(
 
     if to_dialect is None and format_of(output, format_).name == "caffemodel":
         to_dialect = given["dialect"]
-    net = options.load(files, given)
+    net = options.load_net(files, given)
     if not net.reader:
         raise UsageError("holds no weights", where=net.where, hint="give the file of weights as well")
     bridge.save(net, output, format_, half=half or None, dialect=to_dialect)

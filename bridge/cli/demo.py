@@ -1,4 +1,4 @@
-"""``bridge demo``: the whole way on a small trained model."""
+"""``bridge demo``: every step on a small trained model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bridge.show.table import print_table
 
 @click.command()
 def demo() -> None:
-    """Read, prove, export and fine-tune a small real model; takes a minute or two."""
+    """Read, verify, export and fine-tune a small trained model; takes a minute or two."""
     from bridge.cli import demonstration as way
     from bridge.cli.progress import Progress
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bridge.finetuning import Run
 
 EPOCHS = 5
-FILES = ("deploy.prototxt", "fashion_alexnet.caffemodel", "io.npz", "fashion_mini.npz")
+MODEL_FILES = ("deploy.prototxt", "fashion_alexnet.caffemodel", "io.npz", "fashion_mini.npz")
 
 
 def model_folder() -> Path:
@@ -30,7 +30,7 @@ def model_folder() -> Path:
     """
     here = Path(__file__).resolve().parents[1]
     for folder in (here / "demo_data", here.parent / "fixtures" / "fashion"):
-        if all((folder / name).exists() for name in FILES):
+        if all((folder / name).exists() for name in MODEL_FILES):
             return folder
     raise MissingFileError(
         "the demo's model is missing", where=str(here / "demo_data"), hint="install the wheel or clone the repository"
@@ -73,7 +73,7 @@ def run(say: Callable[[str], None], on_step: Callable[[dict[str, Any]], None]) -
         BridgeError: A part failed.
     """
     folder = model_folder()
-    files = [str(folder / name) for name in FILES[:2]]
+    files = [str(folder / name) for name in MODEL_FILES[:2]]
     found = [("model", "AlexNet in miniature, trained by Caffe on Fashion-MNIST (141,927 bytes)")]
     with tempfile.TemporaryDirectory(prefix="bridge-demo-") as temporary:
         say("reading the model two independent ways")

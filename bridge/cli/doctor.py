@@ -1,4 +1,4 @@
-"""``bridge doctor``: what is installed, what works, and how to get the rest."""
+"""``bridge doctor``: what is installed, what works, and how to install the rest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PACKAGES = (
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable, to stdout.")
 def doctor(as_json: bool) -> None:
-    """Show what is installed, which readers, engines and devices work, and how to get the rest."""
+    """Show what is installed, which readers, engines and devices work, and how to install the rest."""
     data = examine()
     if as_json:
         options.write_json(data, "-")
@@ -40,7 +40,7 @@ def doctor(as_json: bool) -> None:
 
 
 def _list(title: str, items: list[dict[str, str]]) -> None:
-    """What there is, a line each; below what does not work, why not and how to get it."""
+    """A line for each item; below one that does not work, the reason and how to install it."""
     click.echo(f"{title}\n")
     cells = [(item["name"], "no" if item["problem"] else "works", item["summary"]) for item in items]
     heading, *rows = table_rows(("name", "state", "what"), cells, width=terminal_width(), prose=True, indent="  ")
@@ -53,7 +53,7 @@ def _list(title: str, items: list[dict[str, str]]) -> None:
 
 
 def _say(remark: str) -> None:
-    """A remark below a line; what is to be copied from it stays in one piece."""
+    """A remark below a line; words are not broken, so that commands can be copied."""
     indent = " " * 6
     width = min(terminal_width() or 80, 80) - len(indent)
     for line in textwrap.wrap(remark, width, break_long_words=False, break_on_hyphens=False):
@@ -104,10 +104,10 @@ def _cpu() -> dict[str, str]:
 
 
 def _cuda() -> dict[str, str]:
-    from bridge.chain.devices import HINT, cuda_problem
+    from bridge.chain.devices import GPU_HINT, cuda_problem
 
     problem = cuda_problem()
-    hint = HINT if problem else ""
+    hint = GPU_HINT if problem else ""
     return {"name": "@cupy:0", "summary": "the first CUDA GPU", "problem": problem, "hint": hint}
 
 

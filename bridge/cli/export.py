@@ -15,7 +15,11 @@ from bridge.cli import options
 @click.option("-o", "--output", required=True, type=click.Path(), help="The ONNX file to write.")
 @click.option("--opset", type=int, default=None, help="Operator set, 13 to the newest; 17 by default.")
 @click.option(
-    "--input", "inputs", multiple=True, metavar="NAME=1,3,224,224", help="An input's extents; a name leaves one open."
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="NAME=1,3,224,224",
+    help="Extents of an input; a name leaves an extent open.",
 )
 @click.option("--dynamic-batch/--static", default=True, show_default=True, help="Leave the batch size open.")
 @click.option(
@@ -23,27 +27,35 @@ from bridge.cli import options
     is_flag=False,
     flag_value="file",
     type=click.Choice(["file", "source"]),
-    help="Weights in a file beside the model; or, =source, left where they lie in the caffemodel.",
+    help="Store the weights in a file beside the model, or with =source refer to the caffemodel.",
 )
 @click.option("--fp16", "--half", "half", is_flag=True, help="Compute in float16; inputs and outputs stay float32.")
-@click.option("--mean", default=None, help="Take this mean off first: b,g,r or one number, or a .binaryproto or .npy.")
-@click.option("--scale", default=1.0, help="Multiply by this after the mean.")
-@click.option("--bgr", is_flag=True, help="Feed RGB; the model turns it to Caffe's BGR first.")
-@click.option("--allow-custom", is_flag=True, help="Write what standard ONNX cannot say as nodes of org.weightbridge.")
+@click.option("--mean", default=None, help="Subtract this mean first: b,g,r or one number, or a .binaryproto or .npy.")
+@click.option("--scale", default=1.0, help="Multiply by this after the mean is subtracted.")
+@click.option("--bgr", is_flag=True, help="The model takes RGB, and reverses the channels to Caffe's BGR.")
+@click.option(
+    "--allow-custom", is_flag=True, help="Write what standard ONNX cannot express as nodes of org.weightbridge."
+)
 @click.option(
     "--check/--no-check", default=True, show_default=True, help="Run the model and compare with a second engine."
 )
 @click.option("--recorded", type=click.Path(), metavar="IO.npz", help="Recorded inputs and outputs to compare with.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="For the inputs of the check.")
 @click.option(
-    "--digest/--no-digest", default=None, help="SHA-256 of FILES in the metadata.  [default: if the model is checked]"
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the random inputs of the check."
+)
+@click.option(
+    "--digest/--no-digest",
+    default=None,
+    help="Store the SHA-256 of FILES in the metadata.  [default: if the model is checked]",
 )
 def export(files: tuple[str, ...], output: str, inputs: tuple[str, ...], opset: int | None, **given: Any) -> None:
     """Write a net as ONNX, checked by default."""
     from bridge.exporting import export_onnx
     from bridge.onnx_export.preprocess import Preprocess
 
-    net = options.load(files, given)
+    net = options.load_net(files, given)
+    for remark in net.notes:  # before an error can hide them
+        options.note(remark)
     graph = export_onnx(
         net,
         output,
@@ -59,7 +71,7 @@ def export(files: tuple[str, ...], output: str, inputs: tuple[str, ...], opset: 
         seed=given["seed"],
         digest=given["digest"],
     )
-    for remark in (*net.notes, *graph.notes):
+    for remark in graph.notes:
         options.note(remark)
     size = sum(init.nbytes for init in graph.builder.initializers.values())
     click.echo(f"{output}: {len(graph.builder.nodes)} nodes, {size:,} bytes of weights, opset {graph.builder.opset}")

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from bridge.cli import options, printable
-from bridge.schema import Net, times
+from bridge.schema import Net, Opaque, times
 from bridge.schema.net import distinct, layer_rows
 from bridge.show.table import print_table
 
@@ -23,7 +23,7 @@ def info(files: tuple[str, ...], as_json: bool, **given: Any) -> None:
     if len(files) == 1 and readers.kind_of(files[0]).name == "binaryproto":
         _mean(files[0], as_json)
         return
-    net = options.load(files, given)
+    net = options.load_net(files, given)
     if as_json:
         options.write_json(describe(net), "-")
         return
@@ -49,7 +49,7 @@ def describe(net: Net) -> dict[str, Any]:
                 "bottoms": list(layer.bottoms),
                 "tops": list(layer.tops),
                 "group": layer.group,
-                "problem": layer.uncovered or getattr(layer, "problem", ""),
+                "problem": layer.uncovered or (layer.problem if isinstance(layer, Opaque) else ""),
                 "blobs": [
                     {"role": role, "shape": list(blob.shape), "dtype": str(blob.dtype), "values": blob.size}
                     for role, blob in layer.blobs.entries()

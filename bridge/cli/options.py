@@ -1,4 +1,4 @@
-"""What several commands take: files, how to read them, and how to say where results go."""
+"""Options of several commands: files, how to read them, where results go."""
 
 from __future__ import annotations
 
@@ -21,67 +21,79 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 files = click.argument("files", nargs=-1, required=True, metavar="FILES", type=click.Path())
 
 
+_READING_OPTIONS = (
+    click.option(
+        "--reader",
+        default="auto",
+        show_default=True,
+        metavar="NAME",
+        help="Reader of the weights; bridge doctor lists all.",
+    ),
+    click.option(
+        "--phase",
+        type=click.Choice(["TEST", "TRAIN"]),
+        default="TEST",
+        show_default=True,
+        help="Phase whose layers of the prototxt are used.",
+    ),
+    click.option("--stage", "stages", multiple=True, help="A stage of Caffe's NetState; repeatable."),
+    click.option("--level", default=0, show_default=True, help="The level of Caffe's NetState."),
+    click.option(
+        "--allow-unknown-fields",
+        is_flag=True,
+        help="Go on although fields that nothing reads may change a result.",
+    ),
+    click.option(
+        "--zero-scale-factor",
+        type=click.Choice(["bvlc", "nvcaffe"]),
+        default="bvlc",
+        show_default=True,
+        help="How to read a BatchNorm with scale factor 0 and statistics that are not 0: as this Caffe does.",
+    ),
+    click.option(
+        "--dialect",
+        metavar="NAME",
+        help="Fork whose field numbers the caffemodel has; an unknown name lists all forks.",
+    ),
+    click.option("--pycaffe-python", default=None, help="Interpreter with the real Caffe (BRIDGE_PYCAFFE_PYTHON)."),
+    click.option(
+        "--plugin",
+        "plugins",
+        multiple=True,
+        type=click.Path(),
+        help="A Python file with your own layer types; repeatable.",
+    ),
+)
+
+
 def reading(function: _Command) -> _Command:
-    """The options that say how FILES are read; gathered by :func:`load`."""
-    for option in reversed(
-        (
-            click.option(
-                "--reader",
-                default="auto",
-                show_default=True,
-                metavar="NAME",
-                help="Which reader takes the weights; bridge doctor lists them.",
-            ),
-            click.option(
-                "--phase",
-                type=click.Choice(["TEST", "TRAIN"]),
-                default="TEST",
-                show_default=True,
-                help="Which layers of the prototxt to take.",
-            ),
-            click.option("--stage", "stages", multiple=True, help="A stage of Caffe's NetState; may be repeated."),
-            click.option(
-                "--zero-scale-factor",
-                type=click.Choice(["bvlc", "nvcaffe"]),
-                default="bvlc",
-                show_default=True,
-                help="Whose reading of a BatchNorm with scale factor 0 and real statistics.",
-            ),
-            click.option(
-                "--dialect",
-                metavar="NAME",
-                help="Whose numbers the parameter fields of a caffemodel have; an unknown name lists them.",
-            ),
-            click.option(
-                "--pycaffe-python", default=None, help="Interpreter with the real Caffe (BRIDGE_PYCAFFE_PYTHON)."
-            ),
-            click.option(
-                "--plugin", "plugins", multiple=True, type=click.Path(), help="A Python file with your own layer types."
-            ),
-        )
-    ):
+    """Add the options that say how FILES are read; :func:`load_net` takes their values."""
+    for option in reversed(_READING_OPTIONS):
         function = option(function)
     return function
 
 
-READING = ("reader", "phase", "stages", "zero_scale_factor", "dialect", "pycaffe_python", "plugins")
+READING = (
+    "reader", "phase", "stages", "level", "zero_scale_factor", "allow_unknown_fields", "dialect", "pycaffe_python",
+    "plugins",
+)  # fmt: skip
 
 
-def load(files: tuple[str, ...], options: dict[str, Any]) -> Net:
-    """The net that the files and the options of :func:`reading` say; takes those out of ``options``."""
+def load_net(files: tuple[str, ...], options: dict[str, Any]) -> Net:
+    """Load the net; the options of :func:`reading` are removed from ``options``."""
     import bridge
 
     return bridge.load(*files, **reading_arguments(options))
 
 
 def reading_arguments(options: dict[str, Any]) -> dict[str, Any]:
-    """Take the options of :func:`reading` out of ``options``, as arguments of ``bridge.load``."""
+    """Remove the options of :func:`reading` from ``options``, and return them as arguments of ``bridge.load``."""
     given = {name: options.pop(name) for name in READING}
     for plugin in given.pop("plugins"):
         from bridge.layers.plugins import load_plugin
 
         load_plugin(plugin)
-    return {name: value for name, value in given.items() if value not in (None, ())}
+    return {name: value for name, value in given.items() if value not in (None, (), False)}
 
 
 def parse_shape(text: str) -> tuple[str, list[int | str]]:

@@ -1,4 +1,4 @@
-"""``bridge verify``: proof that a model arrived, layer by layer."""
+"""``bridge verify``: compare readers, engines and files, layer by layer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _Verify(click.Command):
 def _repeated(args: list[str], option: str) -> list[str]:
     """``--against A B`` as ``--against A --against B``: click's options take a fixed number of values.
 
-    Only behind the command's own FILES; before them nobody could tell whose the second one is.
+    Only after the command's own FILES; before them, the second file could belong to either.
     """
     result: list[str] = []
     if not args or args[0].startswith("-"):
@@ -57,13 +57,15 @@ def _repeated(args: list[str], option: str) -> list[str]:
     help="A second model: [PROTOTXT] WEIGHTS in any order.",
 )
 @click.option("--recorded", type=click.Path(), metavar="IO.npz", help="Recorded inputs and outputs to compare with.")
-@click.option("--record", type=click.Path(), metavar="IO.npz", help="Write such a file from the first engine.")
-@click.option("--readers", metavar="A,B", help="Readers to compare, or none; all that work here by default.")
-@click.option("--engines", metavar="A,B", help="Engines to compare, or none; all that work here by default.")
-@click.option("--rtol", metavar="T[,BLOB:T]", help="Relative tolerance of outputs; else it follows from the layer.")
+@click.option(
+    "--record", type=click.Path(), metavar="IO.npz", help="Write such a file with the outputs of the first engine."
+)
+@click.option("--readers", metavar="A,B", help="Readers to compare, or none.  [default: all that work here]")
+@click.option("--engines", metavar="A,B", help="Engines to compare, or none.  [default: all that work here]")
+@click.option("--rtol", metavar="T[,BLOB:T]", help="Relative tolerance of outputs.  [default: a bound for each layer]")
 @click.option("--atol", metavar="T[,BLOB:T]", help="Absolute tolerance of outputs.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="For random inputs.")
-@click.option("--isolate", is_flag=True, help="Judge each layer alone, on the other side's inputs.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of random inputs.")
+@click.option("--isolate", is_flag=True, help="Run each layer on its own, with the inputs that the other side has.")
 @click.option("--range", "--value-range", "value_range", metavar="LO,HI", help="Range of random inputs.")
 @click.option(
     "--input",
@@ -79,15 +81,15 @@ def _repeated(args: list[str], option: str) -> list[str]:
     is_eager=True,
     expose_value=False,
     callback=_list_checks,
-    help="List the consistency checks and leave.",
+    help="List the consistency checks and exit.",
 )
-@click.option("--check", "checks", multiple=True, metavar="NAME", help="Run only this check; may be repeated.")
-@click.option("--skip-check", "skip_checks", multiple=True, metavar="NAME", help="Leave this check out.")
+@click.option("--check", "checks", multiple=True, metavar="NAME", help="Run only this check; repeatable.")
+@click.option("--skip-check", "skip_checks", multiple=True, metavar="NAME", help="Do not run this check; repeatable.")
 @click.option("--json", "json_file", metavar="F", help="Write the report as JSON; - is stdout.")
 @click.option("--html", "html_file", type=click.Path(), metavar="F", help="Write the report as one HTML page.")
 @click.pass_context
 def verify(ctx: click.Context, /, json_file: str | None, html_file: str | None, **given: Any) -> None:
-    """Prove that readers, engines or files agree, layer by layer.
+    """Compare readers, engines or files, layer by layer.
 
     Exit status: 0 it holds, 1 a difference was found, 2 nothing could be compared.
     """
@@ -134,7 +136,7 @@ def _arguments(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:
-    """Names between commas; ``none`` is no name."""
+    """Names separated by commas; ``none`` gives no names."""
     if text is None:
         return None
     return tuple(name.strip() for name in text.split(",") if name.strip() not in ("", "none"))
@@ -148,7 +150,7 @@ def _numbers(option: str, text: str) -> list[float]:
 
 
 def _tolerance(option: str, text: str | None) -> dict[str, float | None] | None:
-    """``1e-4`` or ``1e-4,prob:1e-3``: numbers by blob, ``""`` for the others."""
+    """``1e-4`` or ``1e-4,prob:1e-3`` as numbers by blob, ``""`` for the others."""
     if text is None:
         return None
     table: dict[str, float | None] = {}

@@ -1,4 +1,4 @@
-"""Engines: what can run a net. Each is a module here, imported when it is asked for.
+"""Engines run a net. Each is a module of this package, imported when it is used.
 
 An engine is made for one net and runs it on inputs; it gives the net's outputs, or
 what every layer wrote at the moment it ran, so that layers which work in place can be
@@ -39,8 +39,8 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One line of the table: a name, the packages it needs, and how to get them.
+class EngineEntry:
+    """One line of the table: a name, the packages it needs, and how to install them.
 
     ``asked`` marks an engine that is known to differ from Caffe, and so runs only when it is
     asked for by name.
@@ -60,14 +60,14 @@ class Entry:
 
 
 _OPENCV = "pip install 'opencv-python-headless<5'"
-ENGINES: dict[str, Entry] = {
+ENGINES: dict[str, EngineEntry] = {
     entry.name: entry
     for entry in (
-        Entry("onnxruntime", "ONNX Runtime, on the exported model", ("onnxruntime",), "pip install onnxruntime"),
-        Entry("chainer", "Chainer, on the built chain", ("chainer",), "pip install 'weight-bridge[chainer]'"),
-        Entry("pycaffe", "the real Caffe, in another interpreter", (), "set BRIDGE_PYCAFFE_PYTHON", probed=True),
-        Entry("opencv", "OpenCV 4, on the Caffe files", ("cv2",), _OPENCV, asked=True),
-        Entry(
+        EngineEntry("onnxruntime", "ONNX Runtime, on the exported model", ("onnxruntime",), "pip install onnxruntime"),
+        EngineEntry("chainer", "Chainer, on the built chain", ("chainer",), "pip install 'weight-bridge[chainer]'"),
+        EngineEntry("pycaffe", "the real Caffe, in another interpreter", (), "set BRIDGE_PYCAFFE_PYTHON", probed=True),
+        EngineEntry("opencv", "OpenCV 4, on the Caffe files", ("cv2",), _OPENCV, asked=True),
+        EngineEntry(
             "opencv_onnx", "OpenCV, on the exported model", ("cv2",), "pip install opencv-python-headless", asked=True
         ),
     )
@@ -96,7 +96,7 @@ def available() -> list[str]:
     return [name for name, entry in ENGINES.items() if not entry.asked and missing(name) is None]
 
 
-def find(name: str) -> Entry:
+def find(name: str) -> EngineEntry:
     """The engine of that name.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A net as the files that engines with a Caffe importer of their own read."""
+"""A net as a prototxt and a caffemodel, for engines that have their own Caffe importer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def definition_of(net: Net, inputs: Arrays) -> str:
 
 
 def weights_of(net: Net) -> bytes:
-    """The blobs as a caffemodel; of each layer only name and type stand beside them."""
+    """The blobs as a caffemodel, with the name and the type of each layer only."""
     from bridge.files.writers import caffemodel
 
     layers = tuple(

@@ -19,7 +19,7 @@ _NAMES = (
     "RuntimeException",
 )  # fmt: skip
 _LACKS = ("NOT_IMPLEMENTED", "Current official support for domain", "Unsupported model IR version")
-"""What ONNX Runtime says of a model that another version of it may run."""
+"""Parts of ONNX Runtime's messages about a model that another version may run."""
 
 
 class Engine:
@@ -42,12 +42,12 @@ class Engine:
         file, graph = to_onnx_file(
             self._net, opset=self._opset, inputs=shapes, dynamic_batch=False, every_top=every_top
         )
-        if not graph.outputs:  # all of the net's blobs are silenced
+        if not graph.outputs:  # Silence layers read all outputs
             return {}, graph
-        return Session(file, threads=self._threads)(inputs), graph
+        return RuntimeSession(file, threads=self._threads)(inputs), graph
 
 
-class Session:
+class RuntimeSession:
     """An exported model, loaded; its weights stay where they are.
 
     Args:

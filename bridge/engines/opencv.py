@@ -1,4 +1,4 @@
-"""The engine OpenCV: its own importer of Caffe files, which is in OpenCV 4 only.
+"""The engine OpenCV, which has its own importer of Caffe files. OpenCV 5 has it no more.
 
 It is known to differ from Caffe (LRN's k, InnerProduct's transpose, Axpy, dilated
 Deconvolution), so it runs when it is asked for by name.
@@ -16,7 +16,7 @@ from bridge.engines.files import definition_of, weights_of
 from bridge.errors import MissingExtraError, UnsupportedLayerError
 from bridge.schema import ServedNet, Shape, count
 
-HINT = "pip install 'opencv-python-headless<5'"
+OPENCV_HINT = "pip install 'opencv-python-headless<5'"
 
 
 class Engine:
@@ -58,17 +58,17 @@ def import_opencv(importer: str = "readNetFromCaffe") -> Any:
     try:
         cv2: Any = importlib.import_module("cv2")
     except ImportError:
-        raise MissingExtraError("OpenCV is not installed", hint=HINT) from None
+        raise MissingExtraError("OpenCV is not installed", hint=OPENCV_HINT) from None
     if not hasattr(cv2.dnn, importer):
-        raise MissingExtraError(f"OpenCV {cv2.__version__} has no {importer}", hint=HINT)
+        raise MissingExtraError(f"OpenCV {cv2.__version__} has no {importer}", hint=OPENCV_HINT)
     return cv2
 
 
 def feed(loaded: Any, inputs: Arrays) -> None:
-    """Hand the inputs to a net of OpenCV's, and have it compute every layer apart, and as it is defined."""
-    if hasattr(import_opencv("readNetFromONNX").dnn, "readNetFromCaffe"):  # OpenCV 5 loses its inputs by it
+    """Set the inputs of an OpenCV net, and turn off fused layers and Winograd convolution."""
+    if hasattr(import_opencv("readNetFromONNX").dnn, "readNetFromCaffe"):  # in OpenCV 5 this call drops the inputs
         loaded.enableFusion(False)
-    if hasattr(loaded, "enableWinograd"):  # its error is not bounded by the terms of the sum
+    if hasattr(loaded, "enableWinograd"):  # its error has no bound by the terms of the sum
         loaded.enableWinograd(False)
     for name, array in inputs.items():
         loaded.setInput(np.ascontiguousarray(array, np.float32), name)
@@ -80,12 +80,12 @@ def refusal(error: Exception, net: ServedNet) -> UnsupportedLayerError:
     return UnsupportedLayerError(f"OpenCV refuses the net: {text[:300]}", where=net.where)
 
 
-def shaped(array: np.ndarray, shape: Shape) -> np.ndarray:
-    """An array in the shape that Caffe gives it: OpenCV's have at least two axes."""
+def in_shape(array: np.ndarray, shape: Shape) -> np.ndarray:
+    """An array in Caffe's shape; OpenCV's arrays have at least two axes."""
     return array.reshape(shape) if array.size == count(shape) else array
 
 
 def _tops(found: Any, shapes: tuple[Shape, ...]) -> Tops:
     if found is None or len(found) != len(shapes):
         return (None,) * len(shapes)
-    return tuple(shaped(np.array(array), shape) for array, shape in zip(found, shapes, strict=True))
+    return tuple(in_shape(np.array(array), shape) for array, shape in zip(found, shapes, strict=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bridge.engines import Arrays, Tops, opencv
-from bridge.engines.opencv import feed, import_opencv, refusal, shaped
+from bridge.engines.opencv import feed, import_opencv, in_shape, refusal
 from bridge.onnx_export import to_onnx_model
 
 
@@ -27,7 +27,7 @@ class Engine(opencv.Engine):
         known = {**{name: np.array(array) for name, array in found.items()}, **inputs}
         return [
             tuple(
-                shaped(known[name], extent) if name in known else None
+                in_shape(known[name], extent) if name in known else None
                 for name, extent in zip(tops, wanted, strict=True)
             )
             for tops, wanted in zip(graph.tops, shapes, strict=True)

@@ -14,7 +14,7 @@ from bridge.schema import ServedNet
 
 
 def missing() -> MissingExtraError | None:
-    """Why it does not work here; ``None`` if it may."""
+    """The reason why it does not work here; ``None`` if it may work."""
     problem: MissingExtraError | None = _backend().missing()
     return problem
 
@@ -40,7 +40,7 @@ class Engine:
     def tops(self, inputs: Arrays) -> list[Tops]:
         with self._session(inputs) as session:
             written = session.forward_by_layer(self._fed(inputs))
-        added = len(written) - len(self._net.layers)  # the layers that stand for bare inputs come first
+        added = len(written) - len(self._net.layers)  # Input layers were put in front for inputs without a layer
         return [
             tuple(found.get(top) for top in layer.tops)
             for layer, (_, found) in zip(self._net.layers, written[added:], strict=True)

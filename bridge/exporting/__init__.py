@@ -1,4 +1,4 @@
-"""Exporting: a net, or a chain of the user's own, to an ONNX file that is checked before it appears."""
+"""Exporting: a net, or a chain that the user wrote, to an ONNX file that is checked before it is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX from a chain that no net describes, through ``onnx_chainer`` where that is right.
+"""ONNX from a chain that no net describes, by ``onnx_chainer`` and corrected converters.
 
 ``onnx_chainer`` runs the chain and turns each function into nodes. What it says wrongly of
 Chainer's functions is said anew here, and what our own functions are, too.
@@ -58,7 +58,7 @@ def export_chain(
     from bridge.onnx_export.foreign import finished
 
     inputs = _named(args, input_names, "Input_")
-    outputs = _outputs(chain, args, output_names)  # also gives parameters of open size theirs
+    outputs = _outputs(chain, args, output_names)  # this also initializes parameters without a size
     model = finished(_exported(chain, args, list(inputs), list(outputs), min(opset, _NATIVE)), opset, _OLDEST)
     data = model.SerializeToString()
     if check:
@@ -121,7 +121,7 @@ def _onnx_chainer() -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings that ``onnx_chainer`` gives of itself."""
+    """Hide the warnings of ``onnx_chainer`` about its own code."""
     with warnings.catch_warnings():
         for kind in (DeprecationWarning, FutureWarning, UserWarning):
             warnings.simplefilter("ignore", kind)
@@ -165,11 +165,11 @@ def _run(data: bytes, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
         ) from None
 
 
-# -- what the functions are in ONNX --------------------------------------------------------------
+# -- functions to nodes --------------------------------------------------------------------------
 
 
 class _Converter:
-    """A maker of nodes in the form that ``onnx_chainer`` calls."""
+    """A converter of one function, in the form that ``onnx_chainer`` calls."""
 
     def __init__(self, make: Callable[[Any, _Nodes], None]) -> None:
         self.make = make
@@ -194,7 +194,7 @@ class _Nodes:
         return str(self._context.add_const(np.asarray(values, dtype), name))
 
     def op(self, kind: str, inputs: Sequence[str], outputs: Sequence[str] | None = None, **attributes: Any) -> str:
-        """Add a node; without ``outputs`` its result gets a name of its own."""
+        """Add a node; without ``outputs`` its result gets a new name."""
         names = list(outputs or [f"{self.outputs[0]}/{kind}"])
         node = _onnx_chainer().onnx_helper.make_node(kind, list(inputs), names, **attributes)
         node.name = f"{names[0]}/{kind}"  # unique, as a value's name is
@@ -238,7 +238,7 @@ def _deconvolution(function: Any, g: _Nodes) -> None:
 
 
 def _pool(kind: str) -> Callable[[Any, _Nodes], None]:
-    """A pooling whose trailing padding is just what its windows reach, as runtimes demand."""
+    """A pooling whose trailing padding ends with its last window; runtimes demand that."""
 
     def make(function: Any, g: _Nodes) -> None:
         (n, o), stride, pad = _spaces(function), _pair(function, "s"), _pair(function, "p")
@@ -253,7 +253,7 @@ def _pool(kind: str) -> Callable[[Any, _Nodes], None]:
 def _windows(
     kind: str, g: _Nodes, axes: Sequence[PooledAxis], inside: Sequence[int], wanted: Sequence[int], empty: float
 ) -> None:
-    """A pooling of so many windows per axis, behind them others that hold nothing."""
+    """A pooling with ``inside`` windows per axis, followed by empty ones up to ``wanted``."""
     reach = [(i - 1) * a.stride + a.kernel - a.extent - a.pad for i, a in zip(inside, axes, strict=True)]
     attributes: dict[str, Any] = {
         "kernel_shape": [axis.kernel for axis in axes],
@@ -288,7 +288,7 @@ def _caffes(kind: str, empty: float) -> Callable[[Any, _Nodes], None]:
 
 
 def _prelu(function: Any, g: _Nodes) -> None:
-    """Chainer's slope has the axes behind the batch, ONNX broadcasts from the last one."""
+    """Chainer's slope has the axes after the batch; ONNX aligns it with the last axes."""
     x, slope = function.inputs
     shape = (*slope.shape, *[1] * (len(x.shape) - 1 - len(slope.shape)))
     aligned = g.op(Op.Reshape, [g.inputs[1], g.const(shape, "shape")])
@@ -325,4 +325,4 @@ _CONVERTERS: dict[str, Callable[[Any, _Nodes], None]] = {
     "MaxPooling": _caffes("MaxPool", LOWEST),
     "WindowSum": _caffes("AveragePool", 0),
 }
-"""Functions by class name that ``onnx_chainer`` has wrong, for some of their parameters, or does not know."""
+"""Class name of a function -> its converter, where ``onnx_chainer`` has none or a wrong one."""

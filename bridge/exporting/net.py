@@ -1,4 +1,4 @@
-"""Exporting: a net to an ONNX file, checked before it appears."""
+"""Exporting: a net to an ONNX file, which is checked before it is written."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
+from bridge.caffe_files.fields import refuse_unknown_fields
 from bridge.caffe_files.inference import inference_net
 from bridge.errors import ModelError, UsageError
 from bridge.files.atomic import atomic, refuse_sources
-from bridge.schema import Net
+from bridge.schema import Net, Opaque
 
 if TYPE_CHECKING:
     from bridge.onnx_export.dims import Extent
@@ -41,42 +42,40 @@ def export_onnx(
     seed: int = 0,
     digest: bool | None = None,
 ) -> Graph:
-    """Write the net as an ONNX file, after it was run and compared with a second engine.
+    """Write the net as an ONNX file, after the model was run and compared with a second engine.
 
     Args:
         net: The net.
         path: The file to write; it appears whole or not at all.
         opset: Version of the default operator set, 13 to the newest that ``onnx`` knows; 17 by default.
-        inputs: Extents of input blobs, where they are not to be the file's; a name in
-            place of a number leaves that extent open.
+        inputs: Extents of input blobs, such as ``{"data": [1, 3, 224, 224]}``, where they differ from the
+            file's; a name instead of a number leaves that extent open.
         dynamic_batch: Leave the first extent of every input open where the net allows it.
-        allow_custom: Let what standard ONNX cannot say become nodes of the domain ``org.weightbridge``.
-        preprocess: Mean, scale and channel order to bake in as nodes.
+        allow_custom: Write what standard ONNX cannot express as nodes of the domain ``org.weightbridge``.
+        preprocess: Mean, scale and channel order, added as the model's first nodes.
         half: Compute in float16 between float32 inputs and outputs.
         external_data: ``file`` puts the weights into ``PATH.data``; ``source`` leaves them where
             they lie in the file that was read, which has to be in the model's folder or below.
         check: Run the model in ONNX Runtime and compare it: with the Chainer engine, where it is installed.
         recorded: ``.npz`` file of recorded inputs and outputs to compare with instead.
-        seed: For the inputs of that run.
-        digest: Put the SHA-256 of the source files into the metadata. It takes longer than writing the model, and
-            no longer than the check, during which it is found; so by default it is done where that is.
+        seed: Seed of the random inputs of that run.
+        digest: Store the SHA-256 of the source files in the metadata. Computing it takes longer than writing the
+            model, but not longer than the check, which runs at the same time. By default it follows ``check``.
 
     Returns:
         The lowered graph, with remarks in its ``notes``.
 
     Raises:
+        UnknownFieldError: A layer has a field that nothing reads and that may change what it computes.
         UnsupportedLayerError: Layers that ONNX cannot express; names all of them.
         ModelError: The net does not fit together, or has no outputs.
         UsageError: An argument is wrong.
         DifferenceError: The model computes something else; names the first layer. Nothing is written.
         OutputError: The file cannot be written.
     """
-    target = Path(os.path.realpath(path) if os.path.islink(path) else path)  # external data lie beside the file itself
-    if external_data not in (None, "file", "source"):
-        raise UsageError(f"external data '{external_data}', expected file or source")
-    refuse_sources(net.sources, [target, *([_beside(target)] if external_data == "file" else [])])
-    # Hashing goes on while the packages are loaded, and the model is made and checked.
-    digests = _Digests(net.sources if (check if digest is None else digest) else ())
+    refuse_unknown_fields(net)
+    target = _target(path, external_data, net.sources)
+    digests = _Digests(net.sources if (check if digest is None else digest) else ())  # runs in the background
     from bridge.onnx_export import to_onnx_file
 
     make = functools.partial(
@@ -94,16 +93,40 @@ def export_onnx(
     file.infer_shapes()
     file.check()
     if check:
-        from bridge.verification.exported import check_export
-
         models = [(file, graph), *([make(half=False)] if half else [])]
-        served = inference_net(net, inputs)
-        run = functools.partial(check_export, net=served, seed=seed, recorded=recorded, preprocess=preprocess)
-        graph.notes += dict.fromkeys(note for model in models for note in run(*model))
-        graph.notes += _not_finite(graph)
+        graph.notes += _checked(models, net, inputs, seed, recorded, preprocess)
     file.late = digests.metadata
     graph.notes += _write(file, target, external_data, net.where)
     return graph
+
+
+def _target(path: str | Path, external_data: str | None, sources: Iterable[str]) -> Path:
+    """The file to write: what a link leads to, because external data are beside the file itself."""
+    if external_data not in (None, "file", "source"):
+        raise UsageError(f"external data '{external_data}', expected file or source")
+    target = Path(os.path.realpath(path) if os.path.islink(path) else path)
+    refuse_sources(sources, [target, *([_beside(target)] if external_data == "file" else [])])
+    return target
+
+
+def _checked(
+    models: Iterable[tuple[OnnxFile, Graph]],
+    net: Net,
+    inputs: Mapping[str, Sequence[Extent]] | None,
+    seed: int,
+    recorded: str | Path | None,
+    preprocess: Preprocess | None,
+) -> list[str]:
+    """Run each model and compare it with another engine; returns remarks."""
+    from bridge.verification.exported import check_export
+
+    run = functools.partial(
+        check_export, net=inference_net(net, inputs), seed=seed, recorded=recorded, preprocess=preprocess
+    )
+    notes: dict[str, None] = {}
+    for file, graph in models:
+        notes.update(dict.fromkeys([*run(file, graph), *_not_finite(graph)]))
+    return list(notes)
 
 
 def _not_finite(graph: Graph) -> list[str]:
@@ -117,6 +140,10 @@ def _lacking(net: Net, inputs: Mapping[str, Sequence[Extent]] | None) -> str:
     """Why a net has no outputs."""
     if not net.layers:
         return f"the net has no layers for phase {net.phase}"
+    sinks = [layer for layer in net.layers if isinstance(layer, Opaque) and layer.bottoms and not layer.tops]
+    if sinks:
+        last = sinks[-1]
+        return f"{last.label} reads {', '.join(last.bottoms)}, and nothing is known of this type ({last.problem})"
     if not inference_net(net, inputs).layers:
         return "each of the net's layers serves training only"
     return "the net has no outputs, as another layer, or Silence, reads each of its blobs"
@@ -128,11 +155,11 @@ def _beside(path: Path) -> Path:
 
 
 def _write(file: OnnxFile, path: Path, external_data: str | None, where: str) -> list[str]:
-    """Write the model, and its data where they have a file of their own; returns remarks."""
+    """Write the model, and the file of external data if there is one; returns remarks."""
     remarks = _refer_to_source(file, path, where) if external_data == "source" else []
     with contextlib.ExitStack() as files:
         model = files.enter_context(atomic(path, durable=False))
-        if external_data == "file":  # both are complete before either takes its place, and the data take it first
+        if external_data == "file":  # both are complete before either gets its name; the data come first
             data = files.enter_context(atomic(_beside(path), durable=False))
             _store(file.store_beside(_beside(path)), data)
         _store(file.pieces(), model)
@@ -158,7 +185,7 @@ def _store(pieces: Iterable[bytes | memoryview], stream: IO[bytes]) -> None:
 
 
 class _Digests(threading.Thread):
-    """Finds the SHA-256 of files, while something else goes on."""
+    """Computes the SHA-256 of files in the background."""
 
     def __init__(self, sources: Sequence[str]) -> None:
         super().__init__(daemon=True)
@@ -168,13 +195,13 @@ class _Digests(threading.Thread):
     def run(self) -> None:
         for source in self._sources:
             made = hashlib.sha256()
-            with contextlib.suppress(OSError):  # it was read already; a digest is all that is lost
+            with contextlib.suppress(OSError):  # the file was read already; only the digest is lost
                 with open(source, "rb") as stream:
                     while chunk := stream.read(1 << 20):
                         made.update(chunk)
                 self._found[f"bridge.sha256.{Path(source).name}"] = made.hexdigest()
 
     def metadata(self) -> dict[str, str]:
-        """The digests, when all are there."""
+        """The digests; waits until all are computed."""
         self.join()
         return self._found

@@ -1,1 +1,1 @@
-"""Files: which reader takes one, how one is written."""
+"""Files: how they are recognized, read and written."""

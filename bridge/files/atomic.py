@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and values that pass through in small pieces."""
+"""Files that are written whole or not at all, and values that are written in small pieces."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from bridge.errors import BridgeError, OutputError, UsageError
 from bridge.schema import Blob
 
 PIECE = 1 << 19
-"""Bytes of a blob that are in memory at once while it is written: few enough to stay in the cache on the way."""
+"""Bytes of a blob that are in memory at once while it is written; so few that they stay in the processor's cache."""
 
 
 @contextlib.contextmanager
 def atomic(path: str | Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
-    """A stream for the new content of a file, which takes its place when all is written.
+    """A stream for the new content of a file, which replaces the file when all is written.
 
     The content goes to a file beside the target, without a name where the system can do
     that, so that even a killed process leaves nothing. It is synced, then renamed over
@@ -51,7 +51,7 @@ def atomic(path: str | Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
 
 
 def refuse_sources(sources: Iterable[str | Path], targets: Iterable[str | Path]) -> None:
-    """Let nothing be written over what is read.
+    """Check that no file is written over one that is read.
 
     Raises:
         UsageError: A target is a source, under whatever name.
@@ -62,7 +62,7 @@ def refuse_sources(sources: Iterable[str | Path], targets: Iterable[str | Path])
 
 
 class _Draft:
-    """The new content of a file, before it is one."""
+    """The new content of a file, not yet under its name."""
 
     def __init__(self, target: Path, durable: bool) -> None:
         if target.exists() and not stat.S_ISREG(target.stat().st_mode):
@@ -97,7 +97,7 @@ class _Draft:
         if not self.named:
             # With a folder's descriptor Python calls linkat, which follows /proc's link to the nameless file.
             link = f"/proc/self/fd/{self.stream.fileno()}"
-            self.named = True  # before it is so, lest an interrupt comes between
+            self.named = True  # set first, because an interrupt may come between
             os.link(link, self.name, src_dir_fd=self.folder, follow_symlinks=True)
         os.replace(self.name, self.target)
         self.named = False
@@ -110,7 +110,7 @@ class _Draft:
             if self.syncer:
                 self.syncer.stop()
         finally:
-            with contextlib.suppress(OSError):  # what could not be flushed is not wanted any more
+            with contextlib.suppress(OSError):  # the content is discarded
                 self.stream.close()
             os.close(self.folder)
             if self.named:
@@ -118,7 +118,7 @@ class _Draft:
 
 
 class _Syncer(threading.Thread):
-    """Syncs a file while it is being written, so that little is left to do at the end."""
+    """Syncs a file to disk while it is being written, so that the last sync is short."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(daemon=True)
@@ -135,12 +135,12 @@ class _Syncer(threading.Thread):
             self.error = error
 
     def stop(self) -> None:
-        """Wait until it does not use the file any more."""
+        """Wait until it no longer uses the file."""
         self.done.set()
         self.join()
 
     def finish(self) -> None:
-        """Stop; raise what it met, for the system tells of a failed write only once."""
+        """Stop; raise the error of a failed write, which the system reports only once."""
         self.stop()
         if self.error is not None:
             raise self.error
@@ -181,5 +181,5 @@ def _advise(piece: np.ndarray, advice: int | None) -> None:
         return
     start = piece.__array_interface__["data"][0] - np.frombuffer(owner, np.uint8).__array_interface__["data"][0]
     first = start - start % mmap.PAGESIZE
-    with contextlib.suppress(OSError):  # advice that an older system does not know
+    with contextlib.suppress(OSError):  # an older system does not know this advice
         owner.madvise(advice, first, start + piece.nbytes - first)

@@ -1,4 +1,4 @@
-"""Loading: files to a net, by whatever reader can read them."""
+"""Loading: from files to a net, with the reader that fits them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class Reading(TypedDict, total=False):
     level: int
     stages: Sequence[str]
     zero_scale_factor: str
+    allow_unknown_fields: bool
     dialect: str
     pycaffe_python: str
     python: str
@@ -33,6 +34,7 @@ def load(
     level: int = 0,
     stages: Sequence[str] = (),
     zero_scale_factor: str = "bvlc",
+    allow_unknown_fields: bool = False,
     dialect: str | None = None,
     pycaffe_python: str | None = None,
     timeout: float | None = None,
@@ -48,6 +50,8 @@ def load(
         stages: Its stages.
         zero_scale_factor: ``bvlc`` or ``nvcaffe``: how to read a BatchNorm whose scale factor is 0
             beside other statistics, see :func:`bridge.layers.batch_norm.read_zero_scale_factors`.
+        allow_unknown_fields: Let fields of layers pass that nothing here reads and that may change a result: an
+            export and a chain go on as if they were not there.
         dialect: The fork whose field numbers a caffemodel has, such as ``nvcaffe``; for the reader ``protobuf``.
         pycaffe_python: Interpreter that has the real Caffe; for the reader ``pycaffe``.
         timeout: Seconds that the reader ``pycaffe`` may take.
@@ -66,7 +70,14 @@ def load(
     parsed = text_format.parse_file(definition) if definition else None
     sources = [str(file) for file in (definition, weights) if file]
     return assemble(
-        raw, parsed, phase=phase, level=level, stages=stages, zero_scale_factor=zero_scale_factor, sources=sources
+        raw,
+        parsed,
+        phase=phase,
+        level=level,
+        stages=stages,
+        zero_scale_factor=zero_scale_factor,
+        allow_unknown_fields=allow_unknown_fields,
+        sources=sources,
     )
 
 

@@ -1,4 +1,4 @@
-"""What a file of plain arrays says besides the arrays, so that it is a whole model.
+"""Texts beside the arrays of a file, which make it a whole model.
 
 Three texts stand in the file's metadata: ``bridge.version``; ``bridge.prototxt``, the
 net's definition; and ``bridge.blobs``, a JSON list with one entry per blob::
@@ -37,10 +37,13 @@ from bridge.schema.message import Message
 VERSION, PROTOTXT, BLOBS = "bridge.version", "bridge.prototxt", "bridge.blobs"
 _DAMAGED = "the file is damaged, or was changed by another tool"
 
+TEXTS = "__bridge__"
+"""Name of the texts among the arrays of a NumPy archive: JSON in UTF-8 bytes (uint8)."""
+
 
 @dataclass(frozen=True)
-class Entry:
-    """Where a blob of a net is kept.
+class StoredArray:
+    """Where a blob of a net is stored.
 
     Attributes:
         index: The layer's place in the net.
@@ -57,7 +60,7 @@ class Entry:
     blob: Blob
 
 
-def entries(net: Net) -> Iterator[Entry]:
+def entries(net: Net) -> Iterator[StoredArray]:
     """Each blob of the net with the key of its array; shared parameters have one key."""
     keys: dict[int, str] = {}
     taken: set[str] = set()
@@ -66,10 +69,10 @@ def entries(net: Net) -> Iterator[Entry]:
             key = keys.get(id(blob.origin))
             if key is None:
                 key = keys[id(blob.origin)] = _unique(_printable(f"{layer.name}/{role}"), taken)
-            yield Entry(index, layer.name, role, key, blob)
+            yield StoredArray(index, layer.name, role, key, blob)
 
 
-def arrays(listed: Iterable[Entry]) -> dict[str, Blob]:
+def arrays(listed: Iterable[StoredArray]) -> dict[str, Blob]:
     """The arrays to be stored, each once."""
     stored: dict[str, Blob] = {}
     for entry in listed:
@@ -77,7 +80,7 @@ def arrays(listed: Iterable[Entry]) -> dict[str, Blob]:
     return stored
 
 
-def describe(net: Net, listed: Iterable[Entry]) -> dict[str, str]:
+def manifest_texts(net: Net, listed: Iterable[StoredArray]) -> dict[str, str]:
     """The three texts for a file that holds the net's blobs."""
     blobs = [
         {"index": entry.index, "layer": entry.layer, "role": entry.role, "key": entry.key, "shape": entry.blob.shape}
@@ -125,14 +128,14 @@ def restore(
 
 
 def _merged(layers: Iterable[RawLayer]) -> tuple[str, ...]:
-    """A note where layers came back with other blobs than they had."""
+    """A note if layers have other blobs than before."""
     found = [layer for layer in layers if layer.reworked]
     more = f" and {len(found) - 1} more" if len(found) > 1 else ""
     return (f"layer '{found[0].name}'{more} ({found[0].type}): {found[0].reworked}",) if found else ()
 
 
 def _layer(definition: Message, held: dict[str, Blob], merged: str = "") -> RawLayer:
-    """The layer with its blobs in Caffe's order, if all that belong together are there."""
+    """The layer with its blobs in Caffe's order, if all of them are in the file."""
     name, kind = definition.text("name"), definition.text("type")
     layer = build_layer(definition)
     typed = isinstance(layer, CaffeLayer) and layer.roles(len(held))
@@ -145,7 +148,7 @@ def _layer(definition: Message, held: dict[str, Blob], merged: str = "") -> RawL
 
 
 def _listed(text: str, stored: Mapping[str, Blob], layers: int, source: str) -> Iterator[tuple[int, str, Blob, bool]]:
-    """Index, role and blob of each entry, and whether the blob is as it was before it came into the file."""
+    """Index, role and blob of each entry, and whether the blob is unchanged since it was written."""
     where = f"{source}: {BLOBS}"
     try:
         listed = json.loads(text)
@@ -168,7 +171,7 @@ def _blob(entry: Any, stored: Mapping[str, Blob], layers: int, where: str) -> tu
     if key not in stored:
         raise FormatError(f"the file has no array '{key}'", where=where, hint=_DAMAGED)
     if not all(type(extent) is int and extent >= 0 for extent in shape):
-        raise FormatError(f"shape {shape} is none", where=where, hint=_DAMAGED)
+        raise FormatError(f"{shape} is not a shape", where=where, hint=_DAMAGED)
     blob = stored[key]
     if count(shape) != blob.size:
         raise FormatError(

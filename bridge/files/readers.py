@@ -1,4 +1,4 @@
-"""The readers: which there are, what each can read, and what it needs.
+"""The table of readers: what each can read, and what it needs.
 
 A reader is a module ``backends.NAME`` with one function
 ``read(path, *, prototxt=None, **options) -> RawNet``. This table names it and its
@@ -108,12 +108,16 @@ def split_files(files: Sequence[str | Path]) -> tuple[Path | None, Path | None]:
     Raises:
         UsageError: Nothing given, or two of one sort.
         MissingFileError: A file cannot be opened.
+        FormatError: One of two files is neither, such as a web page that was saved as a prototxt.
     """
     if not 1 <= len(files) <= 2:
-        raise UsageError(f"expected [PROTOTXT] WEIGHTS, found {len(files)} files", hint="name one model")
+        raise UsageError(f"expected [PROTOTXT] WEIGHTS, found {len(files)} files", hint="give the files of one model")
     found: dict[bool, Path] = {}
     for file in map(Path, files):
-        text = kind_of(file).name == "prototxt"
+        kind = kind_of(file)
+        text = kind.name == "prototxt"
+        if len(files) > 1 and kind.problem:
+            raise FormatError(kind.problem, where=str(file), hint=kind.hint)
         if text in found:
             sort = "prototxt" if text else "weights"
             raise UsageError(
@@ -139,7 +143,7 @@ def kind_of(path: str | Path) -> Kind:
 
 
 def readers_of(path: str | Path) -> list[str]:
-    """Names of the readers, working here or not, for what the file holds."""
+    """Names of the readers for the content of the file, whether they work here or not."""
     kind = kind_of(path).name
     return [reader.name for reader in READERS.values() if kind in reader.kinds]
 

@@ -1,4 +1,4 @@
-"""What a file is, told from its first bytes.
+"""What a file is, recognized by its first bytes.
 
 A model is often not what its name says: a web page saved as ``.caffemodel``, a Git LFS
 pointer, a solverstate. Knowing which gives a better message than a failed parse, and
@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from bridge.caffe_files.varint import read_varint
+
 HEAD = 4096
-"""Bytes of a file that are enough to tell what it is."""
+"""Bytes of a file that are enough to recognize it."""
 
 
 class Kind(NamedTuple):
@@ -131,7 +133,7 @@ def _is_name(head: bytes) -> bool:
 
 
 def _zip(head: bytes) -> str:
-    """An archive by the name of its first file."""
+    """The kind of a ZIP archive, by the name of its first file."""
     length = int.from_bytes(head[26:28], "little")
     name = head[30 : 30 + length]
     if name.endswith(b".npy"):
@@ -167,29 +169,20 @@ def _is_solver(number: int, data: bytes) -> bool:
 
 def _fields(head: bytes) -> Iterator[tuple[int, int, bytes]]:
     """Number, wire type and (the beginning of) the payload of each field that begins in ``head``."""
-    at = 0
-    while at < len(head):
-        tag, at = _varint(head, at)
+    at, end = 0, len(head)
+    while at < end:
+        tag, at = read_varint(head, at, end)
+        if not at:
+            return
         number, wire = tag >> 3, tag & 7
         if wire == 0:
-            _, stop = _varint(head, at)
+            stop = read_varint(head, at, end)[1] or end
         elif wire == 2:
-            length, at = _varint(head, at)
+            length, at = read_varint(head, at, end)
+            if not at:
+                return
             stop = at + length
         else:
-            stop = at + {1: 8, 5: 4}.get(wire, len(head))
-        if at > len(head):
-            return
+            stop = at + {1: 8, 5: 4}.get(wire, end)
         yield number, wire, head[at:stop]
         at = stop
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while at < len(data) and shift < 70:
-        value |= (data[at] & 127) << shift
-        shift += 7
-        at += 1
-        if data[at - 1] < 128:
-            return value, at
-    return value, len(data) + 1

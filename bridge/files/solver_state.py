@@ -9,7 +9,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from bridge.caffe_files.proto.encode import prefixed, tag, varint
+from bridge.caffe_files.proto.encode import field_tag, prefixed
+from bridge.caffe_files.varint import varint
 from bridge.errors import FormatError, MissingExtraError
 from bridge.files.atomic import atomic, pieces
 from bridge.files.sniff import sniff
@@ -76,16 +77,16 @@ def write_solver_state(path: str | Path, state: SolverState, *, hdf5: bool = Fal
 
 def _write_binary(stream: IO[bytes], state: SolverState) -> None:
     learned_net = state.learned_net.encode("utf-8", "surrogateescape")
-    stream.write(tag(1, 0) + varint(state.iteration) + prefixed(2, learned_net))
+    stream.write(field_tag(1, 0) + varint(state.iteration) + prefixed(2, learned_net))
     for blob in state.history:
         shape = prefixed(7, prefixed(1, b"".join(map(varint, blob.shape))) if blob.shape else b"")
         nbytes = 4 * blob.size
-        head = tag(5, 2) + varint(nbytes) if nbytes else b""
-        stream.write(tag(3, 2) + varint(len(head) + nbytes + len(shape)) + head)
+        head = field_tag(5, 2) + varint(nbytes) if nbytes else b""
+        stream.write(field_tag(3, 2) + varint(len(head) + nbytes + len(shape)) + head)
         for piece in pieces(blob, np.float32):
             stream.write(piece)
         stream.write(shape)
-    stream.write(tag(4, 0) + varint(state.current_step))
+    stream.write(field_tag(4, 0) + varint(state.current_step))
 
 
 def _h5py(where: str) -> Any:

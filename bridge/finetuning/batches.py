@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bridge.finetuning.data import Data
-from bridge.finetuning.preprocess import Preprocess
+from bridge.finetuning.preprocess import ImageTransform
 
 
 class Batch(NamedTuple):
@@ -64,7 +64,7 @@ class Images:
         train: Whether images are augmented, if the preprocessing has anything random.
     """
 
-    def __init__(self, data: Data, preprocess: Preprocess, seed: int, *, train: bool) -> None:
+    def __init__(self, data: Data, preprocess: ImageTransform, seed: int, *, train: bool) -> None:
         self._data, self._preprocess, self._seed = data, preprocess, seed
         self.augmented = train and preprocess.random
         self._table: tuple[int, np.ndarray] = (-1, np.empty(0))

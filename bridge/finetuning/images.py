@@ -25,7 +25,7 @@ def suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 
 
-def decode(job: tuple[str, int, int, int]) -> np.ndarray | str:
+def decode_picture(job: tuple[str, int, int, int]) -> np.ndarray | str:
     """Decode one picture, turned as its EXIF data say.
 
     Args:
@@ -63,7 +63,7 @@ def decode_all(paths: Sequence[Path], size: tuple[int, int], channels: int, work
     """Decode pictures in ``workers`` processes, 0 in this one; yields each in order."""
     jobs = [(str(path), *size, channels) for path in paths]
     if workers < 1 or len(jobs) < 4 * _BATCH:
-        yield from map(decode, jobs)
+        yield from map(decode_picture, jobs)
         return
     import multiprocessing
     import signal
@@ -85,4 +85,4 @@ def decode_all(paths: Sequence[Path], size: tuple[int, int], channels: int, work
 
 
 def _decode_some(jobs: Sequence[tuple[str, int, int, int]]) -> list[np.ndarray | str]:
-    return [decode(job) for job in jobs]
+    return [decode_picture(job) for job in jobs]

@@ -10,7 +10,7 @@ from typing import Any
 
 from bridge.errors import FormatError, OutputError
 
-NAME = "log.jsonl"
+LOG_FILE = "log.jsonl"
 
 
 class LogFile:
@@ -26,7 +26,7 @@ class LogFile:
     """
 
     def __init__(self, folder: Path, steps: int, writes: bool) -> None:
-        self._path = folder / NAME
+        self._path = folder / LOG_FILE
         self._writes = writes
         self._records: list[dict[str, Any]] = []
         self._flushed = 0.0
@@ -90,7 +90,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     Raises:
         FormatError: A line is no JSON object.
     """
-    path = folder / NAME
+    path = folder / LOG_FILE
     try:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except ValueError as error:

@@ -19,11 +19,11 @@ from bridge.finetuning.data import Data
 from bridge.finetuning.objective import Objective, objective_of
 from bridge.finetuning.optimizers import Factors, factors_of
 from bridge.finetuning.parallel import Ranks, ranks_of
-from bridge.finetuning.preprocess import Preprocess, fitted, preprocessing
+from bridge.finetuning.preprocess import ImageTransform, fitted, preprocessing
 from bridge.finetuning.recipe import Recipe
 from bridge.finetuning.snapshot import State
 from bridge.finetuning.stages import Stage, freeze_layers
-from bridge.finetuning.trunk import ENGINES, choose, software
+from bridge.finetuning.trunk import TRUNK_ENGINES, choose, software
 from bridge.schema import Net
 
 _SAMPLE = 4
@@ -57,7 +57,7 @@ class Plan:
     recipe: Recipe
     net: Net
     objective: Objective
-    preprocess: Preprocess
+    preprocess: ImageTransform
     resize: tuple[int, int]
     train: Data
     validation: Data | None
@@ -128,7 +128,7 @@ def make_plan(config: Config) -> tuple[Plan, NetChain]:
     ranks = ranks_of(config.communicator)
     if ranks.first:
         check_folder(config)
-    recorded = ranks.broadcast(snapshot.read_state(config.folder / snapshot.NAME) if config.resume else None)
+    recorded = ranks.broadcast(snapshot.read_state(config.folder / snapshot.SNAPSHOT_FILE) if config.resume else None)
     made = prepare.prepared(config)
     net, objective = made.net, objective_of(made.net, config.recipe.label_smoothing, config.half)
     fed = _feed(config, made, objective, ranks)
@@ -160,7 +160,7 @@ def make_plan(config: Config) -> tuple[Plan, NetChain]:
 class _Feed(NamedTuple):
     """The data of a run, and how images become inputs."""
 
-    preprocess: Preprocess
+    preprocess: ImageTransform
     resize: tuple[int, int]
     train: Data
     validation: Data | None
@@ -233,7 +233,7 @@ def _wish(plan: Plan, stage: int) -> str:
     if plan.config.trunk_engine != "auto":
         return plan.config.trunk_engine
     recorded = plan.recorded.engines[stage : stage + 1] if plan.recorded is not None else []
-    if recorded and recorded[0] in ENGINES:
+    if recorded and recorded[0] in TRUNK_ENGINES:
         return recorded[0]
     return "chainer" if plan.train.fixed else "auto"
 
@@ -282,7 +282,7 @@ def _changes(plan: Plan) -> list[str]:
 # -- remarks -------------------------------------------------------------------------------------
 
 
-def _remarks(config: Config, preprocess: Preprocess, train: Data, validation: Data | None) -> list[str]:
+def _remarks(config: Config, preprocess: ImageTransform, train: Data, validation: Data | None) -> list[str]:
     """Remarks on loading the data, on settings without effect, and on what was probably forgotten."""
     notes = [*train.notes, *(validation.notes if validation is not None else ())]
     if train.x.dtype == np.uint8 and preprocess.scale == 1 and not preprocess.mean.size:

@@ -11,7 +11,7 @@ import numpy as np
 
 from bridge import engines
 from bridge.errors import FormatError, MissingExtraError, MissingFileError
-from bridge.finetuning.preprocess import Preprocess
+from bridge.finetuning.preprocess import ImageTransform
 
 
 def classify(run_dir: str | Path, images: Sequence[str | Path], top: int) -> list[list[dict[str, Any]]]:
@@ -65,18 +65,18 @@ def read_images(run_dir: str | Path, images: Sequence[str | Path]) -> np.ndarray
 
     if importlib.util.find_spec("PIL") is None:
         raise MissingExtraError("reading pictures needs Pillow", hint="pip install 'weight-bridge[plot]'")
-    from bridge.finetuning.images import decode
+    from bridge.finetuning.images import decode_picture
 
     folder = Path(run_dir)
     settings = _settings(folder)
     try:
-        preprocess = Preprocess.from_json(settings, folder)
+        preprocess = ImageTransform.from_json(settings, folder)
         (height, width), channels = settings["resize"], settings["shape"][0]
     except (KeyError, ValueError, TypeError, OSError) as error:
         raise FormatError(f"is not what finetune wrote: {error}", where=str(folder / "preprocess.json")) from None
     pixels = []
     for path in images:
-        made = decode((str(path), height, width, channels))
+        made = decode_picture((str(path), height, width, channels))
         if isinstance(made, str):
             if not Path(path).exists():
                 raise MissingFileError("does not exist", where=str(path))

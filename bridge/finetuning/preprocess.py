@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Preprocess:
+class ImageTransform:
     """``(crop(mirror(x)) - mean) * scale``.
 
     Attributes:
@@ -93,7 +93,7 @@ class Preprocess:
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any], folder: Path) -> Preprocess:
+    def from_json(cls, data: dict[str, Any], folder: Path) -> ImageTransform:
         """The inverse of :meth:`to_json`; a mean image is read from the folder."""
         mean = np.load(folder / "mean.npy", allow_pickle=False) if data["mean"] == "mean.npy" else data["mean"]
         return cls(
@@ -107,7 +107,7 @@ class Preprocess:
 
 def preprocessing(
     config: Config, net: Net, shape: Shape, source: DataSource | None
-) -> tuple[Preprocess, tuple[int, int]]:
+) -> tuple[ImageTransform, tuple[int, int]]:
     """How images become inputs: by the settings, and for those left out by the prototxt's data layer.
 
     Args:
@@ -128,7 +128,7 @@ def preprocessing(
     resize = config.resize or _own_size(source, mean) or (height, width)
     crops = config.resize or transform.crop_size or resize != (height, width)
     crop = config.crop or ((height, width) if crops else None)
-    preprocess = Preprocess(
+    preprocess = ImageTransform(
         scale=config.scale if config.scale is not None else transform.scale,
         mean=mean,
         crop=crop,
@@ -179,7 +179,7 @@ def _channels(number: int) -> str:
     return "1 channel" if number == 1 else f"{number} channels"
 
 
-def fitted(preprocess: Preprocess, data: Data, shape: Shape, where: str) -> Preprocess:
+def fitted(preprocess: ImageTransform, data: Data, shape: Shape, where: str) -> ImageTransform:
     """The preprocessing for these images; a crop of their full size is left out.
 
     Raises:

@@ -15,7 +15,7 @@ from bridge.finetuning.evaluation import Evaluation
 from bridge.finetuning.loop import Loop
 from bridge.finetuning.outcome import Outcome
 from bridge.finetuning.plan import Plan, make_plan
-from bridge.finetuning.preprocess import Preprocess
+from bridge.finetuning.preprocess import ImageTransform
 from bridge.finetuning.stages import Say
 from bridge.schema import Net
 
@@ -60,7 +60,7 @@ class Run:
         return self.plan.validation
 
     @property
-    def preprocess(self) -> Preprocess:
+    def preprocess(self) -> ImageTransform:
         """How images become inputs."""
         return self.plan.preprocess
 

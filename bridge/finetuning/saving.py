@@ -60,12 +60,12 @@ class Saver:
         statistics = self._ranks.gathered(self._trained.statistics()) if self._ranks.size > 1 else []
         if self._ranks.first:
             if best and best is not self._best:  # first: where it is newer than the snapshot, the epoch is done again
-                snapshot.save(self._folder / snapshot.BEST, best, state)
+                snapshot.save_snapshot(self._folder / snapshot.BEST, best, state)
                 self._best = best
             arrays = self._trained.copies()
             for rank, own in enumerate(statistics[1:], 1):
                 arrays.update({_of_rank(rank, key): values for key, values in own.items()})
-            snapshot.save(self._folder / snapshot.NAME, arrays, state, self._optimizer)
+            snapshot.save_snapshot(self._folder / snapshot.SNAPSHOT_FILE, arrays, state, self._optimizer)
         self._next = time.perf_counter() + max(_MOMENT, _SPARE * (time.perf_counter() - start))
 
     def restore(self) -> tuple[State, dict[str, np.ndarray]] | None:
@@ -77,22 +77,22 @@ class Saver:
         Raises:
             FormatError: The snapshot is damaged, or of another net or optimizer.
         """
-        path, ranks = self._folder / snapshot.NAME, self._ranks
+        path, ranks = self._folder / snapshot.SNAPSHOT_FILE, self._ranks
         content = ranks.broadcast(path.read_bytes() if path.exists() else b"") if ranks.size > 1 else b""
         if not content and not (ranks.size == 1 and path.exists()):
             return None
-        state, arrays = snapshot.load(path, content, self._optimizer)
+        state, arrays = snapshot.load_snapshot(path, content, self._optimizer)
         if ranks.rank:
             own = {key: arrays.get(_of_rank(ranks.rank, key)) for key in self._trained.statistics()}
             arrays.update({key: values for key, values in own.items() if values is not None})
         try:
             self._trained.fill(arrays)
         except (KeyError, ValueError) as error:
-            hint = snapshot.HINT
+            hint = snapshot.RESUME_HINT
             raise FormatError(f"is no snapshot of this run: {error}", where=str(path), hint=hint) from None
         best = self._folder / snapshot.BEST
         if ranks.first and state.best is not None and best.exists():
-            self._best = snapshot.load(best)[1]
+            self._best = snapshot.load_snapshot(best)[1]
         return state, self._best
 
 

@@ -25,9 +25,9 @@ from bridge.chain.functions import chainer
 from bridge.errors import FormatError
 from bridge.files.atomic import atomic
 
-NAME = "snapshot.npz"
+SNAPSHOT_FILE = "snapshot.npz"
 BEST = "best.npz"
-HINT = "start over without --resume in another folder"
+RESUME_HINT = "start over without --resume in another folder"
 _STATE, _RULES = "__state__", "__rules__"
 
 
@@ -135,7 +135,7 @@ def _to_cpu(array: Any) -> Any:
     return chainer.backends.cuda.to_cpu(array)
 
 
-def save(path: Path, arrays: Mapping[str, np.ndarray], state: State, optimizer: Any = None) -> None:
+def save_snapshot(path: Path, arrays: Mapping[str, np.ndarray], state: State, optimizer: Any = None) -> None:
     """Write a snapshot.
 
     Args:
@@ -170,7 +170,7 @@ def read_state(path: Path) -> State | None:
         return _state(archive)
 
 
-def load(path: Path, content: bytes = b"", optimizer: Any = None) -> tuple[State, dict[str, np.ndarray]]:
+def load_snapshot(path: Path, content: bytes = b"", optimizer: Any = None) -> tuple[State, dict[str, np.ndarray]]:
     """The state and the arrays of a snapshot; the optimizer gets its histories back.
 
     Args:
@@ -206,4 +206,4 @@ def _damage_named(path: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, KeyError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise FormatError(f"is no snapshot of this run: {error}", where=str(path), hint=HINT) from None
+        raise FormatError(f"is no snapshot of this run: {error}", where=str(path), hint=RESUME_HINT) from None

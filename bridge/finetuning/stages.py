@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,6 +177,7 @@ class _Feeder:
 
 
 def _cache_home() -> Path:
-    """Where features go that do not fit into memory. Source: XDG Base Directory Specification."""
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(home if os.path.isabs(home) else Path.home() / ".cache") / "weight-bridge" / "features"
+    """Where features go that do not fit into memory: the user's folder for caches."""
+    import platformdirs
+
+    return platformdirs.user_cache_path("weight-bridge", appauthor=False) / "features"

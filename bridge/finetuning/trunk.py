@@ -23,7 +23,7 @@ from bridge.finetuning.cache import Features
 from bridge.finetuning.cut import Cut, trunk_net
 from bridge.schema import Net
 
-ENGINES = ("chainer", "onnxruntime")
+TRUNK_ENGINES = ("chainer", "onnxruntime")
 _CLOSE = 1e-5
 """The largest difference from Chainer's features, relative to the largest of them and 1, with which ``auto`` takes
 ONNX Runtime."""
@@ -166,7 +166,7 @@ class OnnxTrunk:
     """
 
     def __init__(self, net: Net, cut: Cut, data: str) -> None:
-        from bridge.engines.onnxruntime import Session
+        from bridge.engines.onnxruntime import RuntimeSession
         from bridge.onnx_export import to_onnx_file
 
         prefix = trunk_net(net, cut.index)
@@ -177,7 +177,7 @@ class OnnxTrunk:
         if not all(self._names.values()):
             raise UnsupportedLayerError("a blob that the trunk hands on has no value of its own in the model")
         shown = [name for name in self._names.values() if name not in graph.outputs]
-        self._session, self._data = Session(file, shown, threads=1), data
+        self._session, self._data = RuntimeSession(file, shown, threads=1), data
 
     def __call__(self, x: np.ndarray) -> Features:
         """Features of one image (1, C, H, W) float32."""

@@ -14,12 +14,13 @@ import functools
 import sys
 import typing
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from bridge.errors import ModelError, UsageError
 from bridge.layers.params import Params, field_pair, single
-from bridge.schema import Blob, Blobs, Layer, Opaque, ParamSpec, Shape, times
+from bridge.layers.shapes import canonical_axis, same_shapes, spread, squeeze
+from bridge.schema import Blob, Blobs, Layer, Opaque, ParamSpec, Shape
 from bridge.schema.message import Message, Symbol
 
 if sys.version_info >= (3, 11):
@@ -61,8 +62,14 @@ class CaffeLayer(Layer):
     """The field of the parameter message that holds a role's filler, where it is not the usual one."""
     initial: ClassVar[dict[str, float]] = {"gamma": 1.0, "scale": 1.0, "slope": 0.25}
     """What a role is filled with where the file names no filler; 0 for other roles."""
-    ignored: ClassVar[frozenset[str]] = frozenset()
-    """Parameters that do not bear on what the layer computes at test time."""
+    harmless: ClassVar[Mapping[str, str]] = {}
+    """Fields of the parameter message that are not read, and why they bear on no result at test time.
+
+    What is harmless in every layer, such as fillers and engines, stands in ``bridge/caffe_files/fields.py``. A field
+    that is neither read nor harmless makes an export fail.
+    """
+    more_messages: ClassVar[tuple[str, ...]] = ()
+    """Other fields of ``LayerParameter`` that the type reads, such as ``quantization_param``."""
     ranks: ClassVar[dict[str, int]] = {"bias": 1, "mean": 1, "variance": 1, "scale_factor": 1}
     """Axes of a blob by role; blobs from files with legacy 4-D shapes are brought to it."""
     chainer_params = {"weight": "W", "bias": "b"}
@@ -90,7 +97,7 @@ class CaffeLayer(Layer):
 
     def parameters(self) -> Params:
         """The type's parameter message, to be read with types."""
-        return Params(_parameters(type(self), self.definition), self.definition, self.enum_start)
+        return Params(parameters_of(type(self), self.definition), self.definition, self.enum_start)
 
     def rank(self, role: str) -> int | None:
         """How many axes the blob of a role has; ``None`` leaves it as stored."""
@@ -143,7 +150,7 @@ class CaffeLayer(Layer):
     def with_parameters(self: _Layer, parameters: Mapping[str, Any]) -> _Layer:
         if not self.message:
             raise UsageError("the type has no parameters", subject=self.label)
-        definition, values = self.definition.copy(), _parameters(type(self), self.definition).copy()
+        definition, values = self.definition.copy(), parameters_of(type(self), self.definition).copy()
         for name, value in parameters.items():
             values.set(name, *(value if isinstance(value, (list, tuple)) else [] if value is None else [value]))
         definition.set(
@@ -243,10 +250,10 @@ def build_layer(definition: Message, blobs: Sequence[Blob] = (), uncovered: str 
     name = registered_name(definition)
     cls = REGISTRY.get(name) or _offered(name)
     if cls is None:
-        problem = f"unknown layer type '{name}'"
+        problem = f"unknown layer type '{name}'{_misspelt(name)}"
     else:
         try:
-            layer = cls(**common, **cls.read(Params(_parameters(cls, definition), definition, cls.enum_start)))
+            layer = cls(**common, **cls.read(Params(parameters_of(cls, definition), definition, cls.enum_start)))
             if "" in (*layer.bottoms, *layer.tops):
                 raise layer.fail("has a bottom or top without a name")
             layer.check_wiring()
@@ -255,6 +262,14 @@ def build_layer(definition: Message, blobs: Sequence[Blob] = (), uncovered: str 
             problem = error.reason
     numbered = {f"blob{index}": blob for index, blob in enumerate(blobs)}
     return Opaque(**common, blobs=Blobs(numbered), problem=problem)
+
+
+def _misspelt(name: str) -> str:
+    """What a layer type may have been meant to be."""
+    import difflib
+
+    close = difflib.get_close_matches(name, REGISTRY, 1, 0.8)
+    return f": did you mean '{close[0]}'?" if close else ""
 
 
 def _offered(name: str) -> type[CaffeLayer] | None:
@@ -288,7 +303,7 @@ def registered_name(definition: Message) -> str:
     return f"{python.text('module')}.{python.text('layer')}"
 
 
-def _parameters(cls: type[CaffeLayer], definition: Message) -> Message:
+def parameters_of(cls: type[CaffeLayer], definition: Message) -> Message:
     """The type's parameter message, under whichever of its names the definition has it."""
     return definition.message(next((name for name in (cls.message, *cls.aliases) if name in definition), cls.message))
 
@@ -317,56 +332,6 @@ def _param_spec(param: Message) -> ParamSpec:
 
 def _float(value: Any) -> float:
     return single(value) if isinstance(value, (int, float)) else 1.0
-
-
-def squeeze(blob: Blob, rank: int | None) -> Blob:
-    """Bring a blob to ``rank`` axes by dropping axes of extent one, leading ones first.
-
-    Caffe before 2015 wrote every blob with four axes: a bias is (1, 1, 1, N), the weight
-    of an InnerProduct (1, 1, N, K). Source: ``Blob::FromProto``, ``Blob::ShapeEquals``.
-    """
-    shape = list(blob.shape)
-    while rank is not None and len(shape) > rank and 1 in shape:
-        if shape[0] == 1:
-            shape.pop(0)
-        else:
-            shape.reverse()
-            shape.remove(1)
-            shape.reverse()
-    return blob.reshaped(shape)
-
-
-def canonical_axis(axis: int, rank: int, layer: CaffeLayer, what: str = "axis") -> int:
-    """A possibly negative axis as 0..rank-1. Source: ``Blob::CanonicalAxisIndex``.
-
-    Raises:
-        ModelError: The axis is outside.
-    """
-    if not -rank <= axis < rank:
-        raise layer.fail(f"{what} {axis} is outside the {rank} axes of the input")
-    return axis % rank
-
-
-def spread(values: Sequence[int], rank: int, default: int, layer: CaffeLayer, what: str) -> Shape:
-    """One value per spatial axis from Caffe's none, one or ``rank`` values."""
-    if len(values) in (0, 1):
-        return tuple(values or (default,)) * rank
-    if len(values) != rank:
-        raise layer.fail(f"{what} has {len(values)} values, expected 1 or {rank}")
-    return tuple(values)
-
-
-def same_shapes(layer: CaffeLayer, bottoms: Iterable[Shape]) -> Shape:
-    """The one shape of all bottoms.
-
-    Raises:
-        ModelError: They differ.
-    """
-    first, *rest = bottoms
-    for index, other in enumerate(rest, 1):
-        if other != first:
-            raise layer.fail(f"bottom {index} is {times(other)}, expected {times(first)} as bottom 0")
-    return first
 
 
 __all__ = [

@@ -25,7 +25,8 @@ class BatchNorm(NeuronLayer):
     does not, see :func:`read_zero_scale_factors`.
 
     NVCaffe's form has two more, ``gamma`` (C) and ``beta`` (C). It takes mean and variance as
-    they are, an ``eps`` of at least 1e-5, and at test time always the stored statistics.
+    they are, an ``eps`` of at least 1e-5, and at test time always the stored statistics. Its
+    versions before 0.16 store the five in other orders, see :data:`_ORDERS`; they are brought to this one.
 
     Attributes:
         use_global_stats: Use the stored statistics; by default at test time, not in training.
@@ -41,7 +42,6 @@ class BatchNorm(NeuronLayer):
     rounds_near_one = False
     normalises = True
     message = "batch_norm_param"
-    ignored = frozenset({"engine", "scale_filler", "bias_filler"})
     ranks = {"mean": 1, "variance": 1, "scale_factor": 1, "gamma": 1, "beta": 1}
     filler_fields = {"gamma": "scale_filler"}
 
@@ -57,8 +57,11 @@ class BatchNorm(NeuronLayer):
         return values
 
     def with_blobs(self, blobs: Sequence[Blob]) -> BatchNorm:
-        form = dataclasses.replace(self, scale_bias=True) if len(blobs) == 5 else self
-        return super(BatchNorm, form).with_blobs(blobs)
+        if len(blobs) != 5:
+            return super().with_blobs(blobs)
+        stored = dict(zip(_ORDERS[_version(blobs)], blobs, strict=True))
+        form = dataclasses.replace(self, scale_bias=True)
+        return super(BatchNorm, form).with_blobs([stored[role] for role in form.roles(5)])
 
     def __post_init__(self) -> None:
         if self.scale_bias:
@@ -129,6 +132,58 @@ class BatchNorm(NeuronLayer):
 
     def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return F.caffe_batch_norm(x[0], link, self)
+
+
+_ORDERS = {
+    "0.14": ("gamma", "beta", "scale_factor", "mean", "variance"),
+    "0.15": ("gamma", "beta", "mean", "variance", "scale_factor"),
+    "0.16": ("mean", "variance", "scale_factor", "gamma", "beta"),
+}
+"""What NVCaffe's versions store, in order. The one value that they have in the place of a scale factor is not used.
+
+Source: cudnn_batch_norm_layer.cpp of NVCaffe 0.14 and 0.15, ``Net::CopyTrainedLayersFrom`` of 0.17.
+"""
+
+
+def _version(blobs: Sequence[Blob]) -> str:
+    """Which version's order five blobs have: 0.15 has the single value last, 0.14 shapes (1, C, 1, 1)."""
+    if blobs[4].size == 1 < blobs[2].size:
+        return "0.15"
+    channels_first = len(blobs[0].shape) == 4 and blobs[0].shape == (1, blobs[0].size, 1, 1)
+    return "0.14" if channels_first and blobs[2].size == 1 else "0.16"
+
+
+def notes_on_statistics(net: Net, with_definition: bool) -> list[str]:
+    """Remarks on statistics that make a net useless, or that are not used.
+
+    Args:
+        net: The net.
+        with_definition: Whether the net's definition is a prototxt; else it is the one stored beside the weights.
+
+    Returns:
+        A line for the layers of negative variance, whose outputs are NaN, and one for those of a training
+        snapshot, which compute their own statistics.
+    """
+    layers = [layer for layer in net.layers if isinstance(layer, BatchNorm)]
+    negative = [layer for layer in layers if layer.blobs and not layer.by_batch and _is_negative(layer)]
+    notes = []
+    if negative:
+        notes.append(f"{_named(negative)}: a variance below 0: its root is NaN, and so is all that is computed from it")
+    snapshot = [layer for layer in layers if layer.blobs and layer.by_batch]
+    if snapshot and not with_definition:
+        notes.append(
+            f"{_named(snapshot)}: use_global_stats is false, as in a snapshot of training: the statistics of the batch "
+            "are used, not the stored ones; a prototxt for deployment, given as well, changes that"
+        )
+    return notes
+
+
+def _is_negative(layer: BatchNorm) -> bool:
+    return bool((layer.statistics_values()[1] + np.float32(layer.eps) <= 0).any())
+
+
+def _named(layers: Sequence[BatchNorm]) -> str:
+    return layers[0].label + (f" and {len(layers) - 1} more" if len(layers) > 1 else "")
 
 
 def read_zero_scale_factors(net: Net, meaning: str) -> Net:

@@ -29,7 +29,6 @@ class Bias(BroadcastLayer):
     float16_safe = True
     rounds_near_one = False
     message = "bias_param"
-    ignored = frozenset({"filler"})
     filler_fields = {"bias": "filler"}
 
     axis: int = 1

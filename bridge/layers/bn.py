@@ -38,7 +38,6 @@ class BN(CaffeLayer):
     float16_safe = True
     rounds_near_one = False
     message = "bn_param"
-    ignored = frozenset({"slope_filler", "bias_filler", "scale_filler", "shift_filler", "engine"})
     bottom_count = (1, 1)
     top_count = (1, 1)
     ranks = {}

@@ -12,7 +12,7 @@ from bridge.schema import Shape
 if TYPE_CHECKING:
     from bridge.layers.builders import OnnxBuilder
 
-LOWEST = np.finfo(np.float32).min
+LOWEST_SCORE = np.finfo(np.float32).min
 """The score of a box that is out."""
 _NO_LIMIT = 2**31 - 1
 
@@ -35,7 +35,7 @@ def counted(g: OnnxBuilder, count: str) -> str:
 def keep_best(g: OnnxBuilder, scores: str, axis: int, limit: int) -> str:
     """The scores, all but the ``limit`` best along ``axis`` replaced by LOWEST."""
     values, places = best(g, scores, axis, limit)
-    out = g.Expand(g.const(LOWEST), g.Shape(scores))
+    out = g.Expand(g.const(LOWEST_SCORE), g.Shape(scores))
     return g.ScatterElements(out, places, values, axis=axis)
 
 
@@ -60,13 +60,13 @@ def suppress(g: OnnxBuilder, boxes: str, scores: str, overlap: float, lowest: fl
     """
     limit, threshold = g.const(np.int64(_NO_LIMIT)), g.const(np.float32(min(overlap, 1)))
     kept = g.NonMaxSuppression(boxes, scores, limit, threshold, g.const(np.float32(lowest)))
-    out = g.Expand(g.const(LOWEST), g.Shape(scores))
+    out = g.Expand(g.const(LOWEST_SCORE), g.Shape(scores))
     return g.ScatterND(out, kept, g.GatherND(scores, kept))
 
 
 def found(g: OnnxBuilder, scores: str) -> str:
     """(K, rank) int64: the places of scores above LOWEST, in order."""
-    return g.Transpose(g.NonZero(g.Greater(scores, g.const(LOWEST))))
+    return g.Transpose(g.NonZero(g.Greater(scores, g.const(LOWEST_SCORE))))
 
 
 def round_half_away(g: OnnxBuilder, x: str) -> str:

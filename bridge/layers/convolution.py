@@ -34,7 +34,6 @@ class Convolution(CaffeLayer):
     filters = True
     rounds_near_one = False
     message = "convolution_param"
-    ignored = frozenset({"engine", "weight_filler", "bias_filler", "force_nd_im2col"})
     bottom_count = (1, MANY)
     top_count = (1, MANY)
 
@@ -129,9 +128,13 @@ class Convolution(CaffeLayer):
         shape = g.shape(x[0])
         axis = canonical_axis(self.axis, len(shape), self)
         flat = len(shape) == axis + 1
-        weight = g.blob(self, "weight", (*self.blobs.blob("weight").shape, 1) if flat else None)
-        blobs = [weight, g.blob(self, "bias")] if self.bias_term else [weight]
+        blobs = self.onnx_blobs(g, (*self.blobs.blob("weight").shape, 1) if flat else None)
         return [self._emit(g, v, blobs, axis) for v in x]
+
+    def onnx_blobs(self, g: OnnxBuilder, shape: Shape | None) -> list[str]:
+        """The weight, in another shape if one is given, and the bias if there is one."""
+        weight = g.blob(self, "weight", shape)
+        return [weight, g.blob(self, "bias")] if self.bias_term else [weight]
 
     def _emit(self, g: OnnxBuilder, x: str, blobs: list[str], axis: int) -> str:
         """The node, between what brings its input and output into the form that ONNX has."""
@@ -141,10 +144,18 @@ class Convolution(CaffeLayer):
         fixed = [shape[i] if shape.fixed(i) else MANY for i in range(axis + 1, len(shape))]
         trailing = tuple(map(add, pad, map(self.shortfall, fixed, *window)))
         y = getattr(g, self.onnx_operator)(
-            self._fold(g, x, axis), *blobs, kernel_shape=kernel or (1,), strides=stride or (1,),
+            self.onnx_input(g, self._fold(g, x, axis)), *blobs, kernel_shape=kernel or (1,), strides=stride or (1,),
             pads=pad + trailing or (0, 0), dilations=dilation or (1,), group=self.group,
         )  # fmt: skip
-        return self._unfold(g, x, y, axis)
+        return self._unfold(g, x, self.onnx_output(g, y), axis)
+
+    def onnx_input(self, g: OnnxBuilder, x: str) -> str:
+        """What is done to the bottom first; nothing, but in twins of this type."""
+        return x
+
+    def onnx_output(self, g: OnnxBuilder, y: str) -> str:
+        """What is done to the top last."""
+        return y
 
     def _fold(self, g: OnnxBuilder, x: str, axis: int) -> str:
         """All axes before the channels as one, and at least one behind them: the only form that ONNX has."""
@@ -169,12 +180,17 @@ class Convolution(CaffeLayer):
     def _convolve(self, F: ChainerFunctions, link: LayerArrays, x: Any) -> Any:
         space = link.W.ndim - 2
         _, stride, pad, dilation = self.window(space) if space else ((1,), (1,), (0,), (1,))
-        weight = link.W if space else F.reshape(link.W, (*link.W.shape, 1))
+        weight, bias = self.chainer_blobs(F, link)
+        weight = weight if space else F.reshape(weight, (*weight.shape, 1))
         shortfall = tuple(map(self.shortfall, x.shape[2:], *self.window(space)))
         if any(shortfall):
             x = F.pad(x, [(0, 0), (0, 0), *((0, n) for n in shortfall)], "constant", constant_values=0)
         function = getattr(F, self.chainer_function)
-        return function(x, weight, link.b if self.bias_term else None, stride, pad, dilation, self.group)
+        return function(x, weight, bias, stride, pad, dilation, self.group)
+
+    def chainer_blobs(self, F: ChainerFunctions, link: LayerArrays) -> tuple[Any, Any]:
+        """The weight, and the bias if there is one."""
+        return link.W, link.b if self.bias_term else None
 
     chainer_function: ClassVar[str] = "caffe_convolution"
 

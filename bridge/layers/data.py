@@ -6,7 +6,7 @@ from typing import Literal
 
 from bridge.layers.base import layer_type
 from bridge.layers.data_source import DataSource, square
-from bridge.schema.hooks import Extents
+from bridge.schema.hooks import PartialShape
 
 
 @layer_type("Data", "AnnotatedData")
@@ -23,14 +23,13 @@ class Data(DataSource):
     """
 
     message = "data_param"
-    ignored = frozenset({"prefetch", "force_encoded_color", "scale", "mean_file", "crop_size", "mirror"})
 
     source: str = ""
     batch_size: int = 0
     backend: Literal["LEVELDB", "LMDB"] = "LEVELDB"
     rand_skip: int = 0
 
-    def batch(self) -> Extents | None:
+    def batch(self) -> PartialShape | None:
         means = len(self.transform.mean_value)
         forced = 3 if self.transform.force_color else 1 if self.transform.force_gray else None
         return square(self.batch_size, forced or (means if means > 1 else None), self.transform.crop_size)

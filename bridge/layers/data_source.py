@@ -7,7 +7,7 @@ from typing import Any
 
 from bridge.layers.base import CaffeLayer, Params
 from bridge.schema import Shape
-from bridge.schema.hooks import Extents
+from bridge.schema.hooks import PartialShape
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class DataSource(CaffeLayer):
         own = {name: value for name, value in super().read(p).items() if name != "transform"}
         return {**own, "transform": Transform.read(p.other("transform_param"))}
 
-    def batch(self) -> Extents | None:
+    def batch(self) -> PartialShape | None:
         """The extents of the first top, as far as the parameters tell; ``None`` if they do not."""
         return None
 
@@ -87,7 +87,7 @@ class DataSource(CaffeLayer):
         return None
 
     @property
-    def extents(self) -> tuple[Extents | None, ...]:
+    def extents(self) -> tuple[PartialShape | None, ...]:
         """What the parameters tell of each top's extents."""
         batch = self.batch()
         return (batch, *((batch[:1] if batch else None) for _ in self.tops[1:]))
@@ -101,12 +101,12 @@ class DataSource(CaffeLayer):
         return "a data layer has no part in inference"
 
 
-def known(extents: Extents | None) -> Shape | None:
+def known(extents: PartialShape | None) -> Shape | None:
     """The extents as a shape, if all of them are known."""
     shape = tuple(extent for extent in extents or () if extent is not None)
     return shape if extents and len(shape) == len(extents) else None
 
 
-def square(batch_size: int, channels: int | None, side: int) -> Extents | None:
+def square(batch_size: int, channels: int | None, side: int) -> PartialShape | None:
     """A batch of square images, unless the side is not known."""
     return (batch_size, channels, side, side) if batch_size and side else None

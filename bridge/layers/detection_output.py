@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -24,6 +25,9 @@ class DetectionOutput(CaffeLayer):
     ``nms_threshold``; of all labels together the ``keep_top_k`` best. Rows are in order of image,
     label, score. Where nothing stays in the whole batch, there is one row (image, -1, ...) per image.
 
+    RefineDet adds the scores (N, boxes x 2) and shifts (N, boxes x 4) of its first step: a box whose score of
+    being an object is below ``objectness_score`` is background, and the shifts are applied to the priors first.
+
     Attributes:
         num_classes: Classes, the background included.
         share_location: One box for all classes.
@@ -32,10 +36,11 @@ class DetectionOutput(CaffeLayer):
         variance_encoded_in_target: Locations are not multiplied by the priors' variances.
         keep_top_k, top_k: -1 for all.
         confidence_threshold: None for no lower bound.
+        objectness_score: The least score of the first step.
         eta: Lowers a ``nms_threshold`` above 0.5 after each box; standard ONNX cannot.
 
-    Source: caffe.proto ``DetectionOutputParameter``, detection_output_layer.cpp and bbox_util.cpp of SSD;
-    ONNX ``NonMaxSuppression``, ``TopK``.
+    Source: caffe.proto ``DetectionOutputParameter``, detection_output_layer.cpp and bbox_util.cpp of SSD and of
+    RefineDet; ONNX ``NonMaxSuppression``, ``TopK``.
     """
 
     adds_many = False
@@ -43,7 +48,7 @@ class DetectionOutput(CaffeLayer):
     rounds_near_one = False
     message = "detection_output_param"
     enum_start = 1
-    bottom_count = (3, 3)
+    bottom_count = (3, 5)
     top_count = (1, 1)
     data_dependent = (2,)
 
@@ -57,6 +62,7 @@ class DetectionOutput(CaffeLayer):
     nms_threshold: float = 0.3
     top_k: int = -1
     eta: float = 1.0
+    objectness_score: float = 0.01
 
     @classmethod
     def read(cls, p: Params) -> dict[str, Any]:
@@ -72,13 +78,19 @@ class DetectionOutput(CaffeLayer):
         return [label for label in range(self.num_classes) if label != self.background_label_id]
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
-        loc, conf, prior = bottoms
+        loc, conf, prior, *first = bottoms
         if len(prior) != 3 or prior[1] != 2 or prior[2] % 4:
             raise self.fail(f"the priors are {times(prior)}, expected 1 x 2 x a multiple of 4")
         boxes = prior[2] // 4
         own = 1 if self.share_location else self.num_classes
         if count(loc[1:]) != boxes * own * 4 or count(conf[1:]) != boxes * self.num_classes or loc[0] != conf[0]:
             raise self.fail(f"locations {times(loc)} and scores {times(conf)} do not fit {boxes} priors")
+        if first and (len(first) != 2 or not self.share_location):
+            raise self.fail(f"has {len(bottoms)} bottoms, expected 3, or RefineDet's 5 with share_location")
+        if first and (count(first[0][1:]) != boxes * 2 or count(first[1][1:]) != boxes * 4):
+            raise self.fail(
+                f"the first step's scores {times(first[0])} and shifts {times(first[1])} do not fit {boxes} priors"
+            )
         labels = self.num_classes - (0 <= self.background_label_id < self.num_classes)
         most = labels * _least(boxes, self.top_k)
         return ((1, 1, loc[0] * max(1, _least(most, self.keep_top_k)), 7),)
@@ -87,20 +99,34 @@ class DetectionOutput(CaffeLayer):
         if self.eta < 1 and self.nms_threshold > 0.5:
             return g.custom(self, *x, reason="eta is below 1")
         labels = g.ints(self.labels)
-        scores = g.Transpose(g.Reshape(x[1], g.ints([0, -1, self.num_classes])), perm=(0, 2, 1))
+        scores = g.Reshape(x[1], g.ints([0, -1, self.num_classes]))
+        scores = g.Transpose(self._objects_only(g, scores, x[3]) if len(x) > 3 else scores, perm=(0, 2, 1))
         scores = g.Gather(scores, labels, axis=1)  # (N, labels, boxes)
-        boxes = self._decoded(g, x[0], x[2])  # (N, boxes, 4) or (N, labels, boxes, 4)
+        boxes = self._boxes(g, x)  # (N, boxes, 4) or (N, labels, boxes, 4)
         if not self.share_location:
             boxes = g.Gather(boxes, labels, axis=1)
         kept = self._kept(g, boxes, scores, g.shape(x[2]))
         return self._rows(g, boxes, kept, steps.extent(g, x[0], 0))
 
-    def _decoded(self, g: OnnxBuilder, loc: str, priors: str) -> str:
+    def _objects_only(self, g: OnnxBuilder, scores: str, first: str) -> str:
+        """Scores (N, boxes, classes), those of boxes that the first step takes for background made 1, 0, 0 ..."""
+        objects = steps.part(g, g.Reshape(first, g.ints([0, -1, 2])), -1, 1, 2)
+        background = g.const(np.eye(1, self.num_classes, dtype=np.float32)[None])
+        return str(g.Where(g.Less(objects, g.const(np.float32(self.objectness_score))), background, scores))
+
+    def _boxes(self, g: OnnxBuilder, x: Sequence[str]) -> str:
         """Boxes with corners, (N, boxes, 4), or (N, classes, boxes, 4) where each has its own."""
-        shared = g.Reshape(loc, g.ints([0, -1, 4])) if self.share_location else ""
-        loc = shared or g.Transpose(g.Reshape(loc, g.ints([0, -1, self.num_classes, 4])), perm=(0, 2, 1, 3))
-        both = g.Reshape(steps.part(g, priors, 0, 0, 1), g.ints([2, -1, 4]))
+        both = g.Reshape(steps.part(g, x[2], 0, 0, 1), g.ints([2, -1, 4]))
         prior, variance = (g.Gather(both, g.const(np.int64(i)), axis=0) for i in range(2))
+        if len(x) > 3:  # the first step's shifts move the priors
+            prior = self._decoded(g, g.Reshape(x[4], g.ints([0, -1, 4])), prior, variance)
+        if self.share_location:
+            return self._decoded(g, g.Reshape(x[0], g.ints([0, -1, 4])), prior, variance)
+        loc = g.Transpose(g.Reshape(x[0], g.ints([0, -1, self.num_classes, 4])), perm=(0, 2, 1, 3))
+        return self._decoded(g, loc, prior, variance)
+
+    def _decoded(self, g: OnnxBuilder, loc: str, prior: str, variance: str) -> str:
+        """Shifts (..., boxes, 4) applied to priors (..., boxes, 4)."""
         if not self.variance_encoded_in_target:
             loc = g.Mul(variance, loc)
         if self.code_type == "CORNER":
@@ -121,7 +147,7 @@ class DetectionOutput(CaffeLayer):
         if self.code_type != "CENTER_SIZE":  # a box turned inside out overlaps nothing
             low, high = (steps.part(g, boxes, -1, i, i + 2) for i in (0, 2))
             boxes = g.Concat(low, g.Max(low, high), axis=-1)
-        lowest = float(steps.LOWEST) if self.confidence_threshold is None else self.confidence_threshold
+        lowest = float(steps.LOWEST_SCORE) if self.confidence_threshold is None else self.confidence_threshold
         if self.share_location:
             kept = steps.suppress(g, boxes, scores, self.nms_threshold, lowest)
         else:

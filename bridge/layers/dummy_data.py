@@ -10,7 +10,7 @@ import numpy as np
 from bridge.errors import UnsupportedLayerError
 from bridge.layers.base import MANY, MovingLayer, Params, layer_type, single
 from bridge.schema import Shape
-from bridge.schema.hooks import Extents
+from bridge.schema.hooks import PartialShape
 from bridge.schema.message import Message
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class DummyData(MovingLayer):
         return None in self.values or any(top in given for top in self.tops)
 
     @property
-    def extents(self) -> tuple[Extents | None, ...]:
+    def extents(self) -> tuple[PartialShape | None, ...]:
         return self.shapes
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:

@@ -26,7 +26,6 @@ class Eltwise(CaffeLayer):
     float16_safe = True
     rounds_near_one = False
     message = "eltwise_param"
-    ignored = frozenset({"stable_prod_grad"})
 
     bottom_count = (2, MANY)
     top_count = (1, 1)

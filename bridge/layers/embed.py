@@ -29,7 +29,6 @@ class Embed(CaffeLayer):
     float16_safe = True
     rounds_near_one = False
     message = "embed_param"
-    ignored = frozenset({"weight_filler", "bias_filler"})
     ranks = {"weight": 2, "bias": 1}
     bottom_count = (1, 1)
     top_count = (1, 1)

@@ -20,7 +20,6 @@ class HardSigmoid(ElementwiseLayer):
     rounds_near_one = False
     message = "hardsigmoid_param"
     aliases = ("hard_sigmoid_param",)
-    ignored = frozenset({"engine"})
 
     alpha: float = 0.2
     beta: float = 0.5

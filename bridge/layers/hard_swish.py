@@ -20,7 +20,6 @@ class HardSwish(ElementwiseLayer):
 
     rounds_near_one = False
     message = "hardswish_param"
-    ignored = frozenset({"engine"})
 
     def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         if g.opset >= 14:

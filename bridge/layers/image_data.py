@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bridge.layers.base import layer_type
 from bridge.layers.data_source import DataSource
-from bridge.schema.hooks import Extents
+from bridge.schema.hooks import PartialShape
 
 
 @layer_type("ImageData")
@@ -24,7 +24,6 @@ class ImageData(DataSource):
     """
 
     message = "image_data_param"
-    ignored = frozenset({"scale", "mean_file", "crop_size", "mirror"})
 
     source: str = ""
     batch_size: int = 1
@@ -39,7 +38,7 @@ class ImageData(DataSource):
     def picture_size(self) -> tuple[int, int] | None:
         return (self.new_height, self.new_width) if self.new_height and self.new_width else None
 
-    def batch(self) -> Extents | None:
+    def batch(self) -> PartialShape | None:
         side = self.transform.crop_size
         space = (side, side) if side else (self.new_height, self.new_width)
         return (self.batch_size, 3 if self.is_color else 1, *space) if all((self.batch_size, *space)) else None

@@ -28,7 +28,6 @@ class LRN(NeuronLayer):
     adds_many = False
     rounds_near_one = False
     message = "lrn_param"
-    ignored = frozenset({"engine"})
 
     local_size: int = 5
     alpha: float = 1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bridge.layers.base import layer_type
 from bridge.layers.data_source import DataSource
-from bridge.schema.hooks import Extents
+from bridge.schema.hooks import PartialShape
 
 
 @layer_type("MemoryData")
@@ -24,6 +24,6 @@ class MemoryData(DataSource):
     height: int = 0
     width: int = 0
 
-    def batch(self) -> Extents | None:
+    def batch(self) -> PartialShape | None:
         extents = (self.batch_size, self.channels, self.height, self.width)
         return extents if all(extents) else None

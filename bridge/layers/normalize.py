@@ -36,7 +36,6 @@ class Normalize(CaffeLayer):
     message = "norm_param"
     bottom_count = (1, 1)
     top_count = (1, 1)
-    ignored = frozenset({"scale_filler"})
     ranks = {"scale": 1}
 
     across_spatial: bool = True

@@ -32,7 +32,7 @@ class Pooling(CaffeLayer):
         pool: The kind of pooling.
         kernel_size, stride, pad: (height, width).
         global_pooling: One window over the whole image.
-        round_mode: Rounding of the number of windows.
+        round_mode: Rounding of the number of windows; some forks say ``ceil_mode: false`` for FLOOR.
 
     Source: caffe.proto ``PoolingParameter``, pooling_layer.cpp, pooling_layer.cu; ONNX
     ``MaxPool``, ``AveragePool``.
@@ -42,7 +42,6 @@ class Pooling(CaffeLayer):
     float16_safe = True
     rounds_near_one = False
     message = "pooling_param"
-    ignored = frozenset({"engine"})
     bottom_count = (1, 1)
     top_count = (1, 2)
 
@@ -56,6 +55,10 @@ class Pooling(CaffeLayer):
     @classmethod
     def read(cls, p: Params) -> dict[str, Any]:
         values = super().read(p)
+        if "ceil_mode" in p:  # PyTorch's word for it, in forks and converters
+            values["round_mode"] = "CEIL" if p.read("ceil_mode", bool, True) else "FLOOR"
+            if "round_mode" in p and p.read("round_mode", Literal["CEIL", "FLOOR"], "CEIL") != values["round_mode"]:
+                raise p.fail("has ceil_mode and round_mode, which say different things")
         for name, default in (("kernel", 0), ("stride", 1), ("pad", 0)):
             key, sides = "kernel_size" if name == "kernel" else name, (f"{name}_h", f"{name}_w")
             if (sides[0] in p) != (sides[1] in p):

@@ -25,7 +25,6 @@ class PReLU(ElementwiseLayer):
 
     rounds_near_one = False
     message = "prelu_param"
-    ignored = frozenset({"filler"})
     chainer_params = {"slope": "W"}
     filler_fields = {"slope": "filler"}
 

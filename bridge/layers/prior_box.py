@@ -20,6 +20,8 @@ class PriorBox(CaffeLayer):
 
     Per ``min_size``: a square of that side; with ``max_size`` one of side ``sqrt(min_size max_size)``; and one of
     area ``min_size^2`` for each aspect ratio. As in SSD, sizes are cut down to whole pixels.
+    FaceBoxes has in the place of ``min_size`` a ``fixed_size`` for squares whose centres stand ``density`` times
+    closer, in rows and columns around the cell's own centre; these boxes are cut at the image's border.
     The top is (1, 2, 4 x boxes): xmin, ymin, xmax, ymax of each box, cell by cell, then their variances.
 
     Attributes:
@@ -30,7 +32,8 @@ class PriorBox(CaffeLayer):
         step: (height, width) of a cell in pixels; none to divide the image by the cells.
         offset: Where the centre of a cell is, in cells.
 
-    Source: caffe.proto ``PriorBoxParameter``, prior_box_layer.cpp of SSD; Liu et al., SSD, 2016.
+    Source: caffe.proto ``PriorBoxParameter``, prior_box_layer.cpp of SSD, and for ``density``
+    of forks for FaceBoxes; Liu et al., SSD, 2016.
     """
 
     adds_many = False
@@ -47,22 +50,22 @@ class PriorBox(CaffeLayer):
     img: tuple[int, ...] = ()
     step: tuple[float, ...] = ()
     offset: float = 0.5
+    fixed_size: tuple[float, ...] = ()
+    density: tuple[float, ...] = ()
 
     @classmethod
     def read(cls, p: Params) -> dict[str, Any]:
-        values = super().read(p)
+        values = super().read(p) | read_grid(p)
+        if values["fixed_size"]:
+            return _with_densities(p, values)
         if not all(ratio > 0 for ratio in values["aspect_ratio"]):
             raise p.fail("parameter 'aspect_ratio' has a value that is not positive")
         values["aspect_ratio"] = _ratios(values["aspect_ratio"], p.read("flip", bool, True))
-        values["img"] = _sides(p, "img_size", "img", int)
-        values["step"] = _sides(p, "step", "step", float)
         small, large = values["min_size"], values["max_size"]
         if not small or min(small) <= 0:
             raise p.fail("parameter 'min_size' is missing or not positive")
         if large and (len(large) != len(small) or any(b <= a for a, b in zip(small, large, strict=True))):
             raise p.fail("parameter 'max_size' must have one value above each min_size")
-        if len(values["variance"]) not in (1, 4) or min(values["variance"]) <= 0:
-            raise p.fail(f"parameter 'variance' has {len(values['variance'])} values, expected 1 or 4 positive ones")
         return values
 
     @property
@@ -71,6 +74,9 @@ class PriorBox(CaffeLayer):
 
     def sides(self) -> np.ndarray:
         """(boxes per cell, 2) float32: half of the width and of the height of each."""
+        if self.fixed_size:
+            squares = zip(self.fixed_size, self.density, strict=True)
+            return np.array([(side / 2, side / 2) for side, n in squares for _ in range(int(n) ** 2)], np.float32)
         sides: list[tuple[float, float]] = []
         for index, small in enumerate(np.trunc(self.min_size)):
             sides.append((small, small))
@@ -79,6 +85,12 @@ class PriorBox(CaffeLayer):
             roots = np.sqrt(_single(self.aspect_ratio))
             sides += [(small * root, small / root) for root in roots]
         return np.array(sides, np.float32).reshape(-1, 2) / 2
+
+    def shifts(self) -> np.ndarray:
+        """(boxes per cell, 2) float32: how far the centre of each is from the cell's, in x and y."""
+        if not self.fixed_size:
+            return np.zeros((len(self.sides()), 2), np.float32)
+        return np.concatenate([_lattice(side, int(n)) for side, n in zip(self.fixed_size, self.density, strict=True)])
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if len(bottoms[0]) != 4 or len(bottoms[1]) != 4:
@@ -92,6 +104,7 @@ class PriorBox(CaffeLayer):
         step = _single(self.step) if self.step else _single(image) / _single(cells)
         rows, columns = ((np.arange(n, dtype=np.float32) + self._offset) * s for n, s in zip(cells, step, strict=True))
         centres = np.stack(np.meshgrid(columns, rows), axis=-1)[:, :, None, :].astype(np.float64)
+        centres = centres + self.shifts()
         sides, size = self.sides(), np.array(image[::-1])
         boxes = np.concatenate([(centres - sides) / size, (centres + sides) / size], axis=-1).astype(np.float32)
         boxes = boxes.clip(0, 1) if self.clip else boxes
@@ -115,6 +128,8 @@ class PriorBox(CaffeLayer):
             n, s, whole = (g.Slice(value, g.ints([axis]), g.ints([axis + 1])) for value in (count, step, size))
             places = g.Cast(steps.counted(g, n), to=1)
             centre = g.Reshape(g.Mul(g.Add(places, g.const(self._offset)), s), g.ints(shape))
+            if self.fixed_size:
+                centre = g.Add(centre, g.const(self.shifts()[:, 1 - axis]))
             half = g.const(sides[:, 1 - axis])
             bounds[axis] = [g.Div(g.Sub(centre, half), whole), g.Div(g.Add(centre, half), whole)]
         target = g.Concat(count, g.ints([len(sides), 1]), axis=0)
@@ -128,6 +143,37 @@ class PriorBox(CaffeLayer):
 
     def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return F.as_variable(x[0].xp.asarray(self.boxes(x[0].shape[2:], x[1].shape[2:])))
+
+
+def read_grid(p: Params) -> dict[str, Any]:
+    """Where the boxes stand: the fields that PriorBox and its like share."""
+    variance = p.read("variance", tuple[float, ...], (0.1,))
+    if len(variance) not in (1, 4) or min(variance) <= 0:
+        raise p.fail(f"parameter 'variance' has {len(variance)} values, expected 1 or 4 positive ones")
+    return {
+        "img": _sides(p, "img_size", "img", int),
+        "step": _sides(p, "step", "step", float),
+        "variance": variance,
+        "clip": p.read("clip", bool, False),
+        "offset": p.read("offset", float, 0.5),
+    }
+
+
+def _with_densities(p: Params, values: dict[str, Any]) -> dict[str, Any]:
+    sizes, densities = values["fixed_size"], values["density"]
+    if len(densities) != len(sizes) or min(*sizes, *densities) < 1 or any(n % 1 for n in densities):
+        raise p.fail(f"has {len(sizes)} fixed_size and {len(densities)} density, expected whole numbers, one for each")
+    if any(values[name] for name in ("min_size", "max_size", "aspect_ratio")):
+        raise p.fail("has fixed_size beside min_size, max_size or aspect_ratio, whose order is not known")
+    p.read("flip", bool, True)  # for aspect ratios, of which there are none
+    return {**values, "clip": True}
+
+
+def _lattice(side: float, density: int) -> np.ndarray:
+    """(density^2, 2) float32: the centres of a cell's squares in x and y, row by row."""
+    gap = int(side) // density if float(side).is_integer() else int(side / density)
+    places = (np.arange(density) * gap + gap / 2 - side / 2).astype(np.float32)
+    return np.stack(np.meshgrid(places, places), axis=-1).reshape(-1, 2)
 
 
 def _single(values: tuple[float, ...]) -> np.ndarray:

@@ -103,11 +103,11 @@ class Proposal(CaffeLayer):
         boxes, large = self._boxes(g, x[1], g.Reshape(x[2], g.ints([-1])), g.shape(x[2])[-1])
         scores = g.Transpose(steps.part(g, x[0], 1, count, 2 * count), perm=(0, 2, 3, 1))
         scores = g.Reshape(scores, g.ints([0, 1, -1]))
-        scores = g.Where(large, scores, g.const(steps.LOWEST if self.python else np.float32(0)))
+        scores = g.Where(large, scores, g.const(steps.LOWEST_SCORE if self.python else np.float32(0)))
         if self.pre_nms_topn > 0:
             scores = steps.keep_best(g, scores, 2, self.pre_nms_topn)
         one = g.const(np.array([0, 0, 1, 1], np.float32))  # corners belong to the box
-        kept = steps.suppress(g, g.Add(boxes, one), scores, self.nms_thresh, float(steps.LOWEST))
+        kept = steps.suppress(g, g.Add(boxes, one), scores, self.nms_thresh, float(steps.LOWEST_SCORE))
         values, places = steps.best(g, kept, 2, self.post_nms_topn if self.post_nms_topn > 0 else -1)
         found = steps.found(g, values)
         image = steps.part(g, found, 1, 0, 1)

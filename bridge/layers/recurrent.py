@@ -34,7 +34,6 @@ class Recurrent(CaffeLayer):
     """
 
     message = "recurrent_param"
-    ignored = frozenset({"weight_filler", "bias_filler", "debug_info"})
     filler_fields = {
         "static_weight": "weight_filler", "hidden_weight": "weight_filler",
         "output_weight": "weight_filler", "output_bias": "bias_filler",

@@ -19,7 +19,6 @@ class ReLU(ElementwiseLayer):
 
     rounds_near_one = False
     message = "relu_param"
-    ignored = frozenset({"engine"})
 
     negative_slope: float = 0.0
 

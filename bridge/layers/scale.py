@@ -32,7 +32,6 @@ class Scale(BroadcastLayer):
     rescales = True
     rounds_near_one = False
     message = "scale_param"
-    ignored = frozenset({"filler", "bias_filler"})
     chainer_params = {"gamma": "W", "beta": "b"}
 
     axis: int = 1

@@ -18,7 +18,6 @@ class Sigmoid(ElementwiseLayer):
     """
 
     message = "sigmoid_param"
-    ignored = frozenset({"engine"})
 
     def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         return g.Sigmoid(x[0])

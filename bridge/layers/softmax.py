@@ -23,7 +23,6 @@ class Softmax(NeuronLayer):
     rounds_near_one = False
     probabilities = True
     message = "softmax_param"
-    ignored = frozenset({"engine"})
 
     axis: int = 1
 

@@ -24,7 +24,6 @@ class SoftmaxWithLoss(NormalizedLoss):
 
     classifies = True
     message = "softmax_param"
-    ignored = frozenset({"engine"})
     top_count = (0, 2)
     inference_type = "Softmax"
 

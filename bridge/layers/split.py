@@ -19,7 +19,10 @@ class Split(MovingLayer):
     Source: split_layer.cpp.
     """
 
-    copies = True
+    @property
+    def copies(self) -> bool:
+        return True
+
     bottom_count = (1, 1)
     top_count = (1, MANY)
 

@@ -30,7 +30,6 @@ class SPP(CaffeLayer):
     float16_safe = True
     rounds_near_one = False
     message = "spp_param"
-    ignored = frozenset({"engine"})
 
     bottom_count = (1, 1)
     top_count = (1, 1)

@@ -18,7 +18,6 @@ class TanH(ElementwiseLayer):
     """
 
     message = "tanh_param"
-    ignored = frozenset({"engine"})
 
     def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         return g.Tanh(x[0])

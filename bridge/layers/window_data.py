@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bridge.layers.base import layer_type
 from bridge.layers.data_source import DataSource, square
-from bridge.schema.hooks import Extents
+from bridge.schema.hooks import PartialShape
 
 
 @layer_type("WindowData")
@@ -24,7 +24,6 @@ class WindowData(DataSource):
     """
 
     message = "window_data_param"
-    ignored = frozenset({"cache_images", "scale", "mean_file", "mirror"})
 
     source: str = ""
     batch_size: int = 0
@@ -36,5 +35,5 @@ class WindowData(DataSource):
     crop_mode: str = "warp"
     root_folder: str = ""
 
-    def batch(self) -> Extents | None:
+    def batch(self) -> PartialShape | None:
         return square(self.batch_size, 3, self.transform.crop_size or self.crop_size)

@@ -1,4 +1,4 @@
-"""The graph builder that layers emit their ONNX nodes with."""
+"""The graph builder, with which layers add their ONNX nodes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ HALF_MAX = 65504.0
 """The largest number in float16."""
 
 CUSTOM_DOMAIN = "org.weightbridge"
-"""The domain of nodes that stand for what standard ONNX cannot say."""
+"""The domain of nodes that standard ONNX does not have."""
 
 
 @dataclass
-class Node:
-    """One ONNX node, before it becomes a protobuf message, with the name of the layer that it is of.
+class OnnxNode:
+    """One ONNX node, before it becomes a protobuf message, with the name of its layer.
 
     ``float32`` says that a float16 export keeps the node in float32.
     """
@@ -37,17 +37,17 @@ class Node:
 
 
 @dataclass
-class Initializer:
+class OnnxInitializer:
     """A constant of the graph: values in memory, or a blob whose values stay in their file."""
 
     shape: Shape
     values: Blob
     roles: list[tuple[int, str]] = field(default_factory=list)
-    """(index of the layer, role) of each blob that it stands for."""
+    """(index of the layer, role) of each blob that it holds."""
     float_type: np.dtype = field(default=np.dtype(np.float32))
-    """What floating-point values are written as; Caffe computes in float32."""
+    """The type in which floating-point values are written; Caffe computes in float32."""
     transposed: bool = False
-    """Whether the two axes of the blob have changed places."""
+    """Whether the two axes of the blob are exchanged."""
 
     @property
     def dtype(self) -> np.dtype:
@@ -64,24 +64,24 @@ class Initializer:
         return _as_type(self.values.numpy(), self.dtype).reshape(self.shape)
 
     def parts(self) -> Iterator[np.ndarray]:
-        """The values as they are stored, flat, little by little."""
+        """The values as they are stored, flat, in pieces."""
         for piece in pieces(self.values):
             yield np.frombuffer(piece, self.values.dtype.newbyteorder("<"))
 
     def written(self) -> Iterator[np.ndarray]:
-        """The values as they are written, flat, little by little."""
+        """The values as they are written, flat, in pieces."""
         for part in self.parts():
             yield _as_type(part, self.dtype.newbyteorder("<"))
 
     def pieces(self) -> Iterator[memoryview]:
-        """The bytes that are written, little by little."""
+        """The bytes that are written, in pieces."""
         for part in self.written():
             yield part.view(np.uint8).data
 
-    def turned(self) -> Initializer:
+    def turned(self) -> OnnxInitializer:
         """The transpose of one of two axes; it is made when it is written."""
         blob = Blob(self.shape[::-1], self.values.dtype, lambda: _transpose(self.values, self.shape))
-        return Initializer(self.shape[::-1], blob, self.roles, self.float_type, not self.transposed)
+        return OnnxInitializer(self.shape[::-1], blob, self.roles, self.float_type, not self.transposed)
 
 
 def _transpose(values: Blob, shape: Shape) -> np.ndarray:
@@ -89,7 +89,7 @@ def _transpose(values: Blob, shape: Shape) -> np.ndarray:
 
 
 def _as_type(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """The values in another type; what is too large for float16 becomes the largest that is not."""
+    """The values in another type; values too large for float16 become its largest."""
     with np.errstate(over="ignore"):
         made = values.astype(dtype, copy=False)
     if dtype.itemsize == 2 and values.dtype.itemsize > 2 and np.isinf(made).any():
@@ -118,8 +118,8 @@ class GraphBuilder:
     def __init__(self, opset: int, *, allow_custom: bool = False) -> None:
         self.opset, self.allow_custom = opset, allow_custom
         self.notes: list[str] = []
-        self.nodes: list[Node] = []
-        self.initializers: dict[str, Initializer] = {}
+        self.nodes: list[OnnxNode] = []
+        self.initializers: dict[str, OnnxInitializer] = {}
         self.domains: set[str] = set()
         self.merged: list[tuple[int, str, float]] = []
         self.shapes: dict[str, Dims] = {}
@@ -130,11 +130,11 @@ class GraphBuilder:
         self._constants: dict[tuple[str, Shape, bytes], str] = {}
 
     def begin(self, index: int, layer: Layer | None) -> None:
-        """From now on nodes belong to ``layer``, the net's layer ``index``, or to no layer."""
+        """Nodes that are added from now on belong to ``layer``, the net's layer ``index``, or to no layer."""
         self._layer, self._index = layer, index
 
     def unique(self, name: str) -> str:
-        """``name``, with a number behind it if it is taken."""
+        """``name``, followed by a number if it is taken."""
         chosen = name
         while chosen in self._taken:
             chosen = f"{name}_{self._taken[name]}"
@@ -164,7 +164,7 @@ class GraphBuilder:
         owner, float32 = (self._layer.name, self._layer.needs_float32) if self._layer else ("", True)
         names = [self.unique(f"{owner}/{op_type}" if owner else op_type) for _ in range(outputs)]
         clean = {name: value for name, value in attributes.items() if value is not None}
-        self.nodes.append(Node(op_type, list(inputs), list(names), clean, domain, owner, float32))
+        self.nodes.append(OnnxNode(op_type, list(inputs), list(names), clean, domain, owner, float32))
         self.domains.add(domain)
         return names
 
@@ -210,12 +210,12 @@ class GraphBuilder:
         name = self._blobs.get(key)
         if name is None:
             name = self._blobs[key] = self.unique(f"{layer.name}.{role}")
-            self.initializers[name] = Initializer(wanted, blob)
+            self.initializers[name] = OnnxInitializer(wanted, blob)
         self.initializers[name].roles.append((self._index, role))
         return name
 
     def merge(self, role: str, neutral: float) -> None:
-        """Say that a blob of the current layer went into others: where the file is read back, it is ``neutral``."""
+        """Note that a blob of the layer was merged into others; a reader of the file gets ``neutral`` for it."""
         self.merged.append((self._index, role, neutral))
 
     def const(self, array: Any, name: str = "", role: str = "") -> str:
@@ -232,7 +232,9 @@ class GraphBuilder:
             return self._constants[key]
         owner = self._layer.name if self._layer else ""
         chosen = self.unique(name or f"{owner}/constant")
-        self.initializers[chosen] = Initializer(values.shape, Blob.of(values), [(self._index, role)] if role else [])
+        self.initializers[chosen] = OnnxInitializer(
+            values.shape, Blob.of(values), [(self._index, role)] if role else []
+        )
         if key is not None:
             self._constants[key] = chosen
         return chosen

@@ -21,7 +21,7 @@ Extent = int | str
 
 
 class NeedsStaticError(Exception):
-    """A lowering asked for an extent that is open; caught by the exporter, never seen outside.
+    """A lowering read an extent that is open; the exporter catches it.
 
     Attributes:
         symbols: Names of the open input extents that it depends on.
@@ -33,7 +33,7 @@ class NeedsStaticError(Exception):
 
 
 class Dims(Sequence[Any]):
-    """A shape as a lowering sees it: reading an open extent is a NeedsStaticError.
+    """The shape that a lowering gets: reading an open extent raises NeedsStaticError.
 
     Args:
         shape: The extents at the net's own input shapes.
@@ -72,7 +72,7 @@ class Dims(Sequence[Any]):
 
 
 def input_dims(shape: Sequence[Extent], sizes: Mapping[str, int]) -> Dims:
-    """The shape of an input: its own extents, the open ones standing for themselves."""
+    """The shape of an input; each open extent depends on itself only."""
     names = [extent if isinstance(extent, str) else None for extent in shape]
     return Dims(_sized(shape, sizes), [frozenset([name] if name else []) for name in names], names)
 
@@ -113,7 +113,7 @@ def probe(net: Net, inputs: Mapping[str, Sequence[Extent]], sizes: Mapping[str, 
 
 
 class _Axis:
-    """What is known of one axis: the open extents that it depends on, and those it does not equal."""
+    """One axis: the open extents that it depends on, and those that it does not equal."""
 
     def __init__(self) -> None:
         self.symbols: set[str] = set()
@@ -158,7 +158,7 @@ def _sized(shape: Sequence[Extent], sizes: Mapping[str, int]) -> Shape:
 
 
 def fits(shape: Shape, extents: Sequence[Extent], sizes: Mapping[str, int]) -> bool:
-    """Whether a shape has the extents that are told, by number or by the name of one that is in ``sizes``."""
+    """Whether a shape has the given extents: numbers, or names of extents in ``sizes``."""
     wanted = [sizes.get(extent, -1) if isinstance(extent, str) else extent for extent in extents]
     return len(shape) == len(wanted) and all(n in (-1, m) for n, m in zip(wanted, shape, strict=True))
 

@@ -101,9 +101,9 @@ def to_onnx_file(
     preprocess: Preprocess | None = None,
     half: bool = False,
 ) -> tuple[OnnxFile, Graph]:
-    """The net as an ONNX file, its weights still where they were; and the graph that it was made from.
+    """The net as an ONNX file, its weights not yet read; and the graph that it was made from.
 
-    Data layers, losses and what else serves training only are left out, see
+    Data layers, losses and other layers for training are left out, see
     :func:`bridge.caffe_files.inference.inference_net`.
 
     Args:
@@ -112,8 +112,8 @@ def to_onnx_file(
         inputs: Extents of input blobs; a name instead of a number leaves that extent open.
         dynamic_batch: Leave the first extent of every input open where the net allows it.
         every_top: Make every value that a layer writes an output, as well as the net's own.
-        allow_custom: Let what standard ONNX cannot say become nodes of a domain of ours.
-        preprocess: What to do to the image input first.
+        allow_custom: Write what standard ONNX cannot express as nodes of the domain ``org.weightbridge``.
+        preprocess: Mean, scale and channel order, added as the first nodes.
         half: Compute in float16 between float32 inputs and outputs.
 
     Raises:

@@ -1,4 +1,4 @@
-"""An ONNX file whose weights never are in memory as a whole.
+"""An ONNX file whose weights are never in memory all at once.
 
 A ``ModelProto`` is written in parts: the messages without large tensors, then the tensors,
 streamed from wherever their values lie, then what is known only at the end. Fields may
@@ -14,13 +14,14 @@ from pathlib import Path
 import onnx
 from onnx import helper
 
+from bridge.caffe_files.varint import varint
 from bridge.errors import ModelError, UsageError
-from bridge.onnx_export.builder import Initializer
+from bridge.onnx_export.builder import OnnxInitializer
 
 SMALL = 1024
-"""Tensors up to so many bytes stay in the messages: shapes and constants, which checkers read."""
+"""Tensors of at most this many bytes stay in the messages: shapes and constants, which checkers read."""
 LIMIT = (1 << 31) - 1
-"""Protocol buffers read no larger message."""
+"""The largest message, in bytes, that protocol buffers read."""
 PAGE = 4096
 """Tensors in a file of their own start at multiples of this many bytes, so that runtimes can map them."""
 _GRAPH, _METADATA = 7, 14  # of ModelProto
@@ -30,7 +31,7 @@ _EXTERNAL = onnx.TensorProto.EXTERNAL
 
 @dataclass
 class OnnxFile:
-    """A model, its large tensors apart.
+    """A model whose large tensors are kept apart.
 
     Attributes:
         model: Everything but the large tensors.
@@ -40,7 +41,7 @@ class OnnxFile:
     """
 
     model: onnx.ModelProto
-    tensors: dict[str, Initializer]
+    tensors: dict[str, OnnxInitializer]
     external: dict[str, tuple[str, int]] = field(default_factory=dict)
     late: Callable[[], Mapping[str, str]] = dict
 
@@ -93,7 +94,7 @@ class OnnxFile:
         return b"".join(self.pieces())
 
     def stub(self, outputs: Sequence[str] = ()) -> bytes:
-        """The model, its large tensors left to whoever loads it.
+        """The model without the values of its large tensors, which its user has to supply.
 
         Args:
             outputs: Names of values to make outputs as well.
@@ -106,7 +107,7 @@ class OnnxFile:
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
         return model.SerializeToString()
 
-    # -- what ONNX makes of it ---------------------------------------------------------------------
+    # -- checks and shape inference ---------------------------------------------------------------------
 
     def check(self) -> None:
         """ONNX's own full check, with the large tensors as inputs, so that none has to be loaded.
@@ -117,10 +118,10 @@ class OnnxFile:
         try:
             onnx.checker.check_model(self._twin(), full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            raise ModelError(f"ONNX does not take the graph: {' '.join(str(error).split())}") from None
+            raise ModelError(f"ONNX's checker refuses the graph: {' '.join(str(error).split())}") from None
 
     def infer_shapes(self) -> None:
-        """Write down the types and shapes that follow for values that have none yet."""
+        """Add inferred types and shapes to values that have none yet."""
         graph = self.model.graph
         known = {value.name for values in (graph.value_info, graph.output, graph.input) for value in values}
         for value in self._inferred():
@@ -166,7 +167,7 @@ class OnnxFile:
             yield bytes(-init.nbytes % PAGE)
 
     def refer_to_source(self, path: Path) -> list[str]:
-        """Leave tensors where they lie in the file that was read.
+        """Refer to tensors in the file that was read, instead of storing them.
 
         Args:
             path: The file of the model; the source must lie in its folder or below, which is
@@ -195,14 +196,14 @@ class OnnxFile:
 
 
 def _refer(proto: onnx.TensorProto, location: str, offset: int, length: int) -> None:
-    """Say that a tensor's values lie in a file."""
+    """Mark a tensor as stored in a file."""
     proto.data_location = _EXTERNAL
     for key, value in (("location", location), ("offset", offset), ("length", length)):
         proto.external_data.add(key=key, value=str(value))
 
 
 def _plain(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
-    """Without the names that shape inference made up for extents it does not know."""
+    """Remove the names that shape inference invents for unknown extents."""
     for dim in value.type.tensor_type.shape.dim:
         if dim.dim_param.startswith("unk__"):
             dim.ClearField("dim_param")
@@ -211,13 +212,4 @@ def _plain(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
 
 def _tag(field_number: int, length: int) -> bytes:
     """Tag and length of a length-delimited field."""
-    return _varint(field_number << 3 | 2) + _varint(length)
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    return varint(field_number << 3 | 2) + varint(length)

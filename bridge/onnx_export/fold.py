@@ -1,4 +1,4 @@
-"""Nodes that have only constants to read, computed when the graph is made: the boxes of a detector, say."""
+"""Constant folding: nodes that read only constants are computed at export, such as the boxes of a detector."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from bridge.onnx_export.builder import GraphBuilder, Node
+from bridge.onnx_export.builder import GraphBuilder, OnnxNode
 from bridge.onnx_export.operators import Op
 from bridge.schema import count
 
 LARGE = 1 << 20
-"""Results of more bytes than this, and than what they are made of, are left to the runtime."""
+"""Largest result in bytes that is stored; above it, only results no larger than their inputs are."""
 
 
 def fold_constants(g: GraphBuilder, keep: set[str]) -> None:
-    """Put constants in the place of nodes that would compute them.
+    """Replace nodes by the constants that they compute.
 
     Args:
         g: The graph.
@@ -33,7 +33,7 @@ def fold_constants(g: GraphBuilder, keep: set[str]) -> None:
     g.nodes[:] = kept
 
 
-def _value(g: GraphBuilder, node: Node) -> np.ndarray | None:
+def _value(g: GraphBuilder, node: OnnxNode) -> np.ndarray | None:
     """The result of a node, if that is known and worth being stored."""
     compute = _OPERATORS.get(node.op_type)
     inits = [g.initializers.get(name) for name in node.inputs]
@@ -75,4 +75,4 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
     "Sub": np.subtract,
     "Unsqueeze": _unsqueeze,
 }
-"""Operators that are computed here, in the numbers that a runtime would use."""
+"""Operators that are folded, computed in the dtype that a runtime uses."""

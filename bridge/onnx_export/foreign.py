@@ -1,4 +1,4 @@
-"""ONNX models that another tool made: brought up to an operator set, and to the form that runtimes like."""
+"""ONNX models that another tool made: converted to an operator set, and to a form that runtimes take."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _IR_WITHOUT_INPUTS = 4
 
 
 def finished(model: onnx.ModelProto, opset: int, oldest: int) -> onnx.ModelProto:
-    """The model in the wanted operator set, its weights no inputs, its IR version the lowest that will do.
+    """The model in the wanted operator set, without weights among its inputs, in the lowest IR version possible.
 
     Args:
         model: The model; it is changed.

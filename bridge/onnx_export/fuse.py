@@ -1,4 +1,4 @@
-"""Clean-up of a built graph: what changes no number and leaves fewer nodes."""
+"""Clean-up of a graph: fewer nodes, and the same numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from bridge.onnx_export.builder import GraphBuilder, Initializer, Node
+from bridge.onnx_export.builder import GraphBuilder, OnnxInitializer, OnnxNode
 from bridge.onnx_export.fold import fold_constants
 from bridge.onnx_export.operators import Op
 from bridge.schema import count
@@ -14,7 +14,7 @@ from bridge.schema import count
 _INTEGERS = {Op.ArgMax, "Mod", "NonZero", "Shape"}
 """Operators that give integers, as they are used here."""
 _MOVES = {Op.Flatten, "Identity", Op.Reshape}
-"""Operators that hand their first input on, value by value."""
+"""Operators whose output has the values of their first input."""
 
 
 def clean_up(g: GraphBuilder, keep: set[str]) -> None:
@@ -55,7 +55,7 @@ def fuse_affine(g: GraphBuilder, keep: set[str]) -> None:
     g.nodes[:] = [node for node in g.nodes if id(node) not in dropped]
 
 
-def _absorb(g: GraphBuilder, norm: Node, node: Node, uses: Counter[str]) -> bool:
+def _absorb(g: GraphBuilder, norm: OnnxNode, node: OnnxNode, uses: Counter[str]) -> bool:
     """Let ``norm`` do what ``node`` does to its result, if that is per channel."""
     constant = g.initializers.get(node.inputs[1])
     channels = count(g.initializers[norm.inputs[1]].shape)
@@ -68,13 +68,13 @@ def _absorb(g: GraphBuilder, norm: Node, node: Node, uses: Counter[str]) -> bool
     if not np.all((gamma if slot == 1 else beta) == neutral) or (slot == 1 and np.any(beta)):
         return False
     name = node.inputs[1] if uses[node.inputs[1]] == 1 else g.unique(node.inputs[1])
-    g.initializers[name] = Initializer((channels,), constant.values, constant.roles)
+    g.initializers[name] = OnnxInitializer((channels,), constant.values, constant.roles)
     norm.inputs[slot] = name
     return True
 
 
 def fold_transposes(g: GraphBuilder) -> None:
-    """Turn matrices that are only ever used transposed when they are written, not each time the model runs."""
+    """Store matrices transposed if every node reads them transposed, and remove the Transpose nodes."""
     turned: dict[str, str] = {}
     rename: dict[str, str] = {}
     for node in g.nodes:
@@ -89,7 +89,7 @@ def fold_transposes(g: GraphBuilder) -> None:
 
 
 def drop_casts(g: GraphBuilder, keep: set[str]) -> None:
-    """Let whoever needs integers read them before they became floats: a pooling's mask, say.
+    """Let nodes that need integers read them before they become floats, such as the mask of a pooling.
 
     Args:
         g: The graph.
@@ -111,8 +111,8 @@ def drop_casts(g: GraphBuilder, keep: set[str]) -> None:
     _rewire(g, rename)
 
 
-def _floats(node: Node, producers: dict[str, Node], g: GraphBuilder) -> bool:
-    """Whether a node makes floats of what were integers."""
+def _floats(node: OnnxNode, producers: dict[str, OnnxNode], g: GraphBuilder) -> bool:
+    """Whether a node casts integers to floats."""
     before = producers.get(node.inputs[0]) if node.op_type == "Cast" and node.attributes["to"] == g.FLOAT else None
     return before is not None and before.op_type in _INTEGERS
 
@@ -138,7 +138,7 @@ def merge_reshapes(g: GraphBuilder, keep: set[str]) -> None:
             node.inputs[0] = before.inputs[0]
 
 
-def _keeps_first_axis(g: GraphBuilder, node: Node) -> bool:
+def _keeps_first_axis(g: GraphBuilder, node: OnnxNode) -> bool:
     if node.op_type == Op.Flatten:
         return bool(node.attributes.get("axis", 1) == 1)
     extents = g.initializers.get(node.inputs[1])
@@ -146,7 +146,7 @@ def _keeps_first_axis(g: GraphBuilder, node: Node) -> bool:
 
 
 def merge_twins(g: GraphBuilder) -> None:
-    """Compute once what two nodes would compute; not where both are tops, which have names of their own."""
+    """Merge nodes that compute the same value, unless both are tops, whose names must stay."""
     seen: dict[tuple[object, ...], list[str]] = {}
     rename: dict[str, str] = {}
     for node in g.nodes:
@@ -160,7 +160,7 @@ def merge_twins(g: GraphBuilder) -> None:
 
 
 def _rewire(g: GraphBuilder, rename: dict[str, str]) -> None:
-    """Read other values in place of some, whose nodes go."""
+    """Replace values by others, and remove the nodes that made them."""
     g.nodes[:] = [node for node in g.nodes if rename.keys().isdisjoint(node.outputs)]
     for node in g.nodes:
         node.inputs = [rename.get(name, name) for name in node.inputs]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bridge.errors import ModelError, UnsupportedLayerError, UsageError
+from bridge.errors import UnsupportedLayerError, UsageError
 from bridge.onnx_export.builder import GraphBuilder
 from bridge.onnx_export.dims import Dims, Extent, NeedsStaticError, input_dims, probe
 from bridge.onnx_export.fuse import clean_up
@@ -13,7 +13,7 @@ from bridge.onnx_export.preprocess import Preprocess
 from bridge.schema import Layer, Net
 
 _LIKELY = 224
-"""The height and width to try where an image's are open and no file tells them."""
+"""The height and width to try if an image's are open and no file gives them."""
 
 
 @dataclass
@@ -135,11 +135,7 @@ def _open_extents(
     for name, own in net.inputs.items():
         shape = list(given.get(name, own or ()))
         if name not in given and own is None:  # given extents may be none at all: a single number
-            raise ModelError(
-                f"the shape of input '{name}' is not known",
-                where=net.where,
-                hint=f"give it with --input {name}=1,3,224,224",
-            )
+            raise net.flow.shapeless(name)
         for axis, extent in enumerate(shape):
             if isinstance(extent, str):
                 asked.add(extent)
@@ -153,7 +149,7 @@ def _open_extents(
 
 
 def _batch_axes(net: Net) -> dict[str, int]:
-    """The axis of each blob that counts samples, as the first layer that reads it has it."""
+    """The batch axis of each blob, as the first layer that reads it defines it."""
     axes: dict[str, int] = {}
     for layer in net.layers:
         for place, bottom in enumerate(layer.bottoms):
@@ -250,7 +246,7 @@ class _Lowering:
         )
 
     def _other_name(self, name: str) -> str:
-        """A name for an output that a layer wrote over the input of its name: no graph can have both."""
+        """A new name for an output that has the name of an input; a graph cannot have both."""
         other = self.g.unique(f"{name}_out")
         self.g.notes.append(f"output '{name}' is called '{other}', as the input has that name")
         return other

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bridge.onnx_export.builder import HALF_MAX, Initializer, Node
+from bridge.onnx_export.builder import HALF_MAX, OnnxInitializer, OnnxNode
 from bridge.onnx_export.graph import Graph
 from bridge.onnx_export.operators import Op
 
 _FLOAT, _FLOAT16, _INT32, _INT64 = 1, 10, 6, 7
 _MOVES = {Op.Flatten, "Identity", Op.Reshape, Op.Slice, Op.Split, "Squeeze", "Transpose", "Unsqueeze"}
-"""Operators that hand their first input on as it is, in whichever type."""
+"""Operators whose output has the values of their first input, in any type."""
 _READS_ANY = {"Cast", "Shape"}
 """Operators whose result is the same for either type."""
 _FLOAT32_INPUTS = {"BatchNormalization": (1, 2, 3, 4), "Resize": (1, 2)}
@@ -41,7 +41,7 @@ class _Conversion:
         self.graph, self.g, self.types = graph, graph.builder, types
         self.half: set[str] = set()
         self.casts: dict[tuple[str, int], str] = {}
-        self.nodes: list[Node] = []
+        self.nodes: list[OnnxNode] = []
         self.constants = {name for name, init in self.g.initializers.items() if init.values.dtype.kind == "f"}
         self.floats = self.constants | {name for name, kind in types.items() if kind == _FLOAT} | set(graph.values)
 
@@ -58,7 +58,7 @@ class _Conversion:
         for node in self.nodes:
             node.inputs = [back.get(name, name) for name in node.inputs]
 
-    def _convert(self, node: Node) -> None:
+    def _convert(self, node: OnnxNode) -> None:
         kind = self._precision(node)
         wide = _FLOAT32_INPUTS.get(node.op_type, ())
         if node.op_type not in _READS_ANY:
@@ -73,8 +73,8 @@ class _Conversion:
                 node.attributes["to"] = _FLOAT16
         self.nodes.append(node)
 
-    def _precision(self, node: Node) -> int:
-        """What a node computes in."""
+    def _precision(self, node: OnnxNode) -> int:
+        """The type in which a node computes."""
         if node.op_type in _MOVES and node.inputs[0] in self.floats:
             return _FLOAT16 if node.inputs[0] in self.half else _FLOAT
         # float16 has not each integer beyond 2,048
@@ -84,14 +84,14 @@ class _Conversion:
         return _FLOAT if float32 else _FLOAT16
 
     def _as(self, kind: int, name: str) -> str:
-        """The value in a type; a Cast makes it, or for a constant, the file holds it so."""
+        """The value in a type: by a Cast, or for a constant, stored in that type."""
         if name in self.constants:
             return self._constant(kind, name)
         if (name in self.half) == (kind == _FLOAT16):
             return name
         if (name, kind) not in self.casts:
             self.casts[name, kind] = self.g.unique(f"{name}/{'half' if kind == _FLOAT16 else 'float'}")
-            self.nodes.append(Node("Cast", [name], [self.casts[name, kind]], {"to": kind}))
+            self.nodes.append(OnnxNode("Cast", [name], [self.casts[name, kind]], {"to": kind}))
             self._know(self.casts[name, kind], name, kind)
         return self.casts[name, kind]
 
@@ -108,7 +108,7 @@ class _Conversion:
         if (name, kind) not in self.casts:
             init, twin = self.g.initializers[name], self.g.unique(f"{name}/half")
             self.casts[name, kind] = twin
-            self.g.initializers[twin] = Initializer(
+            self.g.initializers[twin] = OnnxInitializer(
                 init.shape, init.values, init.roles, np.dtype(np.float16), init.transposed
             )
         return self.casts[name, kind]
@@ -123,11 +123,11 @@ class _Conversion:
             node.outputs = [inner if value == name else value for value in node.outputs]
         self.half.discard(name)
         self._know(inner, name, _FLOAT16)
-        self.nodes.append(Node("Cast", [inner], [name], {"to": _FLOAT}))
+        self.nodes.append(OnnxNode("Cast", [inner], [name], {"to": _FLOAT}))
 
 
 def _limited(graph: Graph) -> list[str]:
-    """Which weights have values that float16 has not."""
+    """Notes on weights whose values float16 does not have."""
     notes = []
     for name, init in graph.builder.initializers.items():
         narrowed = init.float_type.itemsize == 2 and init.roles and init.values.dtype.itemsize > 2

@@ -1,4 +1,4 @@
-"""The values inside an ONNX file's graph, made outputs so that they can be seen."""
+"""The inner values of an ONNX file's graph, made outputs so that they can be compared."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Inside:
                     raise FormatError(f"its data lies outside its folder, in '{entry.value}'", where=str(path))
 
     def node(self, index: int) -> str:
-        """What to call a node in a message."""
+        """The name of a node in a message."""
         node = self._model.graph.node[index]
         return f"{node.op_type} '{node.name or (node.output[0] if node.output else '')}'"
 
@@ -65,7 +65,7 @@ class Inside:
         graph = model.graph
         del graph.node[nodes:]
         del graph.output[:]
-        del graph.value_info[:]  # what the file claims must not stand in the way of what it computes
+        del graph.value_info[:]  # shapes in the file may be wrong
         made = dict.fromkeys(name for node in graph.node for name in node.output if name in wanted)
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in made)
         return model.SerializeToString(), list(made)

@@ -10,14 +10,14 @@ import onnx
 from onnx import TensorProto, helper
 
 import bridge
-from bridge.onnx_export.builder import Initializer, Node
+from bridge.onnx_export.builder import OnnxInitializer, OnnxNode
 from bridge.onnx_export.dims import Extent
 from bridge.onnx_export.file import SMALL, OnnxFile
 from bridge.onnx_export.graph import Graph
 
 MIN_OPSET = 13
 DEFAULT_OPSET = 17
-"""Old enough for runtimes of years ago, new enough for every operator that is used."""
+"""The default operator set, which has every operator that is used and runs in old runtimes."""
 
 
 def newest_opset() -> int:
@@ -81,7 +81,7 @@ def _between(graph: Graph) -> list[onnx.ValueInfoProto]:
     ]
 
 
-def _node(node: Node, index: int) -> onnx.NodeProto:
+def _node(node: OnnxNode, index: int) -> onnx.NodeProto:
     proto = helper.make_node(node.op_type, node.inputs, node.outputs, domain=node.domain, **_plain(node.attributes))
     proto.name = f"{node.layer}/{node.op_type}_{index}" if node.layer else f"{node.op_type}_{index}"
     return proto
@@ -95,7 +95,7 @@ def _value_info(name: str, shape: Sequence[Extent], kind: int = TensorProto.FLOA
     return helper.make_tensor_value_info(name, kind, list(shape))
 
 
-def _tensor(name: str, init: Initializer) -> onnx.TensorProto:
+def _tensor(name: str, init: OnnxInitializer) -> onnx.TensorProto:
     proto = onnx.TensorProto(name=name, dims=init.shape, data_type=helper.np_dtype_to_tensor_dtype(init.dtype))
     proto.raw_data = b"".join(init.pieces())
     return proto

@@ -1,4 +1,4 @@
-"""Preprocessing baked into an exported model: channel order, mean, scale."""
+"""Preprocessing as the first nodes of an exported model: channel order, mean, scale."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from bridge.schema import times
 
 @dataclass(frozen=True)
 class Preprocess:
-    """``(x - mean) * scale``, after the channels were turned round if ``bgr`` says so.
+    """``(x - mean) * scale``, after the channels are reversed if ``bgr`` is set.
 
     Attributes:
         mean: Empty, one value, one per channel (C,), or an image (C, H, W); float32, in Caffe's order. Of an
             image larger than the input the centre is taken, as where Caffe crops its images.
         scale: Factor.
-        bgr: The model is to be fed RGB and turns it to Caffe's BGR.
+        bgr: The model takes RGB and reverses the channels to Caffe's BGR.
 
     Raises:
         UsageError: A value makes no sense.
@@ -52,7 +52,9 @@ class Preprocess:
             raise UsageError("no input of four axes to preprocess", where=where)
         channels = inputs[images[0]][1]
         if self.bgr and isinstance(channels, int) and channels != 3:
-            raise UsageError(f"input '{images[0]}' has {channels} channels, expected 3 to turn RGB to BGR", where=where)
+            raise UsageError(
+                f"input '{images[0]}' has {channels} channels, expected 3 to reverse RGB to BGR", where=where
+            )
         return images[0]
 
     def _fitted(self, shape: Sequence[int]) -> np.ndarray:
@@ -70,7 +72,7 @@ class Preprocess:
         return np.ascontiguousarray(mean, np.float32)
 
     def emit(self, g: Any, x: str) -> str:
-        """Add the nodes; returns the value that the net is fed."""
+        """Add the nodes; returns the name of the net's input value."""
         shape = g.shape(x)
         if self.bgr:
             x = g.Slice(x, g.ints([-1]), g.ints([-(2**31)]), g.ints([1]), g.ints([-1]))
@@ -85,7 +87,7 @@ class Preprocess:
         return np.ascontiguousarray(y * np.float32(self.scale), np.float32)
 
     def undo(self, x: np.ndarray) -> np.ndarray:
-        """What gives this array, up to rounding."""
+        """The array that :meth:`apply` turns into this one, up to rounding."""
         y = x / np.float32(self.scale)
         y = y + self._fitted(x.shape) if self.mean.size else y
         return np.ascontiguousarray(y[:, ::-1] if self.bgr else y, np.float32)

@@ -54,13 +54,13 @@ class PaddedDetections(DetectionOutput):
         loose = dataclasses.replace(self, confidence_threshold=0.0)
         scores = g.Max(scores, g.const(_TINY))
         kept = DetectionOutput._kept(loose, g, boxes, scores, priors)
-        return str(g.Where(g.Greater(kept, g.const(np.float32(threshold))), kept, g.const(steps.LOWEST)))
+        return str(g.Where(g.Greater(kept, g.const(np.float32(threshold))), kept, g.const(steps.LOWEST_SCORE)))
 
     def _rows(self, g: Any, boxes: str, kept: str, images: str) -> str:
         limits = [limit for limit in (self.top_k, self.keep_top_k) if limit >= 0]
         values, places = steps.best(g, kept, 2, min(limits, default=-1))
         table = self._table(g, boxes, values, places, (images, steps.extent(g, kept, 2)))
-        valid = g.Cast(g.Greater(g.Reshape(values, g.ints([-1])), g.const(steps.LOWEST)), to=1)
+        valid = g.Cast(g.Greater(g.Reshape(values, g.ints([-1])), g.const(steps.LOWEST_SCORE)), to=1)
         # a row of zeros at the end, which is always found
         table = g.Concat(table, g.const(np.zeros((1, 7), np.float32)), axis=0)
         found = g.NonZero(g.Concat(valid, g.const(np.ones(1, np.float32)), axis=0))

@@ -13,12 +13,12 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from bridge.errors import ModelError
+from bridge.errors import ModelError, nearest
 from bridge.schema.blob import MOST, Shape, times, too_large
 from bridge.schema.layer import Layer
 
 
-class Value(NamedTuple):
+class BlobValue(NamedTuple):
     """A value of a net.
 
     Attributes:
@@ -54,6 +54,7 @@ class Flow:
     Args:
         layers: The net's layers, in order.
         where: The net, for messages.
+        stages: Stages that the net may have been meant for, for messages.
 
     Attributes:
         reads: For each layer the value of each of its bottoms.
@@ -63,13 +64,13 @@ class Flow:
         outputs: The blobs whose last value no layer reads, in order of writing.
     """
 
-    def __init__(self, layers: Sequence[Layer], where: str = "net") -> None:
-        self.layers, self.where = tuple(layers), where
-        self.reads: list[tuple[Value, ...]] = []
-        self.last: dict[str, Value] = {}
+    def __init__(self, layers: Sequence[Layer], where: str = "net", stages: Sequence[str] = ()) -> None:
+        self.layers, self.where, self.stages = tuple(layers), where, tuple(stages)
+        self.reads: list[tuple[BlobValue, ...]] = []
+        self.last: dict[str, BlobValue] = {}
         self.inputs: dict[str, Shape | None] = {}
         self._undeclared: list[str] = []
-        self._readers: dict[Value, list[int]] = {}
+        self._readers: dict[BlobValue, list[int]] = {}
         for index, layer in enumerate(self.layers):
             self._add(index, layer)
         self.outputs = tuple(self.name(value) for value in self._unread_last())
@@ -85,38 +86,38 @@ class Flow:
             self._readers.setdefault(value, []).append(index)
         for place, top in enumerate(layer.tops):
             self.last.pop(top, None)  # the order is that of the last writing
-            self.last[top] = Value(index, place)
+            self.last[top] = BlobValue(index, place)
 
-    def _value(self, name: str) -> Value:
+    def _value(self, name: str) -> BlobValue:
         if name not in self.last:
             self.inputs.setdefault(name, None)
-            self.last[name] = Value(-1, len(self._undeclared))
+            self.last[name] = BlobValue(-1, len(self._undeclared))
             self._undeclared.append(name)
         return self.last[name]
 
-    def _unread_last(self) -> list[Value]:
+    def _unread_last(self) -> list[BlobValue]:
         return [value for value in self.last.values() if value.layer >= 0 and value not in self._readers]
 
-    def name(self, value: Value) -> str:
+    def name(self, value: BlobValue) -> str:
         """The blob that holds the value."""
         return self.layers[value.layer].tops[value.top] if value.layer >= 0 else self._undeclared[value.top]
 
-    def final(self, value: Value) -> bool:
+    def final(self, value: BlobValue) -> bool:
         """Whether no later layer writes another value under the same name."""
         return self.last.get(self.name(value)) == value
 
-    def readers(self, value: Value) -> list[int]:
+    def readers(self, value: BlobValue) -> list[int]:
         """Indices of the layers that read a value, itself or through layers that copy it, such as Split."""
         found = []
         for index in self._readers.get(value, ()):
             if self._splits(index):
                 tops = range(len(self.layers[index].tops))
-                found += [reader for top in tops for reader in self.readers(Value(index, top))]
+                found += [reader for top in tops for reader in self.readers(BlobValue(index, top))]
             else:
                 found.append(index)
         return found
 
-    def behind_splits(self, value: Value) -> Value:
+    def behind_splits(self, value: BlobValue) -> BlobValue:
         """The value that a Split's top is another name of; any other value itself."""
         while value.layer >= 0 and self._splits(value.layer):
             value = self.reads[value.layer][0]
@@ -125,13 +126,13 @@ class Flow:
     def _splits(self, index: int) -> bool:
         return self.layers[index].copies and self.layers[index].shares_memory
 
-    def unread(self) -> set[Value]:
+    def unread(self) -> set[BlobValue]:
         """The values of :attr:`outputs`."""
         return set(self._unread_last())
 
-    def ancestry(self, values: Iterable[Value]) -> set[Value]:
+    def ancestry(self, values: Iterable[BlobValue]) -> set[BlobValue]:
         """The values, and all that they are computed from."""
-        needed: set[Value] = set()
+        needed: set[BlobValue] = set()
         left = list(values)
         while left:
             value = left.pop()
@@ -140,7 +141,7 @@ class Flow:
                 left += self.reads[value.layer] if value.layer >= 0 else ()
         return needed
 
-    def origins(self, values: Iterable[Value]) -> set[Value]:
+    def origins(self, values: Iterable[BlobValue]) -> set[BlobValue]:
         """Of the :meth:`ancestry` those that are computed from nothing, such as inputs."""
         return {value for value in self.ancestry(values) if value.layer < 0 or not self.reads[value.layer]}
 
@@ -152,17 +153,17 @@ class Flow:
             learned.append(own or any(value.layer >= 0 and learned[value.layer] for value in values))
         return learned
 
-    def fed(self, value: Value) -> Value:
+    def fed(self, value: BlobValue) -> BlobValue:
         """The value, with input layers taken away: (-1, n) for the n-th of :attr:`inputs`."""
         if value.layer >= 0 and not self.layers[value.layer].is_input:
             return value
-        return Value(-1, self._input_places[self.name(value)])
+        return BlobValue(-1, self._input_places[self.name(value)])
 
     @functools.cached_property
     def _input_places(self) -> dict[str, int]:
         return {name: place for place, name in enumerate(self.inputs)}
 
-    def fed_reads(self) -> list[tuple[Value, ...]]:
+    def fed_reads(self) -> list[tuple[BlobValue, ...]]:
         """:attr:`reads` by :meth:`fed` values, for a net whose inputs come from outside."""
         return [tuple(map(self.fed, values)) for values in self.reads]
 
@@ -189,7 +190,9 @@ class Flow:
             source = given if layer.is_input else known
             for blob in layer.tops if layer.is_input else layer.bottoms:
                 if blob not in source:
-                    raise self._unknown(blob, layer, early=blob in declared & given.keys())
+                    if blob in declared & given.keys():
+                        raise layer.fail(f"reads blob '{blob}', which only a later layer declares").at(self.where)
+                    raise self.shapeless(blob)
                 if layer.is_input and blob in written:
                     raise layer.fail(f"declares blob '{blob}', which an earlier layer writes").at(self.where)
             if layer.is_input:
@@ -218,8 +221,22 @@ class Flow:
                 raise ModelError(f"input '{name}' would be {times(shape)}", where=self.where, hint=MOST)
         return {name: tuple(shape) for name, shape in shapes.items() if shape is not None}
 
-    def _unknown(self, blob: str, layer: Layer, early: bool) -> ModelError:
-        if early:
-            return layer.fail(f"reads blob '{blob}', which only a later layer declares").at(self.where)
-        hint = f"give it with --input {blob}=1,3,224,224"
-        return layer.fail(f"the shape of blob '{blob}' is not known", hint=hint).at(self.where)
+    def shapeless(self, blob: str) -> ModelError:
+        """The error about an input whose shape is not known, or that no input declares and may be a slip of the pen."""
+        reader = next((layer for layer in self.layers if blob in layer.bottoms), None)
+        how = f"--input {blob}={','.join(map(str, _likely(reader)))}"
+        declared = [top for layer in self.layers if layer.is_input for top in layer.tops]
+        stage = f"the prototxt has layers for --stage {' or '.join(self.stages)}; " if self.stages else ""
+        problem, hint = f"the shape of input '{blob}' is not known", f"{stage}give it with {how}"
+        if declared and blob not in declared:
+            problem = f"reads blob '{blob}', which no layer writes and no input declares"
+            near = nearest(blob, [top for layer in self.layers for top in layer.tops])
+            hint = f"{stage}{near}{'; ' * bool(near)}{how} would make it an input"
+        return ModelError(problem, where=self.where, subject=reader.label if reader else "", hint=hint)
+
+
+def _likely(reader: Layer | None) -> Shape:
+    """An input's shape for a hint: of as many channels as the weights of the layer that reads it take."""
+    weight = reader.blobs.blob("weight").shape if reader is not None and "weight" in reader.blobs else ()
+    channels = weight[1] * reader.group if reader is not None and len(weight) == 4 else 3
+    return (1, channels, 224, 224)

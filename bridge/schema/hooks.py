@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _L = TypeVar("_L", bound="LayerHooks")
 
-Extents = tuple["int | None", ...]
+PartialShape = tuple["int | None", ...]
 """A shape of which some extents are not known."""
 
 Fill = Callable[[np.random.Generator, Shape, Sequence["Shape | None"]], Any]
@@ -46,8 +46,10 @@ class LayerHooks:
     training_only: ClassVar[bool] = False
     """The layer has no part in inference: losses, accuracies, data layers."""
 
-    copies: ClassVar[bool] = False
-    """At test time every top is the bottom, bit for bit: Split, Dropout."""
+    @property
+    def copies(self) -> bool:
+        """At test time every top is the bottom, bit for bit: Split, Dropout."""
+        return False
 
     @property
     def shares_memory(self) -> bool:
@@ -69,7 +71,7 @@ class LayerHooks:
     """The tops are constants, which may stand for data: DummyData."""
 
     @property
-    def extents(self) -> tuple[Extents | None, ...]:
+    def extents(self) -> tuple[PartialShape | None, ...]:
         """For a layer that feeds a net, what its parameters tell of each top's extents; else empty."""
         return ()
 

@@ -31,6 +31,8 @@ class Net:
         reader: The reader that delivered the blobs.
         notes: Remarks for the user, one line each.
         shared: The stored copies of each parameter that several layers share.
+        stages: Stages that layers of the prototxt are for, where the net was assembled for none of them.
+        allow_unknown_fields: Whether the user lets fields pass that nothing reads and that may change a result.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Net:
     reader: str = ""
     notes: tuple[str, ...] = ()
     shared: Mapping[str, tuple[Blob, ...]] = field(default_factory=dict)
+    stages: tuple[str, ...] = ()
+    allow_unknown_fields: bool = False
 
     def __repr__(self) -> str:
         values = sum(blob.size for blob in distinct(self.layers))
@@ -84,7 +88,7 @@ class Net:
     @functools.cached_property
     def flow(self) -> Flow:
         """Who writes and who reads each value; made when it is first asked for, then kept."""
-        return Flow(self.layers, self.where)
+        return Flow(self.layers, self.where, self.stages)
 
     @property
     def inputs(self) -> dict[str, Shape | None]:

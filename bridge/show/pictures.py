@@ -65,7 +65,7 @@ def columns(counts: Sequence[int], label: str, bad: int = 0) -> Markup:
 
 
 def contact_sheet(tiles: np.ndarray, across: int, blank: float) -> np.ndarray:
-    """Tiles side by side, a pixel apart.
+    """Tiles side by side, one pixel apart.
 
     Args:
         tiles: (n, C, H, W).

@@ -14,7 +14,7 @@ from bridge.layers import CaffeLayer, build_layer
 from bridge.schema import Blob, Net, RawLayer, RawNet, Shape
 from bridge.schema.message import Message
 
-Fill = Callable[[np.random.Generator, Shape], Any]
+CaseFill = Callable[[np.random.Generator, Shape], Any]
 """Makes the values of an input or a blob from a random generator and a shape."""
 
 CASES: dict[str, Any] = {}
@@ -42,8 +42,8 @@ class LayerCase:
     body: str
     shapes: tuple[Shape, ...]
     tops: int = 1
-    data: Mapping[int, Fill] = field(default_factory=dict)
-    blobs: Mapping[str, Fill] = field(default_factory=dict)
+    data: Mapping[int, CaseFill] = field(default_factory=dict)
+    blobs: Mapping[str, CaseFill] = field(default_factory=dict)
     seed: int = 0
 
     @property
@@ -78,7 +78,7 @@ class LayerCase:
         return {f"in{i}": _filled(self.data.get(i), rng, shape) for i, shape in enumerate(self.shapes)}
 
 
-def _filled(fill: Fill | None, rng: np.random.Generator, shape: Shape) -> np.ndarray:
+def _filled(fill: CaseFill | None, rng: np.random.Generator, shape: Shape) -> np.ndarray:
     values = fill(rng, shape) if fill else rng.standard_normal(shape)
     return np.asarray(values, np.float32).reshape(shape)
 

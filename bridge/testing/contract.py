@@ -28,7 +28,7 @@ from bridge.schema import Layer
 from bridge.testing import checks, hooks
 from bridge.testing.cases import LayerCase
 
-Check = Callable[[LayerCase], None]
+ContractCheck = Callable[[LayerCase], None]
 
 
 class LayerContract:
@@ -110,7 +110,7 @@ class LayerContract:
 
     # -- how the tests are run -----------------------------------------------------------------------
 
-    def _hold(self, check: Check) -> None:
+    def _hold(self, check: ContractCheck) -> None:
         """Run a check on every case that is drawn."""
         examples = self.examples or max(10, hypothesis.settings().max_examples // 5)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bridge.caffe_files.fields import unread_fields
 from bridge.errors import BridgeError, UsageError, nearest
 from bridge.layers import REGISTRY
 from bridge.schema import Layer, Opaque, Shape, times
@@ -135,6 +136,15 @@ def _parameters(subject: Subject) -> _Found:
             known = layer.type in REGISTRY
             hint = "" if known else "its blobs are compared all the same; it cannot be run"
             yield ERROR if known else NOTE, layer.name, layer.problem, hint
+
+
+@check("fields", "every field of a layer is read, or bears on no result")
+def _fields(subject: Subject) -> _Found:
+    for found in unread_fields(subject.net):
+        if not found.reason:
+            text = found.text.removeprefix(f"{found.layer}: ")
+            severity = NOTE if subject.net.allow_unknown_fields else ERROR
+            yield severity, found.name, text, found.hint
 
 
 @check("group", "input and output channels divide into the groups of a convolution")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from bridge import engines
+from bridge.engines import Arrays
 from bridge.errors import BridgeError, DifferenceError, UnsupportedLayerError, UsageError
 from bridge.onnx_export.builder import CUSTOM_DOMAIN, HALF_MAX
 from bridge.onnx_export.dims import fits, label
@@ -22,8 +22,6 @@ from bridge.verification.outputs import Comparison, Side, engine_side, recorded_
 from bridge.verification.results import DIFFERENT
 from bridge.verification.segments import Place, Runner
 from bridge.verification.tolerance import FALLBACK, Given, Tolerances
-
-Arrays = Mapping[str, np.ndarray]
 
 HALF = Given(4e-3, 2e-3)
 """For float16, whose numbers have 11 bits: 8 and 4 of its roundings; the second is relative to the largest value."""
@@ -130,9 +128,11 @@ class _Check:
         return self._against_chainer(outputs)
 
     def _run_model(self, more: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-        from bridge.engines.onnxruntime import Session
+        from bridge.engines.onnxruntime import RuntimeSession
 
-        return {name: np.asarray(array, np.float32) for name, array in Session(self.file, more)(self.fed).items()}
+        return {
+            name: np.asarray(array, np.float32) for name, array in RuntimeSession(self.file, more)(self.fed).items()
+        }
 
     def _check_shapes(self, outputs: Arrays) -> None:
         """Demand the extents that the model promises."""

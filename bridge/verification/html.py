@@ -26,7 +26,7 @@ from bridge.verification.results import (
 )
 
 
-def page(report: Report) -> str:
+def report_page(report: Report) -> str:
     """The page, complete."""
     return html.page(f"{report.verdict}: {' '.join(report.files)}", *_sections(report))
 

@@ -67,13 +67,16 @@ def check_shapes(net: Net, shapes: Mapping[str, Shape]) -> None:
 
 def _shape(net: Net, name: str, given: Any) -> Shape:
     shape = given.shape if isinstance(given, np.ndarray) else given if given is not None else net.inputs[name]
-    hint = f"give it with --input {name}=1,3,224,224"
     if shape is None:
-        raise ModelError(f"the shape of input '{name}' is not known", where=net.where, hint=hint)
+        raise net.flow.shapeless(name)
     if any(not isinstance(extent, int) or extent < 0 for extent in shape):
         raise UsageError(f"input '{name}': {tuple(shape)} is not a list of extents", where=net.where)
     if 0 in shape:
-        raise ModelError(f"input '{name}' would be {times(shape)}: it has no values", where=net.where, hint=hint)
+        raise ModelError(
+            f"input '{name}' would be {times(shape)}: it has no values",
+            where=net.where,
+            hint="each extent must be 1 or more",
+        )
     return tuple(shape)
 
 
@@ -151,12 +154,12 @@ def write_recorded(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
 
-def describe(arrays: Mapping[str, np.ndarray]) -> list[str]:
+def describe_inputs(arrays: Mapping[str, np.ndarray]) -> list[str]:
     """One line per input: name, extents, range."""
-    return [f"{name} {times(array.shape)}, {spread(array)}" for name, array in arrays.items()]
+    return [f"{name} {times(array.shape)}, {range_text(array)}" for name, array in arrays.items()]
 
 
-def spread(array: np.ndarray) -> str:
+def range_text(array: np.ndarray) -> str:
     """The smallest and the largest value, for messages."""
     finite = array[np.isfinite(array)]
     if not finite.size:

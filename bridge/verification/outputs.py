@@ -9,15 +9,14 @@ from typing import NamedTuple
 import numpy as np
 
 from bridge import engines
+from bridge.engines import Arrays
 from bridge.errors import BridgeError
 from bridge.schema import Net, times
 from bridge.verification.compare import metrics, same_bits
-from bridge.verification.inputs import Recorded, spread
+from bridge.verification.inputs import Recorded, range_text
 from bridge.verification.results import DIFFERENT, SAME, SKIPPED, Metrics, OutputsResult, TopResult
 from bridge.verification.segments import Place, Runner, Segment, segment, sources
 from bridge.verification.tolerance import FALLBACK, Judged, Tolerances, bounds
-
-Arrays = Mapping[str, np.ndarray]
 
 
 class Side(NamedTuple):
@@ -193,8 +192,8 @@ class Comparison:
             if x is None:
                 told.append(f"{name}: not known")
             elif y is None:
-                told.append(f"{name}: {times(x.shape)}, {spread(x)}; {self.b.name} does not show it")
+                told.append(f"{name}: {times(x.shape)}, {range_text(x)}; {self.b.name} does not show it")
             else:
                 same = "equal on both sides" if x.shape == y.shape and same_bits(x, y) else "not quite equal"
-                told.append(f"{name}: {times(x.shape)}, {spread(x)}, {same}")
+                told.append(f"{name}: {times(x.shape)}, {range_text(x)}, {same}")
         return tuple(told)

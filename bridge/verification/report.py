@@ -146,10 +146,10 @@ class Report:
             OutputError: The file cannot be written.
         """
         from bridge.files.atomic import atomic
-        from bridge.verification.html import page
+        from bridge.verification.html import report_page
 
         with atomic(path) as stream:
-            stream.write(page(self).encode())
+            stream.write(report_page(self).encode())
 
 
 # -- JSON ------------------------------------------------------------------------------------

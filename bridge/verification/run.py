@@ -15,14 +15,22 @@ from bridge.files.atomic import refuse_sources
 from bridge.files.load import Reading, reader_options
 from bridge.schema import Net
 from bridge.verification.checks import run_checks
-from bridge.verification.inputs import Range, Recorded, check_shapes, describe, make_inputs, parse_range, write_recorded
+from bridge.verification.inputs import (
+    Range,
+    Recorded,
+    check_shapes,
+    describe_inputs,
+    make_inputs,
+    parse_range,
+    write_recorded,
+)
 from bridge.verification.outputs import Comparison, Side, engine_side, recorded_side, records
 from bridge.verification.report import Report
 from bridge.verification.results import SAME, OutputsResult, WeightsResult
 from bridge.verification.segments import Place, Runner
 from bridge.verification.tolerance import Tolerance, Tolerances
 from bridge.verification.versions import versions
-from bridge.verification.weights import Files, Loaded, compare_readers, compare_weights, parts
+from bridge.verification.weights import Files, Loaded, compare_readers, compare_weights, stored_parts
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -88,8 +96,7 @@ def verify(
     Source: docs/verify.md.
     """
     how = reader_options(reading)
-    reader = how.pop("reader", "auto")
-    if reader != "auto" and readers is None:
+    if (reader := how.pop("reader", "auto")) != "auto" and readers is None:
         readers = (reader,)
     python = {"pycaffe": {"python": how["python"]}} if "python" in how else {}
     options = {**python, **(engine_options or {})}
@@ -147,7 +154,7 @@ class _Run:
             # An ONNX file that another tool wrote, or changed, has a graph to compare all the same.
             self.weights.append(WeightsResult(*names, why=str(error.args[0])))
             return
-        self.weights.append(compare_weights(parts(self.loaded), parts(self.other), names))
+        self.weights.append(compare_weights(stored_parts(self.loaded), stored_parts(self.other), names))
 
     def write(self, path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
         """Write arrays to a file that is none of those that are read."""
@@ -169,7 +176,7 @@ class _Run:
             checked=tuple(self.checked),
             weights=tuple(self.weights),
             outputs=tuple(self.outputs),
-            inputs=tuple(describe(self.inputs)) if self.outputs else (),
+            inputs=tuple(describe_inputs(self.inputs)) if self.outputs else (),
             remarks=tuple(dict.fromkeys(self.remarks)),
             undone=tuple(self.undone),
             versions=versions(),

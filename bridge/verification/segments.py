@@ -14,9 +14,9 @@ import numpy as np
 
 from bridge import engines
 from bridge.schema import Layer, Net, ServedNet
-from bridge.schema.flow import Value
+from bridge.schema.flow import BlobValue
 
-Place = Value
+Place = BlobValue
 """A value of a net; inputs are (-1, n), n in the order of the net's."""
 
 

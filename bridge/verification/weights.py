@@ -84,7 +84,7 @@ class Loaded(NamedTuple):
     definition: Message | None
 
 
-class Part(NamedTuple):
+class StoredPart(NamedTuple):
     """A stored blob, or a layer whose blobs the reader could not deliver (``blob`` is ``None``)."""
 
     layer: str
@@ -94,9 +94,12 @@ class Part(NamedTuple):
     why: str = ""
 
 
-def parts(loaded: Loaded) -> dict[Key, Part]:
+StoredParts = dict[Key, StoredPart]
+
+
+def stored_parts(loaded: Loaded) -> StoredParts:
     """Every blob that the file stores, whether the net uses it or not, in the file's order."""
-    found: dict[Key, Part] = {}
+    found: StoredParts = {}
     seen: dict[str, int] = {}
     for layer in loaded.raw.layers:
         if layer.blobs or layer.uncovered:
@@ -105,13 +108,13 @@ def parts(loaded: Loaded) -> dict[Key, Part]:
     for typed in loaded.net.layers:  # a format that stores a shared blob once has it under one layer only
         if typed.name not in seen:
             for index, (role, blob) in enumerate(typed.blobs.entries()):
-                found[typed.name, 0, index] = Part(typed.name, typed.type, role, blob)
+                found[typed.name, 0, index] = StoredPart(typed.name, typed.type, role, blob)
     return found
 
 
-def _stored(layer: RawLayer, occurrence: int, net: Net) -> Iterator[tuple[Key, Part]]:
+def _stored(layer: RawLayer, occurrence: int, net: Net) -> Iterator[tuple[Key, StoredPart]]:
     if layer.uncovered:
-        yield (layer.name, occurrence, -1), Part(layer.name, layer.type, "", None, layer.uncovered)
+        yield (layer.name, occurrence, -1), StoredPart(layer.name, layer.type, "", None, layer.uncovered)
     typed = _typed(layer, net)
     roles = typed.blobs.entries() if typed else []
     for index, blob in enumerate(layer.blobs):
@@ -123,7 +126,7 @@ def _stored(layer: RawLayer, occurrence: int, net: Net) -> Iterator[tuple[Key, P
             elif twin.size == blob.size:
                 shaped = blob.reshaped(twin.shape)
         kind = layer.type or (typed.type if typed else "")
-        yield (layer.name, occurrence, index), Part(layer.name, kind, role, shaped)
+        yield (layer.name, occurrence, index), StoredPart(layer.name, kind, role, shaped)
 
 
 def _without_reworked(raw: RawNet) -> RawNet:
@@ -139,11 +142,11 @@ def _typed(layer: RawLayer, net: Net) -> Layer | None:
     return next((other for other in same if len(other.blobs) == len(layer.blobs)), None)
 
 
-def compare_weights(a: dict[Key, Part], b: dict[Key, Part], names: tuple[str, str]) -> WeightsResult:
+def compare_weights(a: StoredParts, b: StoredParts, names: tuple[str, str]) -> WeightsResult:
     """Compare all blobs of two sides.
 
     Args:
-        a: One side, from :func:`parts`.
+        a: One side, from :func:`stored_parts`.
         b: The other side.
         names: What to call the sides.
     """
@@ -151,7 +154,7 @@ def compare_weights(a: dict[Key, Part], b: dict[Key, Part], names: tuple[str, st
     return WeightsResult(*names, blobs=tuple(result for result in results if result is not None))
 
 
-def _compare_key(key: Key, a: dict[Key, Part], b: dict[Key, Part], names: tuple[str, str]) -> BlobResult | None:
+def _compare_key(key: Key, a: StoredParts, b: StoredParts, names: tuple[str, str]) -> BlobResult | None:
     ours, theirs = a.get(key), b.get(key)
     part = ours or theirs
     if part is None:
@@ -167,7 +170,7 @@ def _compare_key(key: Key, a: dict[Key, Part], b: dict[Key, Part], names: tuple[
     return compare_blob(BlobResult(*subject), ours.blob, theirs.blob)
 
 
-def _gap(key: Key, part: Part, gap: Part, name: str, a: dict[Key, Part], b: dict[Key, Part]) -> BlobResult | None:
+def _gap(key: Key, part: StoredPart, gap: StoredPart, name: str, a: StoredParts, b: StoredParts) -> BlobResult | None:
     """The result for a layer that one side could not deliver; one per blob where the other side knows them."""
     others = any(other[:2] == key[:2] and other[2] >= 0 for side in (a, b) for other in side)
     if key[2] < 0 and others:
@@ -177,7 +180,7 @@ def _gap(key: Key, part: Part, gap: Part, name: str, a: dict[Key, Part], b: dict
     return BlobResult(part.layer, part.type, part.role or "all", shape, dtype, SKIPPED, f"{name}: {gap.why}")
 
 
-def _nearest(key: Key, a: dict[Key, Part], b: dict[Key, Part]) -> str:
+def _nearest(key: Key, a: StoredParts, b: StoredParts) -> str:
     own, other = ({k[0] for k in side} for side in ((a, b) if key in a else (b, a)))
     hint = nearest(key[0], sorted(other - own)) if key[0] not in other else ""
     return f"; {hint}" if hint else ""
@@ -235,7 +238,7 @@ def compare_readers(files: Files, names: tuple[str, ...] | None) -> tuple[Loaded
     first = chosen[0] if chosen else "auto"
     loaded = files.read(first)
     first = loaded.raw.reader or first
-    ours = parts(loaded)
+    ours = stored_parts(loaded)
     results, remarks = [], []
     if names is None:
         for name in fit:
@@ -250,17 +253,17 @@ def compare_readers(files: Files, names: tuple[str, ...] | None) -> tuple[Loaded
                 raise
             results.append(WeightsResult(first, name, why=str(error.args[0])))
             continue
-        theirs = parts(other)
+        theirs = stored_parts(other)
         pair = _with_gaps(ours, loaded, theirs), _with_gaps(theirs, other, ours)
         results.append(compare_weights(*pair, (first, name)))
     return loaded, results, remarks
 
 
-def _with_gaps(mine: dict[Key, Part], loaded: Loaded, theirs: dict[Key, Part]) -> dict[Key, Part]:
+def _with_gaps(mine: StoredParts, loaded: Loaded, theirs: StoredParts) -> StoredParts:
     """What a reader delivered, with the layers that it leaves out because the net has not got them."""
     if not loaded.raw.partial:
         return mine
     why = "delivers no layer that its net has not"
     names = {key[0] for key in mine}
     lacking = {key[:2]: part for key, part in theirs.items() if key[0] not in names}
-    return {**mine, **{(*key, -1): Part(part.layer, part.type, "", None, why) for key, part in lacking.items()}}
+    return {**mine, **{(*key, -1): StoredPart(part.layer, part.type, "", None, why) for key, part in lacking.items()}}

@@ -17,7 +17,7 @@ _VALUES: dict[str, tuple[str, dict[str, list[float]]]] = {
     "HardSwish": ("", {}),
     "Mish": ("", {}),
     "ReLU": ("relu_param", {"negative_slope": [0, 1, 0.1, 0.5, 2, -0.5]}),
-    "ReLU6": ("relu6_param", {"negative_slope": [0]}),
+    "ReLU6": ("relu6_param", {"negative_slope": [0, 0.25]}),
     "Sigmoid": ("", {}),
     "Swish": ("swish_param", {"beta": [0, 1, 0.5, 2, -1]}),
     "TanH": ("", {}),
@@ -73,7 +73,8 @@ def prelus(draw: Any, kind: str) -> LayerCase:
 @layer_case("Dropout")
 @st.composite
 def dropouts(draw: Any, kind: str) -> LayerCase:
-    return LayerCase(kind, "dropout_param { dropout_ratio: 0.7 }", (draw(shapes()),), seed=draw(SEEDS))
+    body = f"dropout_param {{ dropout_ratio: 0.7 {some_flags(draw, 'scale_train')} }}"
+    return LayerCase(kind, body, (draw(shapes()),), seed=draw(SEEDS))
 
 
 @layer_case("Softmax")

@@ -73,6 +73,7 @@ def inner_products(draw: Any, kind: str) -> LayerCase:
     shape = draw(shapes(1, 4))
     axis = draw(st.integers(-len(shape), len(shape) - 1))
     flags = some_flags(draw, "bias_term", "transpose")
+    flags += " normalize: true" if "transpose: true" not in flags and draw(st.booleans()) else ""
     body = f"inner_product_param {{ num_output: {draw(st.integers(1, 5))} axis: {axis} {flags} }}"
     return LayerCase(kind, body, (shape,), seed=draw(SEEDS))
 

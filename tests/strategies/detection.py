@@ -25,6 +25,10 @@ def prior_boxes(draw: Any, kind: str) -> LayerCase:
     step = draw(st.sampled_from(["", "step: 8", "step_h: 16 step_w: 7.5"]))
     body = " ".join(f"{name}: {value}" for name, values in fields.items() for value in values)
     body = f"prior_box_param {{ {body} {extra} {image} {step} offset: {draw(st.sampled_from([0.5, 0.25]))} }}"
+    if draw(st.integers(0, 4)) == 0:
+        squares = draw(st.lists(st.tuples(st.integers(4, 40), st.integers(1, 3)), min_size=1, max_size=2))
+        sizes = " ".join(f"fixed_size: {side} density: {density}" for side, density in squares)
+        body = f"prior_box_param {{ {sizes} {image} {step} }}"
     cells, pixels = draw(images(1, 4)), draw(images(20, 60))
     return LayerCase(kind, body, (cells, pixels))
 
@@ -56,6 +60,9 @@ def detection_outputs(draw: Any, kind: str) -> LayerCase:
 
     data = {1: lambda rng, shape: rng.random(shape).round(digits), 2: priors}
     shapes = ((images, boxes * (1 if shared else classes) * 4), (images, boxes * classes), (1, 2, boxes * 4))
+    if shared and draw(st.integers(0, 2)) == 0:  # RefineDet's two steps
+        shapes, data[3] = (*shapes, (images, boxes * 2), (images, boxes * 4)), lambda rng, shape: rng.random(shape)
+        body += f" objectness_score: {draw(st.sampled_from([0.01, 0.3]))}"
     return LayerCase(kind, f"detection_output_param {{ {body} }}", shapes, data=data, seed=draw(SEEDS))
 
 

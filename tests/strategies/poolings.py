@@ -30,7 +30,8 @@ def poolings(draw: Any, kind: str) -> LayerCase:
     else:
         drawn = zip(("kernel", "stride", "pad"), (kernel, stride, pad), strict=True)
         window = " ".join(f"{name}_h: {h} {name}_w: {w}" for name, (h, w) in drawn)
-    return LayerCase(kind, f"pooling_param {{ pool: {pool} {window} round_mode: {mode} }}", (shape,), **common)
+    said = draw(st.sampled_from([f"round_mode: {mode}", f"ceil_mode: {str(mode == 'CEIL').lower()}"]))
+    return LayerCase(kind, f"pooling_param {{ pool: {pool} {window} {said} }}", (shape,), **common)
 
 
 @layer_case("SPP")

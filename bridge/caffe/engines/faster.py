@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bridge.onnx_export.builder import GraphBuilder, Node
+from bridge.onnx_export.builder import GraphBuilder, OnnxNode
 from bridge.onnx_export.dims import Extent
 from bridge.onnx_export.graph import Graph
 
@@ -31,7 +31,7 @@ def quicken(graph: Graph) -> None:
     g.nodes = made
 
 
-def _normalize(g: GraphBuilder, node: Node, extents: Sequence[Extent]) -> None:
+def _normalize(g: GraphBuilder, node: OnnxNode, extents: Sequence[Extent]) -> None:
     """``x / (bias + alpha / size * sum of squares) ** beta`` by a convolution and square roots.
 
     Source: ONNX ``LRN``; lrn_layer.cpp.

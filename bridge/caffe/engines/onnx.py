@@ -14,7 +14,7 @@ from bridge.caffe.engines.faster import quicken
 from bridge.caffe.layer import Node, TypedNode
 from bridge.caffe.memory import Memory, ParamMemory
 from bridge.caffe.wiring import Wiring
-from bridge.engines.onnxruntime import Session
+from bridge.engines.onnxruntime import RuntimeSession
 from bridge.layers.input import Input
 from bridge.layers.split import Split
 from bridge.onnx_export.graph import lower
@@ -170,13 +170,13 @@ class _Segment:
         names = {output: graph.blobs.get(output, output) for output in graph.outputs}
         names = {output: kept.get(name, name) for output, name in names.items()}
         file = to_file(graph, name="", metadata={})
-        return _Compiled(Session(file, threads=int(os.environ.get("OMP_NUM_THREADS") or 0)), names)
+        return _Compiled(RuntimeSession(file, threads=int(os.environ.get("OMP_NUM_THREADS") or 0)), names)
 
 
 class _Compiled:
     """A session, and the blob that each of its outputs is."""
 
-    def __init__(self, session: Session, names: dict[str, str]) -> None:
+    def __init__(self, session: RuntimeSession, names: dict[str, str]) -> None:
         self.session, self.names = session, names
 
     def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

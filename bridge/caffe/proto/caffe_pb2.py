@@ -10,12 +10,14 @@ Source: caffe.proto.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
 from bridge.caffe_files.proto import caffe_pb2 as _own
+from bridge.caffe_files.proto import forks_pb2 as _forks
 
 TRAIN: int
 TEST: int
@@ -26,32 +28,61 @@ _FREE = 50_000
 
 
 def _renamed() -> Any:
-    """The schema under Caffe's own names, with the forks' fields in ``LayerParameter``."""
-    file = descriptor_pb2.FileDescriptorProto()
+    """The schema under Caffe's own names, with the forks' messages and fields."""
+    file, forks = descriptor_pb2.FileDescriptorProto(), descriptor_pb2.FileDescriptorProto()
     _own.DESCRIPTOR.CopyToProto(file)
-    messages = {message.name: message for message in file.message_type}
-    _add(messages["BNParameter"], messages["SegNetBNParameter"].field, _FREE)
-    messages["BNParameter"].enum_type.extend(messages["SegNetBNParameter"].enum_type)
+    _forks.DESCRIPTOR.CopyToProto(forks)
+    messages = {message.name: message for message in (*file.message_type, *forks.message_type)}
+    file.enum_type.extend(forks.enum_type)
+    _add(messages["BNParameter"], messages.pop("SegNetBNParameter"), _FREE)
     for number, fork in enumerate(messages.pop("Dialect").nested_type):
-        _add(messages["LayerParameter"], fork.field, _FREE + 100 * number)
-    del messages["SegNetBNParameter"], file.message_type[:]
-    file.message_type.extend(messages.values())
+        _add(messages["LayerParameter"], fork, _FREE + 100 * number)
+        for inner in fork.nested_type:
+            if inner.name in messages:
+                _add(messages[inner.name], inner, _FREE + 100 * number)
+            else:
+                messages[inner.name] = inner
+    made = [*messages.values()]
     old, file.package, file.name = f".{file.package}.", "caffe", "caffe.proto"
-    for message in file.message_type:
-        for field in message.field:
-            if field.type_name:
-                name = field.type_name.replace(old, ".caffe.", 1)
-                field.type_name = name.replace("SegNetBNParameter", "BNParameter")
+    for message in made:
+        _rename(message, old)
+    kept = [descriptor_pb2.DescriptorProto.FromString(message.SerializeToString()) for message in made]
+    del file.message_type[:]
+    file.message_type.extend(kept)
     return file
 
 
-def _add(message: Any, fields: Any, free: int) -> None:
-    """Add the fields whose names the message does not have; under other numbers where theirs are taken."""
-    for place, field in enumerate(fields):
-        if field.name in {known.name for known in message.field}:
+def _rename(message: Any, old: str) -> None:
+    """Let the fields' types be those of the one package; what a fork nests is at the top of it."""
+    for field in message.field:
+        if field.type_name:
+            name = re.sub(r"^\.caffe\.Dialect\.\w+\.", ".caffe.", field.type_name.replace(old, ".caffe.", 1))
+            field.type_name = name.replace("SegNetBNParameter", "BNParameter")
+    for inner in message.nested_type:
+        _rename(inner, old)
+
+
+def _add(message: Any, other: Any, free: int) -> None:
+    """Add the fields whose names the message does not have; under other numbers where theirs are taken.
+
+    An enumeration that comes with them is left out, and its fields too, if the message has its name or one of
+    its values.
+    """
+    taken = {enum.name for enum in message.enum_type} | {value.name for enum in message.enum_type for value in enum.value}
+    for enum in other.enum_type:
+        if taken.isdisjoint({enum.name, *(value.name for value in enum.value)}):
+            message.enum_type.add().CopyFrom(enum)
+    known = {enum.name for enum in message.enum_type}
+    nested = {enum.name for enum in other.enum_type}
+    for place, field in enumerate(other.field):
+        own = field.type_name.rpartition(".")[2]
+        names, numbers = ({getattr(old, part) for old in message.field} for part in ("name", "number"))
+        if field.name in names or (own in nested and own not in known):
             continue
         message.field.add().CopyFrom(field)
-        if field.number in {known.number for known in message.field[:-1]}:
+        if own in nested:
+            message.field[-1].type_name = f".caffe.{message.name}.{own}"
+        if field.number in numbers:
             message.field[-1].number = free + place
 
 

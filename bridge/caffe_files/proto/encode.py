@@ -8,7 +8,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable, Mapping
 
-from bridge.caffe_files.proto import Field, dialect, dialects, schema
+from bridge.caffe_files.proto import Field, dialects, forks_of, named, schema
+from bridge.caffe_files.varint import varint
 from bridge.schema.message import Message, Value
 
 _VARINT, _LENGTH, _FIXED32 = 0, 2, 5
@@ -26,28 +27,29 @@ def encode_layer(definition: Message, fork: str, drop: Drop) -> bytes:
         fork: ``bvlc`` or one of :func:`bridge.caffe_files.proto.dialects`.
         drop: Told of what cannot be written.
     """
-    own = {field.name: field for field in dialect(fork).values()}
+    own = schema("LayerParameter", forks_of(fork)).by_name
     fields = {}
     for name in definition.names():
         known = [own[name]] if name in own else []
         known += [other.by_name[name] for other in dialects().values() if name in other.by_name]
-        fit = [field for field in known if _knows(field, definition.message(name))]
+        fit = [field for field in known if _knows(field, definition.message(name), fork)]
         if known:
             fields[name] = (fit or known)[0]
-    return encode(definition, fields, drop)
+    return encode(definition, fields, drop, fork)
 
 
-def _knows(field: Field, message: Message) -> bool:
-    return field.kind != "message" or set(message.names()) <= set(schema(field.type).by_name)
+def _knows(field: Field, message: Message, fork: str) -> bool:
+    return field.kind != "message" or set(message.names()) <= set(named(field.type, fork))
 
 
-def encode(message: Message, fields: Mapping[str, Field], drop: Drop, path: str = "") -> bytes:
+def encode(message: Message, fields: Mapping[str, Field], drop: Drop, fork: str = "bvlc", path: str = "") -> bytes:
     """A message as bytes.
 
     Args:
         message: The message; a field named by a number is written under that number.
         fields: The fields of its type, by name.
         drop: Told of what cannot be written.
+        fork: Whose numbers the fields of messages within it get.
         path: Where the message stands in a larger one, for ``drop``.
     """
     parts = []
@@ -55,7 +57,7 @@ def encode(message: Message, fields: Mapping[str, Field], drop: Drop, path: str 
         field, values = fields.get(name), message.all(name)
         try:
             if field is not None:
-                parts.append(_field(field, values, drop, f"{path}{name}."))
+                parts.append(_field(field, values, drop, fork, f"{path}{name}."))
             else:
                 parts.extend(_numbered(int(name), value) for value in values)
         except (ValueError, OverflowError):  # a name that is no number, or a value that does not fit the field
@@ -63,22 +65,22 @@ def encode(message: Message, fields: Mapping[str, Field], drop: Drop, path: str 
     return b"".join(parts)
 
 
-def _field(field: Field, values: Iterable[Value], drop: Drop, path: str) -> bytes:
-    coded = [_value(field, value, drop, path) for value in values]
+def _field(field: Field, values: Iterable[Value], drop: Drop, fork: str, path: str) -> bytes:
+    coded = [_value(field, value, drop, fork, path) for value in values]
     if field.packed:
         return prefixed(field.number, b"".join(coded))
     wire = _WIRE.get(field.kind, _VARINT)
     return b"".join(
-        prefixed(field.number, data) if wire == _LENGTH else tag(field.number, wire) + data for data in coded
+        prefixed(field.number, data) if wire == _LENGTH else field_tag(field.number, wire) + data for data in coded
     )
 
 
-def _value(field: Field, value: Value, drop: Drop, path: str) -> bytes:
+def _value(field: Field, value: Value, drop: Drop, fork: str, path: str) -> bytes:
     """One value without its tag; a ValueError if it is not of the field's kind."""
     if field.kind == "message" or isinstance(value, Message):
         if field.kind != "message" or not isinstance(value, Message):
             raise ValueError(f"{field.name} is a {field.kind}")
-        return encode(value, schema(field.type).by_name, drop, path)
+        return encode(value, named(field.type, fork), drop, fork, path)
     if field.kind in ("string", "bytes"):
         return value if isinstance(value, bytes) else str(value).encode()
     if isinstance(value, str):
@@ -103,26 +105,15 @@ def _numbered(number: int, value: Value) -> bytes:
     if isinstance(value, bytes):
         return prefixed(number, value)
     if isinstance(value, float):
-        return tag(number, _FIXED32) + struct.pack("<f", value)
-    return tag(number, _VARINT) + varint(int(str(value)))
+        return field_tag(number, _FIXED32) + struct.pack("<f", value)
+    return field_tag(number, _VARINT) + varint(int(str(value)))
 
 
-def tag(number: int, wire: int) -> bytes:
+def field_tag(number: int, wire: int) -> bytes:
     """The tag of a field."""
     return varint(number << 3 | wire)
 
 
 def prefixed(number: int, data: bytes) -> bytes:
     """A field of bytes, with tag and length."""
-    return tag(number, _LENGTH) + varint(len(data)) + data
-
-
-def varint(value: int) -> bytes:
-    """A whole number, negative ones in two's complement of 64 bits."""
-    value &= 0xFFFF_FFFF_FFFF_FFFF
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    return field_tag(number, _LENGTH) + varint(len(data)) + data

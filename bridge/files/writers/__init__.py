@@ -6,6 +6,7 @@ import importlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from bridge.caffe_files.fields import refuse_unknown_fields
 from bridge.errors import ModelError, UsageError
 from bridge.files.atomic import atomic
 from bridge.schema import Net
@@ -17,7 +18,8 @@ __all__ = ["FORMATS", "Format", "format_of", "save"]
 class Format:
     """One line of the table: a format's name, the endings of its files, and the options of its ``write``.
 
-    ``home`` is the module that has its ``write``, where that is not the one of its name in this package.
+    ``home`` is the module that has its ``write``, where that is not the one of its name in this package; ``runs`` is
+    whether the file is for another runtime that computes the net.
     """
 
     name: str
@@ -25,6 +27,7 @@ class Format:
     suffixes: tuple[str, ...]
     options: tuple[str, ...] = ()
     home: str = ""
+    runs: bool = False
 
     @property
     def module(self) -> str:
@@ -40,6 +43,7 @@ FORMATS: dict[str, Format] = {
             "Chainer's NumPy archive, for the chain of bridge.build_chain",
             (".chainer.npz",),
             home="bridge.chain.archive",
+            runs=True,
         ),
         Format("npz", "NumPy archive", (".npz",)),
         Format("safetensors", "safetensors", (".safetensors",)),
@@ -60,7 +64,7 @@ def save(
     half: bool | None = None,
     dialect: str | None = None,
 ) -> None:
-    """Write the net's weights; the file appears whole or not at all.
+    """Write the net's weights; the file is written whole or not at all.
 
     Args:
         net: The net; layers of unknown types are written as well.
@@ -72,6 +76,7 @@ def save(
     Raises:
         UsageError: The format is not known, or does not have a given option.
         ModelError: The reader could not deliver a layer's blobs.
+        UnknownFieldError: The format is another runtime's, and a layer has a field that may change what it computes.
         OutputError: The file cannot be written.
         MissingExtraError: The format needs a package that is not installed.
     """
@@ -81,9 +86,11 @@ def save(
         has = f"its options: {', '.join(chosen.options)}" if chosen.options else "it has none"
         raise UsageError(f"format {chosen.name} has no option '{unknown[0]}'", where=str(path), hint=has)
     module = importlib.import_module(chosen.module)
+    if chosen.runs:
+        refuse_unknown_fields(net)
     lacking = [layer for layer in net.layers if layer.uncovered]
     if lacking:
-        raise ModelError(f"{lacking[0].label} would be left out: {lacking[0].uncovered}", where=net.where)
+        raise ModelError(f"{lacking[0].label} cannot be written: {lacking[0].uncovered}", where=net.where)
     with atomic(path) as stream:
         module.write(net, stream, **options)
 
@@ -105,4 +112,4 @@ def format_of(path: str | Path, name: str | None = None) -> Format:
             return entry
     if str(path).lower().endswith(".onnx"):
         raise UsageError("ONNX is written by 'bridge export'", where=str(path))
-    raise UsageError("its suffix tells no format", where=str(path), hint=f"name one with --format; {known}")
+    raise UsageError("its suffix is that of no format", where=str(path), hint=f"name one with --format; {known}")

@@ -12,7 +12,8 @@ from typing import IO, Any
 import numpy as np
 
 from bridge.caffe_files.proto import schema
-from bridge.caffe_files.proto.encode import encode, encode_layer, prefixed, tag, varint
+from bridge.caffe_files.proto.encode import encode, encode_layer, field_tag, prefixed
+from bridge.caffe_files.varint import varint
 from bridge.files.atomic import pieces
 from bridge.schema import Blob, Layer, Net, Shape
 
@@ -59,7 +60,7 @@ def _write_layer(layer: Layer, stream: IO[bytes], half: bool, dialect: str, wher
     definition = encode_layer(layer.definition, dialect, _warner(f"{where}: {layer.label}"))
     blobs = [(blob, *_header(blob, half)) for _, blob in layer.blobs.entries()]
     size = len(definition) + sum(len(head) + nbytes for _, _, head, nbytes in blobs)
-    stream.write(tag(_LAYER, _LENGTH) + varint(size) + definition)
+    stream.write(field_tag(_LAYER, _LENGTH) + varint(size) + definition)
     for blob, dtype, head, _ in blobs:
         stream.write(head)
         for piece in pieces(blob, dtype):
@@ -67,14 +68,14 @@ def _write_layer(layer: Layer, stream: IO[bytes], half: bool, dialect: str, wher
 
 
 def _header(blob: Blob, half: bool) -> tuple[np.dtype[Any], bytes, int]:
-    """The type the values are written in, all of the field but the values, and their bytes."""
+    """The dtype of the written values, the bytes of the field before them, and the number of their bytes."""
     raw = half and blob.dtype == np.float16
     dtype = blob.dtype if raw or blob.dtype == np.float64 else np.dtype(np.float32)
     nbytes = blob.size * dtype.itemsize
     field = _RAW_DATA if raw else _DOUBLE if dtype == np.float64 else _DATA
-    head = _shape(blob.shape) + (tag(_RAW_TYPE, _VARINT) + varint(_HALF) if raw else b"")
-    head += tag(field, _LENGTH) + varint(nbytes)
-    return dtype, tag(_BLOBS, _LENGTH) + varint(len(head) + nbytes) + head, nbytes
+    head = _shape(blob.shape) + (field_tag(_RAW_TYPE, _VARINT) + varint(_HALF) if raw else b"")
+    head += field_tag(field, _LENGTH) + varint(nbytes)
+    return dtype, field_tag(_BLOBS, _LENGTH) + varint(len(head) + nbytes) + head, nbytes
 
 
 def _shape(shape: Shape) -> bytes:
@@ -83,5 +84,5 @@ def _shape(shape: Shape) -> bytes:
     Caffe fits the old form to blobs of fewer axes, and a ``BlobShape`` only to its equal.
     """
     if len(shape) == 4 and shape[:2] == (1, 1):
-        return b"".join(tag(number, _VARINT) + varint(extent) for number, extent in enumerate(shape, 1))
+        return b"".join(field_tag(number, _VARINT) + varint(extent) for number, extent in enumerate(shape, 1))
     return prefixed(_SHAPE, prefixed(1, b"".join(map(varint, shape))) if shape else b"")

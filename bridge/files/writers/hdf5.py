@@ -113,10 +113,11 @@ def _store_net(data: Any, net: Net) -> None:
 
 
 def _group(data: Any, layer: Layer) -> Any:
-    parts = layer.name.split("/")
-    if not all(parts) or "." in parts or "\0" in layer.name or hasattr(data.get(layer.name), "shape"):
+    name = layer.name
+    parts = name.split("/")
+    if not all(parts) or "." in parts or "\0" in name or hasattr(data.get(name), "shape"):
         raise UnsupportedLayerError("HDF5 cannot hold a group of that name", subject=layer.label)
-    return data.require_group(layer.name)
+    return data.require_group(name)
 
 
 def _store(group: Any, layer: Layer, index: str, values: Any) -> None:

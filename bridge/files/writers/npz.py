@@ -1,4 +1,4 @@
-"""NumPy archives that are whole models: the arrays by layer and role, and ``__bridge__``."""
+"""NumPy archives that hold a whole model: arrays named by layer and role, and the texts ``__bridge__``."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from collections.abc import Mapping
 from typing import IO
 
 import numpy as np
+from numpy.lib import format as npy
 
 from bridge.files.atomic import pieces
-from bridge.files.manifest import arrays, describe, entries
+from bridge.files.manifest import TEXTS, arrays, entries, manifest_texts
 from bridge.schema import Blob, Net
-
-TEXTS = "__bridge__"
-"""The member with the texts of :mod:`bridge.files.manifest`, as JSON in UTF-8 bytes (uint8)."""
 
 
 def write(net: Net, stream: IO[bytes]) -> None:
@@ -27,7 +25,7 @@ def write(net: Net, stream: IO[bytes]) -> None:
     Source: NumPy's ``numpy.lib.format``, version 1.0.
     """
     listed = list(entries(net))
-    archive(stream, arrays(listed), describe(net, listed))
+    archive(stream, arrays(listed), manifest_texts(net, listed))
 
 
 def archive(stream: IO[bytes], stored: Mapping[str, Blob], texts: Mapping[str, str]) -> None:
@@ -36,7 +34,9 @@ def archive(stream: IO[bytes], stored: Mapping[str, Blob], texts: Mapping[str, s
         for key, blob in {TEXTS: text_blob(texts), **stored}.items():
             # Without a date, equal nets make equal files.
             with file.open(zipfile.ZipInfo(f"{key}.npy"), "w", force_zip64=True) as member:
-                member.write(header(blob))
+                dtype = blob.dtype.newbyteorder("<").str
+                header = {"descr": dtype, "fortran_order": False, "shape": blob.shape}
+                npy.write_array_header_1_0(member, header)
                 for piece in pieces(blob):
                     member.write(piece)
 
@@ -44,11 +44,3 @@ def archive(stream: IO[bytes], stored: Mapping[str, Blob], texts: Mapping[str, s
 def text_blob(texts: Mapping[str, str]) -> Blob:
     """The texts as an array of bytes."""
     return Blob.of(np.frombuffer(json.dumps(texts).encode(), np.uint8))
-
-
-def header(blob: Blob) -> bytes:
-    """The header of a ``.npy`` file; the array's data follow."""
-    descr = blob.dtype.newbyteorder("<").str
-    text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {blob.shape}, }}"
-    size = -(-(10 + len(text) + 1) // 64) * 64 - 10
-    return b"\x93NUMPY\x01\x00" + size.to_bytes(2, "little") + text.ljust(size - 1).encode() + b"\n"

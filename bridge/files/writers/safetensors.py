@@ -1,4 +1,4 @@
-"""safetensors files that are whole models: the arrays by layer and role, and their texts.
+"""safetensors files that hold a whole model: arrays named by layer and role, and texts.
 
 The format is a header of JSON and the arrays behind it. It is written here rather than
 by the library, whose functions want every array in memory, so that a model of any size
@@ -13,11 +13,11 @@ from typing import IO, Any
 import numpy as np
 
 from bridge.files.atomic import pieces
-from bridge.files.manifest import arrays, describe, entries
+from bridge.files.manifest import arrays, entries, manifest_texts
 from bridge.schema import Net
 
 DTYPES = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
-"""The format's names of the types that blobs have."""
+"""dtype of a blob -> the format's name for it."""
 
 
 def write(net: Net, stream: IO[bytes]) -> None:
@@ -32,7 +32,7 @@ def write(net: Net, stream: IO[bytes]) -> None:
     names = {dtype: name for name, dtype in DTYPES.items()}
     listed = list(entries(net))
     stored = arrays(listed)
-    header: dict[str, Any] = {"__metadata__": describe(net, listed)}
+    header: dict[str, Any] = {"__metadata__": manifest_texts(net, listed)}
     end = 0
     for key, blob in stored.items():
         start, end = end, end + blob.nbytes
