@@ -81,7 +81,7 @@ def test_the_schema_is_that_of_the_files() -> None:
 
     mine, theirs = caffe_pb2.DESCRIPTOR.message_types_by_name, own.DESCRIPTOR.message_types_by_name
     assert set(theirs) - set(mine) == {"SegNetBNParameter"}
-    for name in theirs.keys() & mine.keys():
+    for name in set(theirs) & set(mine):
         message = mine[name]
         for field in theirs[name].fields:
             assert message.fields_by_name[field.name].number == field.number
