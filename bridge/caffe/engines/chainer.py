@@ -26,6 +26,11 @@ class Link:
     frozen = False
     _named: dict[str, tuple[Blob, bool]]
 
+    if TYPE_CHECKING:
+        xp: Any
+
+        def __getattr__(self, name: str) -> Any: ...
+
     def __init__(self, node: TypedNode, xp: Any) -> None:
         named = {
             node.typed.array_name(role): (blob, role in node.typed.statistics)
