@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from bridge.errors import ModelError as ModelError
     from bridge.errors import NotFoundError as NotFoundError
     from bridge.errors import OutputError as OutputError
+    from bridge.errors import UnknownFieldError as UnknownFieldError
     from bridge.errors import UnsupportedLayerError as UnsupportedLayerError
     from bridge.errors import UsageError as UsageError
     from bridge.exporting import export_chain as export_chain
@@ -68,6 +69,7 @@ else:
             "ModelError": "bridge.errors",
             "NotFoundError": "bridge.errors",
             "OutputError": "bridge.errors",
+            "UnknownFieldError": "bridge.errors",
             "UnsupportedLayerError": "bridge.errors",
             "UsageError": "bridge.errors",
             "export_chain": "bridge.exporting",

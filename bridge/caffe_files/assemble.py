@@ -65,8 +65,8 @@ def assemble(
         check_definition(prototxt)
         rest, definitions = upgrade_net(prototxt)
         check_layers(definitions)
-        state, by_name = _state(rest, phase, level, stages), _by_name(stored)
-        kept = (definition for definition in definitions if _included(definition, *state))
+        kept = _of_phase(rest, definitions, phase, level, stages)
+        by_name = _by_name(stored)
         layers = [(definition, *by_name.get(definition.text("name"), ((), ""))) for definition in kept]
     shared = _shared_parameters(layers)
     built = tuple(
@@ -81,7 +81,7 @@ def assemble(
         sources=tuple(sources) or ((raw.source,) if raw else ()),
         reader=raw.reader if raw else "",
         allow_unknown_fields=allow_unknown_fields,
-        stages=() if prototxt is None else _unnamed_stages(definitions, state[2]),
+        stages=() if prototxt is None else _unnamed_stages(definitions, _state(rest, phase, level, stages)[2]),
         shared={name: tuple(copies) for name, copies in shared.items() if len(copies) > 1},
     )
     check_tops(built, net.where)
@@ -104,11 +104,15 @@ def definitions_of(
 
     Args and Raises: as :func:`assemble`.
     """
-    check_definition(prototxt)
     rest, definitions = upgrade_net(prototxt)
-    check_layers(definitions)
+    return rest, _of_phase(rest, definitions, phase, level, stages)
+
+
+def _of_phase(
+    rest: Message, definitions: Sequence[Message], phase: str, level: int, stages: Sequence[str]
+) -> list[Message]:
     state = _state(rest, phase, level, stages)
-    return rest, [definition for definition in definitions if _included(definition, *state)]
+    return [definition for definition in definitions if _included(definition, *state)]
 
 
 def _by_name(stored: Sequence[RawLayer]) -> dict[str, tuple[tuple[Blob, ...], str]]:

@@ -30,7 +30,7 @@ ANYWHERE: Mapping[str, str] = {
     "shift_filler": _START, "data_filler": _START, "weight_mask_filler": _START, "bias_mask_filler": _START,
     "center_filler": _START, "blob_filler": _START,
     "engine": _SPEED, "force_nd_im2col": _SPEED, "cudnn_convolution_algo_seeker": _SPEED,
-    "conv_algos_override": _SPEED, "conv_algorithm": _SPEED, "cudnn_math_override": _SPEED,
+    "conv_algos_override": _SPEED, "conv_algorithm": _SPEED,
     "moving_average_fraction": "weighs batches in training",
     "momentum": "weighs batches in training",
     "do_all_reduce": "joins the statistics of several machines in training",
@@ -197,7 +197,7 @@ def harmless(cls: type[CaffeLayer], path: Path) -> str:
         return common
     if not own and path[0] in LAYERS:
         return LAYERS[path[0]]
-    if cls.training_only and known_as(path):
+    if (cls.training_only and known_as(path)) or (cls.reads_data and own):
         return _TRAINING
     if not own and path[0] not in _READ and _is_of_others(path[0]):
         return "belongs to layers of other types"

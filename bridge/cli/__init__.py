@@ -23,6 +23,7 @@ COMMANDS = {
     "verify": "Prove that readers, engines or files agree, layer by layer.",
     "export": "Write a net as ONNX, with Caffe's numbers.",
     "convert": "Write weights in another format.",
+    "migrate": "Export and verify every model of a folder.",
     "finetune": "Fine-tune a net with Chainer.",
     "predict": "Classify images with a fine-tuned net.",
     "doctor": "Show what is installed and what works.",

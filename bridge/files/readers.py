@@ -148,12 +148,13 @@ def readers_of(path: str | Path) -> list[str]:
     return [reader.name for reader in READERS.values() if kind in reader.kinds]
 
 
-def status(name: str, *, thorough: bool = False) -> Status:
+def status(name: str, *, thorough: bool = False, python: str | None = None) -> Status:
     """Whether a reader works here.
 
     Args:
         name: The reader.
         thorough: Start what it needs, to be sure; else nothing heavy is imported or started.
+        python: Another interpreter that the reader is to use, if it uses one.
 
     Raises:
         UsageError: There is no reader of that name.
@@ -163,7 +164,7 @@ def status(name: str, *, thorough: bool = False) -> Status:
         if importlib.util.find_spec(need) is None:
             return Status(name, reader.summary, f"{need} is not installed", reader.hint)
     if reader.probed:
-        problem: MissingExtraError | None = importlib.import_module(reader.module).missing(thorough=thorough)
+        problem: MissingExtraError | None = importlib.import_module(reader.module).missing(python, thorough=thorough)
         if problem:
             return Status(name, reader.summary, str(problem.args[0]).removeprefix(f"{name}: "), problem.hint)
     return Status(name, reader.summary)

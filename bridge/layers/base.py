@@ -10,6 +10,7 @@ Chainer, whose builders are passed in, so that no layer file imports a framework
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import sys
 import typing
@@ -266,8 +267,6 @@ def build_layer(definition: Message, blobs: Sequence[Blob] = (), uncovered: str 
 
 def _misspelt(name: str) -> str:
     """What a layer type may have been meant to be."""
-    import difflib
-
     close = difflib.get_close_matches(name, REGISTRY, 1, 0.8)
     return f": did you mean '{close[0]}'?" if close else ""
 

@@ -240,15 +240,10 @@ def _run(made: Any, values: Mapping[str, np.ndarray]) -> list[np.ndarray]:
 
 def _check(net: Net) -> None:
     """Refuse a net that lacks weights, before a filler makes some up."""
-    missing = [layer.label for layer in net.layers if layer.uncovered or (not layer.blobs and _roles(layer))]
+    missing = [layer.label for layer in net.layers if layer.uncovered or (not layer.blobs and layer.roles(0))]
     if missing:
         problem = f"{missing[0]} has no weights" + (f", and {len(missing) - 1} more" if len(missing) > 1 else "")
         raise ModelError(problem, where=net.where, hint="give the caffemodel")
-
-
-def _roles(layer: Any) -> Sequence[str]:
-    roles: Sequence[str] = layer.roles(0) if hasattr(layer, "roles") else ()
-    return roles
 
 
 def _wishes(net: Net) -> Iterator[Inputs]:

@@ -27,7 +27,7 @@ class DatabaseSource(ItemSource):
         layer = cast(Data, self.layer)
         if not layer.source:
             raise layer.fail("parameter 'source' is missing")
-        if layer.type != "Data":
+        if layer.type != Data.types[0]:
             raise layer.fail("its entries are annotated with boxes, which no source here reads")
         self._database = database(around.resolve(layer.source), layer.backend)
         self._entries: Iterator[Datum] = iter(())

@@ -28,7 +28,7 @@ class ItemSource(Source):
         """See :meth:`bridge.sources.Source.setup`."""
         around = around or Surroundings()
         self.layer = cast(DataSource, layer)
-        self.batch_size = int(getattr(layer, "batch_size", 0))
+        self.batch_size = int(layer.attributes().get("batch_size", 0))
         if self.batch_size < 1:
             raise self.layer.fail(f"parameter 'batch_size' is {self.batch_size}, expected at least 1")
         self.transformer = Transformer(self.layer, phase, around)

@@ -244,7 +244,7 @@ class _Run:
 
     def _engine_sides(self, names: tuple[str, ...] | None, options: Mapping[str, Mapping[str, Any]]) -> Iterator[Side]:
         """What each engine computes; one that was not asked for by name may fail."""
-        chosen = engine_table.available() if names is None else names
+        chosen = engine_table.available(options) if names is None else names
         lacking = [layer.label for layer in self.net if layer.uncovered]
         if lacking and names is None:
             number = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""

@@ -68,7 +68,7 @@ class Files:
         """
         path = self.definition or definition
         rest = dict(self.options)
-        names = ("phase", "level", "stages", "zero_scale_factor")
+        names = ("phase", "level", "stages", "zero_scale_factor", "allow_unknown_fields")
         net_options = {name: rest.pop(name) for name in names if name in rest}
         raw = readers.read(self.weights, path, reader=reader, **rest)
         parsed = prototxt.parse_file(path) if path else None
@@ -234,7 +234,8 @@ def compare_readers(files: Files, names: tuple[str, ...] | None) -> tuple[Loaded
         BridgeError: The first reader cannot read the file, or one that was asked for cannot.
     """
     fit = readers.readers_of(files.weights)
-    chosen = list(names) if names is not None else [name for name in fit if readers.status(name).works]
+    python = dict(files.options).get("python")
+    chosen = list(names) if names is not None else [name for name in fit if readers.status(name, python=python).works]
     first = chosen[0] if chosen else "auto"
     loaded = files.read(first)
     first = loaded.raw.reader or first
@@ -242,7 +243,7 @@ def compare_readers(files: Files, names: tuple[str, ...] | None) -> tuple[Loaded
     results, remarks = [], []
     if names is None:
         for name in fit:
-            state = readers.status(name)
+            state = readers.status(name, python=python)
             if not state.works:
                 remarks.append(f"reader {name} was not used: {state.problem.removeprefix(f'{name}: ')}")
     for name in chosen[1:]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from bridge.chain.functions import F, chainer
 from bridge.errors import UnsupportedLayerError
 from bridge.schema import Shape
 
+if TYPE_CHECKING:
+    from bridge.layers.builders import LayerArrays
+
 
 class Link:
     """The arrays of one layer under the names that its Chainer form looks for.
@@ -24,12 +27,8 @@ class Link:
     """
 
     frozen = False
+    xp: Any
     _named: dict[str, tuple[Blob, bool]]
-
-    if TYPE_CHECKING:
-        xp: Any
-
-        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(self, node: TypedNode, xp: Any) -> None:
         named = {
@@ -41,6 +40,9 @@ class Link:
             for name, (blob, fixed) in named.items()
         }
         vars(self).update(_named=named, xp=xp, **made)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"the layer has no array '{name}'")
 
     def __setattr__(self, name: str, value: Any) -> None:
         blob, _ = self._named[name]
@@ -108,7 +110,7 @@ class ChainerEngine:
             bottoms.append(chainer.Variable(xp.asarray(array), requires_grad=keep and wanted))
         link = Link(node, xp)
         with _config(self._train, keep), _own_numbers(self._train):
-            made = node.typed.to_chainer(F, link, *bottoms)
+            made = node.typed.to_chainer(F, cast("LayerArrays", link), *bottoms)
         tops = [*made] if isinstance(made, tuple) else [made]
         return _Trace(bottoms, tops, link, tuple(bottom.dims for bottom in node.bottoms))
 

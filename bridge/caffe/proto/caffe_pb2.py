@@ -2,15 +2,14 @@
 
 They are those of BVLC Caffe 1.0 with the messages and fields of its forks, so that the prototxt of any
 of them can be merged. A fork's field whose number is another one's has a number of its own here: as
-text it is the fork's, as bytes only this package reads it. Their package is ``caffe``, as Caffe's own has it, in a descriptor pool of their own, so
-that another ``caffe.proto`` may be loaded in the same process.
+text it is the fork's, as bytes only this package reads it. Their package is ``caffe``, as Caffe's own
+has it, in a descriptor pool of their own, so that another ``caffe.proto`` may be loaded in the same process.
 
 Source: caffe.proto.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -28,61 +27,54 @@ _FREE = 50_000
 
 
 def _renamed() -> Any:
-    """The schema under Caffe's own names, with the forks' messages and fields."""
-    file, forks = descriptor_pb2.FileDescriptorProto(), descriptor_pb2.FileDescriptorProto()
+    """The schema under Caffe's own names, with the messages and fields of the forks."""
+    file, forks = (descriptor_pb2.FileDescriptorProto() for _ in range(2))
     _own.DESCRIPTOR.CopyToProto(file)
     _forks.DESCRIPTOR.CopyToProto(forks)
     messages = {message.name: message for message in (*file.message_type, *forks.message_type)}
-    file.enum_type.extend(forks.enum_type)
     _add(messages["BNParameter"], messages.pop("SegNetBNParameter"), _FREE)
-    for number, fork in enumerate(messages.pop("Dialect").nested_type):
+    dialects = messages.pop("Dialect").nested_type
+    for number, fork in enumerate(dialects, 1):
         _add(messages["LayerParameter"], fork, _FREE + 100 * number)
-        for inner in fork.nested_type:
-            if inner.name in messages:
-                _add(messages[inner.name], inner, _FREE + 100 * number)
-            else:
-                messages[inner.name] = inner
-    made = [*messages.values()]
-    old, file.package, file.name = f".{file.package}.", "caffe", "caffe.proto"
-    for message in made:
-        _rename(message, old)
-    kept = [descriptor_pb2.DescriptorProto.FromString(message.SerializeToString()) for message in made]
-    del file.message_type[:]
-    file.message_type.extend(kept)
+        for message in fork.nested_type:
+            _add(messages.setdefault(message.name, message), message, _FREE + 100 * number)
+    enums = [*file.enum_type, *forks.enum_type]
+    del file.message_type[:], file.enum_type[:]
+    file.message_type.extend(messages.values())
+    file.enum_type.extend(enums)
+    own = {f".caffe.{enum.name}" for fork in dialects for enum in fork.enum_type}
+    homes = sorted((f".{file.package}.Dialect.{fork.name}." for fork in dialects), key=len)
+    for message in file.message_type:
+        for field in filter(lambda field: field.type_name, message.field):
+            for home in (*homes, f".{file.package}."):
+                field.type_name = field.type_name.replace(home, ".caffe.", 1)
+            field.type_name = field.type_name.replace("SegNetBNParameter", "BNParameter")
+            if field.type_name in own:
+                field.type_name = field.type_name.replace(".caffe.", ".caffe.LayerParameter.", 1)
+    file.package, file.name = "caffe", "caffe.proto"
     return file
 
 
-def _rename(message: Any, old: str) -> None:
-    """Let the fields' types be those of the one package; what a fork nests is at the top of it."""
-    for field in message.field:
-        if field.type_name:
-            name = re.sub(r"^\.caffe\.Dialect\.\w+\.", ".caffe.", field.type_name.replace(old, ".caffe.", 1))
-            field.type_name = name.replace("SegNetBNParameter", "BNParameter")
-    for inner in message.nested_type:
-        _rename(inner, old)
-
-
 def _add(message: Any, other: Any, free: int) -> None:
-    """Add the fields whose names the message does not have; under other numbers where theirs are taken.
+    """Add the fields and enumerations that another message has and this one lacks.
 
-    An enumeration that comes with them is left out, and its fields too, if the message has its name or one of
-    its values.
+    Args:
+        message: What is added to.
+        other: The other message.
+        free: A field whose number is taken gets this number, or one behind it.
     """
-    taken = {enum.name for enum in message.enum_type} | {value.name for enum in message.enum_type for value in enum.value}
     for enum in other.enum_type:
-        if taken.isdisjoint({enum.name, *(value.name for value in enum.value)}):
+        own = next((known for known in message.enum_type if known.name == enum.name), None)
+        if own is None:
             message.enum_type.add().CopyFrom(enum)
-    known = {enum.name for enum in message.enum_type}
-    nested = {enum.name for enum in other.enum_type}
+        elif own is not enum:
+            names, numbers = ({getattr(value, part) for value in own.value} for part in ("name", "number"))
+            own.value.extend(v for v in enum.value if v.name not in names and v.number not in numbers)
     for place, field in enumerate(other.field):
-        own = field.type_name.rpartition(".")[2]
-        names, numbers = ({getattr(old, part) for old in message.field} for part in ("name", "number"))
-        if field.name in names or (own in nested and own not in known):
+        if field.name in {known.name for known in message.field}:
             continue
         message.field.add().CopyFrom(field)
-        if own in nested:
-            message.field[-1].type_name = f".caffe.{message.name}.{own}"
-        if field.number in numbers:
+        if field.number in {known.number for known in message.field[:-1]}:
             message.field[-1].number = free + place
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable, Mapping
 
-from bridge.caffe_files.proto import Field, dialects, forks_of, named, schema
+from bridge.caffe_files.proto import Field, dialects, fields_by_name, forks_of, schema
 from bridge.caffe_files.varint import varint
 from bridge.schema.message import Message, Value
 
@@ -39,7 +39,7 @@ def encode_layer(definition: Message, fork: str, drop: Drop) -> bytes:
 
 
 def _knows(field: Field, message: Message, fork: str) -> bool:
-    return field.kind != "message" or set(message.names()) <= set(named(field.type, fork))
+    return field.kind != "message" or set(message.names()) <= set(fields_by_name(field.type, fork))
 
 
 def encode(message: Message, fields: Mapping[str, Field], drop: Drop, fork: str = "bvlc", path: str = "") -> bytes:
@@ -80,7 +80,7 @@ def _value(field: Field, value: Value, drop: Drop, fork: str, path: str) -> byte
     if field.kind == "message" or isinstance(value, Message):
         if field.kind != "message" or not isinstance(value, Message):
             raise ValueError(f"{field.name} is a {field.kind}")
-        return encode(value, named(field.type, fork), drop, fork, path)
+        return encode(value, fields_by_name(field.type, fork), drop, fork, path)
     if field.kind in ("string", "bytes"):
         return value if isinstance(value, bytes) else str(value).encode()
     if isinstance(value, str):
