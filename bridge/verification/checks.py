@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,15 +57,16 @@ class Subject:
     Attributes:
         loaded: What the reader delivered, and the net.
         net: The net.
+        shapes: Shapes of input blobs, where they are not to be the file's.
     """
 
-    def __init__(self, loaded: Loaded) -> None:
-        self.loaded, self.net = loaded, loaded.net
+    def __init__(self, loaded: Loaded, shapes: Mapping[str, Shape] | None = None) -> None:
+        self.loaded, self.net, self.shapes = loaded, loaded.net, dict(shapes or {})
 
     @functools.cached_property
     def flow(self) -> list[tuple[Layer, list[Shape | None], BridgeError | None]]:
         """Each layer with the shapes of its bottoms, as far as known, and why it cannot take them."""
-        known: dict[str, Shape | None] = dict(self.net.inputs)
+        known: dict[str, Shape | None] = {**self.net.inputs, **self.shapes}
         result: list[tuple[Layer, list[Shape | None], BridgeError | None]] = []
         for layer in self.net.layers:
             bottoms = [known.get(bottom) for bottom in layer.bottoms]
@@ -102,13 +103,20 @@ def _infer(layer: Layer, bottoms: list[Shape | None]) -> tuple[tuple[Shape, ...]
         return (), error
 
 
-def run_checks(loaded: Loaded, *, skip: Collection[str] = (), only: Collection[str] | None = None) -> Checked:
+def run_checks(
+    loaded: Loaded,
+    *,
+    skip: Collection[str] = (),
+    only: Collection[str] | None = None,
+    shapes: Mapping[str, Shape] | None = None,
+) -> Checked:
     """Run the checks on a net.
 
     Args:
         loaded: The net.
         skip: Names of checks to leave out.
         only: Names of the checks to run; ``None`` for all.
+        shapes: Shapes of input blobs, where they are not to be the file's.
 
     Raises:
         UsageError: There is no check of a name.
@@ -116,7 +124,7 @@ def run_checks(loaded: Loaded, *, skip: Collection[str] = (), only: Collection[s
     if unknown := [name for name in [*skip, *(only or ())] if name not in CHECKS]:
         raise UsageError(f"no check '{unknown[0]}'", hint=f"checks: {', '.join(CHECKS)}")
     chosen = [entry for name, entry in CHECKS.items() if name not in skip and (only is None or name in only)]
-    subject = Subject(loaded)
+    subject = Subject(loaded, shapes)
     with np.errstate(all="ignore"):  # a weight may be any number, or none
         findings = [
             Finding(entry.name, severity, layer, message, hint)

@@ -105,7 +105,7 @@ def verify(
     if against is not None:
         run.compare_with(Files.of(against, how))
     if checks is None or checks:
-        run.check(checks, skip_checks)
+        run.check(checks, skip_checks, inputs)
     tolerances = Tolerances(rtol, atol)
     if engines is None or engines or recorded or record:
         run.feed(recorded, inputs, seed, parse_range(value_range))
@@ -183,11 +183,13 @@ class _Run:
             net=self.loaded.net,
         )
 
-    def check(self, only: Collection[str] | None, skip: Collection[str]) -> None:
-        """Run the consistency checks on each model."""
+    def check(self, only: Collection[str] | None, skip: Collection[str], inputs: Any) -> None:
+        """Run the consistency checks on each model, for inputs of the shapes that were given."""
         self.progress("checking consistency")
+        given = {name: getattr(value, "shape", value) for name, value in (inputs or {}).items()}
+        shapes = {name: tuple(value) for name, value in given.items() if isinstance(value, (tuple, list))}
         for loaded in [self.loaded, *([self.other] if self.other else [])]:
-            self.checked.append(run_checks(loaded, only=only, skip=skip))
+            self.checked.append(run_checks(loaded, only=only, skip=skip, shapes=shapes))
 
     def feed(self, recorded: str | Path | None, inputs: Any, seed: int, span: Range | None) -> None:
         """Find the net to run, and its inputs: recorded ones, or new ones."""
