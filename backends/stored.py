@@ -13,13 +13,11 @@ import numpy as np
 
 from backends.wire import FIXED32, FIXED64, LENGTH, VARINT, Source, Span, signed, varints
 from bridge.caffe_files.proto import schema
+from bridge.limits.budget import BUDGET, shape_problem
 from bridge.schema import Blob, Location, Shape, count, times
 
 _LEGACY = ("num", "channels", "height", "width")
 _RAW_DTYPES = {0: "<f8", 1: "<f4", 2: "<f2"}
-MAX_AXES = 32
-"""Caffe's own limit (``kMaxBlobAxes``)."""
-MAX_EXTENT = (1 << 31) - 1
 
 
 class Pieces:
@@ -118,16 +116,18 @@ class Stored:
             raise source.error(self.span.start, message)
         location = None
         if values.at is not None:
-            location = Location(source.name, values.at, values.count * values.dtype.itemsize)
+            location = Location(source.name, values.at, values.count * values.dtype.itemsize, source.stamp)
         return Blob(shape, values.dtype.newbyteorder("="), self.load, location)
 
     def load(self) -> np.ndarray:
         """The values, flat, in host byte order; a view into the file where they lie unbroken."""
-        dtype, at = self.values.dtype, self.values.at
+        dtype, at, source = self.values.dtype, self.values.at, self.span.source
+        source.check()
         if at is not None:
-            values = np.frombuffer(self.span.source.buffer, dtype, self.values.count, at)
+            values = np.frombuffer(source.buffer, dtype, self.values.count, at)
         else:
-            values = np.concatenate([np.zeros(0, dtype), *self._chunks()])
+            nbytes = self.values.count * dtype.itemsize
+            values = BUDGET.load(nbytes, source.name, lambda: np.concatenate([np.zeros(0, dtype), *self._chunks()]))
         return values.astype(dtype.newbyteorder("="), copy=False)
 
     def _chunks(self) -> Iterator[np.ndarray]:
@@ -156,13 +156,8 @@ def _shape(span: Span, dims: list[int] | None) -> Shape | None:
     """The shape, if it is one that Caffe could have."""
     if dims is None:
         return None
-    if len(dims) > MAX_AXES:
-        raise span.error(span.start, f"shape has {len(dims)} axes, expected at most {MAX_AXES}")
-    for extent in dims:
-        if not 0 <= extent <= MAX_EXTENT:
-            raise span.error(span.start, f"shape has extent {extent}, expected 0 to {MAX_EXTENT}")
-    if count([max(extent, 1) for extent in dims]) >= 1 << 60:
-        raise span.error(span.start, f"shape {times(dims)} is larger than any memory")
+    if problem := shape_problem(dims):
+        raise span.error(span.start, problem)
     return tuple(dims)
 
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from bridge.limits.sources import open_file
+
 HEAD = 4096
 """Bytes of a file that are enough to tell what it is."""
 
@@ -93,9 +95,9 @@ def sniff(path: str | Path) -> Kind:
     """What a file is.
 
     Raises:
-        OSError: It cannot be opened.
+        MissingFileError: It cannot be opened, or is no regular file.
     """
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return KINDS[identify(file.read(HEAD))]
 
 
