@@ -43,6 +43,8 @@ def export(files: tuple[str, ...], output: str, inputs: tuple[str, ...], opset: 
     from bridge.exporting import export_onnx
     from bridge.onnx_export.preprocess import Preprocess
 
+    targets = [output, f"{output}.data" if given["external_data"] == "file" else None]
+    options.guard([*files, given["recorded"], given["mean"]], targets)
     net = options.load(files, given)
     graph = export_onnx(
         net,

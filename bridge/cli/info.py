@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
+import numpy as np
 
 from bridge.cli import options, printable
 from bridge.schema import Net, times
@@ -96,7 +97,8 @@ def _mean(path: str, as_json: bool) -> None:
 
     blob = read_mean(path)
     values = blob.numpy()
-    channels = values.reshape(-1, *values.shape[-2:]).mean(axis=(1, 2)).tolist() if values.ndim >= 2 else []
+    planes = values.reshape(-1, *values.shape[-2:]) if values.ndim >= 2 and values.size else np.zeros((0, 1, 1))
+    channels = planes.mean(axis=(1, 2), dtype=np.float64).tolist()
     if as_json:
         described = {"kind": "mean", "shape": list(blob.shape), "dtype": str(blob.dtype), "channels": channels}
         options.write_json(described, "-")

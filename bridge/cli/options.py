@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from bridge.cli import printable
 from bridge.errors import UsageError
-from bridge.schema import Net
+from bridge.schema import Net, count, times
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -55,12 +55,40 @@ def reading(function: _Command) -> _Command:
                 "--pycaffe-python", default=None, help="Interpreter with the real Caffe (BRIDGE_PYCAFFE_PYTHON)."
             ),
             click.option(
+                "--memory",
+                metavar="SIZE",
+                expose_value=False,
+                callback=_memory,
+                help="The most memory to take, such as 4G; half of the machine's by default.",
+            ),
+            click.option(
                 "--plugin", "plugins", multiple=True, type=click.Path(), help="A Python file with your own layer types."
             ),
         )
     ):
         function = option(function)
     return function
+
+
+def _memory(ctx: click.Context, _: click.Parameter, text: str | None) -> None:
+    """Set the budget, and let the system hold the process to it as well."""
+    if text is not None and not ctx.resilient_parsing:
+        from bridge.limits.budget import set_limit
+
+        set_limit(text)
+
+
+def guard(sources: Iterable[Any], targets: Iterable[Any]) -> None:
+    """Begin a command: from here on it writes over nothing that it reads.
+
+    Args:
+        sources: What is named to be read; what is no path is passed over.
+        targets: What is named to be written.
+    """
+    from bridge.files.atomic import end_command, start_command
+
+    start_command(*([path for path in paths if isinstance(path, (str, Path))] for paths in (sources, targets)))
+    click.get_current_context().call_on_close(end_command)
 
 
 READING = ("reader", "phase", "stages", "zero_scale_factor", "dialect", "pycaffe_python", "plugins")
@@ -132,6 +160,8 @@ def _mean_image(path: str) -> np.ndarray:
 
     numpy = path.endswith(".npy")
     image = read_array(Path(path), "mean", None) if numpy else np.asarray(read_mean(path).numpy(), np.float32)
+    if image.size != count(image.shape[-3:]) or not image.size:
+        raise UsageError(f"--mean {path}: is {times(image.shape)}, expected one image of C x H x W values")
     return image.reshape(image.shape[-3:])
 
 

@@ -5,10 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import struct
+import zlib
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from bridge.errors import ChangedError, FormatError, MissingFileError
+
+
+IMAGE_FAULTS: tuple[type[Exception], ...] = (
+    OSError, SyntaxError, ValueError, EOFError, RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError,
+    MemoryError, struct.error, zlib.error,
+)  # fmt: skip
+"""What Pillow raises for damaged images, by their format; its error for bombs has to be added."""
 
 
 class Stamp(NamedTuple):
@@ -31,18 +40,28 @@ class Stamp(NamedTuple):
 
 
 class Opened:
-    """The files that were opened since the start of a command."""
+    """The files that were opened since the start of a command.
+
+    Attributes:
+        stamps: Device and inode -> path and stamp of each; of a file that is opened twice the first stamp counts.
+        last: Path -> stamp at its last opening.
+        guarded: Whether nothing may be written over them.
+    """
 
     def __init__(self) -> None:
         self.stamps: dict[tuple[int, int], tuple[str, Stamp]] = {}
+        self.last: dict[str, Stamp] = {}
+        self.guarded = False
 
     def clear(self) -> None:
         """Forget them."""
         self.stamps.clear()
+        self.last.clear()
 
     def add(self, path: str, found: Stamp) -> None:
-        """Remember one; of a file that is opened twice the first stamp counts."""
+        """Remember one."""
         self.stamps.setdefault(found.file, (path, found))
+        self.last[path] = found
 
 
 OPENED = Opened()

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from bridge.errors import ModelError, UsageError
-from bridge.files.atomic import atomic
+from bridge.files.atomic import atomic, check_sources, refuse_sources
 from bridge.schema import Net
+from bridge.schema.net import distinct
 
 __all__ = ["FORMATS", "Format", "format_of", "save"]
 
@@ -63,7 +64,8 @@ def save(net: Net, path: str | Path, format: str | None = None, **options: Any) 
         options: For the format: ``half`` and ``dialect`` of :func:`bridge.files.writers.caffemodel.write`.
 
     Raises:
-        UsageError: The format is not known, or has no such option.
+        UsageError: The format is not known, or has no such option; or the path is a file that the net was read from.
+        ChangedError: A file that the net was read from has changed.
         ModelError: The reader could not deliver a layer's blobs.
         OutputError: The file cannot be written.
         MissingExtraError: The format needs a package that is not installed.
@@ -76,8 +78,11 @@ def save(net: Net, path: str | Path, format: str | None = None, **options: Any) 
     lacking = [layer for layer in net.layers if layer.uncovered]
     if lacking:
         raise ModelError(f"{lacking[0].label} would be left out: {lacking[0].uncovered}", where=net.where)
+    parts = {blob.location.path for blob in distinct(net.layers) if blob.location is not None}
+    refuse_sources([*net.sources, *sorted(parts)], [path])
     with atomic(path) as stream:
         module.write(net, stream, **options)
+        check_sources(net)
 
 
 def format_of(path: str | Path, name: str | None = None) -> Format:
