@@ -73,7 +73,7 @@ class DifferenceError(BridgeError):
     """What must be equal is not: the one error that ends a command with status 1."""
 
 
-_NAMES = 2000
+_NAMES = 1000
 """Of more names than this, and of longer ones than _LETTERS, the nearest are not looked for: that takes time."""
 _LETTERS = 200
 
@@ -90,7 +90,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 class Hints:
-    """Hints as of :func:`nearest` for many names among the same ones: for the first 20, then none.
+    """Hints as of :func:`nearest` for many names among the same ones: for the first 10, then none.
 
     Each takes time for each of the names, and nobody reads more of them.
 
@@ -98,7 +98,7 @@ class Hints:
         names: The names to choose from.
     """
 
-    MOST = 20
+    MOST = 10
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = list(itertools.islice(dict.fromkeys(names), _NAMES + 1))

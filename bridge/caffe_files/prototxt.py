@@ -101,6 +101,8 @@ class _Parser:
             if match.lastgroup != "skip":
                 self.kind, self.token = str(match.lastgroup), match.group()
                 return
+            if match.group()[0] == "#":
+                self.spend()
         self.kind, self.token, self.start = "end", "", len(self.text)
 
     def _escaped_string(self, quote: str) -> str:
@@ -119,11 +121,15 @@ class _Parser:
         self.at = end
         return self.text[self.start : end]
 
-    def add(self, message: Message, name: str, depth: int) -> None:
-        """The value that follows, for a field."""
+    def spend(self) -> None:
+        """Count a field or a comment: no net has more of them than this allows."""
         self.left -= 1
         if self.left < 0:
-            raise self.fail("fewer fields, as no net has as many")
+            raise self.fail("a net, which has fewer fields and comments")
+
+    def add(self, message: Message, name: str, depth: int) -> None:
+        """The value that follows, for a field."""
+        self.spend()
         message.add(name, self.value(depth, raw=name.isdigit()))
 
     def take(self, mark: str) -> bool:

@@ -6,6 +6,7 @@ nothing but click. Every deliberate error ends in one line on stderr and exit st
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -90,7 +91,7 @@ def _run(args: list[str] | None) -> Any:
     except BridgeError as error:
         return _say(str(error.args[0]), 1 if isinstance(error, DifferenceError) else 2, error.hint)
     except SystemExit as error:  # click ends so where the reader of our output has left
-        return streams.CLOSED if isinstance(error.__context__, BrokenPipeError) else error.code
+        return streams.CLOSED if isinstance(sys.stdout, click.utils.PacifyFlushWrapper) else error.code
     except BrokenPipeError:
         return streams.CLOSED
     except OSError as error:
@@ -111,9 +112,10 @@ def _tame_warnings() -> None:
 
 
 def _say(message: str, status: int, hint: str = "") -> int:
-    click.echo(f"bridge: {printable(_cut(message))}", err=True)
-    if hint:
-        click.echo(f"  hint: {printable(_cut(hint))}", err=True)
+    with contextlib.suppress(OSError):  # nobody listens; the status says it all the same
+        click.echo(f"bridge: {printable(_cut(message))}", err=True)
+        if hint:
+            click.echo(f"  hint: {printable(_cut(hint))}", err=True)
     return status
 
 

@@ -20,6 +20,7 @@ def info(files: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Show layers, types and blobs with role, shape, dtype and group."""
     from bridge.files import readers
 
+    options.guard(files, ())
     if len(files) == 1 and readers.kind_of(files[0]).name == "binaryproto":
         _mean(files[0], as_json)
         return

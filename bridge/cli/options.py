@@ -73,9 +73,10 @@ def reading(function: _Command) -> _Command:
 def _memory(ctx: click.Context, _: click.Parameter, text: str | None) -> None:
     """Set the budget, and let the system hold the process to it as well."""
     if text is not None and not ctx.resilient_parsing:
-        from bridge.limits.budget import set_limit
+        from bridge.limits.budget import bind_process, set_limit
 
         set_limit(text)
+        bind_process()
 
 
 def guard(sources: Iterable[Any], targets: Iterable[Any]) -> None:
@@ -86,7 +87,9 @@ def guard(sources: Iterable[Any], targets: Iterable[Any]) -> None:
         targets: What is named to be written.
     """
     from bridge.files.atomic import end_command, start_command
+    from bridge.limits.budget import bind_process
 
+    bind_process()
     start_command(*([path for path in paths if isinstance(path, (str, Path))] for paths in (sources, targets)))
     click.get_current_context().call_on_close(end_command)
 

@@ -42,13 +42,13 @@ def ended(status: Any) -> Any:
         status = CLOSED
     except OSError as error:
         with contextlib.suppress(OSError):
-            sys.stderr.write(f"bridge: standard output: {error.strerror}\n")
+            print(f"bridge: standard output: {error.strerror}", file=sys.stderr)
         status = 2
-    if status == CLOSED:
-        # Python flushes once more on its way out, and would complain.
-        null = os.open(os.devnull, os.O_WRONLY)
-        for stream in (1, 2):
-            os.dup2(null, stream)
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:  # Python tries once more on its way out, and would complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
     return status
 
 

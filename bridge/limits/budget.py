@@ -28,9 +28,11 @@ FIELDS = 1 << 16
 """Any file may hold so many fields; a larger file may hold more."""
 EXPANSION = 64
 """Compressed data may become so many times larger; weights become about twice as large."""
-EXPANSION_FREE = 256 << 20
+EXPANSION_FREE = 64 << 20
 """Up to so many bytes, compressed data may expand as they will: arrays of zeros expand a thousandfold."""
 
+_SLACK = 1 << 29
+"""The interpreter, its packages and the stacks of threads take up to so many bytes."""
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SIZE = re.compile(r"([0-9]{1,15})([KMGT]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
 _CONTROL_GROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -139,6 +141,19 @@ def set_limit(text: str) -> int:
         raise UsageError(f"--memory {text}: expected a size such as 4G or 500M")
     BUDGET._limit, BUDGET.given = nbytes, True
     return nbytes
+
+
+def bind_process() -> None:
+    """Have the system refuse this process more memory than the limit, whatever asks for it.
+
+    What is not counted, a library's own arrays among it, then ends in a MemoryError. Mapped files do not count.
+    """
+    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limits
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        wanted = BUDGET.limit + _SLACK
+        resource.setrlimit(resource.RLIMIT_DATA, (wanted if most < 0 else min(wanted, most), most))
 
 
 def memory() -> int:

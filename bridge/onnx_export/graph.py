@@ -97,6 +97,10 @@ def lower(
 
 def _refuse(net: Net, allow_custom: bool) -> None:
     """One error for all layers that cannot be lowered at all."""
+    names = dict.fromkeys(name for layer in net.layers for name in (layer.name, *layer.bottoms, *layer.tops))
+    if foreign := [name for name in names if not _is_utf8(name)]:
+        what = f"{len(foreign)} names of layers and blobs are not UTF-8, which ONNX demands, the first '{foreign[0]}'"
+        raise UnsupportedLayerError(what, where=net.where, hint="give them other names in prototxt and weights")
     if any(map(_without_weights, net.layers)) and not any(layer.blobs for layer in net.layers):
         hint = "a prototxt alone cannot be exported: give the file of weights as well"
         raise UnsupportedLayerError("holds no weights", where=net.where, hint=hint)
@@ -106,6 +110,11 @@ def _refuse(net: Net, allow_custom: bool) -> None:
         unfilled = any(layer.uncovered for layer in net.layers)
         hint = "do the prototxt and the weights belong together?" if unfilled else ""
         raise UnsupportedLayerError(more + "; ".join(broken), where=net.where, hint=hint)
+
+
+def _is_utf8(name: str) -> bool:
+    """Whether a name's bytes, kept as they are in the file, are UTF-8."""
+    return not any("\udc80" <= char <= "\udcff" for char in name) if not name.isascii() else True
 
 
 def _problem(layer: Layer, allow_custom: bool) -> str:

@@ -113,10 +113,12 @@ def _store_net(data: Any, net: Net) -> None:
 
 
 def _group(data: Any, layer: Layer) -> Any:
+    # As bytes, for a name need not be UTF-8; h5py takes ASCII ones for such a text.
+    name = layer.name if layer.name.isascii() else layer.name.encode("utf-8", "surrogateescape")
     parts = layer.name.split("/")
-    if not all(parts) or "." in parts or "\0" in layer.name or hasattr(data.get(layer.name), "shape"):
+    if not all(parts) or "." in parts or "\0" in layer.name or (name in data and hasattr(data[name], "shape")):
         raise UnsupportedLayerError("HDF5 cannot hold a group of that name", where=layer.label)
-    return data.require_group(layer.name)
+    return data.require_group(name)
 
 
 def _store(group: Any, layer: Layer, index: str, values: Any) -> None:
