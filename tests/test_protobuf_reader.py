@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from backends.protobuf import read, read_mean
 from backends.stored import Stored
 from backends.wire import Source, Span
-from benchmarks import fuzz
 from bridge.caffe_files.proto import schema
 from bridge.caffe_files.prototxt import parse, parse_file
 from bridge.caffe_files.upgrade import upgrade_net
@@ -481,24 +480,6 @@ def test_malformed_wire_data(scratch: Path, data: bytes) -> None:
     scratch.write_bytes(data)
     outcome(scratch)
 
-
-def test_fuzz(scratch: Path) -> None:
-    rng, models = random.Random(0), fuzz.seeds()
-    for run in range(500):
-        data = fuzz.damaged(rng, models)
-        scratch.write_bytes(data)
-        assert fuzz.attempt(scratch, len(data), look=run % 50 == 0) in ("Net", "FormatError")
-
-
-def test_fuzz_tells_what_it_finds(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(path: Path) -> None:
-        raise ZeroDivisionError("oh")
-
-    scratch.write_bytes(b"")
-    monkeypatch.setattr(fuzz.bridge, "load", broken)
-    assert fuzz.attempt(scratch, 0, look=False) == "ZeroDivisionError (oh)"
-    monkeypatch.setattr(fuzz.bridge, "load", lambda path: bytearray(40 << 20)[:0])
-    assert fuzz.attempt(scratch, 0, look=True) == "memory (Net)"
 
 
 @pytest.mark.parametrize(
