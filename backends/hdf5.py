@@ -121,11 +121,13 @@ class _Walk:
             else:
                 raise self.error(inner, "a data set where a layer's group, or a number in it, is expected")
 
-    def member(self, name: str, group: Any, key: str) -> Any:
+    def member(self, name: str, group: Any, key: str | bytes) -> Any:
         """What a name in a group stands for, if that lies in this file and is named once."""
-        link = group.get(key, getlink=True)
-        if not isinstance(link, self.h5py.HardLink):
-            raise self.error(f"{name}/{_text(key)}", f"a {type(link).__name__}, which is not followed")
+        links = self.h5py.h5l
+        kind = group.id.links.get_info(key if isinstance(key, bytes) else key.encode()).type
+        if kind != links.TYPE_HARD:
+            what = {links.TYPE_SOFT: "SoftLink", links.TYPE_EXTERNAL: "ExternalLink"}.get(kind, "link of another kind")
+            raise self.error(f"{name}/{_text(key)}", f"a {what}, which is not followed")
         item = group[key]
         address = self.h5py.h5o.get_info(item.id).addr
         if address in self.seen:

@@ -91,7 +91,9 @@ class Fuzz:
     def _child(self, first: int) -> int:
         """Runs from ``first`` on in a child; returns the run after the last that it finished, or failed at."""
         reading, writing = os.pipe()
-        child = os.fork()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which are idle ones of NumPy's
+            child = os.fork()
         if not child:
             os.close(reading)
             with os.fdopen(writing, "w", buffering=1) as stream:

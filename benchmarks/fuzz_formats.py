@@ -146,7 +146,7 @@ def images() -> list[bytes]:
 
     pixels = np.random.default_rng(0).integers(0, 255, (9, 7, 3), np.uint8)
     made = []
-    for kind in ("PNG", "JPEG", "BMP", "GIF", "TIFF", "PPM", "TGA", "ICO", "WEBP", "PCX", "SGI", "DDS", "IM", "MSP", "EPS"):
+    for kind in ("PNG", "JPEG", "BMP", "GIF", "TIFF", "PPM", "TGA", "ICO", "WEBP", "PCX", "SGI", "DDS", "MSP", "EPS"):
         stream = io.BytesIO()
         if kind == "WEBP" and not features.check("webp"):
             continue

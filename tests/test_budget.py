@@ -317,7 +317,7 @@ def test_twice_as_many_take_twice_as_many_steps(name: str, tmp_path: Path) -> No
     WORK[name](10, tmp_path)()  # imports and caches
     small, large = (steps(WORK[name](n, tmp_path)) for n in (150, 300))
     assert small > 150
-    assert large < 2.3 * small + 100_000 * (name == "verify renamed layers")
+    assert large < 2.3 * small
 
 
 def test_hints_are_for_the_first_few_names_and_among_few() -> None:
@@ -339,7 +339,7 @@ def test_no_number_or_string_makes_the_parser_try_again_and_again(text: str) -> 
 
 
 def test_other_patterns_on_long_texts(tmp_path: Path) -> None:
-    assert identify(b"a" * 4096) == "unknown"
+    assert identify(b"a" * 4096) == "prototxt"
     assert isinstance(read_input("data=" + "1," * 100_000 + "x")[1], Path)
     layer = prototxt.parse(
         f'name: "p" type: "Python" python_param {{ module: "rpn.proposal_layer" layer: "ProposalLayer" '

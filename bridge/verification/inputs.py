@@ -248,6 +248,6 @@ def parse_range(values: Sequence[float] | None) -> Range | None:
         return None
     if len(values) != 2 or not values[0] <= values[1] or not np.isfinite(values).all():
         raise UsageError(f"the range {tuple(values)} is not two numbers in order")
-    if max(map(abs, values)) > np.finfo(np.float32).max:
+    if max(map(abs, values)) > float(np.finfo(np.float32).max):
         raise UsageError(f"the range {tuple(values)} is wider than float32, in which the net computes")
     return float(values[0]), float(values[1])

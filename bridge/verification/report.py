@@ -142,7 +142,7 @@ class Report:
         from bridge.verification.html import page
 
         with atomic(path) as stream:
-            stream.write(page(self).encode())
+            stream.write(page(self).encode("utf-8", "backslashreplace"))  # names need not be UTF-8
 
 
 # -- JSON ------------------------------------------------------------------------------------

@@ -64,7 +64,8 @@ def save(net: Net, path: str | Path, format: str | None = None, **options: Any) 
         options: For the format: ``half`` and ``dialect`` of :func:`bridge.files.writers.caffemodel.write`.
 
     Raises:
-        UsageError: The format is not known, or has no such option; or the path is a file that the net was read from.
+        UsageError: The format is not known, or has no such option; or the path is the net's prototxt, or
+            external data of its weights.
         ChangedError: A file that the net was read from has changed.
         ModelError: The reader could not deliver a layer's blobs.
         OutputError: The file cannot be written.
@@ -79,7 +80,8 @@ def save(net: Net, path: str | Path, format: str | None = None, **options: Any) 
     if lacking:
         raise ModelError(f"{lacking[0].label} would be left out: {lacking[0].uncovered}", where=net.where)
     parts = {blob.location.path for blob in distinct(net.layers) if blob.location is not None}
-    refuse_sources([*net.sources, *sorted(parts)], [path])
+    # The file of weights itself may be replaced: what is mapped lives on. Not so what it, or its definition, is part of.
+    refuse_sources(sorted({*net.sources[:-1], *parts} - {*net.sources[-1:]}), [path])
     with atomic(path) as stream:
         module.write(net, stream, **options)
         check_sources(net)
