@@ -185,7 +185,20 @@ def text_word(rng: random.Random, data: bytearray, models: list[bytes]) -> None:
     words = list(re.finditer(rb"[A-Za-z0-9_./-]{1,40}", bytes(data[:100_000])))
     if words:
         place = rng.choice(words)
-        other = [b"null", b"[]", b"{}", b"1e400", b"true", b'"\\ud800"', b"\\u0000", b"[[[[", b"<f4", b"|O", b"-0.0", b""]
+        other = [
+            b"null",
+            b"[]",
+            b"{}",
+            b"1e400",
+            b"true",
+            b'"\\ud800"',
+            b"\\u0000",
+            b"[[[[",
+            b"<f4",
+            b"|O",
+            b"-0.0",
+            b"",
+        ]
         data[place.start() : place.end()] = rng.choice(other)
 
 
@@ -252,7 +265,11 @@ def _in_message(rng: random.Random, data: bytes, depth: int) -> bytes:
         return _bytes(rng, data)
     start, body, end, tag = rng.choice(fields)
     if tag & 7 == 2:
-        inner = _in_message(rng, data[body:end], depth + 1) if rng.random() < 0.8 and depth < 8 else _bytes(rng, data[body:end])
+        inner = (
+            _in_message(rng, data[body:end], depth + 1)
+            if rng.random() < 0.8 and depth < 8
+            else _bytes(rng, data[body:end])
+        )
         new = encode.varint(tag) + encode.varint(len(inner)) + inner
     elif tag & 7 == 0:
         new = encode.varint(tag) + encode.varint(rng.choice(EDGES) & (1 << 64) - 1)
@@ -284,7 +301,9 @@ def number32(rng: random.Random, data: bytearray, models: list[bytes]) -> None:
     width = rng.choice([2, 4, 8])
     if len(data) > width:
         at = rng.randrange(len(data) - width)
-        value = rng.choice([*EDGES, rng.getrandbits(8), int.from_bytes(data[at : at + width], "little") + rng.choice([-1, 1])])
+        value = rng.choice(
+            [*EDGES, rng.getrandbits(8), int.from_bytes(data[at : at + width], "little") + rng.choice([-1, 1])]
+        )
         data[at : at + width] = (value & (1 << 8 * width) - 1).to_bytes(width, "little")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import pickle
-import random
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -479,7 +478,6 @@ def test_every_change_of_every_byte(scratch: Path, name: str) -> None:
 def test_malformed_wire_data(scratch: Path, data: bytes) -> None:
     scratch.write_bytes(data)
     outcome(scratch)
-
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,7 @@ class _Parser:
         return _number(token) if kind == "number" else _word(token)
 
     def string(self, raw: bool) -> str | bytes:
-        """Adjacent strings are one, as in C. Escapes give bytes; together with the rest they are UTF-8, if they can be."""
+        """Adjacent strings are one, as in C. Escapes give bytes, which may be parts of a character of UTF-8."""
         parts = []
         while self.kind == "string":
             body = self.token[1:-1]
@@ -246,7 +246,7 @@ def format(message: Message, indent: int = 0) -> str:
     """Write a message as text that :func:`parse`, and Caffe itself, reads back.
 
     Floats are written with as many digits as they need to come back unchanged. A field without a name has its number
-    for one, and a value that is its bytes: ``\"...\"``, 8 or 16 hexadecimal digits, or a group's ``{ 0: \"...\" }``.
+    for one, and a value that is its bytes: a string, 8 or 16 hexadecimal digits, or a group as ``{ 0: string }``.
     """
     pad = "  " * indent
     lines = []

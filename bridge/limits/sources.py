@@ -12,7 +12,6 @@ from typing import IO, NamedTuple
 
 from bridge.errors import ChangedError, FormatError, MissingFileError
 
-
 IMAGE_FAULTS: tuple[type[Exception], ...] = (
     OSError, SyntaxError, ValueError, EOFError, RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError,
     MemoryError, struct.error, zlib.error,

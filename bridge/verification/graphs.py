@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bridge.engines.sandbox import Sandbox
     from bridge.onnx_export.dims import Extent
 
+
 def graph_side(path: str | Path, net: Net, inputs: Mapping[str, np.ndarray]) -> tuple[Side, str]:
     """Run the graph of an ONNX file, and take each value that is the top of a layer of the net.
 

@@ -80,7 +80,7 @@ def save(net: Net, path: str | Path, format: str | None = None, **options: Any) 
     if lacking:
         raise ModelError(f"{lacking[0].label} would be left out: {lacking[0].uncovered}", where=net.where)
     parts = {blob.location.path for blob in distinct(net.layers) if blob.location is not None}
-    # The file of weights itself may be replaced: what is mapped lives on. Not so what it, or its definition, is part of.
+    # The file of weights itself may be replaced: what is mapped lives on. Its definition and external data may not.
     refuse_sources(sorted({*net.sources[:-1], *parts} - {*net.sources[-1:]}), [path])
     with atomic(path) as stream:
         module.write(net, stream, **options)
