@@ -53,7 +53,7 @@ def test_the_fuzzer_names_what_it_finds(
 
 @pytest.mark.parametrize("path", CORPUS, ids=[path.name for path in CORPUS])
 def test_what_was_found_stays_found(path: Path) -> None:
-    uses = {".img": fuzz_formats.image, ".binaryproto": fuzz_formats.mean, ".h5": fuzz_formats.load}
+    uses = {".img": fuzz_formats.image, ".npz": fuzz_formats.recording}
     need(*{".img": ["PIL"], ".h5": ["h5py"]}.get(path.suffix, []))
     if path.suffix == ".binaryproto":
         fuzz_formats.mean(path)  # of no values: nothing is wrong with it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import struct
@@ -29,6 +30,7 @@ _FAULTS = (
     OSError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 """What NumPy and :mod:`zipfile` raise for a file that is damaged, encrypted, or packed in an unusual way."""
+_LONGEST_HEADER = 1 << 16
 _EXTENT = re.compile(r"-?[0-9]{1,19}")
 
 
@@ -143,8 +145,14 @@ class _Archive(Mapping[str, np.ndarray]):
 def _array(stream: IO[bytes], size: int, where: str) -> np.ndarray:
     """An array in NumPy's format; nothing is set aside for more values than ``size`` bytes hold."""
     version = npy.read_magic(stream)
-    header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, fortran, dtype = header(stream)
+    length = stream.read(2 if version == (1, 0) else 4)
+    if int.from_bytes(length, "little") > _LONGEST_HEADER:
+        raise ValueError(f"its header is longer than {_LONGEST_HEADER} bytes")
+    head = io.BytesIO(length + stream.read(int.from_bytes(length, "little")))
+    try:
+        shape, fortran, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(head)
+    except MemoryError:  # what Python's parser says of brackets that are nested too deeply
+        raise ValueError("its header is nested too deeply") from None
     if dtype.hasobject:
         raise FormatError("holds Python objects, expected numbers", where=where)
     nbytes = count(shape) * dtype.itemsize
