@@ -64,18 +64,20 @@ class Stored:
         field: The field that holds the values: ``data``, ``double_data`` or ``raw_data``.
         values: Its pieces.
         shape: Shape as stored; ``None`` where the file has none.
+        other: Numbers of fields that no known caffe.proto has.
 
     Raises:
         FormatError: The bytes are not wire format, or the shape is not one.
     """
 
-    __slots__ = ("field", "shape", "span", "values")
+    __slots__ = ("field", "other", "shape", "span", "values")
 
     def __init__(self, span: Span) -> None:
         floats = {"data": Pieces("<f4", FIXED32), "double_data": Pieces("<f8", FIXED64)}
         legacy: dict[str, int] = {}
         dims: list[int] | None = None
         raw, raw_type = (0, 0), None
+        self.other: set[int] = set()
         for number, wire, a, b in span.fields():
             field = span.schema.by_number.get(number)
             name = field.name if field is not None else ""
@@ -89,6 +91,8 @@ class Stored:
                 raw = a, b
             elif name == "raw_data_type" and wire == VARINT:
                 raw_type = a
+            elif field is None:
+                self.other.add(number)
         self.span = span
         # Any of the four old fields, even if zero, overrules a shape.
         self.shape = _shape(span, [legacy.get(name, 0) for name in _LEGACY] if legacy else dims)

@@ -551,3 +551,27 @@ def test_a_graph_of_others_is_run_in_a_child(
         plain = onnx.ModelProto.FromString(large())
         plain.graph.initializer[0].CopyFrom(helper.make_tensor("n", 7, [2], [3, 2]))
         assert runtime.run(plain.SerializeToString(), ["y"], fed, tmp_path)["y"].reshape(()) == 6
+
+
+def test_unknown_fields_of_a_blob_are_told_of(tmp_path: Path) -> None:
+    blob = encode.blob(np.ones(3), "packed") + FIELDS["bytes"]
+    (tmp_path / "a.caffemodel").write_bytes(encode.net([(parse('name: "c" type: "Odd"'), [blob])], "V2", Message()))
+    assert bridge.load(tmp_path / "a.caffemodel").notes == (
+        "1 blobs have fields that no known caffe.proto has (303): not kept",
+    )
+
+
+def test_a_command_writes_no_more_than_its_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bridge.files.atomic import end_command, start_command
+    from bridge.limits import budget
+
+    net = bridge.load(WEIGHTS)
+    start_command([WEIGHTS], [tmp_path / "a.npz"])
+    try:
+        bridge.save(net, tmp_path / "a.npz")
+        monkeypatch.setattr(budget.BUDGET, "_limit", 1000)
+        with pytest.raises(BridgeError, match="the output is larger than 1000 bytes"):
+            bridge.save(net, tmp_path / "b.npz")
+    finally:
+        end_command()
+    assert not (tmp_path / "b.npz").exists()

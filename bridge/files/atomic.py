@@ -15,13 +15,17 @@ from typing import IO, Any
 
 import numpy as np
 
-from bridge.errors import BridgeError, OutputError, UsageError
+from bridge.errors import BridgeError, BudgetError, OutputError, UsageError
+from bridge.limits.budget import BUDGET, megabytes, size
 from bridge.limits.sources import OPENED, Stamp, check_unchanged
 from bridge.schema import Blob, Net
 from bridge.schema.net import distinct
 
 PIECE = 1 << 19
 """Bytes of a blob that are in memory at once while it is written: few enough to stay in the cache on the way."""
+
+_LARGER = 8
+"""Weights as float64 take twice their bytes, packed ones a few times; no output takes more."""
 
 
 @contextlib.contextmanager
@@ -112,6 +116,19 @@ def _guard(target: Path) -> None:
         raise UsageError("would be written over: it is what is read", where=str(target))
     for path, stamp in OPENED.stamps.values():
         check_unchanged(path, stamp)
+
+
+def _count_output(nbytes: int) -> None:
+    """Demand that a command writes no more than what it read can be worth, or its budget of memory.
+
+    Raises:
+        BudgetError: It would.
+    """
+    if OPENED.guarded:
+        OPENED.written += nbytes
+        if OPENED.written > BUDGET.limit and OPENED.written > _LARGER * OPENED.nbytes:
+            message = f"the output is larger than {size(BUDGET.limit)}, and {_LARGER} times what was read"
+            raise BudgetError(message, hint=f"--memory {megabytes(2 * OPENED.written)} allows it")
 
 
 def check_sources(net: Net, *, by_name: bool = False) -> None:
@@ -234,6 +251,7 @@ def pieces(blob: Blob, dtype: Any = None) -> Iterator[memoryview]:
         piece = values[start : start + step]
         if blob.location is not None:
             _advise(piece, _POPULATE_READ)
+        _count_output(piece.size * stored.itemsize)
         yield np.ascontiguousarray(piece, stored).view(np.uint8).data
         if blob.location is not None:
             _advise(piece, getattr(mmap, "MADV_DONTNEED", None))

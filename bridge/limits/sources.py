@@ -45,17 +45,25 @@ class Opened:
         stamps: Device and inode -> path and stamp of each; of a file that is opened twice the first stamp counts.
         last: Path -> stamp at its last opening.
         guarded: Whether nothing may be written over them.
+        written: Bytes that the command has written.
     """
 
     def __init__(self) -> None:
         self.stamps: dict[tuple[int, int], tuple[str, Stamp]] = {}
         self.last: dict[str, Stamp] = {}
         self.guarded = False
+        self.written = 0
 
     def clear(self) -> None:
         """Forget them."""
         self.stamps.clear()
         self.last.clear()
+        self.written = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of them."""
+        return sum(stamp.size for _, stamp in self.stamps.values())
 
     def add(self, path: str, found: Stamp) -> None:
         """Remember one."""
