@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import faulthandler
 import os
 import random
 import resource
@@ -136,6 +137,7 @@ class Fuzz:
     def _work(self, first: int, stream: IO[str]) -> None:
         """What the child does: a line for each run."""
         warnings.simplefilter("ignore")
+        faulthandler.disable()  # the parent says what ended this process
         resource.setrlimit(resource.RLIMIT_DATA, (MOST, MOST))
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"net{self.format.suffix}"
