@@ -154,7 +154,9 @@ class Flow:
         kept = [index for index, layer in enumerate(self.layers) if index not in lost and not layer.is_input]
         read = {value for index in kept for value in self.reads[index]}
         tops = [BlobValue(index, place) for index in kept for place, _ in enumerate(self.layers[index].tops)]
-        return [self.name(value) for value in tops if self.final(value) and self.reads[value.layer] and value not in read]
+        return [
+            self.name(value) for value in tops if self.final(value) and self.reads[value.layer] and value not in read
+        ]
 
     def ancestry(self, values: Iterable[BlobValue]) -> set[BlobValue]:
         """The values, and all that they are computed from."""
