@@ -15,6 +15,7 @@ import numpy as np
 
 from bridge.caffe_files.fields import refuse_unknown_fields
 from bridge.caffe_files.inference import inference_net
+from bridge.caffe_files.structure import check_tops
 from bridge.errors import ModelError, UsageError
 from bridge.files.atomic import atomic, refuse_sources
 from bridge.schema import Net, Opaque
@@ -73,6 +74,7 @@ def export_onnx(
         DifferenceError: The model computes something else; names the first layer. Nothing is written.
         OutputError: The file cannot be written.
     """
+    check_tops(net)
     refuse_unknown_fields(net)
     target = _target(path, external_data, net.sources)
     digests = _Digests(net.sources if (check if digest is None else digest) else ())  # runs in the background
