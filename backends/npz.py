@@ -163,7 +163,7 @@ def _header(stream: IO[bytes]) -> tuple[np.dtype[Any], bool, Shape]:
         try:
             shape, fortran, dtype = _READ_HEADER[version](stream, max_header_size=_LONGEST_HEADER)
         except _MALFORMED as error:
-            raise ValueError(f"is no plain array: {error}") from None
+            raise ValueError(f"is no plain array: {str(error) or 'its header cannot be parsed'}") from None
     if dtype.fields or dtype.subdtype or min(shape, default=0) < 0:
         raise ValueError(f"is no plain array: it has type {dtype} and shape {shape}")
     return dtype, fortran, shape

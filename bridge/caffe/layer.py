@@ -10,8 +10,9 @@ from typing import Any, cast
 import numpy as np
 
 from bridge.caffe.blob import Blob, BlobVec, param_blob
-from bridge.caffe.sources import Sink, Source, sink_of, source_of, surroundings
+from bridge.caffe.sources import BatchSource, Sink, sink_of, source_of, surroundings
 from bridge.caffe.state import draw_seed
+from bridge.caffe_files.proto import schema
 from bridge.errors import ModelError, NotFoundError, UnsupportedLayerError
 from bridge.layers.base import CaffeLayer, build_layer, registered_name
 from bridge.layers.fillers import filled
@@ -179,6 +180,19 @@ class TypedNode(Node):
         elif self.typed.data_dependent:
             self._shaped = None
 
+    def become(self, typed: CaffeLayer, blobs: Sequence[Blob]) -> None:
+        """Take another form of the layer's type, with other parameters.
+
+        Args:
+            typed: The layer with blobs, whose values do not matter.
+            blobs: Its parameters, in the order of the typed layer's blobs.
+        """
+        self.typed, self.roles = typed, tuple(typed.blobs)
+        self.layer.blobs[:] = blobs
+        rest = [True] * (len(blobs) - len(self.param_propagate))
+        self.param_propagate = [*self.param_propagate, *rest][: len(blobs)]
+        self._shaped = None
+
     def _check_params(self, shapes: tuple[Shape, ...]) -> None:
         wanted = self.typed.blob_shapes(*shapes)
         for (role, shape), blob in zip(wanted.items(), self.layer.blobs, strict=False):
@@ -217,7 +231,7 @@ class SourceNode(TypedNode):
 
     runs_here = True
 
-    def __init__(self, source: Source, *args: Any) -> None:
+    def __init__(self, source: BatchSource, *args: Any) -> None:
         super().__init__(*args)
         self.source = source
 
@@ -325,6 +339,7 @@ def make_node(definition: Message, bottoms: list[Blob], tops: list[Blob], phase:
     if isinstance(typed, Opaque):
         unknown = typed.problem.startswith("unknown layer type")
         raise (UnsupportedLayerError if unknown else ModelError)(typed.problem, where=typed.label)
+    _check_loss(typed)
     common = (cast(CaffeLayer, typed), definition, bottoms, tops, phase)
     if source := source_of(typed):
         return SourceNode(source, *common)
@@ -335,6 +350,17 @@ def make_node(definition: Message, bottoms: list[Blob], tops: list[Blob], phase:
             raise UnsupportedLayerError("there is no source for data layers of this type", where=typed.label)
         return InputNode(*common)
     return TypedNode(*common)
+
+
+def _check_loss(typed: TypedLayer) -> None:
+    """Refuse a loss that a fork sums up otherwise: its number would be wrong. A net for inference has no loss."""
+    given = typed.definition.message("loss_param").names() if isinstance(typed, Loss) else []
+    for name in given:
+        if name not in schema("LossParameter").by_name:
+            hint = "leave the loss and its data out, as a deploy.prototxt does"
+            raise UnsupportedLayerError(
+                f"loss_param has '{name}', which is not computed here", where=typed.label, hint=hint
+            )
 
 
 def _python_layer(definition: Message) -> Layer | None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from bridge.caffe.blob import Blob
-from bridge.caffe.layer import Node
+from bridge.caffe.blob import Blob, param_blob
+from bridge.caffe.layer import Node, TypedNode
 from bridge.errors import ModelError
 from bridge.files import readers, writers
+from bridge.layers import CaffeLayer
 from bridge.schema import Blob as Stored
 from bridge.schema import Blobs, RawLayer, Shape, times
 from bridge.schema import Layer as TypedLayer
@@ -36,22 +37,53 @@ def copy_from(net: Net, path: Path) -> None:
     by_name: dict[str, Node] = {}
     for node in net.nodes:
         by_name.setdefault(node.name, node)
+    stored_layers = [layer for layer in raw.layers if layer.name in by_name and (layer.blobs or layer.uncovered)]
+    forms = {layer.name: _other_form(by_name[layer.name], layer, f"{path}: ") for layer in stored_layers}
     pairs = [
         pair
-        for layer in raw.layers
-        if layer.name in by_name and (layer.blobs or layer.uncovered)
-        for pair in _pairs(by_name[layer.name], layer, raw.complete, f"{path}: ")
+        for layer in stored_layers
+        for pair in _pairs(by_name[layer.name], layer, forms[layer.name], raw.complete, f"{path}: ")
     ]
+    for name, form in forms.items():
+        if form is not None:
+            form.adopt(by_name[name])
     for stored, blob in pairs:
         with np.errstate(over="ignore"):  # float64 of a file may be more than float32 can hold
             blob.data_memory.put(np.array(stored.numpy(), np.float32, order="C"))
 
 
-def _pairs(node: Node, layer: RawLayer, complete: bool, where: str) -> list[tuple[Stored, Blob]]:
+class _Form(NamedTuple):
+    """A layer as the number of its stored blobs has it: some types have one form or another by that number."""
+
+    typed: CaffeLayer
+    blobs: list[Blob]
+
+    def adopt(self, node: Node) -> None:
+        """Let the layer have this form from now on."""
+        cast(TypedNode, node).become(self.typed, self.blobs)
+
+
+def _other_form(node: Node, layer: RawLayer, where: str) -> _Form | None:
+    """The form that a layer has by its stored blobs, if that is another one than by its definition."""
+    number = len(layer.blobs)
+    if not isinstance(node, TypedNode) or None in layer.blobs or number in (0, len(node.layer.blobs)):
+        return None
+    if len(node.typed.roles(number)) != number:
+        return None
+    typed = node.typed.with_blobs(layer.blobs)
+    shapes = tuple(bottom.dims for bottom in node.bottoms)
+    try:
+        typed.checked_infer(*shapes)
+    except ModelError as error:
+        raise ModelError(str(error.args[0]), where=where.removesuffix(": ")) from None
+    return _Form(typed, [param_blob(blob.shape) for _, blob in typed.blobs.entries()])
+
+
+def _pairs(node: Node, layer: RawLayer, form: _Form | None, complete: bool, where: str) -> list[tuple[Stored, Blob]]:
     """Each stored blob with the one that gets its values."""
     if layer.uncovered and complete:
         raise ModelError(layer.uncovered, where=f"{where}{node.label}")
-    own = node.layer.blobs
+    own = node.layer.blobs if form is None else form.blobs
     held = [(stored, blob) for stored, blob in zip(layer.blobs, own, strict=False) if stored is not None]
     if len(layer.blobs) != len(own) and (complete or len(layer.blobs) > len(own)):
         raise ModelError(f"has {len(layer.blobs)} blobs, expected {len(own)}", where=f"{where}{node.label}")

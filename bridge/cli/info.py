@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from bridge.caffe_files.inference import select_outputs
 from bridge.cli import options, printable
 from bridge.schema import Net, Opaque, times
 from bridge.schema.net import distinct, layer_rows
@@ -15,6 +16,7 @@ from bridge.show.table import print_table
 @click.command()
 @options.files
 @options.reading
+@options.selecting
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable, to stdout.")
 def info(files: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Show layers, types and blobs with role, shape, dtype and group."""
@@ -24,6 +26,8 @@ def info(files: tuple[str, ...], as_json: bool, **given: Any) -> None:
         _mean(files[0], as_json)
         return
     net = options.load_net(files, given)
+    if outputs := options.output_blobs(given["outputs"], net):
+        net = select_outputs(net, outputs)
     if as_json:
         options.write_json(describe(net), "-")
         return

@@ -124,6 +124,28 @@ def input_shapes(texts: tuple[str, ...]) -> dict[str, list[int | str]]:
     return shapes
 
 
+selecting = click.option(
+    "--output",
+    "outputs",
+    multiple=True,
+    metavar="BLOB",
+    help="A blob to put out, or several: a,b; repeatable. What none of them needs is left out.",
+)
+
+
+def output_blobs(texts: tuple[str, ...], net: Net) -> tuple[str, ...]:
+    """The blobs of repeated ``--output`` options. A blob whose own name has a comma is taken as it is.
+
+    Raises:
+        UsageError: A name is empty.
+    """
+    written = {top for layer in net.layers for top in layer.tops}
+    names = tuple(name for text in texts for name in ([text] if text in written else text.split(",")))
+    if not all(names):
+        raise UsageError(f"--output {','.join(texts)}: a blob's name is empty", hint="write --output a,b")
+    return names
+
+
 def mean(text: str | None) -> np.ndarray:
     """A mean from ``104,117,123``, from one number, or from a .binaryproto or .npy.
 

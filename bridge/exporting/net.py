@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from bridge.caffe_files.fields import refuse_unknown_fields
-from bridge.caffe_files.inference import inference_net
+from bridge.caffe_files.inference import inference_net, select_outputs
 from bridge.caffe_files.structure import check_tops
 from bridge.errors import ModelError, UsageError
 from bridge.files.atomic import atomic, refuse_sources
@@ -33,6 +33,7 @@ def export_onnx(
     *,
     opset: int | None = None,
     inputs: Mapping[str, Sequence[Extent]] | None = None,
+    outputs: Sequence[str] = (),
     dynamic_batch: bool = True,
     allow_custom: bool = False,
     preprocess: Preprocess | None = None,
@@ -51,6 +52,7 @@ def export_onnx(
         opset: Version of the default operator set, 13 to the newest that ``onnx`` knows; 17 by default.
         inputs: Extents of input blobs, such as ``{"data": [1, 3, 224, 224]}``, where they differ from the
             file's; a name instead of a number leaves that extent open.
+        outputs: Blobs to put out; what none of them needs is left out. By default all that no layer reads.
         dynamic_batch: Leave the first extent of every input open where the net allows it.
         allow_custom: Write what standard ONNX cannot express as nodes of the domain ``org.weightbridge``.
         preprocess: Mean, scale and channel order, added as the model's first nodes.
@@ -70,11 +72,15 @@ def export_onnx(
         UnknownFieldError: A layer has a field that nothing reads and that may change what it computes.
         UnsupportedLayerError: Layers that ONNX cannot express; names all of them.
         ModelError: The net does not fit together, or has no outputs.
+        NotFoundError: ``outputs`` names a blob that no layer writes.
         UsageError: An argument is wrong.
         DifferenceError: The model computes something else; names the first layer. Nothing is written.
         OutputError: The file cannot be written.
     """
     check_tops(net)
+    before = len(net.notes)
+    if outputs:
+        net = select_outputs(net, outputs, inputs)
     refuse_unknown_fields(net)
     target = _target(path, external_data, net.sources)
     digests = _Digests(net.sources if (check if digest is None else digest) else ())  # runs in the background
@@ -91,7 +97,8 @@ def export_onnx(
     )
     file, graph = make(half=half)
     if not graph.outputs:
-        raise ModelError(f"there is nothing to export: {_lacking(net, inputs)}", where=net.where)
+        raise _nothing(net, inputs)
+    graph.notes[:0] = net.notes[before:]
     file.infer_shapes()
     file.check()
     if check:
@@ -136,6 +143,15 @@ def _not_finite(graph: Graph) -> list[str]:
     blobs = {name: init for name, init in graph.builder.initializers.items() if init.roles}
     wrong = [name for name, init in blobs.items() if not all(np.isfinite(part).all() for part in init.written())]
     return [f"'{name}' has values that are not finite numbers" for name in wrong]
+
+
+def _nothing(net: Net, inputs: Mapping[str, Sequence[Extent]] | None) -> ModelError:
+    """The error about a net without outputs."""
+    from bridge.onnx_export.graph import before_hint
+
+    unknown = [index for index, layer in enumerate(net.layers) if isinstance(layer, Opaque)]
+    hint = before_hint(net, unknown) if unknown else ""
+    return ModelError(f"there is nothing to export: {_lacking(net, inputs)}", where=net.where, hint=hint)
 
 
 def _lacking(net: Net, inputs: Mapping[str, Sequence[Extent]] | None) -> str:

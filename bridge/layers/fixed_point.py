@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -94,8 +95,10 @@ class RistrettoConvolution(Convolution):
         return {**super().read(p), **read_formats(p)}
 
     def magnitudes(self) -> Layer:
-        wide = {name: (bits + 1, fraction) for name, (bits, fraction) in self._formats().items()}
-        return dataclasses.replace(super().magnitudes(), **wide, output_format=_FINE)
+        wide: dict[str, Any] = {name: (bits + 1, fraction) for name, (bits, fraction) in self._formats().items()}
+        made: Any = super().magnitudes()
+        layer: Layer = dataclasses.replace(made, **wide, output_format=_FINE)
+        return layer
 
     def _formats(self) -> dict[str, _Format]:
         return {"input_format": self.input_format, "weight_format": self.weight_format}
@@ -142,8 +145,10 @@ class RistrettoInnerProduct(InnerProduct):
         return {**super().read(p), **read_formats(p)}
 
     def magnitudes(self) -> Layer:
-        wide = {name: (bits + 1, fraction) for name, (bits, fraction) in self._formats().items()}
-        return dataclasses.replace(super().magnitudes(), **wide, output_format=_FINE)
+        wide: dict[str, Any] = {name: (bits + 1, fraction) for name, (bits, fraction) in self._formats().items()}
+        made: Any = super().magnitudes()
+        layer: Layer = dataclasses.replace(made, **wide, output_format=_FINE)
+        return layer
 
     def _formats(self) -> dict[str, _Format]:
         return {"input_format": self.input_format, "weight_format": self.weight_format}
@@ -199,7 +204,11 @@ def _magnitudes(layer: Layer) -> Layer:
     weight, levels = layer.blobs["weight"], layer.blobs["levels"]
     step = _levels(weight, levels)[0]
     wide = np.array([2, step, -_MANY, _MANY], np.float32)
-    changes = {"weight": lambda w: np.abs(_quantized_levels(w, levels)), "bias": np.abs, "levels": lambda _: wide}
+    changes: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "weight": lambda w: np.abs(_quantized_levels(w, levels)),
+        "bias": np.abs,
+        "levels": lambda _: wide,
+    }
     return layer.with_changed(changes)
 
 

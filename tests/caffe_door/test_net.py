@@ -144,6 +144,27 @@ def test_a_held_array_is_written_by_copy_from(tmp_path: Path) -> None:
     np.testing.assert_array_equal(held, old)
 
 
+def test_the_stored_blobs_decide_a_layers_form(tmp_path: Path) -> None:
+    """NVCaffe's BatchNorm has five blobs, and the same definition as BVLC Caffe's, which has three."""
+    need("onnxruntime")
+    text = """layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 4 dim: 4 } } }
+        layer { name: "bn" type: "BatchNorm" bottom: "data" top: "bn" %s }"""
+    five = make(tmp_path, text % "batch_norm_param { scale_filler { value: 1 } }")
+    rng = np.random.default_rng(0)
+    for blob in five.params["bn"]:
+        blob.data[...] = rng.uniform(0.5, 1, blob.data.shape)
+    five.save(tmp_path / "five.caffemodel")
+    net = make(tmp_path, text % "")
+    assert len(net.params["bn"]) == 3
+    net.copy_from(tmp_path / "five.caffemodel")
+    assert len(net.params["bn"]) == len(net.layers[1].blobs) == 5
+    x = feed(net)
+    close(net.forward()["bn"], five.forward(data=x)["bn"])
+    make(tmp_path, SMALL.replace('"ip"', '"bn"')).save(tmp_path / "two.caffemodel")
+    with pytest.raises(ModelError, match=r"layer 'bn' .*has 2 blobs, expected 5"):
+        net.copy_from(tmp_path / "two.caffemodel")
+
+
 def test_the_seed_decides_the_fillers(tmp_path: Path) -> None:
     made = []
     for seed in (1, 1, 2):
@@ -233,6 +254,13 @@ def test_losses_in_the_phase_test(tmp_path: Path) -> None:
     assert net.blob_loss_weights["loss"] == 2
     assert out["accuracy"] == pytest.approx((ip.argmax(1) == label).mean())
     assert (net.blobs["label"].data == [0, 1, 2, 0, 1, 2]).all()  # a constant filler fills once
+
+
+def test_a_loss_that_a_fork_sums_up_otherwise(tmp_path: Path) -> None:
+    text = TRAINED.replace("loss_weight: 2", "loss_param { weight_by_label_freqs: true class_weighting: 0.5 }")
+    with pytest.raises(UnsupportedLayerError, match=r"layer 'loss' .*loss_param has 'weight_by_label_freqs'"):
+        make(tmp_path, text)
+    make(tmp_path, TRAINED.replace("loss_weight: 2", "loss_param { ignore_label: 1 }"))
 
 
 def test_gpu_mode_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

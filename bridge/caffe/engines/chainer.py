@@ -27,6 +27,7 @@ class Link:
     """
 
     frozen = False
+    xp: Any
     _named: dict[str, tuple[Blob, bool]]
 
     def __init__(self, node: TypedNode, xp: Any) -> None:
@@ -39,6 +40,9 @@ class Link:
             for name, (blob, fixed) in named.items()
         }
         vars(self).update(_named=named, xp=xp, **made)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"the layer has no array '{name}'")
 
     def __setattr__(self, name: str, value: Any) -> None:
         blob, _ = self._named[name]
