@@ -54,6 +54,8 @@ def export(files: tuple[str, ...], target: str, inputs: tuple[str, ...], opset: 
     from bridge.exporting import export_onnx
     from bridge.onnx_export.preprocess import Preprocess
 
+    targets = [target, f"{target}.data" if given["external_data"] == "file" else None]
+    options.guard([*files, given["recorded"], given["mean"]], targets)
     net = options.load_net(files, given)
     for remark in net.notes:  # before an error can hide them
         options.note(remark)

@@ -97,6 +97,10 @@ def lower(
 
 def _refuse(net: Net, allow_custom: bool) -> None:
     """One error for all layers that cannot be lowered at all."""
+    names = dict.fromkeys(name for layer in net.layers for name in (layer.name, *layer.bottoms, *layer.tops))
+    if foreign := [name for name in names if not _is_utf8(name)]:
+        what = f"{len(foreign)} names of layers and blobs are not UTF-8, which ONNX demands, the first '{foreign[0]}'"
+        raise UnsupportedLayerError(what, where=net.where, hint="give them other names in prototxt and weights")
     if any(map(_without_weights, net.layers)) and not any(layer.blobs for layer in net.layers):
         hint = "a prototxt alone cannot be exported: give the file of weights as well"
         raise UnsupportedLayerError("holds no weights", where=net.where, hint=hint)
@@ -122,6 +126,11 @@ def before_hint(net: Net, layers: Iterable[int]) -> str:
     options = [",".join(names)] if not any("," in name for name in names) else names
     given = " ".join(f"--output {shlex.quote(option)}" for option in options)
     return f"everything before it can be exported with {given}"
+
+
+def _is_utf8(name: str) -> bool:
+    """Whether a name's bytes, kept as they are in the file, are UTF-8."""
+    return not any("\udc80" <= char <= "\udcff" for char in name) if not name.isascii() else True
 
 
 def _problem(layer: Layer, allow_custom: bool) -> str:

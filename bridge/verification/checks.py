@@ -6,7 +6,6 @@ at it may be worthwhile. Register one with ``@check("name", "what it demands")``
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bridge.caffe_files.fields import unread_fields
-from bridge.errors import BridgeError, UsageError, nearest
+from bridge.errors import BridgeError, Hints, UsageError, nearest
 from bridge.layers import REGISTRY
 from bridge.schema import Layer, Opaque, Shape, times
 from bridge.schema.blob import MOST, too_large
@@ -254,18 +253,21 @@ def _spread(subject: Subject) -> _Found:
 
 @check("no-weights", "every layer that needs weights has some")
 def _no_weights(subject: Subject) -> _Found:
+    names = set(subject.net.layer_names)
+    hints = Hints(raw.name for raw in subject.loaded.raw.layers if raw.blobs and raw.name not in names)
     for layer in subject.net.layers:
         if layer.uncovered and "has no blobs for it" in layer.uncovered:
-            stored = [raw.name for raw in subject.loaded.raw.layers if raw.blobs and raw.name not in subject.net]
-            yield ERROR, layer.name, "the weights file has none for it", nearest(layer.name, stored)
+            yield ERROR, layer.name, "the weights file has none for it", hints(layer.name)
 
 
 @check("unused-weights", "every stored layer is in the net")
 def _unused(subject: Subject) -> _Found:
+    names = dict.fromkeys(subject.net.layer_names)
+    hints = Hints(names)
     for raw in subject.loaded.raw.layers:
-        if raw.blobs and raw.name not in subject.net:
-            hint = nearest(raw.name, subject.net.layer_names)
-            yield NOTE, raw.name, f"no layer uses its {plural(len(raw.blobs), 'stored blob')}", hint
+        if raw.blobs and raw.name not in names:
+            message = f"no layer uses its {plural(len(raw.blobs), 'stored blob')}"
+            yield NOTE, raw.name, message, hints(raw.name)
 
 
 @check("same-net", "prototxt and weights are of the same net")
@@ -275,8 +277,9 @@ def _same_net(subject: Subject) -> _Found:
     if subject.loaded.definition is None or not stored or not needing:
         return
     if not set(needing) & set(stored):
-        pairs = [(name, close[0]) for name in needing if (close := difflib.get_close_matches(name, stored, 1, 0.5))]
-        hint = "nearest names: " + ", ".join(f"'{a}' and '{b}'" for a, b in pairs[:3]) if pairs else ""
+        hints = Hints(stored)
+        found = [(name, hint) for name in needing[: Hints.MOST] if (hint := hints(name))]
+        hint = f"'{found[0][0]}': {found[0][1]}" if found else ""
         yield ERROR, "", "no layer of the prototxt has weights in the file: they are of different nets", hint
 
 
@@ -293,9 +296,11 @@ def _wiring(subject: Subject) -> _Found:
     if not declared:
         return
     written: set[str] = set()
+    left = Hints.MOST
     for layer in subject.net.layers:
         for bottom in layer.bottoms:
             if bottom not in written and bottom not in declared:
                 message = f"reads blob '{bottom}', which no layer before it writes"
-                yield ERROR, layer.name, message, nearest(bottom, sorted(written))
+                yield ERROR, layer.name, message, nearest(bottom, written) if left > 0 else ""
+                left -= 1
         written.update(layer.tops)

@@ -14,9 +14,8 @@ from bridge.verification.outputs import Side
 from bridge.verification.segments import Place
 
 if TYPE_CHECKING:
+    from bridge.engines.sandbox import Sandbox
     from bridge.onnx_export.dims import Extent
-
-_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 def graph_side(path: str | Path, net: Net, inputs: Mapping[str, np.ndarray]) -> tuple[Side, str]:
@@ -88,35 +87,28 @@ def _names(net: Net, inputs: Mapping[str, np.ndarray]) -> list[tuple[str, ...]]:
 
 def _run(inside: Any, wanted: set[str], fed: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int, str]:
     """The wanted values of as many nodes as can be run, how many that is, and why not more."""
-    try:
-        return _try(inside, inside.nodes, wanted, fed), inside.nodes, ""
-    except ModelError as error:
-        reason = str(error.args[0])
-    good, bad = 0, inside.nodes
-    values: dict[str, np.ndarray] = {}
-    while bad - good > 1:
-        middle = (good + bad) // 2
+    from bridge.engines.sandbox import Sandbox, TimeLimitError
+
+    with Sandbox() as runtime:
         try:
-            values, good = _try(inside, middle, wanted, fed), middle
+            return _try(runtime, inside, inside.nodes, wanted, fed), inside.nodes, ""
         except ModelError as error:
-            bad, reason = middle, str(error.args[0])
-    return values, good, reason
+            reason = str(error.args[0])
+            if isinstance(error, TimeLimitError):
+                runtime.seconds /= 8  # the parts have one node among them that takes all the time
+        good, bad = 0, inside.nodes
+        values: dict[str, np.ndarray] = {}
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            try:
+                values, good = _try(runtime, inside, middle, wanted, fed), middle
+            except ModelError as error:
+                bad, reason = middle, str(error.args[0])
+        return values, good, reason
 
 
-def _try(inside: Any, nodes: int, wanted: set[str], fed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    import onnxruntime as ort
-
-    from bridge.engines.onnxruntime import raised
-
+def _try(
+    runtime: Sandbox, inside: Any, nodes: int, wanted: set[str], fed: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     model, names = inside.part(nodes, wanted)
-    if not names:
-        return {}
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.add_session_config_entry(_FOLDER, str(inside.folder))
-    try:
-        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        arrays = session.run(names, {value.name: fed[value.name] for value in session.get_inputs()})
-    except raised() as error:
-        raise ModelError(" ".join(str(error).split())) from None
-    return {name: np.asarray(array, np.float32) for name, array in zip(names, arrays, strict=True)}
+    return runtime.run(model, names, fed, inside.folder) if names else {}

@@ -293,6 +293,8 @@ class _Run:
             return
         name = f"{engine} on {self.against.weights}"
         try:
+            if lacking := [blob for blob in net.inputs if blob not in self.inputs]:
+                raise ModelError(f"takes an input '{lacking[0]}', which the first model does not have", where=net.where)
             side = engine_side(engine, net, self.inputs, options.get(engine, {}))
         except BridgeError as error:
             self.outputs.append(OutputsResult(engine, name, why=str(error.args[0])))
