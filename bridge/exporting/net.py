@@ -16,6 +16,7 @@ import numpy as np
 
 from bridge.caffe_files.fields import refuse_unknown_fields
 from bridge.caffe_files.inference import inference_net, select_outputs
+from bridge.caffe_files.structure import check_tops
 from bridge.errors import ModelError, UsageError
 from bridge.files.atomic import atomic, check_sources, refuse_sources
 from bridge.limits.sources import OPENED, check_unchanged, open_file, stamp_of
@@ -79,6 +80,7 @@ def export_onnx(
         DifferenceError: The model computes something else; names the first layer. Nothing is written.
         OutputError: The file cannot be written.
     """
+    check_tops(net)
     before = len(net.notes)
     if outputs:
         net = select_outputs(net, outputs, inputs)
