@@ -142,19 +142,20 @@ def _typed(layer: RawLayer, net: Net) -> Layer | None:
     return next((other for other in same if len(other.blobs) == len(layer.blobs)), None)
 
 
-def compare_weights(a: StoredParts, b: StoredParts, names: tuple[str, str]) -> WeightsResult:
+def compare_weights(a: StoredParts, b: StoredParts, names: tuple[str, str], *, rounded: bool = False) -> WeightsResult:
     """Compare all blobs of two sides.
 
     Args:
         a: One side, from :func:`stored_parts`.
         b: The other side.
         names: What to call the sides.
+        rounded: Whether side ``b`` is a float16 export: where it has float16, side ``a`` is rounded to it.
     """
-    results = [_compare_key(key, a, b, names) for key in dict.fromkeys([*a, *b])]
+    results = [_compare_key(key, a, b, names, rounded) for key in dict.fromkeys([*a, *b])]
     return WeightsResult(*names, blobs=tuple(result for result in results if result is not None))
 
 
-def _compare_key(key: Key, a: StoredParts, b: StoredParts, names: tuple[str, str]) -> BlobResult | None:
+def _compare_key(key: Key, a: StoredParts, b: StoredParts, names: tuple[str, str], rounded: bool) -> BlobResult | None:
     ours, theirs = a.get(key), b.get(key)
     part = ours or theirs
     if part is None:
@@ -167,6 +168,8 @@ def _compare_key(key: Key, a: StoredParts, b: StoredParts, names: tuple[str, str
     subject = (part.layer, part.type, part.role, known.shape if known else (), str(known.dtype) if known else "")
     if ours is None or theirs is None or ours.blob is None or theirs.blob is None:
         return BlobResult(*subject, DIFFERENT, f"only in {names[0] if ours else names[1]}{_nearest(key, a, b)}")
+    if rounded and theirs.blob.dtype == np.float16:
+        return compare_rounded(BlobResult(*subject), ours.blob, theirs.blob)
     return compare_blob(BlobResult(*subject), ours.blob, theirs.blob)
 
 
@@ -204,6 +207,19 @@ def compare_blob(subject: BlobResult, a: Blob, b: Blob) -> BlobResult:
         ulps=found.ulps,
         spread=found.spread,
     )
+
+
+def compare_rounded(subject: BlobResult, a: Blob, b: Blob) -> BlobResult:
+    """Compare a blob, rounded to float16 and limited to its range, with one that is stored so."""
+    largest = np.finfo(np.float16).max
+
+    def values() -> np.ndarray:
+        found: np.ndarray = np.clip(a.numpy(), -largest, largest).astype(np.float16)
+        return found
+
+    found = compare_blob(subject, Blob(a.shape, np.dtype(np.float16), values), b)
+    why = found.why or f"{a.dtype} against float16, compared after rounding to float16"
+    return dataclasses.replace(found, why=why)
 
 
 def _squeezed(blob: Blob) -> list[int]:
