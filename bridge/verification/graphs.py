@@ -129,10 +129,13 @@ def _refusal(inside: Inside, fed: Mapping[str, np.ndarray]) -> str:
     model, names = inside.whole()
     if not names:
         return "it declares no outputs"
-    try:
-        _session(model, names, fed, inside.folder)
-    except ModelError as error:
-        return str(error.args[0])
+    from bridge.engines.sandbox import Sandbox
+
+    with Sandbox() as runtime:
+        try:
+            runtime.run(model, list(names), fed, inside.folder)
+        except ModelError as error:
+            return error.text
     return ""
 
 
@@ -199,7 +202,7 @@ def _run(inside: Inside, wanted: set[str], fed: dict[str, np.ndarray]) -> tuple[
 
 
 def _try(
-    runtime: Sandbox, inside: Any, nodes: int, wanted: set[str], fed: dict[str, np.ndarray]
+    runtime: Sandbox, inside: Inside, nodes: int, wanted: set[str], fed: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     model, names = inside.part(nodes, wanted)
     return runtime.run(model, names, fed, inside.folder) if names else {}
