@@ -259,3 +259,25 @@ def test_nvcaffes_orders_of_blobs_are_one(version: str, order: tuple[int, ...]) 
     assert [role for role, _ in found.blobs.entries()] == [role for role, _ in expected.blobs.entries()]
     for role, blob in expected.blobs.entries():
         np.testing.assert_array_equal(found.blobs[role], blob.numpy())
+
+
+def test_the_check_of_shapes_takes_the_inputs_that_are_given(tmp_path: Path) -> None:
+    """8 x 8 pixels give the 12 values that the weights are for, and 9 x 9 do too; 20 x 20 do not."""
+    text = (FIELD / "unknown_bottom" / "deploy.prototxt").read_text().replace('"conv_1"', '"conv1"')
+    (tmp_path / "deploy.prototxt").write_text(text.replace("dim: 8 dim: 8", "dim: 20 dim: 20"))
+    paths = [tmp_path / "deploy.prototxt", FIELD / "unknown_bottom" / "weights.caffemodel"]
+    for inputs, passed in (({"data": (1, 3, 8, 8)}, True), (None, False)):
+        report = bridge.verify(*paths, inputs=inputs, engines=(), checks=["shapes"])
+        assert any(checked.count("error") for checked in report.checked) != passed
+
+
+def test_a_blob_of_another_shape_is_not_called_one_of_another_size() -> None:
+    from bridge.layers import build_layer
+    from bridge.schema import Blob
+    from bridge.schema.message import Message
+
+    params = Message(num_output=2, kernel_size=3)
+    definition = Message(name="c", type="Convolution", bottom="x", top="y", convolution_param=params)
+    layer = build_layer(definition, [Blob.of(np.zeros((3, 2, 3, 3), np.float32)), Blob.of(np.zeros(2, np.float32))])
+    with pytest.raises(ModelError, match="blob 'weight' is 3 x 2 x 3 x 3, expected 2 x 3 x 3 x 3"):
+        layer.checked_infer((1, 3, 5, 5))

@@ -216,3 +216,20 @@ def test_a_field_of_another_fork_is_not_written_under_a_number_that_means_someth
     assert not len(
         decode(Span(FileBytes(data, ""), 0, len(data), schema("LayerParameter"), "")).message("convolution_param")
     )
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ("force_backward: true default_forward_type: FLOAT16", ""),
+        ("inputs: 'x'", r"the net: 'inputs: 'x'' is in no known caffe.proto"),
+        ("opt_levle: 2", r"the net: 'opt_levle: 2' is in no known caffe.proto"),
+    ],
+)
+def test_fields_of_the_net_itself(fields: str, problem: str) -> None:
+    net = assemble(None, parse(f"{fields} {NET.format('ReLU', '')}"))
+    if not problem:
+        refuse_unknown_fields(net)
+        return
+    with pytest.raises(UnknownFieldError, match=problem):
+        refuse_unknown_fields(net)

@@ -122,6 +122,7 @@ TWICE = {
     "round_half_away": "the same rounding, for ONNX nodes and for Chainer's variables",
     "verify": "the command is named as the function that it calls",
     "finetune": "the command is named as the function that it calls",
+    "install": "used with its package's name: bridge.compat.install, bridge.opencv.install, bridge.caffe.install",
     "write": "the contract of the formats' table: each module has one",
 }
 """Public names that two modules may define, and why."""

@@ -10,7 +10,7 @@ import pytest
 
 from bridge.cli import main
 from bridge.errors import MissingFileError
-from bridge.exporting.migrate import Pair, find_pairs, migrate
+from bridge.exporting.migrate import ModelFiles, find_pairs, migrate_folder
 from tests.conftest import FASHION, FIXTURES, need
 
 FIELD = FIXTURES / "field"
@@ -33,10 +33,10 @@ def models(tmp_path: Path) -> Path:
 
 def test_weights_are_paired_with_the_prototxt_that_fits_best(models: Path) -> None:
     assert find_pairs(models) == [
-        Pair("broken.caffemodel"),
-        Pair("deeplab_hole/weights.caffemodel", "deeplab_hole/deploy.prototxt", 1.0),
-        Pair("fashion/weights/fashion_alexnet.caffemodel", "fashion/deploy.prototxt", 1.0),
-        Pair("unknown_bottom/weights.caffemodel", "unknown_bottom/deploy.prototxt", 1.0),
+        ModelFiles("broken.caffemodel"),
+        ModelFiles("deeplab_hole/weights.caffemodel", "deeplab_hole/deploy.prototxt", 1.0),
+        ModelFiles("fashion/weights/fashion_alexnet.caffemodel", "fashion/deploy.prototxt", 1.0),
+        ModelFiles("unknown_bottom/weights.caffemodel", "unknown_bottom/deploy.prototxt", 1.0),
     ]
 
 
@@ -62,5 +62,5 @@ def test_each_model_is_converted_and_proven_or_it_is_said_why_not(
     assert "reads blob" in page
     assert "fashion_alexnet" in page
     before = (out / "deeplab_hole" / "weights.onnx").stat().st_mtime_ns
-    assert [outcome.proven for outcome in migrate(models, out)] == [False, True, True, False]
+    assert [outcome.proven for outcome in migrate_folder(models, out)] == [False, True, True, False]
     assert (out / "deeplab_hole" / "weights.onnx").stat().st_mtime_ns == before, "it was converted again"

@@ -344,6 +344,16 @@ def test_train_prints_what_parse_log_reads(here: Path) -> None:
     assert any(text.startswith("Solving") for text in texts)
 
 
+def test_a_solver_that_asks_for_a_gpu_says_where_it_trains(here: Path) -> None:
+    from bridge.chain.devices import cuda_problem
+
+    Path("solver.prototxt").write_text(SOLVER.replace("max_iter: 20", "max_iter: 1") + "solver_mode: GPU")
+    lines = [line.split("] ", 1)[1] for line in caffe("train", "--solver=solver.prototxt")]
+    problem = cuda_problem()
+    wanted = [f"The solver asks for a GPU, but {problem}.", "Use CPU."] if problem else ["Use GPU with device ID 0"]
+    assert lines[: len(wanted)] == wanted
+
+
 def test_train_goes_on_and_starts_from_weights(here: Path) -> None:
     Path("solver.prototxt").write_text(SOLVER + "snapshot: 10")
     caffe("train", "-solver", "solver.prototxt")

@@ -13,10 +13,10 @@ from bridge.caffe_files.assemble import assemble
 from bridge.caffe_files.prototxt import parse
 from bridge.errors import BridgeError, FormatError, MissingFileError, ModelError, UsageError
 from bridge.layers.base import CaffeLayer
-from bridge.sources import Source, Surroundings, sink_of, source_of
+from bridge.sources import BatchSource, Surroundings, sink_of, source_of
 from bridge.sources import hdf5 as hdf5_source
-from bridge.sources.datum import parse as parse_datum
-from bridge.sources.pictures import decode, resize
+from bridge.sources.datum import parse_datum
+from bridge.sources.pictures import picture_of_bytes, resize
 from bridge.sources.randoms import CRandom, Mersenne
 from tests.conftest import need
 from tests.sources import BATCHES, CASES, RECORDED, SEED, TRAINING, datum, png, prototxt, recorded_by, write_inputs
@@ -38,7 +38,7 @@ def layer_of(text: str, phase: str = "TEST") -> CaffeLayer:
     return layer
 
 
-def opened(text: str, folder: Path, phase: str = "TEST", seed: int = SEED) -> Source:
+def opened(text: str, folder: Path, phase: str = "TEST", seed: int = SEED) -> BatchSource:
     source = source_of(layer := layer_of(text, phase))
     assert source is not None
     source.setup(layer, phase, Surroundings(Mersenne(seed), lambda path: folder / path))
@@ -172,11 +172,11 @@ def test_decoding_gives_blue_first_and_opencvs_grey() -> None:
     need("PIL")
     image = np.zeros((2, 3, 3), np.uint8)
     image[..., 0], image[..., 1] = 200, 10
-    np.testing.assert_array_equal(decode(png(image), 3, "x")[:, 0, 0], [0, 10, 200])
-    np.testing.assert_array_equal(decode(png(image), None, "x")[:, 0, 0], [0, 10, 200])
-    assert decode(png(image), 1, "x")[0, 0, 0] == (200 * 9797 + 10 * 19234) >> 15
-    assert decode(png(image[..., 0]), None, "x").shape == (1, 2, 3)
-    assert decode(png(image[..., 0]), 3, "x").shape == (3, 2, 3)
+    np.testing.assert_array_equal(picture_of_bytes(png(image), 3, "x")[:, 0, 0], [0, 10, 200])
+    np.testing.assert_array_equal(picture_of_bytes(png(image), None, "x")[:, 0, 0], [0, 10, 200])
+    assert picture_of_bytes(png(image), 1, "x")[0, 0, 0] == (200 * 9797 + 10 * 19234) >> 15
+    assert picture_of_bytes(png(image[..., 0]), None, "x").shape == (1, 2, 3)
+    assert picture_of_bytes(png(image[..., 0]), 3, "x").shape == (3, 2, 3)
 
 
 # -- bad input -------------------------------------------------------------------------------------

@@ -108,7 +108,18 @@ CASES: dict[str, tuple[str, Callable[[], Loaded], str, str]] = {
         "no layer uses its 1 stored blob",
     ),
     "same-net": ("error", lambda: loaded(INPUT + FC % ("fc8", "y", ""), fc88=[f(2, 100)]), "", "different nets"),
-    "duplicate-names": ("note", lambda: loaded(INPUT + FC % ("a", "y", "") * 2, a=[f(2, 100), f(2)]), "a", "2 layers"),
+    "duplicate-names": (
+        "note",
+        lambda: loaded(INPUT + FC % ("a", "y", "") + FC % ("a", "z", ""), a=[f(2, 100), f(2)]),
+        "a",
+        "2 layers",
+    ),
+    "fields": (
+        "error",
+        lambda: loaded(INPUT + FC % ("a", "y", "inner_product_parm { axis: 2 }"), a=[f(2, 100), f(2)]),
+        "a",
+        "'inner_product_parm' is in no known caffe.proto",
+    ),
     "wiring": ("error", lambda: loaded(INPUT + FC.replace('"x"', '"xx"') % ("a", "y", "")), "a", "reads blob 'xx'"),
 }
 

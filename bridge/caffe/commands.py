@@ -20,6 +20,7 @@ from bridge.caffe.net import Net
 from bridge.caffe.solver_param import SolverSettings
 from bridge.caffe.solvers import Solver, get_solver, scores
 from bridge.caffe.state import Timer, log
+from bridge.chain.devices import cuda_problem
 from bridge.errors import BridgeError, UsageError
 
 PLACE = "caffe.cpp"
@@ -32,7 +33,6 @@ def main(arguments: Sequence[str]) -> int:
     flags = parser.parse_args([_double(word) for word in arguments])
     state.init_log()
     try:
-        _set_mode(flags.gpu)
         _COMMANDS[flags.command](flags)
     except BridgeError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -82,6 +82,16 @@ def _set_mode(gpu: str) -> None:
     log(f"Use GPU with device ID {gpu}", PLACE)
 
 
+def _own_device(settings: SolverSettings) -> str:
+    """The device that a solver.prototxt asks for; none where it asks for a GPU and there is none."""
+    if "solver_mode" not in settings.message or settings.param.solver_mode != settings.param.GPU:
+        return ""
+    if problem := cuda_problem():
+        log(f"The solver asks for a GPU, but {problem}.", PLACE)
+        return ""
+    return str(settings.param.device_id)
+
+
 def _stages(flags: argparse.Namespace) -> list[str]:
     return [stage for stage in flags.stage.split(",") if stage]
 
@@ -92,6 +102,7 @@ def _train(flags: argparse.Namespace) -> None:
     if flags.snapshot and flags.weights:
         raise UsageError("--snapshot and --weights exclude each other")
     settings = SolverSettings.read(flags.solver)
+    _set_mode(flags.gpu or _own_device(settings))
     settings.param.train_state.level = flags.level
     settings.param.train_state.stage.extend(_stages(flags))
     if flags.snapshot or flags.weights:
@@ -124,6 +135,7 @@ def _handle_signals(solver: Solver, effects: dict[str, str]) -> None:
 
 def _test(flags: argparse.Namespace) -> None:
     _needs(flags, "model", "weights")
+    _set_mode(flags.gpu)
     net = Net(flags.model, state_phase("TEST"), level=flags.level, stages=_stages(flags), weights=flags.weights)
     log(f"Running for {flags.iterations} iterations.", PLACE)
     loss, sums = 0.0, np.zeros(0, np.float32)
@@ -155,6 +167,7 @@ def state_phase(name: str) -> int:
 
 def _time(flags: argparse.Namespace) -> None:
     _needs(flags, "model")
+    _set_mode(flags.gpu)
     phase = state_phase(flags.phase or "TRAIN")
     net = Net(flags.model, phase, level=flags.level, stages=_stages(flags), weights=flags.weights or None)
     last = len(net.nodes) - 1

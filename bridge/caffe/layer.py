@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from bridge.caffe.blob import Blob, BlobVec, param_blob
-from bridge.caffe.sources import Sink, Source, sink_of, source_of, surroundings
+from bridge.caffe.sources import BatchSource, Sink, sink_of, source_of, surroundings
 from bridge.caffe.state import draw_seed
 from bridge.caffe_files.proto import schema
 from bridge.errors import ModelError, NotFoundError, UnsupportedLayerError
@@ -231,7 +231,7 @@ class SourceNode(TypedNode):
 
     runs_here = True
 
-    def __init__(self, source: Source, *args: Any) -> None:
+    def __init__(self, source: BatchSource, *args: Any) -> None:
         super().__init__(*args)
         self.source = source
 

@@ -84,7 +84,8 @@ def assemble(
         stages=() if prototxt is None else _unnamed_stages(definitions, _state(rest, phase, level, stages)[2]),
         shared={name: tuple(copies) for name, copies in shared.items() if len(copies) > 1},
     )
-    check_tops(built, net.where)
+    if prototxt is not None:  # the weights of a file alone never depend on its wiring
+        check_tops(net)
     notes = list(raw.notes) if raw else []
     if not built:
         others = f": its {len(definitions)} are for others" if definitions else ""

@@ -86,6 +86,8 @@ _READ = {
     "blobs",
 }
 """Fields of ``LayerParameter`` that are no type's own, and are read, or are for training only."""
+_NET_READ = {"name", "state"}
+"""Fields of ``NetParameter`` that are read, beside those that are layers or have become one."""
 _CAFFE = "caffe.proto"
 
 
@@ -126,7 +128,7 @@ class Unread:
 
 
 def unread_fields(net: Net) -> list[Unread]:
-    """The fields of a net's layers, of known types, that nothing here reads.
+    """The fields of a net, and of its layers of known types, that nothing here reads.
 
     Args:
         net: The net.
@@ -136,7 +138,16 @@ def unread_fields(net: Net) -> list[Unread]:
 
     Source: caffe.proto, and those of the forks in ``bridge/caffe_files/proto/forks.proto``.
     """
-    return [found for layer in net.layers for found in fields_of(layer)]
+    return [*_fields_of_net(net), *(found for layer in net.layers for found in fields_of(layer))]
+
+
+def _fields_of_net(net: Net) -> Iterator[Unread]:
+    """The fields of the net itself that are not read."""
+    for name, value in net.definition.items():
+        if name not in _NET_READ:
+            known = variants("NetParameter").get(name, {})
+            hint = "" if known else nearest(name, [*_NET_READ, "layer", "input", "input_dim", "input_shape"])
+            yield Unread("the net", "", name, value, NETS.get(name, ""), tuple(known), hint)
 
 
 def fields_of(layer: Layer) -> Iterator[Unread]:

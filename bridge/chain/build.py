@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from bridge.caffe_files.fields import refuse_unknown_fields
+from bridge.caffe_files.structure import check_tops
 from bridge.chain.fillers import FillerInitializer, filled
 from bridge.chain.functions import F, chainer
 from bridge.chain.names import escape
@@ -270,6 +271,7 @@ def build_chain(net: Net, *, seed: int | None = None) -> NetChain:
         UnsupportedLayerError: Layers that Chainer cannot run; names all of them.
         ModelError: The net does not fit together.
     """
+    check_tops(net)
     refuse_unknown_fields(net)
     missing = [f"{layer.label}: {reason}" for layer in net.layers if (reason := _problem(layer))]
     if missing:

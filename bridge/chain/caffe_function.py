@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from bridge.chain.function_links import Arrays, Call, link_of
+from bridge.chain.function_links import Call, LinkArrays, link_of
 from bridge.chain.functions import F, chainer
 from bridge.chain.stored import StoredArrays
 from bridge.errors import NotFoundError, UsageError, nearest
@@ -36,7 +36,7 @@ class CaffeFunction(chainer.Chain):
 
     The children are Chainer's own links where Chainer has one for the layer: ``Convolution2D``,
     ``Deconvolution2D`` (with ``groups``), ``Linear``, ``BatchNormalization`` and ``Scale``. They
-    are called what the layer is called: ``func.conv1.W``, ``func["inception_3a/1x1"].W``. Arrays
+    are called what the layer is called: ``func.conv1.W``, ``func["inception_3a/1x1"].W``. LinkArrays
     are views into the file, which is read as they are used; writing them leaves the file alone.
 
     As Chainer's, it follows ``chainer.config.train``: dropout drops and BatchNorm takes the
@@ -139,7 +139,7 @@ class CaffeFunction(chainer.Chain):
         A layer runs if all of its bottoms are given or computed, and is passed over otherwise.
 
         Args:
-            inputs: Arrays or variables by blob name, of any blobs of the net.
+            inputs: LinkArrays or variables by blob name, of any blobs of the net.
             outputs: Names of the blobs to return.
             disable: Names of layers that are not to run. The blob that such a layer changes in
                 place keeps its value.
@@ -193,7 +193,7 @@ class Plain:
 
     def __call__(self, *bottoms: Any) -> Any:
         """The tops."""
-        arrays = Arrays(chainer.backend.get_array_module(*bottoms))
+        arrays = LinkArrays(chainer.backend.get_array_module(*bottoms))
         return self.layer.to_chainer(F, arrays, *map(chainer.as_variable, bottoms))
 
 

@@ -18,7 +18,7 @@ from bridge.layers.deconvolution import Deconvolution
 from bridge.layers.inner_product import InnerProduct
 from bridge.layers.scale import Scale
 
-L = chainer.links
+_L = chainer.links
 
 Call = Callable[..., Any]
 """Computes a layer: takes the link and the bottoms, gives a variable or several."""
@@ -67,7 +67,7 @@ def _convolution(layer: Convolution, bare: CaffeLayer, stored: StoredArrays) -> 
         return None
     kernel, stride, pad, dilation = layer.window(2)
     transposed = isinstance(layer, Deconvolution)
-    kind = L.Deconvolution2D if transposed else L.Convolution2D
+    kind = _L.Deconvolution2D if transposed else _L.Convolution2D
     channels = weight[0] if transposed else weight[1] * layer.group
     link = kind(None, layer.num_output, kernel, stride, pad, nobias=True, dilate=dilation, groups=layer.group)
     link.in_channels = channels
@@ -79,17 +79,17 @@ def _inner_product(layer: InnerProduct, bare: CaffeLayer, stored: StoredArrays) 
     if layer.transpose:
         return None
     outputs, inputs = layer.blobs.blob("weight").shape
-    link = L.Linear(None, outputs, nobias=True)
+    link = _L.Linear(None, outputs, nobias=True)
     link.in_size = inputs
     _give(link, layer, stored, W="weight", b="bias")
     return link, _OfLayer(bare)
 
 
 def _scale(layer: Scale, bare: CaffeLayer, stored: StoredArrays) -> Made:
-    link = L.Scale(layer.axis)
+    link = _L.Scale(layer.axis)
     _give(link, layer, stored, W="gamma")
     if "beta" in layer.blobs:
-        shift = L.Bias(layer.axis)
+        shift = _L.Bias(layer.axis)
         _give(shift, layer, stored, b="beta")
         with link.init_scope():
             link.bias = shift
@@ -101,13 +101,13 @@ class _OfScale:
     layer: CaffeLayer
 
     def __call__(self, link: Any, *bottoms: Any) -> Any:
-        arrays = Arrays(link.xp, W=getattr(link, "W", None), b=link.bias.b if hasattr(link, "bias") else None)
+        arrays = LinkArrays(link.xp, W=getattr(link, "W", None), b=link.bias.b if hasattr(link, "bias") else None)
         return self.layer.to_chainer(F, arrays, *bottoms)
 
 
 def _batch_norm(layer: BatchNorm, bare: CaffeLayer, stored: StoredArrays) -> Made:
     mean, variance = (np.array(values, np.float32) for values in layer.statistics_values())
-    link = L.BatchNormalization(
+    link = _L.BatchNormalization(
         len(mean), decay=layer.moving_average_fraction, eps=layer.eps, use_gamma=False, use_beta=False,
         initial_avg_mean=mean, initial_avg_var=variance,
     )  # fmt: skip
@@ -125,14 +125,14 @@ class _OfBatchNorm:
         if chainer.config.train and not self.layer.use_global_stats:
             return link(x)
         one = link.xp.ones(1, link.avg_mean.dtype)
-        arrays = Arrays(
+        arrays = LinkArrays(
             link.xp, mean=link.avg_mean, variance=link.avg_var, scale_factor=one, gamma=link.gamma, beta=link.beta
         )
         return self.layer.to_chainer(F, arrays, x)
 
 
-class Arrays:
-    """Arrays under the names that a layer's computation asks for; statistics stay as they are.
+class LinkArrays:
+    """LinkArrays under the names that a layer's computation asks for; statistics stay as they are.
 
     Args:
         xp: NumPy or CuPy.

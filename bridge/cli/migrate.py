@@ -21,14 +21,13 @@ def migrate(ctx: click.Context, /, folder: str, output: str, jobs: int | None, o
 
     Exit status: 0 every model is converted and proven, 1 one is not, 2 there is none.
     """
-    from bridge.exporting.migrate import find_pairs
-    from bridge.exporting.migrate import migrate as run
+    from bridge.exporting.migrate import find_pairs, migrate_folder
 
     if only_list:
         for pair in find_pairs(folder):
             click.echo(printable(f"{pair.weights}  {pair.definition or '-'}  {pair.fit:.0%}"))
         return
-    outcomes = run(folder, output, jobs=jobs, progress=lambda line: click.echo(printable(line), err=True))
+    outcomes = migrate_folder(folder, output, jobs=jobs, progress=lambda line: click.echo(printable(line), err=True))
     proven = sum(outcome.proven for outcome in outcomes)
     click.echo(f"{output}/index.html: {len(outcomes)} models, {proven} converted and proven")
     ctx.exit(2 if not outcomes else 0 if proven == len(outcomes) else 1)

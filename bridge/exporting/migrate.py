@@ -20,6 +20,8 @@ from bridge.caffe_files.upgrade import upgrade_net
 from bridge.errors import BridgeError, MissingFileError
 from bridge.files import readers
 from bridge.files.atomic import atomic
+from bridge.layers import REGISTRY
+from bridge.layers.base import registered_name
 from bridge.schema import RawNet
 from bridge.show import html
 
@@ -31,7 +33,7 @@ _LINES = 4
 
 
 @dataclass(frozen=True)
-class Pair:
+class ModelFiles:
     """A model in a folder.
 
     Attributes:
@@ -46,7 +48,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Migration:
     """What became of a model.
 
     Attributes:
@@ -57,14 +59,14 @@ class Outcome:
         said: What the commands said: remarks, or the reason.
     """
 
-    pair: Pair
+    pair: ModelFiles
     stamp: str
     converted: bool
     proven: bool
     said: tuple[str, ...]
 
 
-def find_pairs(folder: str | Path) -> list[Pair]:
+def find_pairs(folder: str | Path) -> list[ModelFiles]:
     """The models below a folder, each with the prototxt that fits its weights best.
 
     A prototxt is looked for in the folder of the weights and in those above it, up to the one that is given. It fits
@@ -85,9 +87,9 @@ def find_pairs(folder: str | Path) -> list[Pair]:
     return [_paired(path, root, texts) for path in files if path.name.endswith(_WEIGHTS)]
 
 
-def migrate(
+def migrate_folder(
     folder: str | Path, out: str | Path, *, jobs: int | None = None, progress: Callable[[str], None] = lambda _: None
-) -> list[Outcome]:
+) -> list[Migration]:
     """Convert and prove every model below a folder, and write an index of what became of them.
 
     A model whose files have not changed since the last time is not converted again.
@@ -118,12 +120,12 @@ def migrate(
     return outcomes
 
 
-def _paired(weights: Path, root: Path, texts: dict[Path, tuple[set[str], bool]]) -> Pair:
+def _paired(weights: Path, root: Path, texts: dict[Path, tuple[set[str], bool]]) -> ModelFiles:
     name = weights.relative_to(root).as_posix()
     try:
         stored = {layer.name for layer in _stored(weights).layers if layer.blobs}
     except BridgeError:
-        return Pair(name)
+        return ModelFiles(name)
     near = {parent for parent in weights.parents if parent == root or root in parent.parents}
     ranked = [
         (len(stored & names) / len(stored), deployed, _likeness(path, weights), path)
@@ -131,9 +133,8 @@ def _paired(weights: Path, root: Path, texts: dict[Path, tuple[set[str], bool]])
         if stored and path.parent in near
     ]
     fit, _, _, best = max(ranked, default=(0.0, False, 0, weights), key=lambda entry: entry[:3])
-    return (
-        Pair(name, best.relative_to(root).as_posix(), round(fit, 3)) if fit >= _LEAST else Pair(name, "", round(fit, 3))
-    )
+    definition = best.relative_to(root).as_posix() if fit >= _LEAST else ""
+    return ModelFiles(name, definition, round(fit, 3))
 
 
 def _stored(path: Path) -> RawNet:
@@ -150,7 +151,8 @@ def _layer_names(path: Path) -> tuple[set[str], bool] | None:
         return None
     if not layers:
         return None
-    return {layer.text("name") for layer in layers}, any("input_param" in layer for layer in layers)
+    types = (REGISTRY.get(registered_name(layer)) for layer in layers)
+    return {layer.text("name") for layer in layers}, not any(cls is not None and cls.training_only for cls in types)
 
 
 def _likeness(a: Path, b: Path) -> float:
@@ -158,7 +160,7 @@ def _likeness(a: Path, b: Path) -> float:
     return difflib.SequenceMatcher(None, a.stem.lower(), b.stem.lower()).ratio() + (a.parent == b.parent)
 
 
-def _migrated(pair: Pair, root: Path, target: Path) -> Outcome:
+def _migrated(pair: ModelFiles, root: Path, target: Path) -> Migration:
     """What becomes of one model; from its record, if it was done before."""
     model = target / f"{pair.weights.replace('.caffemodel', '')}.onnx"
     record, stamp = model.with_suffix(".json"), _stamp(pair, root)
@@ -169,7 +171,7 @@ def _migrated(pair: Pair, root: Path, target: Path) -> Outcome:
     files = [str(root / name) for name in (pair.definition, pair.weights) if name]
     status, said = _command("export", *files, "-o", str(model))
     passed = _command("verify", *files) if status == 0 else (2, ())
-    outcome = Outcome(pair, stamp, status == 0, passed[0] == 0, (*said, *(passed[1] if passed[0] else ())))
+    outcome = Migration(pair, stamp, status == 0, passed[0] == 0, (*said, *(passed[1] if passed[0] else ())))
     with atomic(record) as stream:
         stream.write(json.dumps(asdict(outcome), indent=2).encode())
     return outcome
@@ -184,26 +186,26 @@ def _command(*arguments: str) -> tuple[int, tuple[str, ...]]:
     return done.returncode, tuple(line.strip() for line in lines[-_LINES:])
 
 
-def _stamp(pair: Pair, root: Path) -> str:
+def _stamp(pair: ModelFiles, root: Path) -> str:
     found = ((root / name).stat() for name in (pair.weights, pair.definition) if name)
     return " ".join(f"{state.st_size}:{state.st_mtime_ns}" for state in found)
 
 
-def _recorded(path: Path) -> Outcome | None:
+def _recorded(path: Path) -> Migration | None:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        return Outcome(Pair(**data.pop("pair")), **{**data, "said": tuple(data["said"])})
+        return Migration(ModelFiles(**data.pop("pair")), **{**data, "said": tuple(data["said"])})
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def _verdict(outcome: Outcome) -> str:
+def _verdict(outcome: Migration) -> str:
     if outcome.proven:
         return "converted and proven"
     return "converted, not proven" if outcome.converted else "not converted"
 
 
-def _page(root: Path, outcomes: Sequence[Outcome]) -> str:
+def _page(root: Path, outcomes: Sequence[Migration]) -> str:
     proven, converted = (sum(getattr(outcome, name) for outcome in outcomes) for name in ("proven", "converted"))
     summary = f"{len(outcomes)} models: {converted} converted, {proven} of them proven"
     return html.page(f"Models of {root.name}", html.tag("p", summary), html.table(_COLUMNS, _rows(outcomes)))
@@ -212,6 +214,6 @@ def _page(root: Path, outcomes: Sequence[Outcome]) -> str:
 _COLUMNS = ("model", "prototxt", "result", "remarks")
 
 
-def _rows(outcomes: Iterable[Outcome]) -> Iterable[tuple[str, ...]]:
+def _rows(outcomes: Iterable[Migration]) -> Iterable[tuple[str, ...]]:
     for outcome in outcomes:
         yield outcome.pair.weights, outcome.pair.definition or "-", _verdict(outcome), " · ".join(outcome.said)

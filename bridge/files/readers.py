@@ -17,7 +17,7 @@ from typing import Any
 
 from bridge.caffe_files import prototxt as text_format
 from bridge.caffe_files.assemble import assemble
-from bridge.errors import FormatError, MissingExtraError, MissingFileError, UsageError
+from bridge.errors import FormatError, MissingExtraError, UsageError
 from bridge.files.sniff import Kind, sniff
 from bridge.schema import Blob, RawNet
 
@@ -132,14 +132,9 @@ def kind_of(path: str | Path) -> Kind:
     """What a file holds, from its first bytes.
 
     Raises:
-        MissingFileError: It does not exist, cannot be opened, or is a folder.
+        MissingFileError: It does not exist, cannot be opened, or is no regular file.
     """
-    try:
-        return sniff(path)
-    except IsADirectoryError:
-        raise MissingFileError("is a folder, expected a file", where=str(path)) from None
-    except OSError as error:
-        raise MissingFileError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    return sniff(path)
 
 
 def readers_of(path: str | Path) -> list[str]:

@@ -179,7 +179,8 @@ def notes_on_statistics(net: Net, with_definition: bool) -> list[str]:
 
 
 def _is_negative(layer: BatchNorm) -> bool:
-    return bool((layer.statistics_values()[1] + np.float32(layer.eps) <= 0).any())
+    with np.errstate(all="ignore"):  # a weight may be any number, or none
+        return bool((layer.statistics_values()[1] + np.float32(layer.eps) <= 0).any())
 
 
 def _named(layers: Sequence[BatchNorm]) -> str:

@@ -10,6 +10,9 @@ from bridge.schema.message import Value
 
 _ENTRY = re.compile(r"""['"]?(\w+)['"]?\s*:\s*(?:!!python/tuple\s*)?(\[[^\]]*\]|\([^)]*\)|[-+\w.]+)""")
 
+_LONGEST = 4000
+"""A longer text is refused: one without colons or brackets takes time in proportion to its length squared."""
+
 
 def read_param_str(p: Params, names: Mapping[str, str]) -> None:
     """Put the numbers of a ``param_str``, YAML or JSON of one level, where a field of that name would be.
@@ -22,6 +25,8 @@ def read_param_str(p: Params, names: Mapping[str, str]) -> None:
         ModelError: It has something else than names and numbers, or another name.
     """
     text = p.other("python_param").read("param_str", str, "")
+    if len(text) > _LONGEST:
+        raise p.fail(f"param_str has {len(text)} characters, expected at most {_LONGEST}")
     p.message = p.message.copy()
     for name, value in _ENTRY.findall(text):
         if name not in names:

@@ -8,6 +8,7 @@ import numpy as np
 
 from bridge.layers import boxes as steps
 from bridge.layers.base import CaffeLayer, Params, layer_type
+from bridge.limits.budget import BUDGET
 from bridge.schema import Shape
 
 if TYPE_CHECKING:
@@ -75,16 +76,23 @@ class PriorBox(CaffeLayer):
     def sides(self) -> np.ndarray:
         """(boxes per cell, 2) float32: half of the width and of the height of each."""
         if self.fixed_size:
+            BUDGET.check(100 * sum(int(n) ** 2 for n in self.density), self.label)
             squares = zip(self.fixed_size, self.density, strict=True)
             return np.array([(side / 2, side / 2) for side, n in squares for _ in range(int(n) ** 2)], np.float32)
-        sides: list[tuple[float, float]] = []
+        BUDGET.check(100 * self._per_cell, self.label)
+        roots = np.sqrt(_single(self.aspect_ratio)).astype(np.float64)
+        sides: list[Any] = []
         for index, small in enumerate(np.trunc(self.min_size)):
-            sides.append((small, small))
+            sides.append([(small, small)])
             if self.max_size:
-                sides.append((np.sqrt(small * np.trunc(self.max_size[index])),) * 2)
-            roots = np.sqrt(_single(self.aspect_ratio))
-            sides += [(small * root, small / root) for root in roots]
-        return np.array(sides, np.float32).reshape(-1, 2) / 2
+                sides.append([(np.sqrt(small * np.trunc(self.max_size[index])),) * 2])
+            sides.append(np.stack([small * roots, small / roots], axis=1))
+        return np.concatenate(sides).astype(np.float32).reshape(-1, 2) / 2
+
+    @property
+    def _per_cell(self) -> int:
+        """Boxes per cell."""
+        return len(self.min_size) * (1 + bool(self.max_size) + len(self.aspect_ratio))
 
     def shifts(self) -> np.ndarray:
         """(boxes per cell, 2) float32: how far the centre of each is from the cell's, in x and y."""
@@ -96,10 +104,11 @@ class PriorBox(CaffeLayer):
         if len(bottoms[0]) != 4 or len(bottoms[1]) != 4:
             raise self.fail(f"the inputs have {len(bottoms[0])} and {len(bottoms[1])} axes, expected 4 and 4")
         height, width = bottoms[0][2:]
-        return ((1, 2, height * width * len(self.sides()) * 4),)
+        return ((1, 2, height * width * self._per_cell * 4),)
 
     def boxes(self, cells: Shape, image: Shape) -> np.ndarray:
         """The top, (1, 2, 4 x boxes) float32, for ``cells`` and ``image`` given as (height, width)."""
+        BUDGET.check(48 * cells[0] * cells[1] * self._per_cell * 4, self.label)  # on the way in float64
         image = self.img or image
         step = _single(self.step) if self.step else _single(image) / _single(cells)
         rows, columns = ((np.arange(n, dtype=np.float32) + self._offset) * s for n, s in zip(cells, step, strict=True))
@@ -188,10 +197,27 @@ def _space(g: OnnxBuilder, x: str) -> str:
 def _ratios(given: tuple[float, ...], flip: bool) -> tuple[float, ...]:
     """The aspect ratios beside 1, in SSD's order: each once, followed by its inverse if it flips."""
     ratios = [1.0]
+    known: dict[float, tuple[float, float]] = {}  # the smallest and the largest ratio of each millionth
+    _know(known, 1.0)
     for ratio in given:
-        if all(abs(ratio - known) >= 1e-6 for known in ratios):
-            ratios += [ratio, 1 / ratio] if flip else [ratio]
+        place = _place(ratio)
+        near = [value for step in (-1, 0, 1) for value in known.get(place + step, ())]
+        if all(abs(ratio - value) >= 1e-6 for value in near):
+            more = [ratio, 1 / ratio] if flip else [ratio]
+            ratios += more
+            for new in more:
+                _know(known, new)
     return tuple(ratios[1:])
+
+
+def _know(known: dict[float, tuple[float, float]], ratio: float) -> None:
+    low, high = known.get(_place(ratio), (ratio, ratio))
+    known[_place(ratio)] = min(low, ratio), max(high, ratio)
+
+
+def _place(ratio: float) -> float:
+    """Which millionth a ratio is in: ratios that are less than a millionth apart are in the same or the next one."""
+    return float(np.floor(ratio * 1e6))
 
 
 def _sides(p: Params, name: str, prefix: str, kind: type) -> tuple[Any, ...]:

@@ -8,7 +8,8 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
-from bridge.errors import FormatError, MissingFileError
+from bridge.errors import FormatError
+from bridge.limits.sources import inside, read_file
 from bridge.onnx_export.dims import Extent
 
 
@@ -20,6 +21,8 @@ class Inside:
 
     Attributes:
         inputs: Its inputs with their extents, as far as it tells them.
+        outputs: Each declared output in order: name, extents as far as it tells them, whether it is float32.
+        metadata: Its texts by key.
         nodes: How many nodes it has.
         folder: Where its data lies, if not in the file itself.
 
@@ -30,25 +33,32 @@ class Inside:
 
     def __init__(self, path: str | Path) -> None:
         try:
-            self._model = onnx.load(str(path), load_external_data=False)
-        except OSError as error:
-            raise MissingFileError(f"cannot be read: {error.strerror}", where=str(path)) from None
+            self._model = onnx.load_model_from_string(read_file(path))
         except DecodeError as error:
             raise FormatError(f"is no ONNX model: {error}", where=str(path)) from None
         graph = self._model.graph
         constants = {tensor.name for tensor in graph.initializer}
         self.inputs = {value.name: _extents(value) for value in graph.input if value.name not in constants}
+        self.outputs = [
+            (value.name, _extents(value), value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT)
+            for value in graph.output
+        ]
+        self.metadata = {entry.key: entry.value for entry in self._model.metadata_props}
         self.nodes = len(graph.node)
         self.folder = Path(path).resolve().parent
         for tensor in graph.initializer:
             for entry in tensor.external_data:
-                if entry.key == "location" and not (self.folder / entry.value).resolve().is_relative_to(self.folder):
-                    raise FormatError(f"its data lies outside its folder, in '{entry.value}'", where=str(path))
+                if entry.key == "location":
+                    inside(self.folder, entry.value, str(path))
 
     def node(self, index: int) -> str:
         """The name of a node in a message."""
         node = self._model.graph.node[index]
         return f"{node.op_type} '{node.name or (node.output[0] if node.output else '')}'"
+
+    def whole(self) -> tuple[bytes, list[str]]:
+        """The model as it stands, and the names of its outputs."""
+        return self._model.SerializeToString(), [name for name, _, _ in self.outputs]
 
     def part(self, nodes: int, wanted: Collection[str]) -> tuple[bytes, list[str]]:
         """The first nodes of the graph as a model of their own.

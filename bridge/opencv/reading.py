@@ -20,7 +20,7 @@ from bridge.schema import Net, Shape
 if TYPE_CHECKING:
     from bridge.onnx_export.dims import Extent
 
-Inputs = Mapping[str, Sequence["Extent"]]
+InputExtents = Mapping[str, Sequence["Extent"]]
 _HINT = 'pip install "opencv-python-headless>=4.10"'
 _TEXT = ("prototxt",)
 _FRAMEWORKS = ("caffe", "tensorflow", "onnx", "tflite", "darknet", "torch", "dldt")
@@ -198,7 +198,7 @@ def _to_opencv(cv2: Any, net: Net) -> Any:
         raise UnsupportedLayerError(f"OpenCV {cv2.__version__} cannot read it: {reason}", where=net.where) from None
 
 
-def _made(cv2: Any, net: Net, inputs: Inputs | None) -> Any:
+def _made(cv2: Any, net: Net, inputs: InputExtents | None) -> Any:
     """The net in OpenCV, with these extents of its inputs; without any, batches stay open where they can be."""
     from bridge.onnx_export import to_onnx_file
 
@@ -206,7 +206,7 @@ def _made(cv2: Any, net: Net, inputs: Inputs | None) -> Any:
     return cv2.dnn.readNetFromONNX(np.frombuffer(file.tobytes(), np.uint8))
 
 
-def _holds(cv2: Any, net: Net, made: Any, inputs: Inputs) -> bool:
+def _holds(cv2: Any, net: Net, made: Any, inputs: InputExtents) -> bool:
     """Whether OpenCV computes with open extents what it computes with fixed ones, at another size.
 
     OpenCV 5 takes a graph with open extents and may then give another shape, as after AVE pooling with a pad.
@@ -226,7 +226,7 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
     return a.shape == b.shape and bool(np.allclose(a, b, rtol=1e-3, atol=1e-4 * scale, equal_nan=True))
 
 
-def _another(net: Net, inputs: Inputs) -> tuple[int, int]:
+def _another(net: Net, inputs: InputExtents) -> tuple[int, int]:
     """A height and width that are not the file's."""
     shape = net.inputs[next(iter(inputs))] or (1, 1, 224, 224)
     return shape[2] + 33, shape[3] + 64
@@ -246,7 +246,7 @@ def _check(net: Net) -> None:
         raise ModelError(problem, where=net.where, hint="give the caffemodel")
 
 
-def _wishes(net: Net) -> Iterator[Inputs]:
+def _wishes(net: Net) -> Iterator[InputExtents]:
     """Extents of the inputs with open height and width to try, the most open ones first."""
     shapes: dict[str, Shape | None] = {
         name: shape or ((1, channels, 224, 224) if (channels := channels_of(net, name)) else None)

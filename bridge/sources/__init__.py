@@ -42,7 +42,7 @@ class Surroundings:
     resolve: Callable[[str], Path] = Path
 
 
-class Source:
+class BatchSource:
     """Where a data layer gets its batches from."""
 
     def setup(self, layer: CaffeLayer, phase: str, around: Surroundings | None = None) -> None:
@@ -78,7 +78,7 @@ class Sink:
     """Where a layer without tops writes its bottoms to."""
 
     def setup(self, layer: CaffeLayer, phase: str, around: Surroundings | None = None) -> None:
-        """Open what the layer writes; see :meth:`Source.setup`."""
+        """Open what the layer writes; see :meth:`BatchSource.setup`."""
         raise NotImplementedError
 
     def write(self, bottoms: Sequence[np.ndarray]) -> None:
@@ -93,16 +93,16 @@ SOURCES: dict[type[CaffeLayer], str] = {
     MemoryData: "bridge.sources.memory:MemorySource",
     WindowData: "bridge.sources.windows:WindowSource",
 }
-"""Layer type -> ``module:class`` of its :class:`Source`."""
+"""Layer type -> ``module:class`` of its :class:`BatchSource`."""
 
 SINKS: dict[type[CaffeLayer], str] = {HDF5Output: "bridge.sources.hdf5:HDF5Sink"}
 """Layer type -> ``module:class`` of its :class:`Sink`."""
 
 
-def source_of(layer: Layer) -> Source | None:
+def source_of(layer: Layer) -> BatchSource | None:
     """A new source for a data layer, not set up yet; ``None`` if the layer is no data layer."""
     home = _home(layer, SOURCES)
-    found: Source | None = _make(home) if home else None
+    found: BatchSource | None = _make(home) if home else None
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 from bridge.errors import FormatError, MissingExtraError, MissingFileError
 from bridge.layers.data import Data
 from bridge.sources import Surroundings
-from bridge.sources.datum import Datum, parse
+from bridge.sources.datum import Datum, parse_datum
 from bridge.sources.items import Item, ItemSource
 
 _HINT = 'pip install "weight-bridge[data]"'
@@ -60,7 +60,7 @@ class Database:
     def entries(self) -> Iterator[Datum]:
         """The values as :class:`~bridge.sources.datum.Datum`."""
         for key, value in self.values():
-            yield parse(bytes(value), f"{self.path}: entry {key.decode('utf-8', 'backslashreplace')}")
+            yield parse_datum(bytes(value), f"{self.path}: entry {key.decode('utf-8', 'backslashreplace')}")
 
 
 class _Lmdb(Database):

@@ -8,7 +8,7 @@ import numpy as np
 
 from bridge.errors import FormatError
 from bridge.schema import count, times
-from bridge.sources.pictures import decode
+from bridge.sources.pictures import picture_of_bytes
 
 
 @dataclass
@@ -46,14 +46,14 @@ class Datum:
             FormatError: The values do not fill the shape, or are no picture.
         """
         if self.encoded:
-            return decode(self.data, channels, self.where)
+            return picture_of_bytes(self.data, channels, self.where)
         values = np.frombuffer(self.data, np.uint8) if self.data else self.floats
         if values.size != count(self.shape):
             raise FormatError(f"has {values.size} values, expected {times(self.shape)}", where=self.where)
         return values.reshape(self.shape)
 
 
-def parse(buffer: bytes, where: str) -> Datum:
+def parse_datum(buffer: bytes, where: str) -> Datum:
     """The Datum in a database's value.
 
     Raises:

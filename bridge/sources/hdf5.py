@@ -13,7 +13,7 @@ from bridge.layers.base import CaffeLayer
 from bridge.layers.hdf5_data import HDF5Data
 from bridge.layers.hdf5_output import HDF5Output
 from bridge.schema import Shape, times
-from bridge.sources import Sink, Source, Surroundings
+from bridge.sources import BatchSource, Sink, Surroundings
 from bridge.sources.image_list import read_lines
 from bridge.sources.randoms import C_RANDOM
 
@@ -27,14 +27,14 @@ def _h5py(where: str) -> Any:
     return h5py
 
 
-class HDF5Source(Source):
+class HDF5Source(BatchSource):
     """The rows of a list's files, over and over; each top is the data set of its name.
 
     Source: hdf5_data_layer.cpp.
     """
 
     def setup(self, layer: CaffeLayer, phase: str, around: Surroundings | None = None) -> None:
-        """See :meth:`bridge.sources.Source.setup`."""
+        """See :meth:`bridge.sources.BatchSource.setup`."""
         around = around or Surroundings()
         self.layer = cast(HDF5Data, layer)
         if self.layer.batch_size < 1:
@@ -85,11 +85,11 @@ class HDF5Source(Source):
         return array.astype(np.float32)
 
     def shapes(self) -> Sequence[Shape]:
-        """See :meth:`bridge.sources.Source.shapes`."""
+        """See :meth:`bridge.sources.BatchSource.shapes`."""
         return [(self.layer.batch_size, *array.shape[1:]) for array in self._arrays]
 
     def next_batch(self) -> Sequence[np.ndarray]:
-        """See :meth:`bridge.sources.Source.next_batch`."""
+        """See :meth:`bridge.sources.BatchSource.next_batch`."""
         batch = [np.empty(shape, np.float32) for shape in self.shapes()]
         for place in range(self.layer.batch_size):
             for name, top, array in zip(self.layer.tops, batch, self._arrays, strict=True):

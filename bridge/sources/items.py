@@ -11,21 +11,21 @@ from bridge.errors import ModelError
 from bridge.layers.base import CaffeLayer
 from bridge.layers.data_source import DataSource
 from bridge.schema import Shape, times
-from bridge.sources import Source, Surroundings
+from bridge.sources import BatchSource, Surroundings
 from bridge.sources.transform import Transformer
 
 Item = tuple[np.ndarray, int]
 """An image (C, H, W), uint8 or float32, and its label."""
 
 
-class ItemSource(Source):
+class ItemSource(BatchSource):
     """Batches of images and labels. The first image of a batch decides on the batch's extents.
 
     Source: base_data_layer.cpp.
     """
 
     def setup(self, layer: CaffeLayer, phase: str, around: Surroundings | None = None) -> None:
-        """See :meth:`bridge.sources.Source.setup`."""
+        """See :meth:`bridge.sources.BatchSource.setup`."""
         around = around or Surroundings()
         self.layer = cast(DataSource, layer)
         self.batch_size = int(layer.attributes().get("batch_size", 0))
@@ -51,14 +51,14 @@ class ItemSource(Source):
         raise NotImplementedError
 
     def shapes(self) -> Sequence[Shape]:
-        """See :meth:`bridge.sources.Source.shapes`."""
+        """See :meth:`bridge.sources.BatchSource.shapes`."""
         if self._ahead is None:
             self._ahead = self.item()
         shape = (self.batch_size, *self.transformer.infer(self._ahead[0].shape))
         return [shape, (self.batch_size,)][: len(self.layer.tops)]
 
     def next_batch(self) -> Sequence[np.ndarray]:
-        """See :meth:`bridge.sources.Source.next_batch`."""
+        """See :meth:`bridge.sources.BatchSource.next_batch`."""
         shape = self.shapes()[0]
         data, labels = np.empty(shape, np.float32), np.empty(self.batch_size, np.float32)
         for place in range(self.batch_size):

@@ -11,15 +11,15 @@ from bridge.errors import UsageError
 from bridge.layers.base import CaffeLayer
 from bridge.layers.memory_data import MemoryData
 from bridge.schema import Shape, times
-from bridge.sources import Source, Surroundings
+from bridge.sources import BatchSource, Surroundings
 from bridge.sources.transform import Transformer
 
 
-class MemorySource(Source):
+class MemorySource(BatchSource):
     """A batch of the given samples after the other, over and over. Source: memory_data_layer.cpp."""
 
     def setup(self, layer: CaffeLayer, phase: str, around: Surroundings | None = None) -> None:
-        """See :meth:`bridge.sources.Source.setup`."""
+        """See :meth:`bridge.sources.BatchSource.setup`."""
         self.layer = cast(MemoryData, layer)
         extents = self.layer.batch()
         if extents is None:
@@ -55,12 +55,12 @@ class MemorySource(Source):
         self._data, self._labels, self._at = data, labels.reshape(-1), 0
 
     def shapes(self) -> Sequence[Shape]:
-        """See :meth:`bridge.sources.Source.shapes`. Labels have four axes once samples were handed over."""
+        """See :meth:`bridge.sources.BatchSource.shapes`. Labels have four axes once samples were handed over."""
         labels = self._shape[:1] if self._data is None else (self._shape[0], 1, 1, 1)
         return [self._shape, labels][: len(self.layer.tops)]
 
     def next_batch(self) -> Sequence[np.ndarray]:
-        """See :meth:`bridge.sources.Source.next_batch`.
+        """See :meth:`bridge.sources.BatchSource.next_batch`.
 
         Raises:
             UsageError: No samples were handed over.

@@ -32,10 +32,10 @@ def read_picture(path: Path, channels: int | None) -> np.ndarray:
         data = path.read_bytes()
     except OSError as error:
         raise MissingFileError(f"cannot be read: {error.strerror}", where=str(path)) from None
-    return decode(data, channels, str(path))
+    return picture_of_bytes(data, channels, str(path))
 
 
-def decode(data: bytes, channels: int | None, where: str) -> np.ndarray:
+def picture_of_bytes(data: bytes, channels: int | None, where: str) -> np.ndarray:
     """The picture in the bytes of a file; see :func:`read_picture`. Source: io.cpp ``DecodeDatumToCVMat``."""
     image_module = _pillow()
     try:

@@ -14,7 +14,7 @@ from bridge.files.readers import read_mean
 from bridge.layers.base import CaffeLayer
 from bridge.layers.window_data import WindowData
 from bridge.schema import Shape, times
-from bridge.sources import Source, Surroundings
+from bridge.sources import BatchSource, Surroundings
 from bridge.sources.image_list import read_lines
 from bridge.sources.pictures import read_picture, resize
 from bridge.sources.transform import Transformer
@@ -44,11 +44,11 @@ class Placed(NamedTuple):
     left: int
 
 
-class WindowSource(Source):
+class WindowSource(BatchSource):
     """Batches of windows drawn at random: background first, then objects. Source: window_data_layer.cpp."""
 
     def setup(self, layer: CaffeLayer, phase: str, around: Surroundings | None = None) -> None:
-        """See :meth:`bridge.sources.Source.setup`."""
+        """See :meth:`bridge.sources.BatchSource.setup`."""
         around = around or Surroundings()
         self.layer = cast(WindowData, layer)
         transform = self.layer.transform
@@ -109,12 +109,12 @@ class WindowSource(Source):
         return image[:, first : first + side, first : first + side]
 
     def shapes(self) -> Sequence[Shape]:
-        """See :meth:`bridge.sources.Source.shapes`."""
+        """See :meth:`bridge.sources.BatchSource.shapes`."""
         side = self.layer.transform.crop_size
         return [(self.layer.batch_size, self._images[-1][1], side, side), (self.layer.batch_size,)]
 
     def next_batch(self) -> Sequence[np.ndarray]:
-        """See :meth:`bridge.sources.Source.next_batch`."""
+        """See :meth:`bridge.sources.BatchSource.next_batch`."""
         shape = self.shapes()[0]
         data, labels = np.zeros(shape, np.float32), np.zeros(shape[0], np.float32)
         objects = int(np.float32(shape[0]) * np.float32(self.layer.fg_fraction))

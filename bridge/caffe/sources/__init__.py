@@ -6,12 +6,12 @@ from bridge import sources
 from bridge.caffe.state import STATE
 from bridge.layers.dummy_data import DummyData
 from bridge.schema import Layer
-from bridge.sources import Sink, Source, Surroundings, sink_of
+from bridge.sources import BatchSource, Sink, Surroundings, sink_of
 
-__all__ = ["Sink", "Source", "sink_of", "source_of", "surroundings"]
+__all__ = ["BatchSource", "Sink", "sink_of", "source_of", "surroundings"]
 
 
-def source_of(layer: Layer) -> Source | None:
+def source_of(layer: Layer) -> BatchSource | None:
     """A new source for a data layer, not set up yet; ``None`` if the layer is no data layer."""
     if isinstance(layer, DummyData):
         from bridge.caffe.sources.dummy import DummySource

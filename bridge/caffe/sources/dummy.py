@@ -13,17 +13,17 @@ from bridge.layers.dummy_data import DummyData
 from bridge.layers.fillers import fill
 from bridge.schema import Shape, times
 from bridge.schema.message import Message
-from bridge.sources import Source, Surroundings
+from bridge.sources import BatchSource, Surroundings
 
 
-class DummySource(Source):
+class DummySource(BatchSource):
     """Fills each top by its filler: constants once, random numbers anew in every pass.
 
     Source: dummy_data_layer.cpp.
     """
 
     def setup(self, layer: CaffeLayer, phase: str, around: Surroundings | None = None) -> None:
-        """See :meth:`bridge.sources.Source.setup`."""
+        """See :meth:`bridge.sources.BatchSource.setup`."""
         self.layer = cast(DummyData, layer)
         given = layer.definition.message(layer.message).messages("data_filler")
         fillers = [layer.parameters().of(filler) for filler in given] or [layer_params(layer)]
@@ -34,7 +34,7 @@ class DummySource(Source):
         ]
 
     def shapes(self) -> Sequence[Shape]:
-        """See :meth:`bridge.sources.Source.shapes`."""
+        """See :meth:`bridge.sources.BatchSource.shapes`."""
         return self.layer.shapes
 
     def next_batch(self) -> Sequence[np.ndarray | None]:
