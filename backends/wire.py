@@ -31,7 +31,7 @@ _TRUNCATED = "the file looks truncated; compare its size with the original"
 MAX_MESSAGE_DEPTH = 64
 """Groups nested deeper than this are refused; messages nest only as deep as the schema."""
 _MESSAGE_COST = 8
-MAX_TEXT = 1 << 20
+LONGEST_TEXT = 1 << 20
 """Longer names and texts are refused; a net's longest are a few kilobytes."""
 
 FieldExtent: TypeAlias = "tuple[int, int, int, int]"
@@ -335,8 +335,8 @@ def signed(value: int) -> int:
 
 
 def _text(span: Span, field: Field, a: int, b: int) -> Value:
-    if b - a > MAX_TEXT:
-        raise span.error(a, f"{field.name} of {b - a} bytes, more than {MAX_TEXT}")
+    if b - a > LONGEST_TEXT:
+        raise span.error(a, f"{field.name} of {b - a} bytes, more than {LONGEST_TEXT}")
     data = span.source.buffer[a:b]
     if field.kind == "bytes":
         return data

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from bridge.chain import thaw as thaw
     from bridge.chain import transplant as transplant
     from bridge.errors import BridgeError as BridgeError
+    from bridge.errors import BudgetError as BudgetError
+    from bridge.errors import ChangedError as ChangedError
     from bridge.errors import DifferenceError as DifferenceError
     from bridge.errors import FormatError as FormatError
     from bridge.errors import MissingExtraError as MissingExtraError
@@ -62,6 +64,8 @@ else:
             "thaw": "bridge.chain",
             "transplant": "bridge.chain",
             "BridgeError": "bridge.errors",
+            "BudgetError": "bridge.errors",
+            "ChangedError": "bridge.errors",
             "DifferenceError": "bridge.errors",
             "FormatError": "bridge.errors",
             "MissingExtraError": "bridge.errors",

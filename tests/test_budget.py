@@ -27,7 +27,7 @@ from bridge.schema import Blob, Blobs, Net, Opaque
 from bridge.schema.message import Message
 from bridge.verification.arrays import opened, read_input
 from bridge.verification.checks import run_checks
-from bridge.verification.weights import Files, Loaded, compare_weights, parts
+from bridge.verification.weights import Files, Loaded, compare_weights, stored_parts
 from tests import encode
 from tests.conftest import need
 
@@ -279,7 +279,7 @@ def verification(layers: int, folder: Path, other: str = "a", equal: bool = Fals
         sides.append(Files.of(folder / f"{name}.caffemodel", {}).read())
 
     def work() -> None:
-        compare_weights(parts(sides[0]), parts(sides[1]), ("a", "b"))
+        compare_weights(stored_parts(sides[0]), stored_parts(sides[1]), ("a", "b"))
         for side in sides:
             run_checks(side)
 

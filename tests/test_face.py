@@ -21,7 +21,8 @@ from bridge.cli import COMMANDS
 from tests.conftest import ROOT, need
 
 FACE = {
-    "Blob", "BridgeError", "CaffeLayer", "Config", "DifferenceError", "FormatError", "Layer", "Message",
+    "Blob", "BridgeError", "BudgetError", "CaffeLayer", "ChangedError", "Config", "DifferenceError",
+    "FormatError", "Layer", "Message",
     "MissingExtraError", "MissingFileError", "ModelError", "Net", "NotFoundError", "OutputError", "Preprocess",
     "Recipe", "Report", "TransplantReport", "UnknownFieldError", "UnsupportedLayerError", "UsageError", "build_chain",
     "classify", "export_chain", "export_onnx", "finetune", "freeze", "from_chain", "inference_net", "layer_type",
@@ -45,7 +46,7 @@ def test_these_names_and_no_others_are_public() -> None:
 
 def test_every_error_is_public() -> None:
     own = {
-        name for name, value in vars(errors).items() if inspect.isclass(value) and value.__module__ == errors.__name__
+        name for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, errors.BridgeError)
     }
     assert own <= FACE
     assert all(issubclass(getattr(bridge, name), bridge.BridgeError) for name in own)
@@ -148,6 +149,7 @@ def test_the_installed_package_has_that_version() -> None:
 OTHERWISE = {
     "files": "the arguments themselves",
     "output": "the argument path, or the run's folder",
+    "target": "the argument path",
     "plugins": "bridge.load_plugin(file), before anything is loaded",
     "json_file": "report.to_json()",
     "html_file": "report.write_html(path)",

@@ -29,7 +29,11 @@ def test_any_text_ends_in_a_message_or_an_error(text: str) -> None:
         prototxt.parse(text)
 
 
-@pytest.mark.parametrize("path", sorted(FIXTURES.rglob("*.prototxt")), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize(
+    "path",
+    [path for path in sorted(FIXTURES.rglob("*.prototxt")) if "field" not in path.parts],
+    ids=lambda path: path.parent.name,
+)
 def test_fixture_parses_as_protobuf_does(path: Path) -> None:
     message = prototxt.parse_file(path)
     again = text_format.Parse(prototxt.format(message), caffe_pb2.NetParameter(), allow_unknown_field=True)

@@ -45,7 +45,7 @@ MAX_TEXT = 1 << 20
 """A longer string is refused, except in a field that has only a number, whose content nothing here reads."""
 _CONTENT = "0"
 """In place of a field's name: the bytes of a group. No field has this number."""
-_FIXED = {10: Fixed32, 18: Fixed64}
+_FIXED: dict[int, type[Fixed32] | type[Fixed64]] = {10: Fixed32, 18: Fixed64}
 """Characters of a hexadecimal number that stands for a fixed width."""
 
 

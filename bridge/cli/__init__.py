@@ -92,7 +92,7 @@ def _run(args: list[str] | None) -> Any:
     except BridgeError as error:
         return _say(str(error.args[0]), 1 if isinstance(error, DifferenceError) else 2, error.hint)
     except SystemExit as error:  # click ends so where the reader of our output has left
-        return streams.CLOSED if type(sys.stdout).__name__ == "PacifyFlushWrapper" else error.code
+        return streams.CLOSED if type(sys.stdout).__name__.endswith("PacifyFlushWrapper") else error.code
     except BrokenPipeError:
         return streams.CLOSED
     except OSError as error:

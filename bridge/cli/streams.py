@@ -52,7 +52,6 @@ def ended(status: Any) -> Any:
     return status
 
 
-@_HANDLER  # type: ignore[untyped-decorator]  # ctypes makes the type
 def _cut_short(_: int) -> None:
     """End the process with one line. Nothing is waited for, and nothing half-written has a name yet."""
     from bridge.errors import ChangedError, printable
@@ -80,4 +79,8 @@ def _watch_maps() -> None:
         return
     library = ctypes.CDLL(None)
     library.signal.argtypes, library.signal.restype = (ctypes.c_int, _HANDLER), ctypes.c_void_p
-    library.signal(int(number), _cut_short)
+    library.signal(int(number), _CALLED)
+
+
+_CALLED = _HANDLER(_cut_short)
+"""The handler as C calls it; it has to stay alive."""

@@ -188,7 +188,7 @@ def _unpack(data: memoryview) -> _Message:
 # -- the child --------------------------------------------------------------------------------------
 
 
-def main(limit: int) -> None:
+def serve(limit: int) -> None:
     """Answer requests until there are no more.
 
     Args:
@@ -247,4 +247,4 @@ def _outputs(texts: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, 
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    serve(int(sys.argv[1]))

@@ -128,7 +128,19 @@ def restore(
         held[index][role] = blob
         merged[index] = merged[index] if own else role
     layers = tuple(map(_layer, definitions, held, merged))
-    return RawNet(rest.text("name"), layers, rest, str(source), reader, _merged(layers))
+    notes = (*_merged(layers), *_unlisted(str(texts[BLOBS]), stored))
+    return RawNet(rest.text("name"), layers, rest, str(source), reader, notes)
+
+
+def _unlisted(listed: str, stored: Mapping[str, Blob]) -> tuple[str, ...]:
+    """A note if the file has arrays that no blob is in; an ONNX file's constants belong to its graph."""
+    found = json.loads(listed)
+    if any("initializer" in entry for entry in found):
+        return ()
+    left = sorted(set(stored) - {entry.get("key") for entry in found})
+    more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+    names = ", ".join(f"'{name}'" for name in left[:3])
+    return (f"the file has arrays that no blob of the net is in: {names}{more}",) if left else ()
 
 
 def _text(value: Any, where: str) -> str:

@@ -12,11 +12,19 @@ from typing import IO, NamedTuple
 
 from bridge.errors import ChangedError, FormatError, MissingFileError
 
-IMAGE_FAULTS: tuple[type[Exception], ...] = (
+_IMAGE_FAULTS: tuple[type[Exception], ...] = (
     OSError, SyntaxError, ValueError, EOFError, RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError,
     MemoryError, struct.error, zlib.error,
 )  # fmt: skip
-"""What Pillow raises for damaged images, by their format; its error for bombs has to be added."""
+
+
+def image_faults(*own: type[Exception]) -> tuple[type[Exception], ...]:
+    """What Pillow raises for damaged images, whatever their format.
+
+    Args:
+        own: Errors of Pillow's own, which this module does not import.
+    """
+    return (*_IMAGE_FAULTS, *own)
 
 
 class Stamp(NamedTuple):

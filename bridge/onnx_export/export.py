@@ -19,6 +19,9 @@ from bridge.onnx_export.model import DEFAULT_OPSET, MIN_OPSET, blob_index, newes
 from bridge.onnx_export.preprocess import Preprocess
 from bridge.schema import Net
 
+HALF_KEY = "bridge.float16"
+"""Name of the text in a model's metadata that tells that it computes in float16."""
+
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
@@ -142,5 +145,7 @@ def to_onnx_file(
         "bridge.version": bridge.__version__,
         "bridge.prototxt": prototxt.format(net.to_message()),
         "bridge.blobs": blob_index(graph, [layer.name for layer in net.layers]),
+        **({HALF_KEY: "true"} if half else {}),
+        **(preprocess.metadata(preprocess.image_of(graph.inputs)) if preprocess else {}),
     }
     return to_file(graph, name=net.name, metadata=metadata), graph

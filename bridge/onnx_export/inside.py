@@ -21,6 +21,8 @@ class Inside:
 
     Attributes:
         inputs: Its inputs with their extents, as far as it tells them.
+        outputs: Each declared output in order: name, extents as far as it tells them, whether it is float32.
+        metadata: Its texts by key.
         nodes: How many nodes it has.
         folder: Where its data lies, if not in the file itself.
 
@@ -37,6 +39,11 @@ class Inside:
         graph = self._model.graph
         constants = {tensor.name for tensor in graph.initializer}
         self.inputs = {value.name: _extents(value) for value in graph.input if value.name not in constants}
+        self.outputs = [
+            (value.name, _extents(value), value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT)
+            for value in graph.output
+        ]
+        self.metadata = {entry.key: entry.value for entry in self._model.metadata_props}
         self.nodes = len(graph.node)
         self.folder = Path(path).resolve().parent
         for tensor in graph.initializer:
@@ -48,6 +55,10 @@ class Inside:
         """The name of a node in a message."""
         node = self._model.graph.node[index]
         return f"{node.op_type} '{node.name or (node.output[0] if node.output else '')}'"
+
+    def whole(self) -> tuple[bytes, list[str]]:
+        """The model as it stands, and the names of its outputs."""
+        return self._model.SerializeToString(), [name for name, _, _ in self.outputs]
 
     def part(self, nodes: int, wanted: Collection[str]) -> tuple[bytes, list[str]]:
         """The first nodes of the graph as a model of their own.

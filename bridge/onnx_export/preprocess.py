@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from bridge.errors import UsageError
+from bridge.errors import FormatError, UsageError
 from bridge.schema import times
+
+KEY = "bridge.preprocess"
+"""Name of the text in a model's metadata that tells its preprocessing."""
+_DAMAGED = "the file is damaged, or was changed by another tool"
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,45 @@ class Preprocess:
 
     def __bool__(self) -> bool:
         return bool(self.mean.size) or self.scale != 1 or self.bgr
+
+    def metadata(self, image: str) -> dict[str, str]:
+        """What the model does to an input, as text for its metadata: ``{"input": "data", "scale": 0.5, ...}``.
+
+        The mean's float32 values stand there in base64, little-endian.
+        """
+        values = np.ascontiguousarray(self.mean, "<f4")
+        told = {
+            "input": image,
+            "mean": base64.b64encode(values.tobytes()).decode(),
+            "mean_shape": list(values.shape),
+            "scale": self.scale,
+            "bgr": self.bgr,
+        }
+        return {KEY: json.dumps(told, separators=(",", ":"))}
+
+    @classmethod
+    def from_metadata(cls, texts: Mapping[str, str], where: str) -> tuple[Preprocess, str]:
+        """What :meth:`metadata` wrote, and the input; nothing and no input where there is no such text.
+
+        Raises:
+            FormatError: The text is damaged.
+        """
+        if KEY not in texts:
+            return cls(), ""
+        try:
+            told = json.loads(texts[KEY])
+            values = np.frombuffer(base64.b64decode(told["mean"], validate=True), "<f4")
+            mean = values.reshape(told["mean_shape"]).astype(np.float32)
+            return cls(mean, float(told["scale"]), bool(told["bgr"])), str(told["input"])
+        except (ValueError, KeyError, TypeError, RecursionError, UsageError) as error:
+            raise FormatError(f"is damaged: {error}", where=f"{where}: {KEY}", hint=_DAMAGED) from None
+
+    def __str__(self) -> str:
+        mean = (
+            f"mean {times(self.mean.shape)}" if self.mean.size > 4 else f"mean {', '.join(f'{v:g}' for v in self.mean)}"
+        )
+        steps = ["channels reversed" if self.bgr else "", mean if self.mean.size else ""]
+        return ", ".join([step for step in steps if step] + ([f"scale {self.scale:g}"] if self.scale != 1 else []))
 
     def image_of(self, inputs: Mapping[str, Sequence[Any]], where: str = "") -> str:
         """Which input is preprocessed: the first of four axes.

@@ -20,7 +20,7 @@ from numpy.lib import format as npy
 
 from bridge.errors import BridgeError, FormatError, MissingExtraError, UsageError
 from bridge.limits.budget import BUDGET, shape_problem
-from bridge.limits.sources import IMAGE_FAULTS, open_file
+from bridge.limits.sources import image_faults, open_file
 from bridge.schema import Shape, count
 
 _MAGICS = (b"\x93NUMPY", b"PK\x03\x04", b"PK\x05\x06")
@@ -202,7 +202,7 @@ def _image(path: Path, shape: Shape | None) -> np.ndarray:
                 scaled = image.convert(mode).resize((width, height), Image.Resampling.BILINEAR)
         except BridgeError:
             raise
-        except IMAGE_FAULTS + (Image.DecompressionBombError,) as error:  # noqa: RUF005
+        except image_faults(Image.DecompressionBombError) as error:
             problem = str(error).replace(repr(file), "it").replace("\n", " ") or type(error).__name__
             raise FormatError(f"is no image: {problem}", where=str(path)) from None
     pixels = np.asarray(scaled, np.float32).reshape(height, width, channels)[..., ::-1]

@@ -21,10 +21,8 @@ from bridge.verification.inputs import Recorded, make_inputs
 from bridge.verification.outputs import Comparison, Side, engine_side, recorded_side
 from bridge.verification.results import DIFFERENT
 from bridge.verification.segments import Place, Runner
-from bridge.verification.tolerance import FALLBACK, Given, Tolerances
+from bridge.verification.tolerance import Tolerances, fallback, half_given, half_tolerances
 
-HALF = Given(4e-3, 2e-3)
-"""For float16, whose numbers have 11 bits: 8 and 4 of its roundings; the second is relative to the largest value."""
 _ME = "the exported model"
 _HINT = "nothing was written; --no-check writes it all the same"
 
@@ -155,8 +153,8 @@ class _Check:
         if self._agree(outputs, recorded.blobs):
             return []
         runner, other = Runner(self.net, "onnxruntime", {}), recorded_side(recorded, self.net)
-        self._judge(runner, Side(_ME, self._values(self._shown(), self.net)), other, recorded.name)
-        self._judge_whole(runner, outputs, other, recorded.name)
+        self._compare_layers(runner, Side(_ME, self._values(self._shown(), self.net)), other, recorded.name)
+        self._compare_whole(runner, outputs, other, recorded.name)
         return []
 
     def _against_chainer(self, outputs: dict[str, np.ndarray]) -> list[str]:
@@ -170,31 +168,26 @@ class _Check:
         if self._agree(outputs, expected):
             return remarks
         runner, other = Runner(net, "chainer", {}), engine_side("chainer", net, self.inputs, {})
-        self._judge(runner, other, Side(_ME, self._values(self._shown(), net)), "Chainer")
-        self._judge_whole(runner, outputs, other, "Chainer")
+        self._compare_layers(runner, other, Side(_ME, self._values(self._shown(), net)), "Chainer")
+        self._compare_whole(runner, outputs, other, "Chainer")
         return remarks
 
     def _against_float32(self, outputs: dict[str, np.ndarray]) -> list[str]:
-        """Where outputs are apart, judge each layer alone, on what it read in the model."""
+        """Where outputs are apart, run each layer on its own, on what it read in the model."""
         expected = engines.make("onnxruntime", self.net).outputs(self.inputs)
         if self._agree(outputs, expected):
             return []
         side = Side(_ME, self._values(self._shown(), self.net))
-        largest: dict[str, float | None] = {}
-        for (index, top), array in side.values.items():
-            if index >= 0:
-                blob = self.net.layers[index].tops[top]
-                largest[blob] = max(largest.get(blob) or 0.0, _half(array).atol)
         other = engine_side("onnxruntime", self.net, self.inputs, {})
-        tolerances = Tolerances(HALF.rtol, largest)
-        self._judge(Runner(self.net, "onnxruntime", {}), other, side, "float32", tolerances)
+        tolerances = half_tolerances(self.net, side.values)
+        self._compare_layers(Runner(self.net, "onnxruntime", {}), other, side, "float32", tolerances)
         apart = {
             name: metrics(values, expected[self._blob(name)], 1).max_abs
             for name, values in outputs.items()
             if values.shape == expected[self._blob(name)].shape
         }
-        told = ", ".join(f"'{name}' by {distance:.2g}" for name, distance in apart.items())
-        return [f"rounding to float16 adds up; outputs differ from those in float32: {told}"]
+        listed = ", ".join(f"'{name}' by {distance:.2g}" for name, distance in apart.items())
+        return [f"rounding to float16 adds up; outputs differ from those in float32: {listed}"]
 
     def _blob(self, output: str) -> str:
         return self.graph.blobs.get(output, output)
@@ -209,9 +202,11 @@ class _Check:
         return all(a.shape == b.shape and not metrics(a, b, self._bound(b)).mismatches for a, b in pairs)
 
     def _bound(self, expected: np.ndarray) -> np.ndarray | float:
-        return (_half(expected) if self.graph.half else FALLBACK).bound(expected).values
+        return (half_given if self.graph.half else fallback)(expected).bound(expected).values
 
-    def _judge(self, runner: Runner, a: Side, b: Side, name: str, tolerances: Tolerances | None = None) -> None:
+    def _compare_layers(
+        self, runner: Runner, a: Side, b: Side, name: str, tolerances: Tolerances | None = None
+    ) -> None:
         """Find the first layer that differs more than its own rounding explains."""
         given = tolerances or Tolerances()
         compared = Comparison(runner.net, runner, a, b, given=given, isolate=tolerances is not None, seed=self.seed)
@@ -219,7 +214,7 @@ class _Check:
             if top.status == DIFFERENT:
                 raise DifferenceError(f"{_ME} differs from {name}: {top}", where=self.net.where, hint=_HINT)
 
-    def _judge_whole(self, runner: Runner, outputs: Arrays, other: Side, name: str) -> None:
+    def _compare_whole(self, runner: Runner, outputs: Arrays, other: Side, name: str) -> None:
         """Every layer is right alone. So are the outputs, if rounding on the whole way explains them."""
         net = runner.net
         mine = Side(_ME, self._values(outputs, net))
@@ -251,12 +246,6 @@ class _Check:
                 tops = enumerate(names[id(layer)])
                 values.update({Place(index, top): shown[name] for top, name in tops if name in shown})
         return values
-
-
-def _half(expected: np.ndarray) -> Given:
-    """HALF for an array: the second number times its largest magnitude, or 1."""
-    largest = float(np.abs(expected[np.isfinite(expected)]).max(initial=0))
-    return HALF._replace(atol=HALF.atol * max(1.0, largest))
 
 
 def _computable(net: Net) -> tuple[Net, list[str]]:

@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from bridge.errors import BridgeError, MissingExtraError, ModelError
-from bridge.schema import Net, times
+from bridge.schema import Net, Shape, times
 from bridge.verification.outputs import Side
+from bridge.verification.parts import compare_outputs
+from bridge.verification.results import DIFFERENT, PartResult, PartsResult
 from bridge.verification.segments import Place
 
 if TYPE_CHECKING:
     from bridge.engines.sandbox import Sandbox
     from bridge.onnx_export.dims import Extent
+    from bridge.onnx_export.inside import Inside
 
 
-def graph_side(path: str | Path, net: Net, inputs: Mapping[str, np.ndarray]) -> tuple[Side, str]:
+class GraphRun(NamedTuple):
+    """What the graph of an ONNX file declares and computes.
+
+    Attributes:
+        side: Its values where they are the tops of layers of the net.
+        parts: Its inputs and outputs against the net's, and whether a runtime takes it.
+        remarks: What cannot be run, and why; what the graph does to its image input first.
+        half: Whether it computes in float16.
+    """
+
+    side: Side
+    parts: PartsResult
+    remarks: tuple[str, ...] = ()
+    half: bool = False
+
+
+def run_graph(path: str | Path, net: Net, inputs: Mapping[str, np.ndarray], *, subset: bool = False) -> GraphRun:
     """Run the graph of an ONNX file, and take each value that is the top of a layer of the net.
 
     A graph that cannot be run to its end is run as far as it can.
@@ -27,9 +46,7 @@ def graph_side(path: str | Path, net: Net, inputs: Mapping[str, np.ndarray]) -> 
         path: The file.
         net: The net whose blobs the graph's values are named after.
         inputs: The input blobs.
-
-    Returns:
-        The side, and a remark on what could not be run; empty if all could.
+        subset: Whether an input or output that only one side has is no difference.
 
     Raises:
         MissingExtraError: ONNX Runtime is not installed.
@@ -41,12 +58,19 @@ def graph_side(path: str | Path, net: Net, inputs: Mapping[str, np.ndarray]) -> 
     problem = engines.missing("onnxruntime")
     if problem is not None:
         raise MissingExtraError(f"the graph of {path} was not run: {problem.args[0]}", hint=problem.hint)
+    from bridge.onnx_export.export import HALF_KEY
     from bridge.onnx_export.inside import Inside
+    from bridge.onnx_export.preprocess import Preprocess
 
     inside = Inside(path)
-    _check_inputs(inside.inputs, inputs, str(path))
-    names = _names(net, inputs)
-    fed = {name: np.asarray(inputs[name], np.float32) for name in inside.inputs}
+    preprocess, image = Preprocess.from_metadata(inside.metadata, str(path))
+    given = inputs
+    if image in inputs:  # the graph takes the raw image; what it makes of it is the net's input
+        raw = preprocess.undo(np.asarray(inputs[image], np.float32))
+        inputs, given = {**inputs, image: preprocess.apply(raw)}, {**inputs, image: raw}
+    _check_inputs(inside.inputs, given, str(path))
+    names, outputs = _names(net, inputs)
+    fed = {name: np.asarray(given[name], np.float32) for name in inside.inputs}
     values, reached, reason = _run(inside, {name for tops in names for name in tops}, fed)
     known = {**{name: np.asarray(array, np.float32) for name, array in inputs.items()}, **values}
     places: dict[Place, np.ndarray] = {Place(-1, i): known[name] for i, name in enumerate(net.inputs) if name in known}
@@ -54,8 +78,73 @@ def graph_side(path: str | Path, net: Net, inputs: Mapping[str, np.ndarray]) -> 
         for top, name in enumerate(tops):
             if name in known and not net.layers[index].is_input:
                 places[Place(index, top)] = known[name]
-    remark = "" if reached == inside.nodes else f"{path}: node {inside.node(reached)} cannot be run: {reason}"
-    return Side(f"graph of {path}", places), remark
+    parts = [*_interface(inside, net, inputs, outputs, str(path), subset)]
+    refusal = reason or _refusal(inside, fed)
+    remark = f"{path}: node {inside.node(reached)} cannot be run: {reason}" if reason else ""
+    if refusal:
+        parts.append(PartResult("graph", "", DIFFERENT, remark or f"ONNX Runtime refuses it: {refusal}"))
+    remarks = [remark] if remark else []
+    if image:
+        remarks.append(f"{path} takes '{image}' before its preprocessing ({preprocess}), and is fed so")
+    half = inside.metadata.get(HALF_KEY) == "true"
+    return GraphRun(
+        Side(f"graph of {path}", places), PartsResult(net.where, str(path), tuple(parts)), tuple(remarks), half
+    )
+
+
+def _interface(
+    inside: Inside, net: Net, inputs: Mapping[str, np.ndarray], wanted: list[str], path: str, subset: bool
+) -> Iterator[PartResult]:
+    """The inputs and outputs that the graph declares against the net's: names, order, types, shapes."""
+    from bridge.onnx_export.dims import fits, label
+
+    for name in net.inputs:
+        if name not in inside.inputs:
+            yield PartResult("input", name, DIFFERENT, f"{path} does not take it")
+    if list(inside.inputs) != [name for name in net.inputs if name in inside.inputs]:
+        order = f"the order is {', '.join(net.inputs)} against {', '.join(inside.inputs)}"
+        yield PartResult("input", next(iter(net.inputs)), DIFFERENT, order)
+    yield from compare_outputs(wanted, [name for name, _, _ in inside.outputs], (net.where, path), subset=subset)
+    shapes = dict(zip(wanted, _output_shapes(net, inputs), strict=False))
+    for name, extents, is_float in inside.outputs:
+        shape = shapes.get(name)
+        if shape is not None and extents is not None and not fits(shape, extents, {}):
+            yield PartResult("output", name, DIFFERENT, f"its extents are {times(shape)} against {label(extents)}")
+        if name in shapes and not is_float:
+            yield PartResult("output", name, DIFFERENT, f"its type is not float32 in {path}")
+
+
+def _output_shapes(net: Net, inputs: Mapping[str, np.ndarray]) -> list[Shape | None]:
+    """The shape of each output of the net, for the given inputs; ``None`` where values decide it."""
+    tops = net.infer({name: array.shape for name, array in inputs.items()})
+    places = [net.flow.last[name] for name in net.outputs]
+    return [
+        None if place.layer < 0 or net.layers[place.layer].data_dependent else tops[place.layer][place.top]
+        for place in places
+    ]
+
+
+def _refusal(inside: Inside, fed: Mapping[str, np.ndarray]) -> str:
+    """Why the model as it stands cannot be run; empty if it can."""
+    model, names = inside.whole()
+    if not names:
+        return "it declares no outputs"
+    from bridge.engines.sandbox import Sandbox
+
+    with Sandbox() as runtime:
+        try:
+            runtime.run(model, list(names), fed, inside.folder)
+        except ModelError as error:
+            return error.text
+    return ""
+
+
+def computes_in_half(path: str | Path) -> bool:
+    """Whether an ONNX file says that it was exported in float16."""
+    from bridge.onnx_export.export import HALF_KEY
+    from bridge.onnx_export.inside import Inside
+
+    return Inside(path).metadata.get(HALF_KEY) == "true"
 
 
 def _check_inputs(wanted: Mapping[str, Sequence[Extent] | None], inputs: Mapping[str, np.ndarray], path: str) -> None:
@@ -70,22 +159,27 @@ def _check_inputs(wanted: Mapping[str, Sequence[Extent] | None], inputs: Mapping
             raise ModelError(message, where=path, hint="--input sets the extents of inputs")
 
 
-def _names(net: Net, inputs: Mapping[str, np.ndarray]) -> list[tuple[str, ...]]:
-    """What the exporter calls each top of each layer; where the net cannot be exported, the last values only."""
+def _names(net: Net, inputs: Mapping[str, np.ndarray]) -> tuple[list[tuple[str, ...]], list[str]]:
+    """What the exporter calls each top of each layer, and each output of the net.
+
+    Where the net cannot be exported, the last values only, by the names of the blobs.
+    """
     from bridge.onnx_export.graph import lower
     from bridge.onnx_export.model import DEFAULT_OPSET
 
     try:
         shapes = {name: list(array.shape) for name, array in inputs.items()}
-        return lower(net, opset=DEFAULT_OPSET, inputs=shapes, dynamic_batch=False, every_top=True).tops
+        graph = lower(net, opset=DEFAULT_OPSET, inputs=shapes, dynamic_batch=False, every_top=True)
+        return graph.tops, list(graph.outputs)[: len(net.outputs)]  # those of other layers' tops come behind them
     except BridgeError:
         last = {top: index for index, layer in enumerate(net.layers) for top in layer.tops}
-        return [
+        tops = [
             tuple(top if last[top] == index else "" for top in layer.tops) for index, layer in enumerate(net.layers)
         ]
+        return tops, list(net.outputs)
 
 
-def _run(inside: Any, wanted: set[str], fed: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int, str]:
+def _run(inside: Inside, wanted: set[str], fed: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int, str]:
     """The wanted values of as many nodes as can be run, how many that is, and why not more."""
     from bridge.engines.sandbox import Sandbox, TimeLimitError
 
@@ -108,7 +202,7 @@ def _run(inside: Any, wanted: set[str], fed: dict[str, np.ndarray]) -> tuple[dic
 
 
 def _try(
-    runtime: Sandbox, inside: Any, nodes: int, wanted: set[str], fed: dict[str, np.ndarray]
+    runtime: Sandbox, inside: Inside, nodes: int, wanted: set[str], fed: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     model, names = inside.part(nodes, wanted)
     return runtime.run(model, names, fed, inside.folder) if names else {}

@@ -44,6 +44,9 @@ def _sections(report: Report) -> Iterator[Markup]:
         ]
     )
     yield from _findings(report)
+    if apart := [part for result in report.parts for part in result.parts if part.status != SAME]:
+        yield tag("h2", "Inputs, outputs and layers")
+        yield tag("ul", (tag("li", str(part), class_=part.status.split()[-1]) for part in apart))
     if report.outputs:
         yield tag("h2", "Outputs, layer by layer")
     yield from map(_outputs, report.outputs)
@@ -99,15 +102,15 @@ def _outputs(result: OutputsResult) -> Markup:
 
 
 def _top_row(top: TopResult) -> Iterator[Content]:
-    found, judged = top.metrics or top.alone, top.judged
+    found, decisive = top.metrics or top.alone, top.decisive
     yield _two(top.layer, top.type)
     yield _two(top.top, times(top.shape))
-    if found is None or judged is None:
+    if found is None or decisive is None:
         yield from ("", "", "", "", "")
     else:
         yield from map(_number, (f"{found.max_abs:.3g}", f"{found.max_rel:.3g}", f"{found.cosine:.7g}"))
-        yield _number(f"{100 * judged.ratio:.3g} %"), bar(judged.ratio, top.status == DIFFERENT)
-        yield columns(judged.spread, _SPREAD, bad=1) if judged.spread else tag("span", "none", class_="soft")
+        yield _number(f"{100 * decisive.ratio:.3g} %"), bar(decisive.ratio, top.status == DIFFERENT)
+        yield columns(decisive.spread, _SPREAD, bad=1) if decisive.spread else tag("span", "none", class_="soft")
     yield _status(top.status, top.why or top.bound)
 
 

@@ -114,6 +114,7 @@ class Recorded:
         inputs: Input blob -> float32 array.
         blobs: Blob -> its last value.
         tops: ``LAYER:BLOB`` -> what that layer wrote.
+        keys: Every key of the file, in its order.
 
     Raises:
         MissingFileError: The file cannot be opened.
@@ -126,10 +127,12 @@ class Recorded:
         self.blobs: dict[str, np.ndarray] = {}
         self.tops: dict[str, np.ndarray] = {}
         homes = {"in": self.inputs, "blob": self.blobs, "out": self.blobs, "top": self.tops}
+        self.keys: tuple[str, ...] = ()
         with opened(path) as archive:
             if isinstance(archive, np.ndarray):
                 raise FormatError("is a single array, expected an archive (.npz)", where=self.name, hint=_HINT)
-            for key in archive:
+            self.keys = tuple(archive)
+            for key in self.keys:
                 kind, _, name = key.partition(":")
                 if kind in homes and name:
                     homes[kind][name] = float32(archive[key], f"{path}: array '{key}'")

@@ -16,7 +16,7 @@ from bridge.verification.compare import metrics, same_bits
 from bridge.verification.inputs import Recorded, range_text
 from bridge.verification.results import DIFFERENT, SAME, SKIPPED, Metrics, OutputsResult, TopResult
 from bridge.verification.segments import Place, Runner, Segment, segment, sources
-from bridge.verification.tolerance import FALLBACK, Judged, Tolerances, bounds
+from bridge.verification.tolerance import Evaluation, Tolerances, bounds, fallback
 
 
 class Side(NamedTuple):
@@ -98,7 +98,7 @@ class Comparison:
         a: One side.
         b: The other.
         given: Tolerances of the user; without them bounds follow from the layers.
-        isolate: Judge each layer alone even where it is within its bound.
+        isolate: Run each layer on its own even where it is within its bound.
         seed: For the bounds.
     """
 
@@ -107,7 +107,7 @@ class Comparison:
     ) -> None:
         self.net, self.runner, self.reads = net, runner, sources(net)
         self.a, self.b, self.given, self.isolate, self.seed = a, b, given, isolate, seed
-        self._known: tuple[int, Judged | BridgeError] = (-1, {})
+        self._known: tuple[int, Evaluation | BridgeError] = (-1, {})
 
     def run(self) -> OutputsResult:
         """Compare every top of every layer."""
@@ -128,23 +128,23 @@ class Comparison:
             return replace(subject, status=SKIPPED, why=f"{unseen} does not show it")
         if same_bits(x, y) and x.shape == y.shape and not self.isolate:
             return replace(subject, metrics=Metrics(count=x.size), bound="equal to the last bit")
-        judge = self._judge if x.shape == y.shape else self._judge_shape
-        result = judge(replace(subject, since=self._since(index)), place, x, y)
+        compare = self._compare_values if x.shape == y.shape else self._compare_shapes
+        result = compare(replace(subject, since=self._since(index)), place, x, y)
         return replace(result, inputs=self._inputs(index)) if result.status == DIFFERENT else result
 
-    def _judge(self, subject: TopResult, place: Place, x: np.ndarray, y: np.ndarray) -> TopResult:
+    def _compare_values(self, subject: TopResult, place: Place, x: np.ndarray, y: np.ndarray) -> TopResult:
         given = self.given.of(subject.top)
         if given is None and self.runner is None:
-            given = FALLBACK
+            given = fallback(y)
         if given is not None and (not self.isolate or self.runner is None):
             found = metrics(x, y, given.bound(y).values)
             status = DIFFERENT if found.mismatches else SAME
             return replace(subject, status=status, metrics=found, bound=given.bound(y).why)
-        judged = self._alone(place[0])
-        if isinstance(judged, BridgeError):
-            why = f"the layer cannot run on the inputs of {self.b.name}: {judged.args[0]}"
+        evaluation = self._alone(place[0])
+        if isinstance(evaluation, BridgeError):
+            why = f"the layer cannot run on the inputs of {self.b.name}: {evaluation.args[0]}"
             return replace(subject, status=SKIPPED, why=why)
-        bound, clean = judged[place]
+        bound, clean = evaluation[place]
         bound = given.bound(y) if given is not None else bound
         found = metrics(x, y, bound.values)
         result = replace(subject, metrics=found, bound=bound.why)
@@ -155,18 +155,18 @@ class Comparison:
         status, why = (DIFFERENT, "") if alone.mismatches else (SAME, carried if found.mismatches else "")
         return replace(result, status=status, alone=alone, why=why)
 
-    def _judge_shape(self, subject: TopResult, place: Place, x: np.ndarray, y: np.ndarray) -> TopResult:
+    def _compare_shapes(self, subject: TopResult, place: Place, x: np.ndarray, y: np.ndarray) -> TopResult:
         """Whether results of different shapes come from inputs of different shapes only."""
         why = f"shape {times(x.shape)} against {times(y.shape)}"
-        judged = self._alone(place[0])
-        if isinstance(judged, BridgeError) or place not in judged or judged[place][1].shape != y.shape:
+        evaluation = self._alone(place[0])
+        if isinstance(evaluation, BridgeError) or place not in evaluation or evaluation[place][1].shape != y.shape:
             return replace(subject, status=DIFFERENT, why=why)
-        bound, clean = judged[place]
+        bound, clean = evaluation[place]
         alone = metrics(clean, y, bound.values)
         status = DIFFERENT if alone.mismatches else SAME
         return replace(subject, status=status, alone=alone, bound=bound.why, why=f"{why}, as earlier layers have it")
 
-    def _alone(self, index: int) -> Judged | BridgeError:
+    def _alone(self, index: int) -> Evaluation | BridgeError:
         """What side a's engine makes of side b's values before a layer, and the bounds; or why it cannot."""
         if self._known[0] != index and self.runner is not None:
             part = self._segment(index)
@@ -186,14 +186,14 @@ class Comparison:
 
     def _inputs(self, index: int) -> tuple[str, ...]:
         """Each bottom of a layer: extents, range, and whether the sides had the same."""
-        told = []
+        lines = []
         for name, place in zip(self.net.layers[index].bottoms, self.reads[index], strict=True):
             x, y = self.a.values.get(place), self.b.values.get(place)
             if x is None:
-                told.append(f"{name}: not known")
+                lines.append(f"{name}: not known")
             elif y is None:
-                told.append(f"{name}: {times(x.shape)}, {range_text(x)}; {self.b.name} does not show it")
+                lines.append(f"{name}: {times(x.shape)}, {range_text(x)}; {self.b.name} does not show it")
             else:
                 same = "equal on both sides" if x.shape == y.shape and same_bits(x, y) else "not quite equal"
-                told.append(f"{name}: {times(x.shape)}, {range_text(x)}, {same}")
-        return tuple(told)
+                lines.append(f"{name}: {times(x.shape)}, {range_text(x)}, {same}")
+        return tuple(lines)

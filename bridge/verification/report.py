@@ -19,6 +19,8 @@ from bridge.verification.results import (
     Checked,
     Metrics,
     OutputsResult,
+    PartResult,
+    PartsResult,
     TopResult,
     WeightsResult,
     plural,
@@ -39,6 +41,7 @@ class Report:
         checked: The consistency checks, once per model.
         weights: Comparisons of stored blobs.
         outputs: Comparisons of what layers write.
+        parts: Comparisons of inputs, outputs, layers, and arrays of a recording: which side has them.
         inputs: What the engines were fed, one line per input.
         remarks: What else there is to say, such as what could not be used.
         undone: What was asked for and could not be done.
@@ -56,13 +59,15 @@ class Report:
     undone: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     net: Net | None = field(default=None, repr=False, compare=False)
+    parts: tuple[PartsResult, ...] = ()
 
     @property
-    def differences(self) -> list[BlobResult | TopResult]:
-        """Every blob and top that differs, weights first."""
+    def differences(self) -> list[BlobResult | PartResult | TopResult]:
+        """Every blob, part and top that differs, in this order."""
         blobs = [blob for result in self.weights for blob in result.blobs if blob.status == DIFFERENT]
         tops = [top for result in self.outputs for top in result.tops if top.status == DIFFERENT]
-        return [*blobs, *tops]
+        parts = [part for result in self.parts for part in result.parts if part.status == DIFFERENT]
+        return [*blobs, *parts, *tops]
 
     @property
     def first_difference(self) -> TopResult | None:
@@ -129,6 +134,9 @@ class Report:
             "against": list(self.against),
             "weights": [_weights_dict(result) for result in self.weights],
             "outputs": [_outputs_dict(result) for result in self.outputs],
+            "parts": [
+                {"a": result.a, "b": result.b, "parts": [vars(part) for part in result.parts]} for result in self.parts
+            ],
             "inputs": list(self.inputs),
             "checks": [
                 {"source": checked.source, "ran": list(checked.ran), "findings": [vars(f) for f in checked.findings]}
@@ -210,6 +218,9 @@ def _number(value: float) -> float | str:
 
 def _counts(report: Report) -> Iterator[str]:
     skipped = 0
+    apart = sum(result.count(DIFFERENT) for result in report.parts)
+    if apart:
+        yield f"{apart} of the inputs, outputs and layers {'differs' if apart == 1 else 'differ'}"
     words = ((report.weights, "blob", "the same", "the same"), (report.outputs, "top", "agrees", "agree"))
     for results, noun, one, more in words:
         counts = {status: sum(result.count(status) for result in results) for status in (SAME, DIFFERENT, SKIPPED)}

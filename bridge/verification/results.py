@@ -163,13 +163,13 @@ class TopResult:
         return f"layer '{self.layer}' ({self.type})" + (f", or one of {names} before it" if names else "")
 
     @property
-    def judged(self) -> Metrics | None:
+    def decisive(self) -> Metrics | None:
         """The metrics that the verdict rests on."""
         return self.alone or self.metrics
 
     def __str__(self) -> str:
         subject = f"{self.label}: top '{self.top}'"
-        found = self.judged
+        found = self.decisive
         if self.status == DIFFERENT and found is not None and found.index is not None:
             alone = " on equal inputs" if self.alone else ""
             return (
@@ -204,6 +204,46 @@ class OutputsResult:
     def compared(self) -> int:
         """How many tops were compared."""
         return len(self.tops) - self.count(SKIPPED)
+
+
+@dataclass(frozen=True)
+class PartResult:
+    """One part of a model or a recording, compared with the other side's: not its values, but that it is there.
+
+    Attributes:
+        kind: What it is: ``input``, ``output``, ``layer``, ``array`` or ``graph``.
+        name: Its name.
+        status: SAME, DIFFERENT or SKIPPED.
+        why: What differs, or why it was not compared.
+    """
+
+    kind: str
+    name: str
+    status: str = SAME
+    why: str = ""
+
+    def __str__(self) -> str:
+        verdict = {SAME: "is the same", DIFFERENT: "differs", SKIPPED: "was not compared"}[self.status]
+        subject = f"{self.kind} '{self.name}'" if self.name else self.kind
+        return f"{subject} {verdict}: {self.why}" if self.why else f"{subject} {verdict}"
+
+
+@dataclass(frozen=True)
+class PartsResult:
+    """All parts of two sides: inputs, outputs and layers of models, arrays of a recording.
+
+    Attributes:
+        a, b: Names of the sides.
+        parts: In the order of the first side, then those that only the second has.
+    """
+
+    a: str
+    b: str
+    parts: tuple[PartResult, ...] = ()
+
+    def count(self, status: str) -> int:
+        """How many parts have that verdict."""
+        return sum(part.status == status for part in self.parts)
 
 
 @dataclass(frozen=True)

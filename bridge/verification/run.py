@@ -25,10 +25,11 @@ from bridge.verification.inputs import (
     write_recorded,
 )
 from bridge.verification.outputs import Comparison, Side, engine_side, recorded_side, records
+from bridge.verification.parts import compare_keys, compare_nets
 from bridge.verification.report import Report
-from bridge.verification.results import SAME, OutputsResult, WeightsResult
+from bridge.verification.results import SAME, SKIPPED, OutputsResult, PartsResult, WeightsResult, plural
 from bridge.verification.segments import Place, Runner
-from bridge.verification.tolerance import Tolerance, Tolerances
+from bridge.verification.tolerance import Tolerance, Tolerances, half_tolerances
 from bridge.verification.versions import versions
 from bridge.verification.weights import Files, Loaded, compare_readers, compare_weights, stored_parts
 
@@ -49,6 +50,7 @@ def verify(
     atol: Tolerance = None,
     seed: int = 0,
     isolate: bool = False,
+    subset: bool = False,
     value_range: Range | None = None,
     inputs: Mapping[str, Any] | None = None,
     save_inputs: str | Path | None = None,
@@ -73,7 +75,8 @@ def verify(
             blob name with ``""`` for the others. By default the bound follows from each layer.
         atol: Absolute tolerance for outputs, likewise.
         seed: For random inputs.
-        isolate: Judge each layer alone, on the other side's inputs.
+        isolate: Run each layer on its own, on the other side's inputs.
+        subset: Inputs, outputs, layers and arrays that only one side has are no difference.
         value_range: Bounds of random inputs.
         inputs: Extents, or the array, of input blobs by name.
         save_inputs: Write the inputs to this ``.npz`` file.
@@ -100,7 +103,7 @@ def verify(
         readers = (reader,)
     python = {"pycaffe": {"python": how["python"]}} if "python" in how else {}
     options = {**python, **(engine_options or {})}
-    run = _Run(Files.of(files, how), progress)
+    run = _Run(Files.of(files, how), progress, subset)
     run.read(None if readers is None else tuple(dict.fromkeys(readers)))
     if against is not None:
         run.compare_with(Files.of(against, how))
@@ -120,8 +123,10 @@ def verify(
 class _Run:
     """One verification under way."""
 
-    def __init__(self, files: Files, progress: Callable[[str], None]) -> None:
-        self.files, self.progress = files, progress
+    def __init__(self, files: Files, progress: Callable[[str], None], subset: bool) -> None:
+        self.files, self.progress, self.subset = files, progress, subset
+        self.parts: list[PartsResult] = []
+        self.halves: set[str] = set()
         self.sources: list[str | Path] = [*files.names]
         self.against: Files | None = None
         self.other: Loaded | None = None
@@ -138,7 +143,7 @@ class _Run:
         self.progress(f"reading {self.files.weights}")
         self.loaded, self.weights, remarks = compare_readers(self.files, names)
         self.net = self.loaded.net
-        self.remarks += remarks
+        self.remarks += [*self.net.notes, *remarks]
 
     def compare_with(self, other: Files) -> None:
         """Compare with the weights of a second model."""
@@ -154,7 +159,19 @@ class _Run:
             # An ONNX file that another tool wrote, or changed, has a graph to compare all the same.
             self.weights.append(WeightsResult(*names, why=str(error.args[0])))
             return
-        self.weights.append(compare_weights(stored_parts(self.loaded), stored_parts(self.other), names))
+        self.remarks += [
+            f"{other.weights}: {note}" for note in self.other.net.notes if note not in self.loaded.net.notes
+        ]
+        theirs = stored_parts(self.other)
+        rounded = other.kind == "onnx" and any(part.blob and part.blob.dtype == np.float16 for part in theirs.values())
+        if rounded:
+            from bridge.verification.graphs import computes_in_half
+
+            rounded = computes_in_half(other.weights)
+        self.weights.append(compare_weights(stored_parts(self.loaded), theirs, names, rounded=rounded))
+        if other.definition is not None or self.other.raw.complete:
+            pair = inference_net(self.loaded.net), inference_net(self.other.net)
+            self.parts.append(compare_nets(*pair, names, subset=self.subset))
 
     def write(self, path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
         """Write arrays to a file that is none of those that are read."""
@@ -181,6 +198,7 @@ class _Run:
             undone=tuple(self.undone),
             versions=versions(),
             net=self.loaded.net,
+            parts=tuple(self.parts),
         )
 
     def check(self, only: Collection[str] | None, skip: Collection[str], inputs: Any) -> None:
@@ -202,6 +220,7 @@ class _Run:
                 raise UsageError("inputs are recorded; they take no extents and no range", where=str(recorded))
             self.recorded = Recorded(recorded)
             self.recorded.check(self.net)
+            self.parts.append(compare_keys(self.recorded, self.net, self.loaded.net, subset=self.subset))
             self.inputs = {name: self.recorded.inputs[name] for name in self.net.inputs}
             check_shapes(self.net, {name: array.shape for name, array in self.inputs.items()})
             return
@@ -237,12 +256,29 @@ class _Run:
             others += self._other_sides(first.name, options)
         for other in others:
             self.progress(f"comparing {first.name} with {other.name}")
-            self.outputs.append(Comparison(self.net, runner, first, other, **compare).run())
+            own = (
+                {"given": half_tolerances(self.net, other.values), "isolate": True} if other.name in self.halves else {}
+            )
+            if own and compare["given"].given:
+                own = {}
+            self.outputs.append(Comparison(self.net, runner, first, other, **{**compare, **own}).run())
+        self._demand_outputs()
         if not self.outputs:
             self.remarks.append(
                 f"{first.name} is all that can run the net here, and nothing is recorded: outputs were not compared "
                 f"({_how_to_get_another(first.name)})"
             )
+
+    def _demand_outputs(self) -> None:
+        """Count the outputs of the net that could not be compared as not done."""
+        last = {top: layer.name for layer in self.net.layers for top in layer.tops}
+        ends = {(last[name], name) for name in self.net.outputs if name in last}
+        for result in self.outputs:
+            left = [top for top in result.tops if top.status == SKIPPED and (top.layer, top.top) in ends]
+            if left and not self.subset:
+                names = ", ".join(f"'{top.top}'" for top in left)
+                noun = plural(len(left), "output").split(" ", 1)[1]
+                self.undone.append(f"{noun} {names} not compared with {result.b}: {left[0].why}")
 
     def _engine_sides(self, names: tuple[str, ...] | None, options: Mapping[str, Mapping[str, Any]]) -> Iterator[Side]:
         """What each engine computes; one that was not asked for by name may fail."""
@@ -265,22 +301,24 @@ class _Run:
 
     def _graph_sides(self) -> Iterator[Side]:
         """The graphs of the ONNX files among the models, as they stand."""
-        from bridge.verification.graphs import graph_side
+        from bridge.verification.graphs import run_graph
 
         models = (self.files, *([self.against] if self.against else []))
         for path in [model.weights for model in models if model.kind == "onnx"]:
             self.progress(f"running the graph of {path}")
             try:
-                side, remark = graph_side(path, self.net, self.inputs)
+                run = run_graph(path, self.net, self.inputs, subset=self.subset)
             except ModelError as error:
                 self.undone.append(f"the graph was not run: {error.args[0]}")
                 continue
             except BridgeError as error:
                 self.remarks.append(str(error.args[0]))
                 continue
-            if remark:
-                self.remarks.append(remark)
-            yield side
+            self.parts.append(run.parts)
+            self.remarks += run.remarks
+            if run.half:
+                self.halves.add(run.side.name)
+            yield run.side
 
     def _other_sides(self, engine: str, options: Mapping[str, Mapping[str, Any]]) -> Iterator[Side]:
         """The second model in the same engine, unless it is the same net with the same weights."""

@@ -16,6 +16,8 @@ from bridge.verification.results import (
     BlobResult,
     Checked,
     OutputsResult,
+    PartResult,
+    PartsResult,
     TopResult,
     WeightsResult,
     plural,
@@ -51,6 +53,8 @@ class ReportText:
         for group in _by_first(report.weights):
             yield ""
             yield from self._weights(group)
+        for parts in report.parts:
+            yield from self._parts(parts)
         if report.inputs:
             yield ""
         for line in report.inputs:
@@ -67,6 +71,20 @@ class ReportText:
             yield from self._labelled("checks", checked.source)
         for finding in checked.findings:
             yield from self._labelled(f"  {finding.severity}", f"[{finding.check}] {finding}")
+
+    def _parts(self, result: PartsResult) -> Iterator[str]:
+        """The parts that are not the same on both sides; the others are counted."""
+        if result.count(SAME) == len(result.parts):
+            return
+        yield ""
+        yield from self._labelled("inputs, outputs and layers", f"{result.a} against {result.b}")
+        yield from self._differences([part for part in result.parts if part.status == DIFFERENT])
+        for why in dict.fromkeys(part.why for part in result.parts if part.status == SKIPPED):
+            names = [
+                f"{part.kind} '{part.name}'" for part in result.parts if part.status == SKIPPED and part.why == why
+            ]
+            more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+            yield from self._labelled("  not compared", f"{', '.join(names[:LISTED])}{more}: {why}")
 
     def _weights(self, results: Sequence[WeightsResult]) -> Iterator[str]:
         first = results[0]
@@ -121,7 +139,7 @@ class ReportText:
         if top.bound:
             yield from self._labelled("    its bound", top.bound)
 
-    def _differences(self, results: Sequence[BlobResult | TopResult]) -> Iterator[str]:
+    def _differences(self, results: Sequence[BlobResult | PartResult | TopResult]) -> Iterator[str]:
         for result in results[:LISTED]:
             yield from self._labelled("  *", str(result))
         if len(results) > LISTED:
@@ -157,7 +175,7 @@ def _verdict(top: TopResult) -> str:
 
 def _figures(top: TopResult) -> tuple[str, str, str]:
     """Largest absolute and relative difference, and how much of its bound the layer itself uses."""
-    found, judged = top.metrics or top.alone, top.judged
-    if found is None or judged is None:
+    found, decisive = top.metrics or top.alone, top.decisive
+    if found is None or decisive is None:
         return "", "", ""
-    return f"{found.max_abs:.2g}", f"{found.max_rel:.2g}", f"{100 * judged.ratio:.3g} %"
+    return f"{found.max_abs:.2g}", f"{found.max_rel:.2g}", f"{100 * decisive.ratio:.3g} %"

@@ -66,7 +66,7 @@ class Bound(NamedTuple):
     why: str
 
 
-Judged = dict[Place, tuple[Bound, np.ndarray]]
+Evaluation = dict[Place, tuple[Bound, np.ndarray]]
 """Per top its bound, and its values."""
 
 Tolerance: TypeAlias = "float | Mapping[str, float | None] | None"
@@ -86,7 +86,24 @@ class Given(NamedTuple):
 
 
 FALLBACK = Given(1e-4, 1e-5)
-"""Where no engine can run single layers, so that no bound can be found: what the project promises of an export."""
+"""Where no engine can run single layers: what the project promises of an export.
+
+The second number is relative to the largest value of the blob.
+"""
+
+
+def fallback(expected: np.ndarray) -> Given:
+    """FALLBACK for an array: the second number times its largest finite magnitude."""
+    return FALLBACK._replace(atol=FALLBACK.atol * _largest(expected))
+
+
+HALF = Given(4e-3, 2e-3)
+"""For float16, whose numbers have 11 bits: 8 and 4 of its roundings; the second is relative to the largest value."""
+
+
+def half_given(expected: np.ndarray) -> Given:
+    """HALF for an array: the second number times its largest magnitude, or 1."""
+    return HALF._replace(atol=HALF.atol * max(1.0, _largest(expected)))
 
 
 class Tolerances:
@@ -105,6 +122,11 @@ class Tolerances:
         for option, value in (*(("rtol", v) for v in self._rtol.values()), *(("atol", v) for v in self._atol.values())):
             if value is not None and not 0 <= value < math.inf:
                 raise UsageError(f"{option} {value:g} is negative, infinite or no number")
+
+    @property
+    def given(self) -> bool:
+        """Whether the user gave any."""
+        return any(value is not None for table in (self._rtol, self._atol) for value in table.values())
 
     def check(self, net: Net) -> None:
         """Demand that every blob with a tolerance of its own is one that a layer of the net writes.
@@ -125,7 +147,22 @@ class Tolerances:
         return None if rtol is None and atol is None else Given(rtol or 0.0, atol or 0.0)
 
 
-def bounds(runner: Runner, part: Segment, values: Mapping[Place, np.ndarray], seed: int) -> Judged:
+def half_tolerances(net: Net, tops: Mapping[Place, np.ndarray]) -> Tolerances:
+    """The tolerances for a model that computes in float16, by blob.
+
+    Args:
+        net: The net.
+        tops: What its layers write in float16.
+    """
+    largest: dict[str, float | None] = {}
+    for (index, top), array in tops.items():
+        if index >= 0:
+            blob = net.layers[index].tops[top]
+            largest[blob] = max(largest.get(blob) or 0.0, half_given(array).atol)
+    return Tolerances(HALF.rtol, largest)
+
+
+def bounds(runner: Runner, part: Segment, values: Mapping[Place, np.ndarray], seed: int) -> Evaluation:
     """What a segment makes of known values, and the bound of each top of its last layer.
 
     Args:

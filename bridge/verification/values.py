@@ -43,9 +43,9 @@ def look(array: np.ndarray) -> Values:
     for start in range(0, bits.size, _CHUNK):
         part = bits[start : start + _CHUNK] & magnitude
         if part.max() >= infinity:
-            odd = part >= infinity
-            first = start + int(odd.argmax()) if first < 0 else first
-            nonfinite += int(odd.sum())
+            wrong = part >= infinity
+            first = start + int(wrong.argmax()) if first < 0 else first
+            nonfinite += int(wrong.sum())
         part -= unsigned.type(1)  # zero becomes the largest number, so one comparison finds denormals
         small = part < mantissa
         if small.any():

@@ -139,15 +139,16 @@ def _without_reworked(raw: RawNet) -> RawNet:
     )
 
 
-def compare_weights(a: dict[Key, StoredPart], b: dict[Key, StoredPart], names: tuple[str, str]) -> WeightsResult:
+def compare_weights(a: StoredParts, b: StoredParts, names: tuple[str, str], *, rounded: bool = False) -> WeightsResult:
     """Compare all blobs of two sides.
 
     Args:
         a: One side, from :func:`stored_parts`.
         b: The other side.
         names: What to call the sides.
+        rounded: Whether side ``b`` is a float16 export: where it has float16, side ``a`` is rounded to it.
     """
-    pair = _Pair(a, b, names)
+    pair = _Pair(a, b, names, rounded)
     results = [pair.compare(key) for key in dict.fromkeys([*a, *b])]
     return WeightsResult(*names, blobs=tuple(result for result in results if result is not None))
 
@@ -155,8 +156,8 @@ def compare_weights(a: dict[Key, StoredPart], b: dict[Key, StoredPart], names: t
 class _Pair:
     """Two sides, with what each comparison asks of all their keys worked out once."""
 
-    def __init__(self, a: dict[Key, StoredPart], b: dict[Key, StoredPart], names: tuple[str, str]) -> None:
-        self.a, self.b, self.names = a, b, names
+    def __init__(self, a: StoredParts, b: StoredParts, names: tuple[str, str], rounded: bool) -> None:
+        self.a, self.b, self.names, self.rounded = a, b, names, rounded
         own, other = ({key[0] for key in side} for side in (a, b))
         self.lacking = {id(a): Hints(sorted(other - own)), id(b): Hints(sorted(own - other))}
         self.layers = {id(a): own, id(b): other}
@@ -177,6 +178,8 @@ class _Pair:
         if ours is None or theirs is None or ours.blob is None or theirs.blob is None:
             why = f"only in {self.names[0] if ours else self.names[1]}{self._nearest(key)}"
             return BlobResult(*subject, DIFFERENT, why)
+        if self.rounded and theirs.blob.dtype == np.float16:
+            return compare_rounded(BlobResult(*subject), ours.blob, theirs.blob)
         return compare_blob(BlobResult(*subject), ours.blob, theirs.blob)
 
     def _gap(self, key: Key, part: StoredPart, gap: StoredPart, name: str) -> BlobResult | None:
@@ -211,6 +214,19 @@ def compare_blob(subject: BlobResult, a: Blob, b: Blob) -> BlobResult:
         ulps=found.ulps,
         spread=found.spread,
     )
+
+
+def compare_rounded(subject: BlobResult, a: Blob, b: Blob) -> BlobResult:
+    """Compare a blob, rounded to float16 and limited to its range, with one that is stored so."""
+    largest = np.finfo(np.float16).max
+
+    def values() -> np.ndarray:
+        found: np.ndarray = np.clip(a.numpy(), -largest, largest).astype(np.float16)
+        return found
+
+    found = compare_blob(subject, Blob(a.shape, np.dtype(np.float16), values), b)
+    why = found.why or f"{a.dtype} against float16, compared after rounding to float16"
+    return dataclasses.replace(found, why=why)
 
 
 def _squeezed(blob: Blob) -> list[int]:

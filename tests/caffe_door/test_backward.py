@@ -65,6 +65,19 @@ def test_backward_from_a_layer_and_its_blobs(tmp_path: Path) -> None:
         assert rise == pytest.approx(h * np.square(diffs["data"]).sum(), rel=0.1)
 
 
+def test_backward_after_a_layer_in_place_on_the_input(tmp_path: Path) -> None:
+    """The first way back computes the layers again: from the input as it was, not as the layer left it."""
+    need("chainer", "onnxruntime")
+    negated = 'name: "neg" type: "Power" bottom: "data" top: "data" power_param { scale: -2 } } layer { name: "conv"'
+    net = make(tmp_path, SMALL.replace('name: "conv"', negated, 1))
+    x = feed(net)
+    net.forward()
+    net.blobs["ip"].diff[...] = 1
+    net.backward(start="ip")
+    close(net.blobs["conv"].data, plain(net, -2 * x)["conv"])
+    close(net.params["ip"][0].diff, plain(net, -2 * x)["pool"].reshape(2, -1).sum(0)[None].repeat(5, 0))
+
+
 def test_backward_without_forward(tmp_path: Path) -> None:
     need("chainer")
     net = make(tmp_path)

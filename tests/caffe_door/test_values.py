@@ -70,10 +70,15 @@ def test_writes_through_an_array_that_was_kept(tmp_path: Path) -> None:
     x = feed(net)
     weight, bias = (blob.data for blob in net.params["conv"])
     inner = weight[1:, :2]
+    expected = weight.copy()
     for step in range(6):
         inner[...] += 0.1
+        expected[1:, :2] += 0.1
         bias[step % 4] -= 0.2
-        close(net.forward()["prob"], plain(net, x)["prob"])
+        out = net.forward()["prob"].copy()
+        assert np.shares_memory(net.params["conv"][0].data, weight)
+        np.testing.assert_array_equal(net.params["conv"][0].data, expected)
+        close(out, plain(net, x)["prob"])
     first = net.forward()["prob"].copy()
     np.testing.assert_array_equal(net.forward()["prob"], first)
 
