@@ -75,11 +75,10 @@ class PriorBox(CaffeLayer):
 
     def sides(self) -> np.ndarray:
         """(boxes per cell, 2) float32: half of the width and of the height of each."""
+        BUDGET.check(100 * self._per_cell, self.label)
         if self.fixed_size:
-            BUDGET.check(100 * sum(int(n) ** 2 for n in self.density), self.label)
             squares = zip(self.fixed_size, self.density, strict=True)
             return np.array([(side / 2, side / 2) for side, n in squares for _ in range(int(n) ** 2)], np.float32)
-        BUDGET.check(100 * self._per_cell, self.label)
         roots = np.sqrt(_single(self.aspect_ratio)).astype(np.float64)
         sides: list[Any] = []
         for index, small in enumerate(np.trunc(self.min_size)):
@@ -92,6 +91,8 @@ class PriorBox(CaffeLayer):
     @property
     def _per_cell(self) -> int:
         """Boxes per cell."""
+        if self.fixed_size:
+            return sum(int(n) ** 2 for n in self.density)
         return len(self.min_size) * (1 + bool(self.max_size) + len(self.aspect_ratio))
 
     def shifts(self) -> np.ndarray:

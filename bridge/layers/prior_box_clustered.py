@@ -40,3 +40,7 @@ class PriorBoxClustered(PriorBox):
 
     def sides(self) -> np.ndarray:
         return np.stack([self.width, self.height], axis=-1).astype(np.float32) / 2
+
+    @property
+    def _per_cell(self) -> int:
+        return len(self.width)
