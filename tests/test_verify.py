@@ -313,7 +313,7 @@ def test_what_is_recorded_is_not_passed_over_where_nothing_can_run_the_net(tmp_p
     net = bridge.load(DEPLOY, WEIGHTS)
     odd = prototxt.parse('layer { name: "odd" type: "Fancy" bottom: "prob" top: "odd" }').messages("layer")[0]
     bridge.save(net.replace(layers=(*net.layers, build_layer(odd))), tmp_path / "odd.npz")
-    report = bridge.verify(tmp_path / "odd.npz", against=WEIGHTS, recorded=FASHION / "io.npz")
+    report = bridge.verify(tmp_path / "odd.npz", against=WEIGHTS, recorded=FASHION / "io.npz", subset=True)
     assert not report.differences
     assert report.status == 2
     assert report.undone == ("nothing can run the net here, so nothing was compared with what is recorded",)

@@ -95,12 +95,14 @@ def test_exit_status_2_where_nothing_was_compared(readers: str, engines: str, ch
 
 def test_exit_status_2_where_nothing_was_compared_with_what_was_asked_for(tmp_path: Path) -> None:
     need("onnxruntime", "chainer")
-    np.savez(tmp_path / "io.npz", **{"in:data": np.zeros((1, 1, 28, 28)), "out:other": np.zeros(1)})
+    np.savez(tmp_path / "io.npz", **{"in:data": np.zeros((1, 1, 28, 28)), "other": np.zeros(1)})
     both = ("--readers", "protobuf,caffefunction", "--engines", "onnxruntime,chainer")
     done = command(*FILES, "--recorded", str(tmp_path / "io.npz"), *both)
     assert done.returncode == 2
     assert "15 tops agree" in done.stdout.splitlines()[-1]
-    assert done.stderr.splitlines() == [f"bridge: nothing was compared with {tmp_path / 'io.npz'}"]
+    assert done.stderr.splitlines() == [
+        f"bridge: output 'prob' not compared with {tmp_path / 'io.npz'}: {tmp_path / 'io.npz'} does not show it"
+    ]
 
 
 def test_an_error_of_a_check_counts_where_nothing_was_compared(tmp_path: Path) -> None:

@@ -123,7 +123,9 @@ def test_a_layer_that_is_missing_is_different(tmp_path: Path) -> None:
     net = bridge.load(DEPLOY, WEIGHTS)
     bridge.save(net.replace(layers=tuple(layer for layer in net if layer.name != "fc6")), tmp_path / "less.npz")
     report = bridge.verify(WEIGHTS, against=tmp_path / "less.npz", engines=(), readers=(), checks=())
-    assert [(d.layer, d.role) for d in report.differences] == [("fc6", "weight"), ("fc6", "bias")]
+    blobs, layers = report.differences[:2], report.differences[2:]
+    assert [(d.layer, d.role) for d in blobs] == [("fc6", "weight"), ("fc6", "bias")]
+    assert f"layer 'fc6' differs: only {WEIGHTS} has it" in [str(part) for part in layers]
     assert "only in" in str(report.differences[0])
 
 

@@ -47,6 +47,28 @@ class LRN(NeuronLayer):
             raise self.fail(f"the input has {len(bottoms[0])} axes, expected 4")
         return (bottoms[0],)
 
+    def rounding_bound(self, unit: float, *bottoms: np.ndarray) -> np.ndarray | None:
+        """Across channels, Caffe and ONNX Runtime add the channel that enters the window, and subtract the one behind.
+
+        So the sum of squares has the error of the largest sum before it, not of its own.
+
+        Source: lrn_layer.cpp, ``CrossChannelForward_cpu``.
+        """
+        if self.norm_region != "ACROSS_CHANNELS":
+            return None
+        x, reach = bottoms[0], (self.local_size - 1) // 2
+        padded = np.pad(x * x * (self.alpha / self.local_size), ((0, 0), (reach, reach), (0, 0), (0, 0)))
+        sums = np.cumsum(np.pad(padded, ((0, 0), (1, 0), (0, 0), (0, 0))), axis=1)
+        window = np.maximum(sums[:, self.local_size :] - sums[:, : -self.local_size], 0)
+        # Each step so far has rounded a number as large as the sum then; independent errors add up in their squares.
+        error = unit * np.sqrt(np.cumsum((window + abs(self.k)) ** 2, axis=1))
+        scale = window + self.k
+        with np.errstate(all="ignore"):
+            ends = [np.maximum(scale + way * error, 0) ** -self.beta for way in (-1, 1)]
+            moved = np.maximum(*(np.abs(x * (end - scale**-self.beta)) for end in ends))
+            found: np.ndarray = moved + unit * np.abs(x * scale**-self.beta)
+        return np.where(np.isnan(found), np.inf, found)
+
     def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         if self.norm_region == "ACROSS_CHANNELS":
             if min(self.alpha, self.beta) <= 0:

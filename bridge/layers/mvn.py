@@ -43,6 +43,31 @@ class MVN(NeuronLayer):
         """The axes over which it sums."""
         return tuple(range(1 if self.across_channels else 2, rank))
 
+    def rounding_bound(self, unit: float, *bottoms: np.ndarray) -> np.ndarray | None:
+        """The mean of n values has the error of a sum of n terms; the same for all of them.
+
+        Where the deviation is not much larger than that error, it moves the result far: a channel that is constant
+        but for rounding can become 0 or 1. The bound is how far apart the results of two such means can be.
+        """
+        x = bottoms[0].reshape(self.infer(bottoms[0].shape)[0])
+        axes = self.summed_axes(4)
+        terms = max(1, int(np.prod([x.shape[axis] for axis in axes])))
+        with np.errstate(all="ignore"):
+            own = unit * np.abs(x).mean(axis=axes, keepdims=True) * np.sqrt(terms)
+            centred = x - x.mean(axis=axes, keepdims=True)
+            if not self.normalize_variance:
+                return own + unit * np.abs(x)
+            variance = (centred**2).mean(axis=axes, keepdims=True)
+            exact = centred / (np.sqrt(variance) + self.eps)
+            error = unit * np.sqrt(terms) * np.abs(exact)
+            small = unit * np.abs(x) / (np.sqrt(variance + own**2) + self.eps)  # of each difference from the mean
+            low, high = exact, exact
+            for share in 2.0 ** -np.arange(0, 40, 2.0):  # the largest movement need not be at the largest error
+                for shift in (-share * own, share * own):
+                    result = (centred + shift) / (np.sqrt(variance + shift**2) + self.eps)
+                    low, high = np.fmin(low, result), np.fmax(high, result)
+        return np.nan_to_num(high - low + error + small, nan=np.inf, posinf=np.inf)
+
     def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         rank = len(g.shape(x[0]))
         y = x[0] if rank == 4 else g.Reshape(x[0], g.ints([0] * rank + [1] * (4 - rank)))

@@ -232,6 +232,19 @@ class LayerHooks:
         made: Layer = layer.changed(blobs=Blobs(blobs))
         return made
 
+    def rounding_bound(self, unit: float, *bottoms: np.ndarray) -> np.ndarray | None:
+        """The largest difference that rounding explains for each value of the first top; ``None`` for the default.
+
+        For a layer whose steps in between are much larger than its result: the running sums of LRN,
+        the mean of an MVN whose channel is nearly constant.
+
+        Args:
+            unit: The relative error of one rounding, as a bound for two engines. A sum of k terms in any order
+                has ``sqrt(k)`` times as much, relative to the sum of the terms' magnitudes.
+            bottoms: The inputs, float64.
+        """
+        return None
+
     adds_many: ClassVar[bool] = True
     """On the way the layer may add up many values of a sample, though its result is no plain sum.
 

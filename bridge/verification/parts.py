@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bridge.errors import nearest
-from bridge.schema import Layer, Net, Shape, times
+from bridge.schema import Layer, Net, times
 from bridge.verification.inputs import Recorded
 from bridge.verification.results import DIFFERENT, SKIPPED, PartResult, PartsResult
 
@@ -28,7 +28,7 @@ def compare_nets(a: Net, b: Net, names: tuple[str, str], *, subset: bool = False
         *names,
         (
             *_named("input", a.inputs, b.inputs, names, subset),
-            *_inputs(a.inputs, b.inputs),
+            *_inputs(a, b),
             *_named("layer", _computing(a), _computing(b), names, subset),
             *_named("output", dict.fromkeys(a.outputs), dict.fromkeys(b.outputs), names, subset),
             *_order("output", a.outputs, b.outputs),
@@ -64,6 +64,8 @@ def _keys(recorded: Recorded, net: Net, whole: Net, subset: bool) -> Iterator[Pa
     for key in recorded.keys:
         if key in ours:
             yield PartResult("array", key)
+        elif ":" not in key and key not in net.flow.last:
+            yield PartResult("array", key, SKIPPED, "its key begins with none of in:, out:, blob: and top:")
         elif key in all_keys:
             yield PartResult("array", key, SKIPPED, "only training needs it")
         elif subset:
@@ -99,13 +101,17 @@ def _named(
             yield PartResult(kind, name, DIFFERENT, f"only {names[0] if name in a else names[1]} has it")
 
 
-def _inputs(a: Mapping[str, Shape | None], b: Mapping[str, Shape | None]) -> Iterator[PartResult]:
-    """Inputs whose declared extents differ, and their order."""
-    for name, shape in a.items():
-        other = b.get(name)
-        if shape is not None and other is not None and shape != other:
+def _inputs(a: Net, b: Net) -> Iterator[PartResult]:
+    """Inputs whose declared extents differ, the batch aside, which Caffe takes from what it is fed; and their order."""
+    for name, shape in a.inputs.items():
+        other = b.inputs.get(name)
+        if shape is None or other is None or shape == other:
+            continue
+        axis = next((layer.batch_axis(layer.bottoms.index(name)) for layer in a if name in layer.bottoms), 0)
+        pair = [(*extents[:axis], *extents[axis + 1 :]) for extents in (shape, other)]
+        if pair[0] != pair[1] or len(shape) != len(other):
             yield PartResult("input", name, DIFFERENT, f"its extents are {times(shape)} against {times(other)}")
-    yield from _order("input", tuple(a), tuple(b))
+    yield from _order("input", tuple(a.inputs), tuple(b.inputs))
 
 
 def _order(kind: str, a: Sequence[str], b: Sequence[str]) -> Iterator[PartResult]:

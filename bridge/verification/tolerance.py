@@ -16,6 +16,9 @@ the inputs, too, where the function works with ``1 + exp(x)`` or the like. A fun
 divides by a sum of k terms (MVN, Normalize) has that sum's error as well, ``c sqrt(k) u`` of
 its result, and one that finds places between n pixels (Interp) rounds them relative to n.
 
+A layer whose sums in between are much larger than its result gives its bound itself
+(``rounding_bound``): the running sums of LRN, the mean of an MVN whose channel is nearly constant.
+
 **Several layers at once**, where values in between are not known: on the way every value of
 every layer's result is moved up or down at random by a standard deviation, ``1/c`` of its
 own bound; three times the largest distance that the end then moves is the bound.
@@ -195,6 +198,11 @@ def _own(runner: Runner, index: int, clean: Mapping[Place, np.ndarray], rng: np.
     places = [Place(index, top) for top, _ in enumerate(layer.tops)]
     tops = {place: clean[place] for place in places if place in clean}
     bottoms = [clean[place] for place in runner.reads[index]]
+    with np.errstate(all="ignore"):
+        derived = layer.rounding_bound(FACTOR * UNIT, *(bottom.astype(np.float64) for bottom in bottoms))
+    if derived is not None:
+        why = "what rounding of its sums, in the order in which engines compute them, changes"
+        return {place: Bound(derived + TINY, why) for place in tops}
     terms = layer.sum_terms(*(bottom.shape for bottom in bottoms))
     if terms is None:
         return _backward(runner, index, clean, tops, rng)
