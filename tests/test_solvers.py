@@ -257,3 +257,18 @@ def test_bad_solvers_are_one_line(text: str, message: str, here: Path) -> None:
     with pytest.raises(BridgeError, match=message) as caught:
         made(text)
     assert "\n" not in str(caught.value.args[0])
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam"])
+def test_a_slope_that_all_channels_share_is_trained(kind: str, here: Path) -> None:
+    """A parameter without axes, as PReLU with channel_shared has it."""
+    shared = 'layer { name: "slope" type: "PReLU" bottom: "ip" top: "ip" prelu_param { channel_shared: true } }\n'
+    loss = 'layer { name: "loss"'
+    Path("net.prototxt").write_text(NET.replace(loss, shared + loss))
+    solver = made(f'{SOLVER} type: "{kind}" weight_decay: 0.01 regularization_type: "L1"')
+    before = solver.net.params["slope"][0].data.copy()
+    solver.step(3)
+    after = solver.net.params["slope"][0].data
+    assert after.shape == ()
+    assert np.isfinite(after)
+    assert after != before
