@@ -164,7 +164,7 @@ class _Member:
     def texts(self) -> dict[str, Any]:
         """The array as JSON."""
         if self.dtype != np.uint8:
-            raise FormatError(f"has type {self.dtype}, expected uint8", where=self.where)
+            raise FormatError(f"has type {self.dtype}", expected="uint8", where=self.where)
         with _faults(self.where):
             data = self.load().tobytes()
             if problem := check_json(data, len(data)):

@@ -88,7 +88,7 @@ def _check_extents(source: FileBytes, listed: dict[str, Any], start: int) -> Non
 def _blob(source: FileBytes, key: str, entry: dict[str, Any], start: int) -> Blob:
     dtype, shape, (first, last) = entry["dtype"], entry["shape"], entry["data_offsets"]
     if dtype not in _DTYPES:
-        raise FormatError(f"array '{key}' has type {dtype}, expected {', '.join(_DTYPES)}", where=source.name)
+        raise FormatError(f"array '{key}' has type {dtype}", expected=f"{', '.join(_DTYPES)}", where=source.name)
     nbytes = count(shape) * int(_DTYPES[dtype][2:])
     if last - first != nbytes:
         raise source.error(start + first, f"array '{key}' has {last - first} bytes, expected {nbytes}")

@@ -1,15 +1,18 @@
 """Every error the tool raises on purpose, in one tree under :class:`BridgeError`.
 
     BridgeError
-    ├── FormatError (ValueError)                   a file is not what its format demands
-    ├── ModelError (ValueError)                    a well-formed file describes an impossible net
-    ├── UnsupportedLayerError (NotImplementedError)  a layer cannot be said in the wanted form
-    ├── MissingExtraError (ImportError)            an optional package is missing
-    ├── UsageError (ValueError)                    the call itself is wrong
-    ├── MissingFileError (FileNotFoundError)       a named file cannot be read
-    ├── NotFoundError (KeyError)                   no layer or blob has that name
-    ├── OutputError (OSError)                      a file cannot be written
-    └── DifferenceError                            what must be equal is not
+    ├── FormatError (ValueError)                     a file is not what its format demands
+    │   └── BudgetError (MemoryError)                a file asks for more memory than the budget
+    ├── ModelError (ValueError)                      a well-formed file describes an impossible net
+    ├── UnknownFieldError (ValueError)               a field that nothing reads may change a result
+    ├── UnsupportedLayerError (NotImplementedError)  a layer cannot be expressed in the wanted form
+    ├── MissingExtraError (ImportError)              an optional package is missing
+    ├── UsageError (ValueError)                      the call itself is wrong
+    ├── MissingFileError (FileNotFoundError)         a named file cannot be read
+    ├── NotFoundError (KeyError)                     no layer or blob has that name
+    ├── ChangedError (OSError)                       a file changed after it was opened
+    ├── OutputError (OSError)                        a file cannot be written
+    └── DifferenceError                              what must be equal is not
 
 Each leaf is also the builtin that a caller who does not know this package would
 catch. An error has fields; its text is made of them in one place, :attr:`BridgeError.text`.

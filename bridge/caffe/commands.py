@@ -76,7 +76,7 @@ def _set_mode(gpu: str) -> None:
         log("Use CPU.", PLACE)
         return
     if not gpu.isdecimal():
-        raise UsageError(f"--gpu is '{gpu}', expected the number of one device")
+        raise UsageError(f"--gpu is '{gpu}'", expected="the number of one device")
     state.set_device(int(gpu))
     state.set_mode_gpu()
     log(f"Use GPU with device ID {gpu}", PLACE)
@@ -157,7 +157,7 @@ def _needs(flags: argparse.Namespace, *names: str) -> None:
         if not getattr(flags, name):
             raise UsageError(f"{flags.command} needs --{name}=FILE")
     if flags.iterations < 1:
-        raise UsageError(f"--iterations is {flags.iterations}, expected at least 1")
+        raise UsageError(f"--iterations is {flags.iterations}", expected="at least 1")
 
 
 def state_phase(name: str) -> int:

@@ -79,7 +79,7 @@ def run_script(path: str, arguments: Sequence[str]) -> None:
         MissingFileError: The script does not exist.
     """
     if not os.path.isfile(path):
-        raise MissingFileError("does not exist, expected a script in Python", where=path)
+        raise MissingFileError("does not exist", expected="a script in Python", where=path)
     install()
     sys.argv[:] = [path, *arguments]
     sys.path[0] = os.path.dirname(os.path.abspath(path))

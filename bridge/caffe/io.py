@@ -73,7 +73,7 @@ def array_to_datum(arr: np.ndarray, label: int | None = None) -> Any:
         UsageError: The array has another number of axes.
     """
     if arr.ndim != 3:
-        raise UsageError(f"Incorrect array shape: {times(arr.shape)}, expected channels x height x width")
+        raise UsageError(f"Incorrect array shape: {times(arr.shape)}", expected="channels x height x width")
     datum = caffe_pb2.Datum()
     datum.channels, datum.height, datum.width = arr.shape
     if arr.dtype == np.uint8:
@@ -212,7 +212,7 @@ class Transformer:
         shape = self._shape(in_)[1:]
         if mean.ndim == 1:
             if mean.shape[0] != shape[0]:
-                raise UsageError(f"Mean channels incompatible with input: {mean.shape[0]}, expected {shape[0]}")
+                raise UsageError(f"Mean channels incompatible with input: {mean.shape[0]}", expected=f"{shape[0]}")
             self.mean[in_] = mean[:, np.newaxis, np.newaxis]
             return
         full = mean.shape if mean.ndim != 2 else (1, *mean.shape)

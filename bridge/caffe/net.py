@@ -283,7 +283,7 @@ def _arguments(*args: Any, **keywords: Any) -> tuple[int, int, Sequence[str], An
 
 def _phase(value: Any) -> int:
     if value not in (0, 1):
-        raise UsageError(f"phase is {value!r}, expected caffe.TRAIN or caffe.TEST", where="Net")
+        raise UsageError(f"phase is {value!r}", expected="caffe.TRAIN or caffe.TEST", where="Net")
     return int(value)
 
 

@@ -179,7 +179,7 @@ class PyNet:
             if array.shape[:1] != shape[:1]:
                 what = "Input is not batch sized" if field == "data" else "Diff is not batch sized"
                 hint = f"net.blobs['{name}'].reshape({', '.join(map(str, array.shape))}) makes room for it"
-                raise UsageError(f"{what}: '{name}' got {times(array.shape)}, expected {times(shape)}", hint=hint)
+                raise UsageError(f"{what}: '{name}' got {times(array.shape)}", expected=f"{times(shape)}", hint=hint)
             _check_fits(name, array, shape)
         for name, array in arrays.items():
             getattr(self.blobs[name], field)[...] = array
@@ -313,7 +313,7 @@ def _check_fits(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
     except ValueError:
         fits = False
     if not fits:
-        raise UsageError(f"'{name}' got {times(array.shape)}, expected {times(shape)}")
+        raise UsageError(f"'{name}' got {times(array.shape)}", expected=f"{times(shape)}")
 
 
 def _samples(arrays: Mapping[str, Any]) -> int:

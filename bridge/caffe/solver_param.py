@@ -53,7 +53,7 @@ class SolverSettings:
             raise FormatError(str(error), where=where) from None
         self.param.type = recipe.type
         if self.param.average_loss < 1:
-            raise FormatError(f"average_loss is {self.param.average_loss}, expected at least 1", where=where)
+            raise FormatError(f"average_loss is {self.param.average_loss}", expected="at least 1", where=where)
         self._recipe = recipe
 
     @classmethod
@@ -98,7 +98,7 @@ class SolverSettings:
         given = [name for name in _TRAIN if name in self.message]
         if len(given) != 1:
             found = " and ".join(given) or "no net"
-            raise FormatError(f"names {found}, expected one of {', '.join(_TRAIN)}", where=self.where)
+            raise FormatError(f"names {found}", expected=f"one of {', '.join(_TRAIN)}", where=self.where)
         return self._definition(given[0], 0)
 
     def use_net(self, file: str) -> None:
@@ -125,7 +125,7 @@ class SolverSettings:
         generic = [name for name in ("net_param", "net") if name in self.message]
         wanted = len(self.param.test_iter)
         if wanted < len(own) or (wanted > len(own) and not generic):
-            raise FormatError(f"has {wanted} test_iter for {len(own)} test nets, expected one each", where=self.where)
+            raise FormatError(f"has {wanted} test_iter for {len(own)} test nets", expected="one each", where=self.where)
         sources = own + [(generic[0], 0) for _ in range(wanted - len(own))]
         states = list(self.param.test_state) or [self.param.train_state.__class__()] * wanted
         if len(states) != wanted:

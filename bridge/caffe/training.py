@@ -124,7 +124,7 @@ def _sorted(files: Sequence[str]) -> dict[str, str]:
             kind = "solverstate"
         kind = kind if kind in ("prototxt", "solverstate") else "weights"
         if kind in found:
-            raise UsageError(f"{found[kind]} and {file} are both {kind}, expected one of each")
+            raise UsageError(f"{found[kind]} and {file} are both {kind}", expected="one of each")
         found[kind] = str(file)
     return found
 

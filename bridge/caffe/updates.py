@@ -102,10 +102,10 @@ class Updates:
         """
         arrays = self._arrays()
         if len(history) != len(arrays):
-            raise ModelError(f"has {len(history)} arrays of history, expected {len(arrays)}", where=where)
+            raise ModelError(f"has {len(history)} arrays of history", expected=f"{len(arrays)}", where=where)
         for index, ((_, shape), blob) in enumerate(zip(arrays, history, strict=True)):
             old = (*[1] * (4 - len(shape)), *shape)  # as files of before 2015 have it
             if blob.shape not in (shape, old):
-                raise ModelError(f"history {index} is {times(blob.shape)}, expected {times(shape)}", where=where)
+                raise ModelError(f"history {index} is {times(blob.shape)}", expected=f"{times(shape)}", where=where)
         for (array, _), blob in zip(arrays, history, strict=True):
             array[...] = blob.numpy().reshape(-1)

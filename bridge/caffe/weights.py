@@ -86,11 +86,12 @@ def _pairs(node: Node, layer: RawLayer, form: _Form | None, complete: bool, wher
     own = node.layer.blobs if form is None else form.blobs
     held = [(stored, blob) for stored, blob in zip(layer.blobs, own, strict=False) if stored is not None]
     if len(layer.blobs) != len(own) and (complete or len(layer.blobs) > len(own)):
-        raise ModelError(f"has {len(layer.blobs)} blobs, expected {len(own)}", where=f"{where}{node.label}")
+        raise ModelError(f"has {len(layer.blobs)} blobs", expected=f"{len(own)}", where=f"{where}{node.label}")
     for index, (stored, blob) in enumerate(held):
         if not _fits(stored.shape, blob.dims):
             raise ModelError(
-                f"blob {index} is {times(stored.shape)}, expected {times(blob.dims)}",
+                f"blob {index} is {times(stored.shape)}",
+                expected=f"{times(blob.dims)}",
                 where=f"{where}{node.label}",
                 hint="rename the layer in the prototxt to start from new values",
             )

@@ -218,7 +218,7 @@ def _included(definition: Message, phase: str, level: int, stages: frozenset[str
     include, exclude = definition.messages("include"), definition.messages("exclude")
     if include and exclude:
         raise ModelError(
-            "has both include and exclude rules, expected one kind", where=f"layer '{definition.text('name')}'"
+            "has both include and exclude rules", expected="one kind", where=f"layer '{definition.text('name')}'"
         )
     rules = include or exclude
     met = any(_meets(rule, phase, level, stages) for rule in rules)

@@ -29,7 +29,7 @@ def check_definition(definition: Message) -> None:
     if len(names & _SOLVER) > 1 or (names & _SOLVER and not names & {"layer", "layers"}):
         net = definition.text("net") or definition.text("train_net")
         hint = f"give the net that it names: {net}" if net else "give the net's own prototxt"
-        raise FormatError("is a solver's file, expected a net", where=definition.where, hint=hint)
+        raise FormatError("is a solver's file", expected="a net", where=definition.where, hint=hint)
     if {"layer", "layers"} <= names:
         first = definition.messages("layer")[:1] or [Message()]
         raise FormatError(
@@ -56,7 +56,7 @@ def check_layers(layers: Sequence[Message]) -> None:
     for layer in layers:
         for path, times in _repeats(layer, ()):
             where = ": ".join(part for part in (layer.where, f"layer '{layer.text('name')}'") if part)
-            raise FormatError(f"'{path}' is given {times} times, expected once", where=where)
+            raise FormatError(f"'{path}' is given {times} times", expected="once", where=where)
 
 
 def _repeats(message: Message, path: tuple[str, ...]) -> Iterator[tuple[str, int]]:

@@ -158,7 +158,7 @@ class NetChain(chainer.Chain):
         if len(args) == 1 and isinstance(args[0], Mapping):
             return {**args[0], **inputs}
         if len(args) > len(self.net_inputs):
-            raise UsageError(f"got {len(args)} inputs, expected {', '.join(self.net_inputs) or 'none'}")
+            raise UsageError(f"got {len(args)} inputs", expected=f"{', '.join(self.net_inputs) or 'none'}")
         return {**dict(zip(self.net_inputs, args, strict=False)), **inputs}
 
     def run(self, inputs: Mapping[str, Any], *, start: int = 0, stop: int | None = None) -> dict[str, Any]:

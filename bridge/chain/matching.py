@@ -230,7 +230,7 @@ def pairs(net: Net, links: Links, rename: Rename, by: str) -> list[Pair]:
     elif by == "name":
         found = _by_name(net, layers, links, rename)
     else:
-        raise UsageError(f"by='{by}', expected 'name' or 'order'")
+        raise UsageError(f"by='{by}'", expected="'name' or 'order'")
     return _with_affine(net, found)
 
 

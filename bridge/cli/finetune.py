@@ -310,7 +310,7 @@ def _class_names(path: str | None) -> tuple[str, ...]:
         raise FormatError(f"is no text in UTF-8: byte {error.start}", where=path) from None
     for number, name in enumerate(names, 1):
         if not name:
-            raise FormatError("is blank, expected a class's name on each line", where=f"{path}:{number}")
+            raise FormatError("is blank", expected="a class's name on each line", where=f"{path}:{number}")
         if name in names[: number - 1]:
             raise FormatError(f"'{name}' is on line {names.index(name) + 1} already", where=f"{path}:{number}")
     return tuple(names)

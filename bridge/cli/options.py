@@ -150,7 +150,7 @@ def input_shapes(texts: tuple[str, ...]) -> dict[str, list[int | str]]:
     for text in texts:
         name, shape = parse_shape(text)
         if name in shapes:
-            raise UsageError(f"--input {text}: the extents of '{name}' were given before, expected once")
+            raise UsageError(f"--input {text}: the extents of '{name}' were given before", expected="once")
         shapes[name] = shape
     return shapes
 
@@ -203,7 +203,7 @@ def _mean_image(path: str) -> np.ndarray:
     numpy = path.endswith(".npy")
     image = read_array(Path(path), "mean", None) if numpy else np.asarray(read_mean(path).numpy(), np.float32)
     if image.size != count(image.shape[-3:]) or not image.size:
-        raise UsageError(f"--mean {path}: is {times(image.shape)}, expected one image of C x H x W values")
+        raise UsageError(f"--mean {path}: is {times(image.shape)}", expected="one image of C x H x W values")
     return image.reshape(image.shape[-3:])
 
 

@@ -115,7 +115,7 @@ def export_onnx(
 def _target(path: str | Path, external_data: str | None, sources: Iterable[str | Path]) -> Path:
     """The file to write: what a link leads to, because external data are beside the file itself."""
     if external_data not in (None, "file", "source"):
-        raise UsageError(f"external data '{external_data}', expected file or source")
+        raise UsageError(f"external data '{external_data}'", expected="file or source")
     target = Path(os.path.realpath(path) if os.path.islink(path) else path)
     refuse_sources(sources, [target, *([_beside(target)] if external_data == "file" else [])])
     return target

@@ -210,7 +210,8 @@ def _blob(entry: Any, stored: Mapping[str, Blob], layers: int, where: str) -> tu
     blob = stored[key]
     if count(shape) != blob.size:
         raise FormatError(
-            f"array '{key}' has {blob.size} values, expected {count(shape)} = {times(shape)}",
+            f"array '{key}' has {blob.size} values",
+            expected=f"{count(shape)} = {times(shape)}",
             where=where,
             hint=_DAMAGED,
         )
@@ -243,7 +244,8 @@ def _plain_layer(name: str, parts: dict[str, Blob], definition: Message | None, 
     order = _order(list(parts), definition)
     if sorted(order) != sorted(parts):
         raise FormatError(
-            f"layer '{name}' has arrays {', '.join(parts)}, expected {', '.join(order)}",
+            f"layer '{name}' has arrays {', '.join(parts)}",
+            expected=f"{', '.join(order)}",
             where=source,
             hint="name them by role, or by index from 0 on",
         )

@@ -49,10 +49,10 @@ def read_solver_state(path: str | Path) -> SolverState:
     if kind.name == "hdf5":
         return _read_hdf5(path)
     if kind.name not in ("solverstate", "unknown", "caffemodel"):
-        raise FormatError(f"holds {kind.name}, expected a solverstate", where=str(path))
+        raise FormatError(f"holds {kind.name}", expected="a solverstate", where=str(path))
     rest, history = importlib.import_module("backends.solverstate").read(path)
     if "iter" not in rest:
-        raise FormatError("has no iter, expected a solverstate", where=str(path))
+        raise FormatError("has no iter", expected="a solverstate", where=str(path))
     numbers = [rest.get(name, 0) for name in ("iter", "current_step")]
     return SolverState(int(numbers[0]), rest.text("learned_net"), int(numbers[1]), tuple(history))
 

@@ -118,7 +118,7 @@ class CaffeLayer(Layer):
         # Source: caffe.proto ``LayerParameter.loss_weight``, ``Layer::SetLossWeights``
         given = tuple(_float(weight) for weight in self.definition.all("loss_weight"))
         if given and len(given) != max(1, len(self.tops)):
-            raise self.fail(f"has {len(given)} loss_weight, expected one for each of {len(self.tops)} tops")
+            raise self.fail(f"has {len(given)} loss_weight", expected=f"one for each of {len(self.tops)} tops")
         return given or (self.default_loss_weight, *(0.0,) * (len(self.tops) - 1))
 
     def check_wiring(self) -> None:

@@ -80,13 +80,13 @@ class DetectionOutput(CaffeLayer):
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         loc, conf, prior, *first = bottoms
         if len(prior) != 3 or prior[1] != 2 or prior[2] % 4:
-            raise self.fail(f"the priors are {times(prior)}, expected 1 x 2 x a multiple of 4")
+            raise self.fail(f"the priors are {times(prior)}", expected="1 x 2 x a multiple of 4")
         boxes = prior[2] // 4
         own = 1 if self.share_location else self.num_classes
         if count(loc[1:]) != boxes * own * 4 or count(conf[1:]) != boxes * self.num_classes or loc[0] != conf[0]:
             raise self.fail(f"locations {times(loc)} and scores {times(conf)} do not fit {boxes} priors")
         if first and (len(first) != 2 or not self.share_location):
-            raise self.fail(f"has {len(bottoms)} bottoms, expected 3, or RefineDet's 5 with share_location")
+            raise self.fail(f"has {len(bottoms)} bottoms", expected="3, or RefineDet's 5 with share_location")
         if first and (count(first[0][1:]) != boxes * 2 or count(first[1][1:]) != boxes * 4):
             raise self.fail(
                 f"the first step's scores {times(first[0])} and shifts {times(first[1])} do not fit {boxes} priors"

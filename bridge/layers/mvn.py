@@ -36,7 +36,7 @@ class MVN(NeuronLayer):
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if len(bottoms[0]) > 4:
-            raise self.fail(f"the input has {len(bottoms[0])} axes, expected at most 4")
+            raise self.fail(f"the input has {len(bottoms[0])} axes", expected="at most 4")
         return ((*bottoms[0], *[1] * (4 - len(bottoms[0]))),)
 
     def summed_axes(self, rank: int = 4) -> Shape:

@@ -103,7 +103,7 @@ class PriorBox(CaffeLayer):
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if len(bottoms[0]) != 4 or len(bottoms[1]) != 4:
-            raise self.fail(f"the inputs have {len(bottoms[0])} and {len(bottoms[1])} axes, expected 4 and 4")
+            raise self.fail(f"the inputs have {len(bottoms[0])} and {len(bottoms[1])} axes", expected="4 and 4")
         height, width = bottoms[0][2:]
         return ((1, 2, height * width * self._per_cell * 4),)
 
@@ -159,7 +159,7 @@ def read_grid(p: Params) -> dict[str, Any]:
     """Where the boxes stand: the fields that PriorBox and its like share."""
     variance = p.read("variance", tuple[float, ...], (0.1,))
     if len(variance) not in (1, 4) or min(variance) <= 0:
-        raise p.fail(f"parameter 'variance' has {len(variance)} values, expected 1 or 4 positive ones")
+        raise p.fail(f"parameter 'variance' has {len(variance)} values", expected="1 or 4 positive ones")
     return {
         "img": _sides(p, "img_size", "img", int),
         "step": _sides(p, "step", "step", float),
@@ -172,7 +172,9 @@ def read_grid(p: Params) -> dict[str, Any]:
 def _with_densities(p: Params, values: dict[str, Any]) -> dict[str, Any]:
     sizes, densities = values["fixed_size"], values["density"]
     if len(densities) != len(sizes) or min(*sizes, *densities) < 1 or any(n % 1 for n in densities):
-        raise p.fail(f"has {len(sizes)} fixed_size and {len(densities)} density, expected whole numbers, one for each")
+        raise p.fail(
+            f"has {len(sizes)} fixed_size and {len(densities)} density", expected="whole numbers, one for each"
+        )
     if any(values[name] for name in ("min_size", "max_size", "aspect_ratio")):
         raise p.fail("has fixed_size beside min_size, max_size or aspect_ratio, whose order is not known")
     p.read("flip", bool, True)  # for aspect ratios, of which there are none

@@ -56,7 +56,7 @@ class ROIPooling(CaffeLayer):
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         x, rois = bottoms
         if len(x) != 4 or count(rois[1:]) != 5:
-            raise self.fail(f"the inputs are {times(x)} and {times(rois)}, expected 4 axes and rows of 5")
+            raise self.fail(f"the inputs are {times(x)} and {times(rois)}", expected="4 axes and rows of 5")
         return ((rois[0], x[1], self.pooled_h, self.pooled_w),)
 
     def to_onnx(self, g: OnnxBuilder, *x: str) -> str:

@@ -44,7 +44,7 @@ def spread(values: Sequence[int], rank: int, default: int, layer: CaffeLayer, wh
     if len(values) in (0, 1):
         return tuple(values or (default,)) * rank
     if len(values) != rank:
-        raise layer.fail(f"{what} has {len(values)} values, expected 1 or {rank}")
+        raise layer.fail(f"{what} has {len(values)} values", expected=f"1 or {rank}")
     return tuple(values)
 
 
@@ -57,5 +57,5 @@ def same_shapes(layer: CaffeLayer, bottoms: Iterable[Shape]) -> Shape:
     first, *rest = bottoms
     for index, other in enumerate(rest, 1):
         if other != first:
-            raise layer.fail(f"bottom {index} is {times(other)}, expected {times(first)} as bottom 0")
+            raise layer.fail(f"bottom {index} is {times(other)}", expected=f"{times(first)} as bottom 0")
     return first

@@ -96,7 +96,7 @@ def open_file(path: str | Path) -> IO[bytes]:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except OSError as error:
         if isinstance(error, IsADirectoryError):
-            raise MissingFileError("is a folder, expected a file", where=where) from None
+            raise MissingFileError("is a folder", expected="a file", where=where) from None
         raise MissingFileError(f"cannot be read: {error.strerror}", where=where) from None
     except ValueError as error:  # a NUL in the name
         raise MissingFileError(f"cannot be read: {error}", where=where) from None

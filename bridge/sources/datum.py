@@ -49,7 +49,7 @@ class Datum:
             return picture_of_bytes(self.data, channels, self.where)
         values = np.frombuffer(self.data, np.uint8) if self.data else self.floats
         if values.size != count(self.shape):
-            raise FormatError(f"has {values.size} values, expected {times(self.shape)}", where=self.where)
+            raise FormatError(f"has {values.size} values", expected=f"{times(self.shape)}", where=self.where)
         return values.reshape(self.shape)
 
 

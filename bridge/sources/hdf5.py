@@ -70,7 +70,7 @@ class HDF5Source(BatchSource):
         rows = {len(array) for array in self._arrays}
         if len(rows) != 1 or 0 in rows:
             extents = ", ".join(times(array.shape) for array in self._arrays)
-            raise FormatError(f"data sets are {extents}, expected as many rows in each", where=str(path))
+            raise FormatError(f"data sets are {extents}", expected="as many rows in each", where=str(path))
         self._order = list(range(rows.pop()))
         if self.layer.shuffle:
             C_RANDOM.shuffle(self._order)
@@ -81,7 +81,7 @@ class HDF5Source(BatchSource):
             raise FormatError(f"has no data set '{name}'", where=str(path), hint=f"it has {', '.join(file)}")
         array = np.asarray(file[name])
         if array.dtype.kind not in "fiub" or array.ndim < 1:
-            raise FormatError(f"data set '{name}' is {array.dtype}, expected numbers in rows", where=str(path))
+            raise FormatError(f"data set '{name}' is {array.dtype}", expected="numbers in rows", where=str(path))
         return array.astype(np.float32)
 
     def shapes(self) -> Sequence[Shape]:

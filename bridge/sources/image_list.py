@@ -23,7 +23,7 @@ class ImageListSource(ItemSource):
         """See :meth:`bridge.sources.items.ItemSource.open`."""
         layer = cast(ImageData, self.layer)
         if bool(layer.new_height) != bool(layer.new_width):
-            raise layer.fail(f"new_height is {layer.new_height} and new_width is {layer.new_width}, expected both")
+            raise layer.fail(f"new_height is {layer.new_height} and new_width is {layer.new_width}", expected="both")
         self._resolve = around.resolve
         self._lines = lines(around.resolve(layer.source))
         self._at = 0
@@ -60,7 +60,7 @@ def lines(path: Path) -> list[tuple[str, int]]:
         name, space, label = line.rpartition(" ")
         match = re.match(r"\s*[+-]?\d+", label)
         if not space or match is None:
-            raise FormatError(f"line {number} is '{line}', expected 'path label'", where=str(path))
+            raise FormatError(f"line {number} is '{line}'", expected="'path label'", where=str(path))
         found.append((name, int(match[0])))
     if not found:
         raise FormatError("lists no files", where=str(path))
@@ -79,5 +79,5 @@ def read_lines(path: Path) -> list[str]:
     except OSError as error:
         raise MissingFileError(f"cannot be read: {error.strerror}", where=str(path)) from None
     except UnicodeDecodeError:
-        raise FormatError("is no text, expected a list", where=str(path)) from None
+        raise FormatError("is no text", expected="a list", where=str(path)) from None
     return [line for line in text.splitlines() if line.strip()]

@@ -43,10 +43,10 @@ class MemorySource(BatchSource):
         size = self._shape[0]
         for name, array in (("data", data), ("labels", labels)):
             if array.dtype != np.float32 or not array.flags.c_contiguous:
-                raise UsageError(f"{name} is {array.dtype}, expected float32 in C order", where=self.layer.label)
+                raise UsageError(f"{name} is {array.dtype}", expected="float32 in C order", where=self.layer.label)
         if data.ndim != 4 or data.shape[1:] != self._shape[1:]:
             raise UsageError(
-                f"data is {times(data.shape)}, expected N x {times(self._shape[1:])}", where=self.layer.label
+                f"data is {times(data.shape)}", expected=f"N x {times(self._shape[1:])}", where=self.layer.label
             )
         if len(data) == 0 or len(data) % size:
             raise UsageError(f"{len(data)} samples are no multiple of the batch size {size}", where=self.layer.label)

@@ -32,7 +32,7 @@ class Transformer:
         self._layer, self._train = layer, phase == "TRAIN"
         self.transform: Transform = layer.transform
         if self.transform.force_color and self.transform.force_gray:
-            raise layer.fail("has both force_color and force_gray, expected one of them")
+            raise layer.fail("has both force_color and force_gray", expected="one of them")
         self._mean = self._read_mean(around.resolve)
         self.restart(around)
 

@@ -79,18 +79,18 @@ class WindowSource(BatchSource):
                 self._add(_int(index, path), words, path)
         if not self._objects or not self._background:
             found = f"{len(self._objects)} windows on objects and {len(self._background)} beside them"
-            raise FormatError(f"has {found}, expected both", where=str(path))
+            raise FormatError(f"has {found}", expected="both", where=str(path))
 
     def _add(self, image: int, words: Iterator[str], path: Path) -> None:
         label, overlap, *corners = [next(words, "") for _ in range(6)]
         try:
             share = np.float32(overlap)
         except ValueError:
-            raise FormatError(f"has '{overlap}', expected an overlap", where=str(path)) from None
+            raise FormatError(f"has '{overlap}'", expected="an overlap", where=str(path)) from None
         x1, y1, x2, y2 = (_int(corner, path) for corner in corners)
         if share >= np.float32(self.layer.fg_threshold):
             if _int(label, path) < 1:
-                raise FormatError(f"a window on an object has class {label}, expected 1 or more", where=str(path))
+                raise FormatError(f"a window on an object has class {label}", expected="1 or more", where=str(path))
             self._objects.append(Window(image, _int(label, path), x1, y1, x2, y2))
         elif share < np.float32(self.layer.bg_threshold):
             self._background.append(Window(image, 0, x1, y1, x2, y2))
@@ -182,4 +182,4 @@ def _int(word: str, path: Path) -> int:
     try:
         return int(word)
     except ValueError:
-        raise FormatError(f"has '{word}', expected a whole number", where=str(path)) from None
+        raise FormatError(f"has '{word}'", expected="a whole number", where=str(path)) from None

@@ -102,7 +102,7 @@ def opened(path: str | Path) -> Iterator[Any]:
     with open_file(path) as file, _faults(str(path)):
         magic = file.read(6)
         if not magic.startswith(_MAGICS):
-            raise FormatError("is no NumPy file, expected .npz or .npy", where=str(path))
+            raise FormatError("is no NumPy file", expected=".npz or .npy", where=str(path))
         file.seek(0)
         yield _Archive(file, str(path)) if magic.startswith(b"PK") else _array(file, _size(file), str(path))
 
@@ -154,7 +154,7 @@ def _array(stream: IO[bytes], size: int, where: str) -> np.ndarray:
     except MemoryError:  # what Python's parser says of brackets that are nested too deeply
         raise ValueError("its header is nested too deeply") from None
     if dtype.hasobject:
-        raise FormatError("holds Python objects, expected numbers", where=where)
+        raise FormatError("holds Python objects", expected="numbers", where=where)
     nbytes = count(shape) * dtype.itemsize
     if size - stream.tell() < nbytes:
         raise ValueError(f"has {size - stream.tell()} bytes, expected {nbytes}")
@@ -179,7 +179,7 @@ def float32(array: Any, where: str) -> np.ndarray:
     """
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
         found = getattr(array, "dtype", "no array")
-        raise FormatError(f"has type {found}, expected numbers", where=where)
+        raise FormatError(f"has type {found}", expected="numbers", where=where)
     with np.errstate(over="ignore"):
         return np.asarray(array, np.float32)
 

@@ -130,7 +130,7 @@ class Recorded:
         self.keys: tuple[str, ...] = ()
         with opened(path) as archive:
             if isinstance(archive, np.ndarray):
-                raise FormatError("is a single array, expected an archive (.npz)", where=self.name, hint=_HINT)
+                raise FormatError("is a single array", expected="an archive (.npz)", where=self.name, hint=_HINT)
             self.keys = tuple(archive)
             for key in self.keys:
                 kind, _, name = key.partition(":")
