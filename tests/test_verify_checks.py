@@ -172,6 +172,16 @@ def test_finds_no_error_in_what_caffe_runs(case: Any) -> None:
     assert run_checks(files.read()).count("error") == 0
 
 
+@pytest.mark.parametrize(
+    ("values", "message"), [((1, 1, 1), ""), ((1, 1, 2), "copy 0"), ((1, 2, 1), "copy 1"), ((2, 1, 1), "copy 0")]
+)
+def test_the_copy_that_differs_from_the_last_is_named(values: tuple[float, ...], message: str) -> None:
+    text = INPUT + "".join(FC % (name, name, 'param { name: "w" }') for name in "abc")
+    net = loaded(text, **{n: [f(2, 100, fill=value), f(2)] for n, value in zip("abc", values, strict=True)})
+    found = [finding.message for finding in run_checks(net, only=["shared"]).findings]
+    assert [text.partition(" of")[0] for text in found] == ([message] if message else [])
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_looks_at_every_value_of_every_type(dtype: Any) -> None:
     values = np.ones((3, 700_000), dtype)
