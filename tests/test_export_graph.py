@@ -291,8 +291,10 @@ def test_numbers_that_make_no_sense_are_refused(values: dict[str, Any]) -> None:
 @pytest.mark.parametrize("channels", [1, 4])
 def test_only_three_channels_can_be_turned_round(channels: int) -> None:
     data = DATA.replace("dim: 3", f"dim: {channels}")
-    with pytest.raises(UsageError, match=f"input 'data' has {channels} channels, expected 3 to reverse RGB to BGR"):
-        to_onnx_model(make(data + CONV), preprocess=Preprocess(bgr=True))
+    with pytest.raises(
+        UsageError, match=f"input 'data' has {channels} channels, expected 3 to swap between RGB and BGR"
+    ):
+        to_onnx_model(make(data + CONV), preprocess=Preprocess(swap_channels=True))
     to_onnx_model(make(data + CONV), preprocess=Preprocess(scale=2))
 
 

@@ -98,7 +98,7 @@ REFUSED: list[tuple[str, tuple[str, ...], type[BridgeError], str, str]] = [
         BOTH,
         UnsupportedLayerError,
         r"'cluster' \(Python\): unknown layer type 'caffe\.layers\.detectnet",
-        "",
+        "--output coverage,bboxes",
     ),
 ]
 

@@ -190,7 +190,7 @@ def test_an_export_with_preprocessing_agrees_and_a_wrong_one_does_not(tmp_path: 
 
     source = saved(tmp_path, "net.npz")
     values = np.arange(108, dtype=np.float32).reshape(3, 6, 6) if mean == "image" else np.asarray(mean, np.float32)
-    preprocess = Preprocess(values, scale=1 / 64, bgr=True)
+    preprocess = Preprocess(values, scale=1 / 64, swap_channels=True)
     export_onnx(bridge.load(source), tmp_path / "net.onnx", check=False, half=half, preprocess=preprocess)
     report = verified(source, against=tmp_path / "net.onnx")
     assert report.passed, str(report)

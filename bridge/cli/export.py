@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bridge.cli import options
+
+if TYPE_CHECKING:
+    from bridge.onnx_export.preprocess import Preprocess
 
 
 @click.command()
@@ -33,7 +36,22 @@ from bridge.cli import options
 @click.option("--fp16", "--half", "half", is_flag=True, help="Compute in float16; inputs and outputs stay float32.")
 @click.option("--mean", default=None, help="Subtract this mean first: b,g,r or one number, or a .binaryproto or .npy.")
 @click.option("--scale", default=1.0, help="Multiply by this after the mean is subtracted.")
-@click.option("--bgr", is_flag=True, help="The model takes RGB, and reverses the channels to Caffe's BGR.")
+@click.option(
+    "--swap-channels",
+    "--bgr",
+    "swap_channels",
+    is_flag=True,
+    help="Reverse the channels: RGB images for a net trained on BGR, or the other way round.",
+)
+@click.option(
+    "--input-layout",
+    type=click.Choice(["nchw", "nhwc"]),
+    default="nchw",
+    show_default=True,
+    help="Axes of the image that the model takes; OpenCV holds images as nhwc.",
+)
+@click.option("--uint8", is_flag=True, help="The model takes 8-bit pixels, 0 to 255.")
+@click.option("--resize", metavar="H,W", help="The model takes images of any size, and resizes them (bilinear).")
 @click.option(
     "--allow-custom", is_flag=True, help="Write what standard ONNX cannot express as nodes of org.weightbridge."
 )
@@ -52,7 +70,6 @@ from bridge.cli import options
 def export(files: tuple[str, ...], target: str, inputs: tuple[str, ...], opset: int | None, **given: Any) -> None:
     """Write a net as ONNX, checked by default."""
     from bridge.exporting import export_onnx
-    from bridge.onnx_export.preprocess import Preprocess
 
     targets = [target, f"{target}.data" if given["external_data"] == "file" else None]
     options.guard([*files, given["recorded"], given["mean"]], targets)
@@ -67,7 +84,7 @@ def export(files: tuple[str, ...], target: str, inputs: tuple[str, ...], opset: 
         outputs=options.output_blobs(given["outputs"], net),
         dynamic_batch=given["dynamic_batch"],
         allow_custom=given["allow_custom"],
-        preprocess=Preprocess(options.mean(given["mean"]), given["scale"], given["bgr"]),
+        preprocess=_preprocess(given),
         half=given["half"],
         external_data=given["external_data"],
         check=given["check"],
@@ -79,3 +96,16 @@ def export(files: tuple[str, ...], target: str, inputs: tuple[str, ...], opset: 
         options.note(remark)
     size = sum(init.nbytes for init in graph.builder.initializers.values())
     click.echo(f"{target}: {len(graph.builder.nodes)} nodes, {size:,} bytes of weights, opset {graph.builder.opset}")
+
+
+def _preprocess(given: dict[str, Any]) -> Preprocess:
+    from bridge.onnx_export.preprocess import Preprocess
+
+    return Preprocess(
+        mean=options.mean(given["mean"]),
+        scale=given["scale"],
+        swap_channels=given["swap_channels"],
+        input_layout=given["input_layout"],
+        uint8=given["uint8"],
+        resize=options.height_width(given["resize"]),
+    )

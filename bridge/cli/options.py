@@ -177,6 +177,16 @@ def output_blobs(texts: tuple[str, ...], net: Net) -> tuple[str, ...]:
     return names
 
 
+def height_width(text: str | None) -> tuple[int, int] | None:
+    """The height and the width of ``--resize 224,224``."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
+        raise UsageError(f"--resize {text}: expected a height and a width, such as 224,224")
+    return int(parts[0]), int(parts[1])
+
+
 def mean(text: str | None) -> np.ndarray:
     """A mean from ``104,117,123``, from one number, or from a .binaryproto or .npy.
 

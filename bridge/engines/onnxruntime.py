@@ -77,7 +77,8 @@ class RuntimeSession:
     def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """The outputs by name."""
         names = [output.name for output in self._session.get_outputs()]
-        fed = {value.name: np.asarray(inputs[value.name], np.float32) for value in self._session.get_inputs()}
+        types = {value.name: np.uint8 if "uint8" in value.type else np.float32 for value in self._session.get_inputs()}
+        fed = {name: np.asarray(inputs[name], dtype) for name, dtype in types.items()}
         try:
             return dict(zip(names, self._session.run(names, fed), strict=True))
         except raised() as error:

@@ -6,7 +6,7 @@ from operator import add
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bridge.layers.base import MANY, CaffeLayer, Params, canonical_axis, field_pair, layer_type, same_shapes, spread
-from bridge.schema import Shape
+from bridge.schema import Shape, count
 
 if TYPE_CHECKING:
     from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
@@ -73,6 +73,10 @@ class Convolution(CaffeLayer):
 
     def sum_terms(self, *bottoms: Shape) -> int | None:
         return self.blobs.blob("weight").size // self.num_output + 1
+
+    def multiply_adds(self, *bottoms: Shape) -> int | None:
+        window = self.blobs.blob("weight").size // self.num_output
+        return window * sum(map(count, self.infer(*bottoms)))
 
     @property
     def outputs(self) -> int | None:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from bridge.layers.base import layer_type
 from bridge.layers.convolution import Convolution
-from bridge.schema import Shape
+from bridge.schema import Shape, count
 
 
 @layer_type("Deconvolution")
@@ -30,6 +30,10 @@ class Deconvolution(Convolution):
     @property
     def input_channels(self) -> int | None:
         return self.blobs.blob("weight").shape[0] if "weight" in self.blobs else None
+
+    def multiply_adds(self, *bottoms: Shape) -> int | None:
+        window = self.blobs.blob("weight").size // self.blobs.blob("weight").shape[0]  # that each input is spread over
+        return window * sum(map(count, bottoms))
 
     def weight_channels(self, channels: int) -> Shape:
         return (channels, self.num_output // self.group)

@@ -66,6 +66,9 @@ class Im2col(Convolution):
     def sum_terms(self, *bottoms: Shape) -> int | None:
         return None
 
+    def multiply_adds(self, *bottoms: Shape) -> int | None:
+        return None
+
     @property
     def input_channels(self) -> int | None:
         return None

@@ -65,6 +65,9 @@ class InnerProduct(CaffeLayer):
     def sum_terms(self, *bottoms: Shape) -> int | None:
         return self.blobs.blob("weight").size // self.num_output + 1
 
+    def multiply_adds(self, *bottoms: Shape) -> int | None:
+        return self.blobs.blob("weight").size // self.num_output * sum(map(count, self.infer(*bottoms)))
+
     @property
     def outputs(self) -> int | None:
         return self.num_output

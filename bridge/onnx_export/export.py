@@ -146,6 +146,6 @@ def to_onnx_file(
         "bridge.prototxt": prototxt.format(net.to_message()),
         "bridge.blobs": blob_index(graph, [layer.name for layer in net.layers]),
         **({HALF_KEY: "true"} if half else {}),
-        **(preprocess.metadata(preprocess.image_of(graph.inputs)) if preprocess else {}),
+        **(preprocess.metadata(next(iter(graph.prepared))) if preprocess else {}),
     }
     return to_file(graph, name=net.name, metadata=metadata), graph

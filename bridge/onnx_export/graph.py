@@ -29,6 +29,8 @@ class Graph:
         notes: Remarks for the user, one line each.
         blobs: The blob that an output stands for, where it could not have the blob's name.
         half: The values that are float16.
+        prepared: The value that the net reads in place of an input that is preprocessed.
+        bytes: The inputs that take 8-bit values.
     """
 
     builder: GraphBuilder
@@ -39,6 +41,8 @@ class Graph:
     notes: list[str] = field(default_factory=list)
     blobs: dict[str, str] = field(default_factory=dict)
     half: frozenset[str] = frozenset()
+    prepared: dict[str, str] = field(default_factory=dict)
+    bytes: frozenset[str] = frozenset()
 
 
 def lower(
@@ -69,6 +73,8 @@ def lower(
     """
     _refuse(net, allow_custom)
     shapes, sizes, asked = _open_extents(net, inputs or {}, dynamic_batch)
+    if preprocess:
+        shapes = preprocess.resized(shapes, (inputs or {}).keys(), net.where)
     notes: list[str] = []
     while True:
         try:
@@ -109,8 +115,15 @@ def _refuse(net: Net, allow_custom: bool) -> None:
     if broken:
         more = "" if len(broken) == 1 else f"{len(broken)} layers cannot be exported: "
         unfilled = any(layer.uncovered for layer in net.layers)
-        hint = "do the prototxt and the weights belong together?" if unfilled else before_hint(net, broken)
+        hint = _unfilled_hint(net) if unfilled else before_hint(net, broken)
         raise UnsupportedLayerError(more + "; ".join(broken.values()), where=net.where, hint=hint)
+
+
+def _unfilled_hint(net: Net) -> str:
+    layer = next(layer for layer in net.layers if layer.uncovered)
+    values = ", ".join(f"{role}=..." for role in layer.roles(0))
+    by_hand = f" (in Python, net.with_blobs({layer.name!r}, {values}) sets values by hand)" if values else ""
+    return f"do the prototxt and the weights belong together?{by_hand}"
 
 
 def before_hint(net: Net, layers: Iterable[int]) -> str:
@@ -209,15 +222,15 @@ class _Lowering:
             self.g.unique(name)  # reserved: a blob's name is its tensor's
         self.values: dict[str, str] = {}
         self.tops: list[tuple[str, ...]] = []
+        self.prepared: dict[str, str] = {}
+        self.bytes: frozenset[str] = frozenset()
 
     def run(self, notes: list[str], preprocess: Preprocess | None) -> Graph:
         for name, shape in self.shapes.items():
             self.values[name] = name
             self.g.shapes[name] = input_dims(shape, self.sizes)
         if preprocess:
-            image = preprocess.image_of(self.shapes, self.net.where)
-            self.values[image] = preprocess.emit(self.g, image)
-            self.g.shapes[self.values[image]] = self.g.shapes[image]
+            self._prepare(preprocess)
         missing: dict[int, str] = {}
         for index, layer in enumerate(self.net.layers):
             try:
@@ -232,6 +245,20 @@ class _Lowering:
             hint = before_hint(self.net, missing)
             raise UnsupportedLayerError("; ".join(missing.values()), where=self.net.where, hint=hint)
         return self._finish(notes)
+
+    def _prepare(self, preprocess: Preprocess) -> None:
+        """Put nodes between the image that the model takes and the net's input."""
+        image = preprocess.image_of(self.shapes, self.net.where)
+        dims = self.g.shapes[image]
+        names = [side if side not in self.sizes else f"{image}_{side}" for side in ("height", "width")]
+        # an image of another size than the net's, so that the check of the export resizes
+        sizes = {**self.sizes, **{name: n + n // 2 + 1 for name, n in zip(names, dims.extents[2:], strict=True)}}
+        extents = preprocess.model_extents(self.shapes[image], *names)
+        self.values[image] = self.prepared[image] = preprocess.emit(self.g, image, dims)
+        self.g.shapes[self.values[image]] = dims
+        self.g.shapes[image] = input_dims(extents, sizes)
+        self.shapes = {**self.shapes, image: extents}
+        self.bytes = frozenset([image] if preprocess.uint8 else [])
 
     def _layer(self, index: int, layer: Layer) -> tuple[str, ...]:
         if layer.is_input:
@@ -270,6 +297,8 @@ class _Lowering:
             },
             notes=[*notes, *self.g.notes],
             blobs={other: name for name, other in renamed.items()},
+            prepared=self.prepared,
+            bytes=self.bytes,
         )
 
     def _other_name(self, name: str) -> str:

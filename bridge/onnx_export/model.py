@@ -34,7 +34,10 @@ def to_file(graph: Graph, *, name: str, metadata: dict[str, str]) -> OnnxFile:
     proto = helper.make_graph(
         [_node(node, index) for index, node in enumerate(g.nodes)],
         name or "net",
-        [_value_info(value, shape) for value, shape in graph.inputs.items()],
+        [
+            _value_info(value, shape, TensorProto.UINT8 if value in graph.bytes else TensorProto.FLOAT)
+            for value, shape in graph.inputs.items()
+        ],
         [_value_info(value, shape) for value, shape in graph.outputs.items()],
         initializer=[_tensor(key, value) for key, value in g.initializers.items() if key not in large],
         value_info=_between(graph),

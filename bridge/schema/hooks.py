@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
-from bridge.schema.blob import Blob, Blobs, Shape
+from bridge.schema.blob import Blob, Blobs, Shape, count
 from bridge.schema.message import Message
 
 if TYPE_CHECKING:
@@ -215,6 +215,16 @@ class LayerHooks:
         another order differ by a bound that follows from this number and from :meth:`magnitudes`.
         """
         return None
+
+    def multiply_adds(self, *bottoms: Shape) -> int | None:
+        """How many products the layer computes and adds, for all of its tops; ``None`` if it computes no sums.
+
+        By default :meth:`sum_terms` times the number of values in the tops. A convolution of 3 x 3 over 64 channels
+        that makes 128 x 56 x 56 values has 576 x 128 x 56 x 56 = 231,211,008; a bias is no product.
+        """
+        layer: Any = self
+        terms = self.sum_terms(*bottoms)
+        return None if terms is None else terms * sum(map(count, layer.infer(*bottoms)))
 
     def magnitudes(self) -> Layer:
         """For a sum: the layer that adds the terms' magnitudes, when it is fed the inputs' magnitudes.

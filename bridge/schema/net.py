@@ -139,6 +139,26 @@ class Net:
         layers = tuple(layer for index, layer in enumerate(self.layers) if index in needed)
         return self.replace(layers=layers, selected=wanted)
 
+    def with_blobs(self: _N, layer: str, **arrays: Any) -> _N:
+        """The net with other values for a layer's blobs, such as those that a program sets by hand.
+
+        ``net.with_blobs("class8_ab", weight=points, bias=numpy.zeros(2))``. Layers that share the parameter get the
+        values, too.
+
+        Args:
+            layer: The layer's name.
+            arrays: Values by role. Each has the blob's shape; what is not float is converted to float32. A layer that
+                has no blobs yet needs all of its roles.
+
+        Raises:
+            NotFoundError: There is no such layer, or it has no blob of that role.
+            ModelError: A blob has another shape than the layer needs, or one is missing.
+            UsageError: The layer has no blobs that could be set.
+        """
+        from bridge.schema.setting import set_blobs
+
+        return set_blobs(self, self[layer], arrays)
+
     def to_message(self) -> Message:
         """The net's definition as one ``NetParameter`` (V2) without blobs."""
         message = self.definition.copy()

@@ -91,6 +91,7 @@ def names_and_numbers_fit(case: LayerCase) -> None:
         assert layer.position_extent(*shapes) >= 1
         terms = layer.sum_terms(*shapes)
         assert terms is None or terms >= 1
+        assert (layer.multiply_adds(*shapes) is None) == (terms is None)
     if layer.outputs is not None and layer.blobs and layer.filters and not layer.inputs_first:
         assert layer.weight.shape[0] == layer.outputs
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from bridge.onnx_export.dims import fits, label
 from bridge.onnx_export.file import OnnxFile
 from bridge.onnx_export.graph import Graph
 from bridge.onnx_export.preprocess import Preprocess
-from bridge.schema import Net, times
+from bridge.schema import Net, Shape, times
 from bridge.verification.compare import metrics
 from bridge.verification.inputs import Recorded, make_inputs
 from bridge.verification.outputs import Comparison, Side, engine_side, recorded_side
@@ -79,7 +80,6 @@ class _Check:
         recorded: str | Path | None,
     ) -> None:
         self.file, self.net, self.graph, self.seed = file, net, graph, seed
-        self.image = preprocess.image_of(graph.inputs) if preprocess else ""
         self.preprocess = preprocess or Preprocess()
         self.recorded = Recorded(recorded) if recorded is not None else None
         if self.recorded is not None:
@@ -87,14 +87,25 @@ class _Check:
             self.inputs = {name: self.recorded.inputs[name] for name in net.inputs}
             self.fed = self._changed(self.inputs, self.preprocess.undo)
             self._check_fit(self.recorded.name)
+            self._check_bytes(self.recorded.name)
         else:
-            self.fed = make_inputs(net, given=self._extents(), seed=seed)
+            shapes = self._extents()
+            made = make_inputs(
+                net, given={name: self._net_shape(name, shape) for name, shape in shapes.items()}, seed=seed
+            )
+            self.fed = {
+                name: self.preprocess.example(x, shapes[name], seed) if name in graph.prepared else x
+                for name, x in made.items()
+            }
             self.inputs = self._changed(self.fed, self.preprocess.apply)
 
-    def _changed(self, arrays: Arrays, change: object) -> dict[str, np.ndarray]:
-        return {name: change(array) if name == self.image else array for name, array in arrays.items()}  # type: ignore[operator]
+    def _changed(self, arrays: Arrays, change: Callable[[np.ndarray], np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: change(array) if name in self.graph.prepared else array for name, array in arrays.items()}
 
-    def _extents(self) -> dict[str, tuple[int, ...]]:
+    def _net_shape(self, name: str, shape: Shape) -> Shape:
+        return self.preprocess.net_shape(shape) if name in self.graph.prepared else shape
+
+    def _extents(self) -> dict[str, Shape]:
         """One more than the net's own wherever the model leaves it open, if the net allows that at once."""
         own = {name: tuple(self.graph.builder.shapes[name].extents) for name in self.graph.inputs}
         more = {
@@ -102,7 +113,7 @@ class _Check:
             for name, extents in self.graph.inputs.items()
         }
         try:
-            self.net.infer(more)
+            self.net.infer({name: self._net_shape(name, shape) for name, shape in more.items()})
         except BridgeError:
             return own
         return more
@@ -114,10 +125,37 @@ class _Check:
                 message = f"input '{name}' is {found}, the model takes {label(extents)}"
                 raise UsageError(message, where=where, hint="--input sets the extents of inputs, or leaves them open")
 
+    def _check_bytes(self, where: str) -> None:
+        """Demand that the recorded input comes from 8-bit pixels, if that is what the model takes."""
+        for name in self.graph.bytes:
+            if not self.preprocess.gives(self.fed[name], self.inputs[name]):
+                raise UsageError(
+                    f"input '{name}' does not come from 8-bit pixels by this mean and scale",
+                    where=where,
+                    hint="leave --uint8 out, or record the input of an 8-bit image",
+                )
+            self.inputs[name] = self.preprocess.apply(self.fed[name])
+
+    def _check_prepared(self, outputs: dict[str, np.ndarray]) -> None:
+        """Compare what the model makes of the image with NumPy's; the net is then compared on the model's.
+
+        Else a place between two pixels, rounded in another way, would look like an error of the first layer.
+        """
+        for name, value in self.graph.prepared.items():
+            found = outputs[value] if value in self.graph.outputs else outputs.pop(value)
+            wanted, bound = self.inputs[name], self.preprocess.bound(self.fed[name])
+            if found.shape != wanted.shape or not np.allclose(found, wanted, 1e-5, bound, equal_nan=True):
+                message = f"the preprocessing of input '{name}' in {_ME} differs from NumPy's"
+                raise DifferenceError(message, where=self.net.where, hint=_HINT)
+            self.inputs[name] = found
+
     @np.errstate(all="ignore")
     def run(self) -> list[str]:
         """Random numbers may well lie outside a function's domain; both sides give the same then."""
-        outputs = self._run_model()
+        outputs = self._run_model(
+            tuple(value for value in self.graph.prepared.values() if value not in self.graph.outputs)
+        )
+        self._check_prepared(outputs)
         self._check_shapes(outputs)
         if self.graph.half:
             return self._against_float32(outputs)

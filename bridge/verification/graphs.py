@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from bridge.engines.sandbox import Sandbox
     from bridge.onnx_export.dims import Extent
     from bridge.onnx_export.inside import Inside
+    from bridge.onnx_export.preprocess import Preprocess
+
+_BYTES = "give an input that was made from 8-bit pixels: --recorded IO.npz"
 
 
 class GraphRun(NamedTuple):
@@ -66,11 +69,11 @@ def run_graph(path: str | Path, net: Net, inputs: Mapping[str, np.ndarray], *, s
     preprocess, image = Preprocess.from_metadata(inside.metadata, str(path))
     given = inputs
     if image in inputs:  # the graph takes the raw image; what it makes of it is the net's input
-        raw = preprocess.undo(np.asarray(inputs[image], np.float32))
+        raw = _image(preprocess, image, inputs[image], str(path))
         inputs, given = {**inputs, image: preprocess.apply(raw)}, {**inputs, image: raw}
     _check_inputs(inside.inputs, given, str(path))
     names, outputs = _names(net, inputs)
-    fed = {name: np.asarray(given[name], np.float32) for name in inside.inputs}
+    fed = {name: given[name] if name == image else np.asarray(given[name], np.float32) for name in inside.inputs}
     values, reached, reason = _run(inside, {name for tops in names for name in tops}, fed)
     known = {**{name: np.asarray(array, np.float32) for name, array in inputs.items()}, **values}
     places: dict[Place, np.ndarray] = {Place(-1, i): known[name] for i, name in enumerate(net.inputs) if name in known}
@@ -90,6 +93,16 @@ def run_graph(path: str | Path, net: Net, inputs: Mapping[str, np.ndarray], *, s
     return GraphRun(
         Side(f"graph of {path}", places), PartsResult(net.where, str(path), tuple(parts)), tuple(remarks), half
     )
+
+
+def _image(preprocess: Preprocess, name: str, x: np.ndarray, path: str) -> np.ndarray:
+    """The image that a graph's preprocessing turns into the net's input."""
+    image = preprocess.undo(np.asarray(x, np.float32))
+    if preprocess.uint8 and not preprocess.gives(image, x):
+        raise ModelError(
+            f"takes 8-bit pixels as '{name}', and the input does not come from any", where=path, hint=_BYTES
+        )
+    return image
 
 
 def _interface(
