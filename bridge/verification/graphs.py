@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 _FOLDER = "session.model_external_initializers_file_folder_path"
 
 
+LayerRun = Callable[[int, Mapping[Place, np.ndarray]], "dict[Place, np.ndarray] | None"]
+"""Runs one layer, by its index, on given values of its bottoms."""
+
+
 class GraphRun(NamedTuple):
     """What the graph of an ONNX file declares and computes.
 
@@ -30,12 +35,14 @@ class GraphRun(NamedTuple):
         parts: Its inputs and outputs against the net's, and whether a runtime takes it.
         remarks: What cannot be run, and why; what the graph does to its image input first.
         half: Whether it computes in float16.
+        layer: Runs one layer of the graph on inputs; ``None`` instead of its tops where its nodes are not apart.
     """
 
     side: Side
     parts: PartsResult
     remarks: tuple[str, ...] = ()
     half: bool = False
+    layer: LayerRun | None = None
 
 
 def run_graph(path: str | Path, net: Net, inputs: Mapping[str, np.ndarray], *, subset: bool = False) -> GraphRun:
@@ -89,8 +96,30 @@ def run_graph(path: str | Path, net: Net, inputs: Mapping[str, np.ndarray], *, s
         remarks.append(f"{path} takes '{image}' before its preprocessing ({preprocess}), and is fed so")
     half = inside.metadata.get(HALF_KEY) == "true"
     return GraphRun(
-        Side(f"graph of {path}", places), PartsResult(net.where, str(path), tuple(parts)), tuple(remarks), half
+        Side(f"graph of {path}", places),
+        PartsResult(net.where, str(path), tuple(parts)),
+        tuple(remarks),
+        half,
+        functools.partial(_run_layer, inside, net, names),
     )
+
+
+def _run_layer(
+    inside: Inside, net: Net, names: list[tuple[str, ...]], index: int, values: Mapping[Place, np.ndarray]
+) -> dict[Place, np.ndarray] | None:
+    """What the nodes of one layer make of values; ``None`` where no nodes lead from its bottoms to its tops."""
+    inputs = list(net.inputs)
+    known = {inputs[place.top] if place.layer < 0 else names[place.layer][place.top]: place for place in values}
+    found = inside.between(known, [name for name in names[index] if name])
+    if found is None:
+        return None
+    model, used = found
+    try:
+        fed = {name: values[known[name]] for name in used}
+        arrays = _session(model, [name for name in names[index] if name], fed, inside.folder)
+    except ModelError:  # a value of another type in between; the whole graph was run before
+        return None
+    return {Place(index, top): arrays[name] for top, name in enumerate(names[index]) if name in arrays}
 
 
 def _interface(
