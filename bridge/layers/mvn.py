@@ -56,7 +56,8 @@ class MVN(NeuronLayer):
             own = unit * np.abs(x).mean(axis=axes, keepdims=True) * np.sqrt(terms)
             centred = x - x.mean(axis=axes, keepdims=True)
             if not self.normalize_variance:
-                return own + unit * np.abs(x)
+                plain: np.ndarray = own + unit * np.abs(x)
+                return plain
             variance = (centred**2).mean(axis=axes, keepdims=True)
             exact = centred / (np.sqrt(variance) + self.eps)
             error = unit * np.sqrt(terms) * np.abs(exact)
@@ -66,7 +67,8 @@ class MVN(NeuronLayer):
                 for shift in (-share * own, share * own):
                     result = (centred + shift) / (np.sqrt(variance + shift**2) + self.eps)
                     low, high = np.fmin(low, result), np.fmax(high, result)
-        return np.nan_to_num(high - low + error + small, nan=np.inf, posinf=np.inf)
+        found: np.ndarray = np.nan_to_num(high - low + error + small, nan=np.inf, posinf=np.inf)
+        return found
 
     def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         rank = len(g.shape(x[0]))

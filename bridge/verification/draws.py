@@ -169,8 +169,8 @@ def _around(levels: Sequence[float], places: Sequence[Place], values: Values, se
     """Inputs of a layer: the first has values at each threshold and on both sides of it, the others stay."""
     first, shape = places[0], values[places[0]].shape
     rng = np.random.default_rng(seed)
-    steps = np.float32([0, -1, 1, -0.01, 0.01, -30, 30])
-    chosen = np.add.outer(np.float32(levels), steps).reshape(-1)
+    steps = np.asarray([0, -1, 1, -0.01, 0.01, -30, 30], np.float32)
+    chosen = np.add.outer(np.asarray(levels, np.float32), steps).reshape(-1)
     return {first: rng.choice(chosen, shape).astype(np.float32)}
 
 
