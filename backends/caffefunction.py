@@ -226,7 +226,8 @@ def _function(where: str, definitions: Sequence[Message], caffe_function: Any) -
     with warnings.catch_warnings(), np.errstate(all="ignore"), float32:
         warnings.simplefilter("ignore")  # that it skips a layer is told by `uncovered` and the notes
         try:
-            return caffe_function.CaffeFunction(where)
+            own = getattr(caffe_function, "ChainersCaffeFunction", caffe_function.CaffeFunction)
+            return own(where)
         except _RAISED as error:
             name = _failing_layer(error)
             problem = f"CaffeFunction raises {type(error).__name__}: {_one_line(error)}"

@@ -17,7 +17,8 @@ import numpy as np
 
 from backends.mapped import mapped_blob
 from backends.wire import FileBytes
-from bridge.errors import FormatError, MissingExtraError
+from bridge.errors import BridgeError, FormatError, MissingExtraError
+from bridge.limits.budget import BUDGET, shape_problem
 from bridge.schema import Blob, RawLayer, RawNet, count
 from bridge.schema.message import Message
 
@@ -26,6 +27,9 @@ MAX_FOLDER_DEPTH = 16
 _FILTERS = frozenset({1, 2, 3})  # deflate, shuffle, fletcher32: what every HDF5 has built in
 _DEFLATE = 1032
 """No deflated data expands more than so many times."""
+_FEW_CHUNKS = 1000
+MAX_GAP = 64
+"""So many parameters that stand at other layers may be missing before a layer's data set."""
 _FAULTS = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
 """What h5py raises for damaged files."""
 
@@ -59,6 +63,7 @@ def read(path: str | Path, *, prototxt: str | Path | None = None) -> RawNet:
     with _faults(source.name), contextlib.ExitStack() as stack:
         file = stack.enter_context(h5py.File(path, "r", locking=False))
         walk.file(file)
+        walk.check_total()
         if walk.open:
             stack.pop_all()  # open for as long as there are blobs that read from it
     layers = tuple(_layer(name, blobs, source.name, prototxt is not None) for name, blobs in walk.layers.items())
@@ -69,7 +74,7 @@ def read(path: str | Path, *, prototxt: str | Path | None = None) -> RawNet:
 def _faults(where: str) -> Iterator[None]:
     try:
         yield
-    except FormatError:
+    except BridgeError:
         raise
     except _FAULTS as error:
         hint = "the file is damaged; fetch it again and compare its checksum"
@@ -84,6 +89,7 @@ class _Walk:
         self.seen: set[Any] = set()
         self.layers: dict[str, dict[int, Blob]] = {}
         self.open = False
+        self.packed = self.unpacked = 0
 
     def file(self, file: Any) -> None:
         """The whole file."""
@@ -105,23 +111,27 @@ class _Walk:
             self.layers.setdefault(name, {})
         for key in group:
             item = self.member(name, group, key)
-            inner = f"{name}/{key}".removeprefix("/")
+            inner = f"{name}/{_text(key)}".removeprefix("/")
             if not hasattr(item, "shape"):
                 self.group(inner, item, depth + 1)
             elif depth and key.isascii() and key.isdigit():
+                if len(key) > 9 or int(key) >= len(group) + MAX_GAP:
+                    raise self.error(inner, f"a data set {_text(key)} in a layer that has {len(group)}")
                 self.layers.setdefault(name, {})[int(key)] = self.blob(inner, item)
             else:
                 raise self.error(inner, "a data set where a layer's group, or a number in it, is expected")
 
-    def member(self, name: str, group: Any, key: str) -> Any:
+    def member(self, name: str, group: Any, key: str | bytes) -> Any:
         """What a name in a group stands for, if that lies in this file and is named once."""
-        link = group.get(key, getlink=True)
-        if not isinstance(link, self.h5py.HardLink):
-            raise self.error(f"{name}/{key}", f"a {type(link).__name__}, which is not followed")
+        links = self.h5py.h5l
+        kind = group.id.links.get_info(key if isinstance(key, bytes) else key.encode()).type
+        if kind != links.TYPE_HARD:
+            what = {links.TYPE_SOFT: "SoftLink", links.TYPE_EXTERNAL: "ExternalLink"}.get(kind, "link of another kind")
+            raise self.error(f"{name}/{_text(key)}", f"a {what}, which is not followed")
         item = group[key]
         address = self.h5py.h5o.get_info(item.id).addr
         if address in self.seen:
-            raise self.error(f"{name}/{key}", "is linked to twice")
+            raise self.error(f"{name}/{_text(key)}", "is linked to twice")
         self.seen.add(address)
         return item
 
@@ -138,24 +148,68 @@ class _Walk:
             return mapped_blob(self.source, offset, data.shape, data.dtype, f"/data/{name}")
         self.check_size(name, data, plist)
         self.open = True
-        return Blob(data.shape, data.dtype.newbyteorder("="), partial(_load, data, f"{self.source.name}: /data/{name}"))
+        load = partial(_load, data, self.source, f"{self.source.name}: /data/{name}")
+        return Blob(data.shape, data.dtype.newbyteorder("="), load)
 
     def check_size(self, name: str, data: Any, plist: Any) -> None:
-        """No memory is set aside for more values than the file can hold."""
+        """No memory is set aside for more values than the file can hold, nor for a larger chunk of them."""
         filters = {plist.get_filter(index)[0] for index in range(plist.get_nfilters())}
         if filters - _FILTERS:
             raise self.error(name, "is packed by a filter that is not built into HDF5")
-        nbytes = count(data.shape) * data.dtype.itemsize
-        if nbytes > data.id.get_storage_size() * (_DEFLATE if filters else 1):
-            raise self.error(name, f"{nbytes} bytes, of which the file has {data.id.get_storage_size()}")
+        factor = _DEFLATE if filters else 1
+        nbytes, stored = count(data.shape) * data.dtype.itemsize, data.id.get_storage_size()
+        if nbytes > stored * factor or stored > self.source.size:
+            raise self.error(name, f"{nbytes} bytes, of which the file has {min(stored, self.source.size)}")
+        if problem := shape_problem(data.shape):
+            raise self.error(name, problem)
+        if plist.get_layout() == self.h5py.h5d.CHUNKED:
+            self.check_chunks(name, data, count(plist.get_chunk()) * data.dtype.itemsize, factor)
+        self.packed += stored
+        self.unpacked += nbytes
+
+    def check_chunks(self, name: str, data: Any, nbytes: int, factor: int) -> None:
+        """A chunk's size is a number in the file too: HDF5 sets it aside before it looks at what is stored."""
+        left = self.source.size
+
+        def look(chunk: Any) -> None:
+            nonlocal left
+            left -= chunk.size
+            outside = chunk.byte_offset is None or chunk.byte_offset + chunk.size > self.source.size
+            if left < 0 or outside or nbytes > chunk.size * factor:
+                raise self.error(name, f"a chunk is {nbytes} bytes, of which the file has {chunk.size}")
+
+        chunks = data.id.get_num_chunks()
+        if chunks > self.source.size // 8:
+            raise self.error(name, f"{chunks} chunks, more than the file has room for")
+        if hasattr(data.id, "chunk_iter"):
+            data.id.chunk_iter(look)
+        else:  # an HDF5 before 1.14 looks each one up from the first on
+            for index in range(min(chunks, _FEW_CHUNKS)):
+                look(data.id.get_chunk_info(index))
+
+    def check_total(self) -> None:
+        """What all data sets together come to."""
+        if self.packed > self.source.size:
+            raise self.error("", f"its data sets take {self.packed} bytes, of which the file has {self.source.size}")
+        BUDGET.expand(self.source.size, self.unpacked, self.source.name)
 
     def error(self, name: str, message: str) -> FormatError:
         return FormatError(message, where=f"{self.source.name}: /data/{name.removeprefix('/')}")
 
 
-def _load(data: Any, where: str) -> np.ndarray:
+def _text(key: str | bytes) -> str:
+    """A name; h5py gives one that is not UTF-8 as bytes."""
+    return key.decode("utf-8", "surrogateescape") if isinstance(key, bytes) else key
+
+
+def _load(data: Any, source: FileBytes, where: str) -> np.ndarray:
+    source.check()
+    dtype = data.dtype.newbyteorder("=")
     with _faults(where):
-        return np.asarray(data[()], data.dtype.newbyteorder("="))
+        nbytes = count(data.shape) * dtype.itemsize
+        values: np.ndarray = BUDGET.load(nbytes, where, lambda: np.asarray(data[()], dtype))
+    source.check()
+    return values
 
 
 def _layer(name: str, blobs: dict[int, Blob], path: str, has_prototxt: bool) -> RawLayer:

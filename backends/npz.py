@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import mmap
+import struct
 import tokenize
 import warnings
 import zipfile
@@ -21,8 +22,10 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 
-from bridge.errors import FormatError, MissingFileError
+from bridge.errors import BridgeError, FormatError
 from bridge.files.manifest import TEXTS, restore
+from bridge.limits.budget import BUDGET, check_json, shape_problem
+from bridge.limits.sources import Stamp, check_unchanged, open_file, stamp_of
 from bridge.schema import Blob, RawNet, Shape, count
 
 _READ_HEADER = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
@@ -36,8 +39,8 @@ _MALFORMED = (
 _STEP = 1 << 20
 _DEFLATE = 1032
 """No deflated data expands more than so many times."""
-_FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError)
-"""What :mod:`zipfile` raises for archives that are damaged, encrypted, or packed in an odd way."""
+_FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, OverflowError, struct.error)
+"""What :mod:`zipfile` raises for archives that are damaged, encrypted, or packed in an unusual way."""
 
 
 def read(path: str | Path, *, prototxt: str | Path | None = None) -> RawNet:
@@ -60,6 +63,7 @@ def read(path: str | Path, *, prototxt: str | Path | None = None) -> RawNet:
     where = str(path)
     with _faults(where):
         archive = zipfile.ZipFile(_Map.open(where))  # type: ignore[call-overload]
+        _check_total(archive, where)
     infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]
     members = {info.filename: _Member(archive, info, where) for info in infos}
     texts = members.pop(f"{TEXTS}.npy", None)
@@ -74,7 +78,7 @@ def _faults(where: str) -> Iterator[None]:
     """Tell of whatever is wrong with an archive as a FormatError."""
     try:
         yield
-    except (FormatError, MissingFileError):
+    except BridgeError:
         raise
     except _FAULTS as error:
         problem = str(error) or "it ends too early"
@@ -85,16 +89,31 @@ def _faults(where: str) -> Iterator[None]:
 class _Map(mmap.mmap):
     """A mapped file, as an archive is read from: needs no closing, and outlives the file's name."""
 
+    path: str
+    stamp: Stamp
+
     @classmethod
     def open(cls, path: str) -> _Map:
-        try:
-            with open(path, "rb") as file:
-                return cls(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except OSError as error:
-            raise MissingFileError(f"cannot be read: {error.strerror}", where=path) from None
+        with open_file(path) as file:
+            found = cls(file.fileno(), 0, access=mmap.ACCESS_READ)
+            found.path, found.stamp = path, stamp_of(file)
+            return found
+
+    def check(self) -> None:
+        """Demand that the file still is what it was when it was opened."""
+        check_unchanged(self.path, self.stamp)
 
     def seekable(self) -> bool:  # mmap itself has it from Python 3.13 on
         return True
+
+
+def _check_total(archive: zipfile.ZipFile, where: str) -> None:
+    """Members may not overlap, nor expand together to more than weights do."""
+    size, infos = len(archive.fp), archive.infolist()  # type: ignore[arg-type]  # a _Map
+    packed = sum(info.compress_size for info in infos)
+    if packed > size:
+        raise ValueError(f"its members take {packed} bytes, of which the file has {size}")
+    BUDGET.expand(size, sum(info.file_size for info in infos), where)
 
 
 class _Member:
@@ -112,6 +131,8 @@ class _Member:
             nbytes = count(self.shape) * self.dtype.itemsize
             if not self.dtype.hasobject and info.file_size != self.start + nbytes:
                 raise ValueError(f"has {info.file_size - self.start} bytes, expected {nbytes}")
+            if problem := shape_problem(self.shape):
+                raise ValueError(problem)
 
     @property
     def is_blob(self) -> bool:
@@ -120,6 +141,13 @@ class _Member:
 
     def load(self) -> np.ndarray:
         """The values, in host byte order."""
+        file: Any = self.archive.fp
+        file.check()
+        values: np.ndarray = BUDGET.load(count(self.shape) * self.dtype.itemsize, self.where, self._load)
+        file.check()
+        return values
+
+    def _load(self) -> np.ndarray:
         values = np.empty(count(self.shape), self.dtype)
         target = values.view(np.uint8).data
         with _faults(self.where), self.archive.open(self.info) as stream:
@@ -136,9 +164,12 @@ class _Member:
     def texts(self) -> dict[str, Any]:
         """The array as JSON."""
         if self.dtype != np.uint8:
-            raise FormatError(f"has type {self.dtype}, expected uint8", where=self.where)
+            raise FormatError(f"has type {self.dtype}", expected="uint8", where=self.where)
         with _faults(self.where):
-            texts = json.loads(self.load().tobytes())
+            data = self.load().tobytes()
+            if problem := check_json(data, len(data)):
+                raise ValueError(problem)
+            texts = json.loads(data)
         if not isinstance(texts, dict):
             raise FormatError("is not a JSON object", where=self.where)
         return texts
@@ -163,7 +194,7 @@ def _header(stream: IO[bytes]) -> tuple[np.dtype[Any], bool, Shape]:
         try:
             shape, fortran, dtype = _READ_HEADER[version](stream, max_header_size=_LONGEST_HEADER)
         except _MALFORMED as error:
-            raise ValueError(f"is no plain array: {error}") from None
+            raise ValueError(f"is no plain array: {str(error) or 'its header cannot be parsed'}") from None
     if dtype.fields or dtype.subdtype or min(shape, default=0) < 0:
         raise ValueError(f"is no plain array: it has type {dtype} and shape {shape}")
     return dtype, fortran, shape

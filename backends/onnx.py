@@ -16,6 +16,7 @@ from backends.wire import LENGTH, VARINT, FileBytes, Span, varints
 from bridge.caffe_files.proto import Field, Schema
 from bridge.errors import FormatError
 from bridge.files.manifest import BLOBS, restore
+from bridge.limits.sources import inside
 from bridge.schema import Blob, RawNet
 
 _NAMES = {
@@ -80,7 +81,7 @@ def _fields(span: Span) -> Iterator[tuple[str, int, int, int]]:
 
 
 def _bytes(span: Span, a: int, b: int) -> str:
-    return bytes(span.source.buffer[a:b]).decode("utf-8", "replace")
+    return bytes(span.source.buffer[a:b]).decode("utf-8", "surrogateescape")
 
 
 def _pair(span: Span) -> tuple[str, str]:
@@ -147,9 +148,7 @@ class _Files:
     def locate(self, entries: dict[str, str], span: Span) -> tuple[FileBytes, int, int]:
         """The file, the first byte, and the byte after the last or -1 where none is told."""
         name = entries.get("location", "")
-        path = (self.folder / name).resolve()
-        if not name or not path.is_relative_to(self.folder):
-            raise span.error(span.start, f"its external data, '{name}', lie outside the model's folder", "")
+        path = inside(self.folder, name, f"{span.source.name}: byte {span.start}: {span.path}")
         numbers: list[Any] = [entries.get("offset", "0"), entries.get("length", "-1")]
         try:
             offset, length = (int(number) for number in numbers)

@@ -50,6 +50,10 @@ def read(path: str | Path, *, prototxt: str | Path | None = None, dialect: str =
     definition = reader.net(Span(source, 0, source.size, schema("NetParameter", forks), "NetParameter"))
     if "layers" in definition and "layer" in definition:
         reader.notes.append("has both 'layers' and 'layer'; like Caffe, only 'layers' is read")
+    other = [stored for stored in reader.stored if stored.other]
+    if other:
+        fields = ", ".join(map(str, sorted(other[0].other)[:9]))
+        reader.notes.append(f"{len(other)} blobs have fields that no known caffe.proto has ({fields}): not kept")
     rest, layers = upgrade_net(definition)
     return RawNet(
         name=rest.text("name"),

@@ -16,6 +16,7 @@ from backends.mapped import mapped_blob
 from backends.wire import FileBytes
 from bridge.errors import FormatError
 from bridge.files.manifest import restore
+from bridge.limits.budget import check_json
 from bridge.schema import Blob, RawNet, count
 
 _DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
@@ -53,8 +54,11 @@ def _header(source: FileBytes) -> tuple[dict[str, Any], dict[str, Any], int]:
     if source.size < 8 or size > min(source.size - 8, _LONGEST_HEADER):
         room = max(0, source.size - 8)
         raise source.error(0, f"header of {size} bytes, of which the file has {room}", "the file looks truncated")
+    text = bytes(source.buffer[8 : 8 + size])
+    if problem := check_json(text, source.size):
+        raise source.error(8, f"the header {problem}")
     try:
-        header = json.loads(source.buffer[8 : 8 + size])
+        header = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise source.error(8, f"the header is not JSON: {error}") from None
     if not isinstance(header, dict):
@@ -68,6 +72,8 @@ def _header(source: FileBytes) -> tuple[dict[str, Any], dict[str, Any], int]:
 def _check_extents(source: FileBytes, listed: dict[str, Any], start: int) -> None:
     """The arrays must fill the file without gap or overlap; that is the format's rule."""
     for key, entry in listed.items():
+        if not key.isascii() and any("\ud800" <= char <= "\udfff" for char in key):
+            raise source.error(8, f"array {key!a} has half a character in its name")
         match entry:
             case {"dtype": str(), "shape": [*shape], "data_offsets": [int(first), int(last)]}:
                 if 0 <= first <= last and all(type(extent) is int and extent >= 0 for extent in shape):
@@ -82,7 +88,7 @@ def _check_extents(source: FileBytes, listed: dict[str, Any], start: int) -> Non
 def _blob(source: FileBytes, key: str, entry: dict[str, Any], start: int) -> Blob:
     dtype, shape, (first, last) = entry["dtype"], entry["shape"], entry["data_offsets"]
     if dtype not in _DTYPES:
-        raise FormatError(f"array '{key}' has type {dtype}, expected {', '.join(_DTYPES)}", where=source.name)
+        raise FormatError(f"array '{key}' has type {dtype}", expected=f"{', '.join(_DTYPES)}", where=source.name)
     nbytes = count(shape) * int(_DTYPES[dtype][2:])
     if last - first != nbytes:
         raise source.error(start + first, f"array '{key}' has {last - first} bytes, expected {nbytes}")

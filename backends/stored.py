@@ -13,13 +13,11 @@ import numpy as np
 
 from backends.wire import FIXED32, FIXED64, LENGTH, VARINT, FileBytes, Span, signed, varints
 from bridge.caffe_files.proto import schema
+from bridge.limits.budget import BUDGET, shape_problem
 from bridge.schema import Blob, Location, Shape, count, times
 
 _LEGACY = ("num", "channels", "height", "width")
 _RAW_DTYPES = {0: "<f8", 1: "<f4", 2: "<f2"}
-MAX_AXES = 32
-"""Caffe's own limit (``kMaxBlobAxes``)."""
-MAX_EXTENT = (1 << 31) - 1
 
 
 class Pieces:
@@ -66,18 +64,20 @@ class Stored:
         field: The field that holds the values: ``data``, ``double_data`` or ``raw_data``.
         values: Its pieces.
         shape: Shape as stored; ``None`` where the file has none.
+        other: Numbers of fields that no known caffe.proto has.
 
     Raises:
         FormatError: The bytes are not wire format, or the shape is not one.
     """
 
-    __slots__ = ("field", "shape", "span", "values")
+    __slots__ = ("field", "other", "shape", "span", "values")
 
     def __init__(self, span: Span) -> None:
         floats = {"data": Pieces("<f4", FIXED32), "double_data": Pieces("<f8", FIXED64)}
         legacy: dict[str, int] = {}
         dims: list[int] | None = None
         raw, raw_type = (0, 0), None
+        self.other: set[int] = set()
         for number, wire, a, b in span.fields():
             field = span.schema.by_number.get(number)
             name = field.name if field is not None else ""
@@ -91,6 +91,8 @@ class Stored:
                 raw = a, b
             elif name == "raw_data_type" and wire == VARINT:
                 raw_type = a
+            elif field is None:
+                self.other.add(number)
         self.span = span
         # Any of the four old fields, even if zero, overrules a shape.
         self.shape = _shape(span, [legacy.get(name, 0) for name in _LEGACY] if legacy else dims)
@@ -118,16 +120,18 @@ class Stored:
             raise source.error(self.span.start, message)
         location = None
         if values.at is not None:
-            location = Location(source.name, values.at, values.count * values.dtype.itemsize)
+            location = Location(source.name, values.at, values.count * values.dtype.itemsize, source.stamp)
         return Blob(shape, values.dtype.newbyteorder("="), self.load, location)
 
     def load(self) -> np.ndarray:
         """The values, flat, in host byte order; a view into the file where they lie unbroken."""
-        dtype, at = self.values.dtype, self.values.at
+        dtype, at, source = self.values.dtype, self.values.at, self.span.source
+        source.check()
         if at is not None:
-            values = np.frombuffer(self.span.source.buffer, dtype, self.values.count, at)
+            values = np.frombuffer(source.buffer, dtype, self.values.count, at)
         else:
-            values = np.concatenate([np.zeros(0, dtype), *self._chunks()])
+            nbytes = self.values.count * dtype.itemsize
+            values = BUDGET.load(nbytes, source.name, lambda: np.concatenate([np.zeros(0, dtype), *self._chunks()]))
         return values.astype(dtype.newbyteorder("="), copy=False)
 
     def _chunks(self) -> Iterator[np.ndarray]:
@@ -156,13 +160,8 @@ def _shape(span: Span, dims: list[int] | None) -> Shape | None:
     """The shape, if it is one that Caffe could have."""
     if dims is None:
         return None
-    if len(dims) > MAX_AXES:
-        raise span.error(span.start, f"shape has {len(dims)} axes, expected at most {MAX_AXES}")
-    for extent in dims:
-        if not 0 <= extent <= MAX_EXTENT:
-            raise span.error(span.start, f"shape has extent {extent}, expected 0 to {MAX_EXTENT}")
-    if count([max(extent, 1) for extent in dims]) >= 1 << 60:
-        raise span.error(span.start, f"shape {times(dims)} is larger than any memory")
+    if problem := shape_problem(dims):
+        raise span.error(span.start, problem)
     return tuple(dims)
 
 

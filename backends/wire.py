@@ -9,8 +9,6 @@ Source: the protocol buffers encoding specification.
 from __future__ import annotations
 
 import mmap
-import os
-import stat
 import struct
 from collections.abc import Iterator
 from functools import lru_cache
@@ -21,8 +19,10 @@ import numpy as np
 
 from bridge.caffe_files.proto import Field, Schema
 from bridge.caffe_files.varint import LONGEST, read_varint
-from bridge.errors import FormatError, MissingFileError
-from bridge.schema.message import Message, Symbol, Value
+from bridge.errors import FormatError
+from bridge.limits.budget import fields
+from bridge.limits.sources import Stamp, check_unchanged, open_file, stamp_of
+from bridge.schema.message import Fixed32, Fixed64, Group, Message, Symbol, Value
 
 VARINT, FIXED64, LENGTH, GROUP, GROUP_END, FIXED32 = range(6)
 _WIDTH = {FIXED32: 4, FIXED64: 8}
@@ -31,7 +31,7 @@ _TRUNCATED = "the file looks truncated; compare its size with the original"
 MAX_MESSAGE_DEPTH = 64
 """Groups nested deeper than this are refused; messages nest only as deep as the schema."""
 _MESSAGE_COST = 8
-MAX_TEXT = 1 << 20
+LONGEST_TEXT = 1 << 20
 """Longer names and texts are refused; a net's longest are a few kilobytes."""
 
 FieldExtent: TypeAlias = "tuple[int, int, int, int]"
@@ -47,33 +47,39 @@ class FileBytes:
     Args:
         buffer: The bytes.
         name: What messages call the file.
+        stamp: What the file was when it was mapped.
     """
 
-    __slots__ = ("buffer", "left", "name", "size")
+    __slots__ = ("buffer", "left", "name", "size", "stamp")
 
-    def __init__(self, buffer: bytes | mmap.mmap, name: str) -> None:
+    def __init__(self, buffer: bytes | mmap.mmap, name: str, stamp: Stamp | None = None) -> None:
         self.buffer = buffer
         self.name = name
         self.size = len(buffer)
-        self.left = (1 << 16) + self.size // 256
+        self.stamp = stamp
+        self.left = fields(self.size)
 
     @classmethod
     def open(cls, path: str | Path) -> FileBytes:
         """Map a file.
 
         Raises:
-            MissingFileError: It cannot be opened, or is a folder.
+            MissingFileError: It cannot be opened, or is no regular file.
         """
-        try:
-            if stat.S_ISREG(os.stat(path).st_mode):
-                with open(path, "rb") as file:
-                    size = os.fstat(file.fileno()).st_size
-                    # An empty file cannot be mapped.
-                    return cls(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b"", str(path))
-        except OSError as error:
-            raise MissingFileError(f"cannot be read: {error.strerror}", where=str(path)) from None
-        # A folder; or a pipe, which would block, or a device, which has no size.
-        raise MissingFileError("is not a regular file", where=str(path))
+        with open_file(path) as file:
+            stamp = stamp_of(file)
+            # An empty file cannot be mapped.
+            buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if stamp.size else b""
+            return cls(buffer, str(path), stamp)
+
+    def check(self) -> None:
+        """Demand that the file still is what it was when it was mapped.
+
+        Raises:
+            ChangedError: It was written to, or cut short.
+        """
+        if self.stamp is not None:
+            check_unchanged(self.name, self.stamp)
 
     def error(self, at: int, message: str, hint: str = _DAMAGED) -> FormatError:
         """An error that names the file and the byte."""
@@ -106,7 +112,7 @@ class Span:
         For a varint, ``a`` is its value and ``b`` the byte after it; else the payload is
         the bytes from ``a`` up to ``b``. Values of fixed width that follow each other
         under one tag of one byte come as one field, in which they are a width and a
-        byte apart. Of a group, which nothing here uses, only the extent is told.
+        byte apart. A group's extent ends with its last tag.
         """
         at, end = self.start, self.end
         while at < end:
@@ -246,7 +252,7 @@ def decode(span: Span) -> Message:
     """Read a message by its schema.
 
     Fields that the schema does not have, or has with another wire type, are kept under
-    their numbers: integers, floats, or bytes.
+    their numbers: integers, bytes, or the bytes of a fixed width or a group.
 
     Raises:
         FormatError: The bytes are not wire format.
@@ -275,7 +281,14 @@ def unknown(span: Span, wire: int, a: int, b: int) -> list[Value]:
         return [signed(a)]
     if wire == LENGTH:
         return [span.source.buffer[a:b]]
-    return [] if wire == GROUP else list(_floats(span, a, b, _WIDTH[wire], 1))
+    if wire == GROUP:
+        return [Group(span.source.buffer[a:b])]
+    kind, width = (Fixed32, 4) if wire == FIXED32 else (Fixed64, 8)
+    values: list[Value] = []
+    for at in range(a, b, width + 1):
+        span.spend(at)
+        values.append(kind.from_bytes(span.source.buffer[at : at + width], "little"))
+    return values
 
 
 def _values(span: Span, field: Field, wire: int, a: int, b: int, message: Message) -> list[Value] | None:
@@ -322,17 +335,14 @@ def signed(value: int) -> int:
 
 
 def _text(span: Span, field: Field, a: int, b: int) -> Value:
-    if b - a > MAX_TEXT:
-        raise span.error(a, f"{field.name} of {b - a} bytes, more than {MAX_TEXT}")
+    if b - a > LONGEST_TEXT:
+        raise span.error(a, f"{field.name} of {b - a} bytes, more than {LONGEST_TEXT}")
     data = span.source.buffer[a:b]
     if field.kind == "bytes":
         return data
     if not data.isascii():  # such a text can take four bytes of memory for each of the file's
         span.spend(a, len(data) // 50)
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        return data.decode("latin-1")
+    return data.decode("utf-8", "surrogateescape")
 
 
 def _floats(span: Span, a: int, b: int, width: int, gap: int, number: int = 0) -> Iterator[float]:

@@ -96,6 +96,14 @@ def caffe_function(path: Path) -> Callable[[], Any]:
     return lambda: CaffeFunction(str(path))
 
 
+def own_caffe_function(path: Path) -> Callable[[], Any]:
+    """Loaded by bridge.chain.CaffeFunction."""
+    from bridge.chain import CaffeFunction
+
+    CaffeFunction(TINY)
+    return lambda: CaffeFunction(path)
+
+
 def copy_file(path: Path) -> Callable[[], Any]:
     """The file copied by cp."""
     return lambda: subprocess.run(["cp", path, path.with_name("copy")], check=True)
@@ -132,6 +140,7 @@ TASKS: dict[str, tuple[Task, str]] = {
     "open and copy all": (copy_all, "plain read"),
     "safetensors": (safetensors, "plain read"),
     "CaffeFunction": (caffe_function, "plain read"),
+    "bridge CaffeFunction": (own_caffe_function, "plain read"),
     "pycaffe": (plain_read, "plain read"),
     "cp": (copy_file, "cp"),
     "cp and sync": (copy_and_sync, "cp"),
@@ -354,7 +363,7 @@ def table(name: str, folder: Path, tasks: list[str], repeat: int) -> dict[str, A
         print(f"| {task} | {entry['seconds'] * 1e3:.1f} ms | {entry['ratio']:.3g} x {base} "
               f"| {entry['memory'] / 1e6:.0f} MB |", flush=True)  # fmt: skip
     if "seconds" in found.get("CaffeFunction", {}):
-        for task in ("open and copy all", "open and copy one layer"):
+        for task in ("open and copy all", "open and copy one layer", "bridge CaffeFunction"):
             if task in found:
                 factor = found["CaffeFunction"]["seconds"] / found[task]["seconds"]
                 print(f"\n'{task}' is {factor:.0f} times as fast as CaffeFunction", flush=True)

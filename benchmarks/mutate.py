@@ -188,16 +188,17 @@ class Bench:
         self.environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
         self.environment |= {"HYPOTHESIS_PROFILE": "ci", "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
 
-    def run(self, tests: tuple[str, ...], limit: float | None) -> tuple[int | None, float]:
-        """Pytest's exit status, ``None`` past the limit; and the seconds it took."""
+    def run(self, tests: tuple[str, ...], limit: float | None) -> tuple[int | None, str]:
+        """Pytest's exit status, ``None`` past the limit; and the last lines that it printed."""
         line = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
         line += [f"tests/test_{name}.py" for name in tests]
-        start = time.monotonic()
         try:
-            done = subprocess.run(line, cwd=self.folder, env=self.environment, capture_output=True, timeout=limit)
+            done = subprocess.run(
+                line, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=limit
+            )
         except subprocess.TimeoutExpired:
-            return None, time.monotonic() - start
-        return done.returncode, time.monotonic() - start
+            return None, ""
+        return done.returncode, "\n".join(done.stdout.splitlines()[-3:])
 
     def survives(self, mutation: Mutation, limit: float) -> bool:
         """Whether all tests pass with the mutation."""
@@ -216,9 +217,11 @@ def limits(bench: Bench, modules: Iterable[str], least: float) -> dict[str, floa
     for module in modules:
         tests = TABLE[module]
         if tests not in known:
-            status, known[tests] = bench.run(tests, None)
+            start = time.monotonic()
+            status, output = bench.run(tests, None)
+            known[tests] = time.monotonic() - start
             if status != 0:
-                raise SystemExit(f"{' '.join(tests)}: do not pass without a mutation (pytest ends with {status})")
+                raise SystemExit(f"the tests of {module} do not pass without a mutation:\n{output}")
     return {module: max(least, 3 * known[TABLE[module]]) for module in modules}
 
 

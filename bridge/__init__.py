@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from bridge.chain import thaw as thaw
     from bridge.chain import transplant as transplant
     from bridge.errors import BridgeError as BridgeError
+    from bridge.errors import BudgetError as BudgetError
+    from bridge.errors import ChangedError as ChangedError
     from bridge.errors import DifferenceError as DifferenceError
     from bridge.errors import FormatError as FormatError
     from bridge.errors import MissingExtraError as MissingExtraError
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from bridge.errors import ModelError as ModelError
     from bridge.errors import NotFoundError as NotFoundError
     from bridge.errors import OutputError as OutputError
+    from bridge.errors import UnknownFieldError as UnknownFieldError
     from bridge.errors import UnsupportedLayerError as UnsupportedLayerError
     from bridge.errors import UsageError as UsageError
     from bridge.exporting import export_chain as export_chain
@@ -61,6 +64,8 @@ else:
             "thaw": "bridge.chain",
             "transplant": "bridge.chain",
             "BridgeError": "bridge.errors",
+            "BudgetError": "bridge.errors",
+            "ChangedError": "bridge.errors",
             "DifferenceError": "bridge.errors",
             "FormatError": "bridge.errors",
             "MissingExtraError": "bridge.errors",
@@ -68,6 +73,7 @@ else:
             "ModelError": "bridge.errors",
             "NotFoundError": "bridge.errors",
             "OutputError": "bridge.errors",
+            "UnknownFieldError": "bridge.errors",
             "UnsupportedLayerError": "bridge.errors",
             "UsageError": "bridge.errors",
             "export_chain": "bridge.exporting",

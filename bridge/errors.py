@@ -1,15 +1,18 @@
 """Every error the tool raises on purpose, in one tree under :class:`BridgeError`.
 
     BridgeError
-    ├── FormatError (ValueError)                   a file is not what its format demands
-    ├── ModelError (ValueError)                    a well-formed file describes an impossible net
-    ├── UnsupportedLayerError (NotImplementedError)  a layer cannot be said in the wanted form
-    ├── MissingExtraError (ImportError)            an optional package is missing
-    ├── UsageError (ValueError)                    the call itself is wrong
-    ├── MissingFileError (FileNotFoundError)       a named file cannot be read
-    ├── NotFoundError (KeyError)                   no layer or blob has that name
-    ├── OutputError (OSError)                      a file cannot be written
-    └── DifferenceError                            what must be equal is not
+    ├── FormatError (ValueError)                     a file is not what its format demands
+    │   └── BudgetError (MemoryError)                a file asks for more memory than the budget
+    ├── ModelError (ValueError)                      a well-formed file describes an impossible net
+    ├── UnknownFieldError (ValueError)               a field that nothing reads may change a result
+    ├── UnsupportedLayerError (NotImplementedError)  a layer cannot be expressed in the wanted form
+    ├── MissingExtraError (ImportError)              an optional package is missing
+    ├── UsageError (ValueError)                      the call itself is wrong
+    ├── MissingFileError (FileNotFoundError)         a named file cannot be read
+    ├── NotFoundError (KeyError)                     no layer or blob has that name
+    ├── ChangedError (OSError)                       a file changed after it was opened
+    ├── OutputError (OSError)                        a file cannot be written
+    └── DifferenceError                              what must be equal is not
 
 Each leaf is also the builtin that a caller who does not know this package would
 catch. An error has fields; its text is made of them in one place, :attr:`BridgeError.text`.
@@ -17,6 +20,7 @@ catch. An error has fields; its text is made of them in one place, :attr:`Bridge
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -118,6 +122,14 @@ class NotFoundError(BridgeError, KeyError):
     """A layer or blob of that name is not in the net."""
 
 
+class BudgetError(FormatError, MemoryError):
+    """A file asks for more memory than a command may take."""
+
+
+class ChangedError(BridgeError, OSError):
+    """A file is not what it was when it was opened."""
+
+
 class OutputError(BridgeError, OSError):
     """A file or a folder cannot be written."""
 
@@ -126,12 +138,41 @@ class DifferenceError(BridgeError):
     """What must be equal is not: the one error that ends a command with status 1."""
 
 
+_NAMES = 1000
+"""Of more names than this, and of longer ones than _LETTERS, the nearest are not looked for: that takes time."""
+_LETTERS = 200
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
-    """A hint with those of the names that are most like ``name``; empty where none is."""
+    """A hint with those of the names that are most like ``name``; empty where none is, or where there are too many."""
     import difflib
 
-    close = difflib.get_close_matches(name, list(dict.fromkeys(names)), 3, 0.4)
+    known = list(itertools.islice(dict.fromkeys(names), _NAMES + 1))
+    if len(known) > _NAMES or len(name) > _LETTERS:
+        return ""
+    close = difflib.get_close_matches(name, [near for near in known if len(near) <= _LETTERS], 3, 0.4)
     return "did you mean " + " or ".join(f"'{near}'" for near in close) + "?" if close else ""
+
+
+class Hints:
+    """Hints as of :func:`nearest` for many names among the same ones: for the first 10, then none.
+
+    Each takes time for each of the names, and nobody reads more of them.
+
+    Args:
+        names: The names to choose from.
+    """
+
+    MOST = 10
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = list(itertools.islice(dict.fromkeys(names), _NAMES + 1))
+        self._left = self.MOST
+
+    def __call__(self, name: str) -> str:
+        """The hint for a name."""
+        self._left -= 1
+        return nearest(name, self._names) if self._left >= 0 else ""
 
 
 def printable(text: str) -> str:

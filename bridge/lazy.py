@@ -22,7 +22,7 @@ class LazyPackage(ModuleType):
         raise AttributeError(f"module '{self.__name__}' has no attribute '{name}'", name=name, obj=self)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Python makes an imported submodule an attribute of its package; softmax.py must not hide softmax().
+        # Python makes an imported submodule an attribute of its package; transplant.py must not hide transplant().
         if not (name in self._homes and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 

@@ -33,7 +33,7 @@ Made by `docs/make_layer_table.py` from the registered layer types and the fixtu
 - *Verified*: the golden cases in `fixtures/golden/` that have such a layer, recorded from the real Caffe and compared
   through both engines by `tests/test_golden.py`. *loss*: cases in `fixtures/losses.npz`, value and gradient recorded
   from the real Caffe and compared by `tests/test_losses.py`. *reference*: a second implementation in plain NumPy, from
-  the source of the Caffe that has the type (`tests/references.py`), compared on random parameters by
+  the source of the Caffe that has the type (`tests/references/`), compared on random parameters by
   `tests/test_fork_layers.py`. An empty field: nothing but our own two engines was compared.
 
 One limit is known: of a window that holds nothing above it, MAX pooling gives the lowest number of float32 in Caffe,

@@ -37,6 +37,11 @@ def test_many_layers_take_time_in_proportion() -> None:
     net = assemble(raw, prototxt(*(f"other{index}" for index in range(20_000))))
     assert time.perf_counter() - start < 20
     assert len(net.notes) == 20_000
+
+
+def test_the_first_of_many_unused_layers_have_a_hint() -> None:
+    raw = RawNet("n", tuple(stored(f"layer{index}", Blob.of(np.ones(1))) for index in range(50)))
+    net = assemble(raw, prototxt(*(f"other{index}" for index in range(50))))
     assert "did you mean" in net.notes[0]
     assert "did you mean" not in net.notes[-1]
 

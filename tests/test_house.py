@@ -14,13 +14,13 @@ from tests.conftest import ROOT
 LAYERS = ROOT / "bridge" / "layers"
 TABLES = (ROOT / "bridge" / "caffe_files" / "upgrade.py",)
 """V1's numbers and V0's names of layer types: the tables of old files."""
-GENERATED = ("caffe_pb2.py",)
+GENERATED = ("caffe_files/proto/caffe_pb2.py", "caffe_files/proto/forks_pb2.py")
 LONGEST_FUNCTION, LONGEST_MODULE, LONGEST_TEST_MODULE = 40, 400, 450
 
 
 def modules(*folders: str) -> list[Path]:
     found = (path for folder in folders for path in sorted((ROOT / folder).rglob("*.py")))
-    return [path for path in found if path.name not in GENERATED]
+    return [path for path in found if not path.as_posix().endswith(GENERATED)]
 
 
 SOURCES = modules("bridge", "backends")
@@ -122,12 +122,13 @@ TWICE = {
     "round_half_away": "the same rounding, for ONNX nodes and for Chainer's variables",
     "verify": "the command is named as the function that it calls",
     "finetune": "the command is named as the function that it calls",
+    "install": "used with its package's name: bridge.compat.install, bridge.opencv.install, bridge.caffe.install",
     "write": "the contract of the formats' table: each module has one",
 }
 """Public names that two modules may define, and why."""
 
-ALONE = "backends/pycaffe/"
-"""What runs in the interpreter that has Caffe, or stands for it, where no other module is."""
+ALONE = ("backends/pycaffe/", "bridge/caffe/")
+"""What runs in the interpreter that has Caffe, and what has the names of pycaffe's own modules."""
 
 
 def public_names(tree: ast.Module) -> Iterator[str]:

@@ -11,7 +11,9 @@ import pytest
 import bridge
 from bridge.caffe_files import prototxt
 from bridge.caffe_files.assemble import assemble
-from bridge.errors import BridgeError, ModelError, UnsupportedLayerError
+from bridge.errors import BridgeError, FormatError, ModelError, UnsupportedLayerError
+from bridge.layers import build_layer
+from bridge.schema.message import Message
 from bridge.testing import LayerCase
 
 IMAGE = (2, 6, 5, 5)
@@ -133,8 +135,12 @@ def test_numbers_are_float32(text: str, value: float) -> None:
 
 
 def test_of_a_repeated_kernel_size_the_last_counts() -> None:
-    layer = LayerCase("Pooling", "pooling_param { kernel_size: 3 kernel_size: 2 kernel_size: 5 }", (IMAGE,)).net()["l"]
-    assert layer.kernel_size == (5, 5)
+    """In a caffemodel; in a prototxt Caffe refuses it."""
+    text = 'name: "l" type: "Pooling" pooling_param { kernel_size: 3 kernel_size: 2 kernel_size: 5 }'
+    definition = prototxt.parse(text + ' bottom: "x" top: "y"')
+    assert build_layer(definition).kernel_size == (5, 5)
+    with pytest.raises(FormatError, match=r"layer 'l': 'pooling_param.kernel_size' is given 3 times, expected once"):
+        assemble(None, Message(layer=definition))
 
 
 def test_a_net_whose_blobs_are_all_silenced_is_no_onnx_file(tmp_path: Path) -> None:
@@ -190,8 +196,8 @@ def test_a_blob_is_not_read_before_it_is_declared() -> None:
 def test_a_blob_that_is_computed_cannot_be_declared() -> None:
     text = LayerCase("ReLU", "", (IMAGE,)).prototxt
     text += 'layer { name: "in" type: "Input" top: "out0" input_param { shape { dim: 2 } } }'
-    with pytest.raises(ModelError, match=r"layer 'in' \(Input\): declares blob 'out0', which an earlier layer writes"):
-        assemble(None, prototxt.parse(text)).infer()
+    with pytest.raises(FormatError, match=r"'in' \(Input\): writes blob 'out0', which layer 'l' \(ReLU\) writes too"):
+        assemble(None, prototxt.parse(text))
 
 
 def test_a_layer_is_named_once_whatever_its_class_is_called() -> None:

@@ -69,3 +69,10 @@ def test_arrays_of_any_layout() -> None:
     for function in (expf, lambda v: powf(v, 0.5)):
         np.testing.assert_array_equal(function(x), function(np.ascontiguousarray(x)))
         np.testing.assert_array_equal(function(x[::2]), function(x)[::2])
+
+
+def test_an_array_without_axes_is_one_value() -> None:
+    value = np.array(2.5, np.float32)
+    assert expf(value).shape == powf(value, 0.5).shape == ()
+    assert expf(value) == expf(value.reshape(1))[0]
+    assert powf(value, 0.5) == powf(value.reshape(1), 0.5)[0]

@@ -385,8 +385,8 @@ def test_a_name_alone_is_no_prototxt_though_its_length_is_white_space(letters: i
 
 def test_folder_pipe_and_missing_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path, tmp_path / "pipe"):
-        with pytest.raises(MissingFileError, match="is not a regular file"):
+    for path, message in ((tmp_path, "is a folder"), (tmp_path / "pipe", "is not a regular file")):
+        with pytest.raises(MissingFileError, match=message):
             read(path)
     with pytest.raises(MissingFileError, match="No such file"):
         read(tmp_path / "gone.caffemodel")

@@ -376,3 +376,12 @@ def _interpreter(version: str) -> str:
             return candidate
     missing(f"python{version}", f"no Python {version} is installed")
     raise AssertionError
+
+
+def test_verify_finds_caffe_by_the_option_alone(fake: pytest.MonkeyPatch) -> None:
+    """The reader and the engine are chosen because the option names an interpreter, not because a variable does."""
+    fake.delenv(child.VARIABLE)
+    assert not readers.status("pycaffe").works
+    assert readers.status("pycaffe", python=sys.executable).works
+    assert "pycaffe" not in engines.available()
+    assert "pycaffe" in engines.available({"pycaffe": {"python": sys.executable}})

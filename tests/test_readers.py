@@ -300,6 +300,25 @@ class TestSafetensors(ReaderContract):
         with pytest.raises(FormatError, match=f"byte {at}: an array ends here"):
             readers.read(path)
 
+    @pytest.mark.parametrize(
+        ("header", "message"),
+        [
+            (b'{"a": {}, "a": {}}', "byte 8: the header "),
+            (
+                b'{"\\ud800": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}',
+                "byte 8: array .* half a character",
+            ),
+            ('{"é": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}'.encode(), ""),
+        ],
+    )
+    def test_headers_that_no_model_has(self, header: bytes, message: str, tmp_path: Path) -> None:
+        path = self.file(tmp_path, header, b"\0" * 4)
+        if not message:
+            assert [layer.name for layer in readers.read(path).layers] == ["é"]
+            return
+        with pytest.raises(FormatError, match=message):
+            readers.read(path)
+
     def test_header_longer_than_the_file(self, tmp_path: Path) -> None:
         path = tmp_path / "a.safetensors"
         path.write_bytes((1 << 30).to_bytes(8, "little") + b"{}")

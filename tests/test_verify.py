@@ -260,7 +260,7 @@ def test_an_export_with_its_weights_beside_it_is_run_where_it_lies(model: Path, 
     (tmp_path / "inner" / "net.onnx").write_bytes(moved.SerializeToString())
     report = against(model, tmp_path / "inner" / "net.onnx")
     assert not report.outputs
-    assert any("outside its folder" in remark for remark in report.remarks)
+    assert any("outside the model's folder" in remark for remark in report.remarks)
 
 
 def test_tolerances_of_the_user_override_the_bounds(model: Path, tmp_path: Path) -> None:

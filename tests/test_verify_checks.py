@@ -108,7 +108,18 @@ CASES: dict[str, tuple[str, Callable[[], Loaded], str, str]] = {
         "no layer uses its 1 stored blob",
     ),
     "same-net": ("error", lambda: loaded(INPUT + FC % ("fc8", "y", ""), fc88=[f(2, 100)]), "", "different nets"),
-    "duplicate-names": ("note", lambda: loaded(INPUT + FC % ("a", "y", "") * 2, a=[f(2, 100), f(2)]), "a", "2 layers"),
+    "duplicate-names": (
+        "note",
+        lambda: loaded(INPUT + FC % ("a", "y", "") + FC % ("a", "z", ""), a=[f(2, 100), f(2)]),
+        "a",
+        "2 layers",
+    ),
+    "fields": (
+        "error",
+        lambda: loaded(INPUT + FC % ("a", "y", "inner_product_parm { axis: 2 }"), a=[f(2, 100), f(2)]),
+        "a",
+        "'inner_product_parm' is in no known caffe.proto",
+    ),
     "wiring": ("error", lambda: loaded(INPUT + FC.replace('"x"', '"xx"') % ("a", "y", "")), "a", "reads blob 'xx'"),
 }
 
@@ -159,6 +170,16 @@ def test_finds_no_error_in_what_caffe_runs(case: Any) -> None:
 
     files = Files.of([case / "deploy.prototxt", next(case.glob("*.caffemodel"))], {})
     assert run_checks(files.read()).count("error") == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"), [((1, 1, 1), ""), ((1, 1, 2), "copy 0"), ((1, 2, 1), "copy 1"), ((2, 1, 1), "copy 0")]
+)
+def test_the_copy_that_differs_from_the_last_is_named(values: tuple[float, ...], message: str) -> None:
+    text = INPUT + "".join(FC % (name, name, 'param { name: "w" }') for name in "abc")
+    net = loaded(text, **{n: [f(2, 100, fill=value), f(2)] for n, value in zip("abc", values, strict=True)})
+    found = [finding.message for finding in run_checks(net, only=["shared"]).findings]
+    assert [text.partition(" of")[0] for text in found] == ([message] if message else [])
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])

@@ -36,8 +36,8 @@ Answer = tuple[dict[str, Any], list[np.ndarray]]
 
 _MAGIC = b"BRDG"
 _LONGEST_HEADER = 1 << 26
-_FATAL = re.compile(r"^F\d{4,8} \S+ +\d+ [^\]]*\] (?P<text>.*)$", re.MULTILINE)
-_PARSER = re.compile(r"^\[libprotobuf ERROR [^\]]*\] (?P<text>.*)$", re.MULTILINE)
+_FATAL = re.compile(r"^F\d{4,8} \S+ +\d+ [^\]\n]*\] (?P<text>.*)$", re.MULTILINE)
+_PARSER = re.compile(r"^\[libprotobuf ERROR [^\]\n]*\] (?P<text>.*)$", re.MULTILINE)
 
 
 def command_of(python: str | None = None) -> tuple[str, ...]:

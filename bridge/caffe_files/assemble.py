@@ -65,8 +65,8 @@ def assemble(
         check_definition(prototxt)
         rest, definitions = upgrade_net(prototxt)
         check_layers(definitions)
-        state, by_name = _state(rest, phase, level, stages), _by_name(stored)
-        kept = (definition for definition in definitions if _included(definition, *state))
+        kept = _of_phase(rest, definitions, phase, level, stages)
+        by_name = _by_name(stored)
         layers = [(definition, *by_name.get(definition.text("name"), ((), ""))) for definition in kept]
     shared = _shared_parameters(layers)
     built = tuple(
@@ -81,10 +81,11 @@ def assemble(
         sources=tuple(sources) or ((raw.source,) if raw else ()),
         reader=raw.reader if raw else "",
         allow_unknown_fields=allow_unknown_fields,
-        stages=() if prototxt is None else _unnamed_stages(definitions, state[2]),
+        stages=() if prototxt is None else _unnamed_stages(definitions, _state(rest, phase, level, stages)[2]),
         shared={name: tuple(copies) for name, copies in shared.items() if len(copies) > 1},
     )
-    check_tops(built, net.where)
+    if prototxt is not None:  # the weights of a file alone never depend on its wiring
+        check_tops(net)
     notes = list(raw.notes) if raw else []
     if not built:
         others = f": its {len(definitions)} are for others" if definitions else ""
@@ -95,6 +96,24 @@ def assemble(
         notes.append(f"the prototxt has layers for the stages {', '.join(net.stages)}, none of which is named: --stage")
     notes += field_notes(net) + notes_on_statistics(net, prototxt is not None) + _written_over(net)
     return read_zero_scale_factors(net.replace(notes=tuple(notes)), zero_scale_factor)
+
+
+def definitions_of(
+    prototxt: Message, phase: str, level: int = 0, stages: Sequence[str] = ()
+) -> tuple[Message, list[Message]]:
+    """The fields of a net itself, and the definitions of the layers that it has for a phase.
+
+    Args and Raises: as :func:`assemble`.
+    """
+    rest, definitions = upgrade_net(prototxt)
+    return rest, _of_phase(rest, definitions, phase, level, stages)
+
+
+def _of_phase(
+    rest: Message, definitions: Sequence[Message], phase: str, level: int, stages: Sequence[str]
+) -> list[Message]:
+    state = _state(rest, phase, level, stages)
+    return [definition for definition in definitions if _included(definition, *state)]
 
 
 def _by_name(stored: Sequence[RawLayer]) -> dict[str, tuple[tuple[Blob, ...], str]]:
@@ -199,7 +218,7 @@ def _included(definition: Message, phase: str, level: int, stages: frozenset[str
     include, exclude = definition.messages("include"), definition.messages("exclude")
     if include and exclude:
         raise ModelError(
-            "has both include and exclude rules, expected one kind", where=f"layer '{definition.text('name')}'"
+            "has both include and exclude rules", expected="one kind", where=f"layer '{definition.text('name')}'"
         )
     rules = include or exclude
     met = any(_meets(rule, phase, level, stages) for rule in rules)

@@ -30,7 +30,7 @@ ANYWHERE: Mapping[str, str] = {
     "shift_filler": _START, "data_filler": _START, "weight_mask_filler": _START, "bias_mask_filler": _START,
     "center_filler": _START, "blob_filler": _START,
     "engine": _SPEED, "force_nd_im2col": _SPEED, "cudnn_convolution_algo_seeker": _SPEED,
-    "conv_algos_override": _SPEED, "conv_algorithm": _SPEED, "cudnn_math_override": _SPEED,
+    "conv_algos_override": _SPEED, "conv_algorithm": _SPEED,
     "moving_average_fraction": "weighs batches in training",
     "momentum": "weighs batches in training",
     "do_all_reduce": "joins the statistics of several machines in training",
@@ -86,6 +86,8 @@ _READ = {
     "blobs",
 }
 """Fields of ``LayerParameter`` that are no type's own, and are read, or are for training only."""
+_NET_READ = {"name", "state"}
+"""Fields of ``NetParameter`` that are read, beside those that are layers or have become one."""
 _CAFFE = "caffe.proto"
 
 
@@ -126,7 +128,7 @@ class Unread:
 
 
 def unread_fields(net: Net) -> list[Unread]:
-    """The fields of a net's layers, of known types, that nothing here reads.
+    """The fields of a net, and of its layers of known types, that nothing here reads.
 
     Args:
         net: The net.
@@ -136,7 +138,16 @@ def unread_fields(net: Net) -> list[Unread]:
 
     Source: caffe.proto, and those of the forks in ``bridge/caffe_files/proto/forks.proto``.
     """
-    return [found for layer in net.layers for found in fields_of(layer)]
+    return [*_fields_of_net(net), *(found for layer in net.layers for found in fields_of(layer))]
+
+
+def _fields_of_net(net: Net) -> Iterator[Unread]:
+    """The fields of the net itself that are not read."""
+    for name, value in net.definition.items():
+        if name not in _NET_READ:
+            known = variants("NetParameter").get(name, {})
+            hint = "" if known else nearest(name, [*_NET_READ, "layer", "input", "input_dim", "input_shape"])
+            yield Unread("the net", "", name, value, NETS.get(name, ""), tuple(known), hint)
 
 
 def fields_of(layer: Layer) -> Iterator[Unread]:
@@ -197,7 +208,7 @@ def harmless(cls: type[CaffeLayer], path: Path) -> str:
         return common
     if not own and path[0] in LAYERS:
         return LAYERS[path[0]]
-    if cls.training_only and known_as(path):
+    if (cls.training_only and known_as(path)) or (cls.reads_data and own):
         return _TRAINING
     if not own and path[0] not in _READ and _is_of_others(path[0]):
         return "belongs to layers of other types"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 
+from bridge.errors import UsageError
 from bridge.layers import build_layer
 from bridge.layers.data_source import known
 from bridge.layers.input import Input
@@ -21,7 +22,7 @@ GivenExtents = Mapping[str, Sequence["int | str"]]
 """Extents of inputs by blob name; a name in place of a number is an open extent."""
 
 
-def inference_net(net: Net, inputs: GivenExtents | None = None) -> ServedNet:
+def inference_net(net: Net, inputs: GivenExtents | None = None, outputs: Sequence[str] = ()) -> ServedNet:
     """The net without what it needs in training only.
 
     Data layers become Input layers, without the labels when nothing else reads them; of their shapes
@@ -33,16 +34,44 @@ def inference_net(net: Net, inputs: GivenExtents | None = None) -> ServedNet:
     Args:
         net: The net.
         inputs: Extents of input blobs.
+        outputs: Blobs to compute, where not all that the net computes is wanted, see :func:`select_outputs`.
 
     Returns:
         The net, with a note for each thing that was done.
+
+    Raises:
+        NotFoundError: ``outputs`` names a blob that no layer writes.
+        UsageError: ``outputs`` names an input, or a blob of training.
     """
+    given = inputs or {}
+    if outputs:
+        net = select_outputs(net, outputs, given)
     if isinstance(net, ServedNet) and not inputs:
         return net
-    given = inputs or {}
     if any(layer.serves_training or layer.feeds(given) for layer in net.layers):
         net = _Conversion(net, given).run()
+        if gone := [name for name in net.selected if name not in net.outputs]:
+            raise UsageError(f"blob '{gone[0]}' is computed in training only", where=net.where)
     return net if isinstance(net, ServedNet) else as_served(net)
+
+
+def select_outputs(net: Net, outputs: Sequence[str], inputs: GivenExtents | None = None) -> Net:
+    """The part of a net that computes some blobs, those of its inference form among them, such as ``prob``.
+
+    Args:
+        net: The net.
+        outputs: Names of blobs.
+        inputs: Extents of input blobs.
+
+    Raises:
+        NotFoundError: No layer writes a blob of that name.
+        UsageError: A blob is an input.
+    """
+    if not set(outputs) <= net.flow.last.keys():
+        served = inference_net(net, inputs)
+        if set(outputs) <= served.flow.last.keys():
+            return served.with_outputs(*outputs)
+    return net.with_outputs(*outputs)
 
 
 def training_net(net: Net, inputs: GivenExtents | None = None) -> Net:
@@ -128,7 +157,7 @@ class _Conversion:
         told = {value for index in self.dropped for value in self.flow.reads[index]} - judged
         beside = {BlobValue(i, k) for i in self.sources for k, _ in enumerate(self.net.layers[i].tops) if k}
         labels = (self.flow.origins(told) | beside) - self.flow.origins(judged)
-        unread = {value for value in self.flow.unread() if value[0] not in {*self.dropped, *self.sources}}
+        unread = {value for value in self.flow.ends() if value[0] not in {*self.dropped, *self.sources}}
         return {value for value in unread if self.flow.origins({value}) - labels}
 
     # -- the losses' inference halves ----------------------------------------------------------------

@@ -7,30 +7,46 @@ of any fork be read; :func:`parse` therefore never rejects a field it does not k
 
 from __future__ import annotations
 
+import codecs
 import re
 from pathlib import Path
 
-from bridge.errors import FormatError, MissingFileError
-from bridge.schema.message import Message, Scalar, Symbol
+from bridge.errors import FormatError
+from bridge.limits.budget import FIELDS, fields
+from bridge.limits.sources import read_file
+from bridge.schema.message import Fixed32, Fixed64, Group, Message, Scalar, Symbol
 
+# Each repetition is of one class of characters, and none can take what the next one needs, so that a match takes
+# time in proportion to its length. Strings with escapes are scanned by hand.
 _TOKEN = re.compile(
     r"""(?P<skip>[\s\ufeff]+|\#[^\n]*)
-      | (?P<string>"[^"\\\n]*(?:\\.[^"\\\n]*)*"|'[^'\\\n]*(?:\\.[^'\\\n]*)*')
-      | (?P<number>[-+]?\s*(?:0[xX][0-9a-fA-F]+|(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?[fF]?))(?![\w.])
+      | (?P<string>"[^"\\\n]*"|'[^'\\\n]*')
+      | (?P<quote>["'])
+      | (?P<number>[-+]?\s*(?:0[xX][0-9a-fA-F]+|(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?[fF]?))(?![\w.])
       | (?P<word>[-+]?[A-Za-z_][\w.\-/]*)
       | (?P<mark>[{}<>\[\]:;,])""",
     re.VERBOSE,
 )
-_ESCAPE = re.compile(r"((?:\\(?:[xX][0-9a-fA-F]{1,2}|[0-7]{1,3}))+)|\\.", re.DOTALL)
-_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
+_ESCAPE = re.compile(rb"\\([xX][0-9a-fA-F]{1,2}|[0-7]{1,3}|.)", re.DOTALL)
+_RARE = re.compile(rb"\\(?![abfnrtv'\"0-7]|x[0-9a-fA-F]{2})|\\[4-7][0-7]{2}")
+"""Escapes that Python does not have, or not so."""
+_ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b": b"\b", b"f": b"\f", b"v": b"\v"}
+_ESCAPES.update({f"{code:03o}".encode(): bytes([code & 0xFF]) for code in range(512)})
 _WRITTEN = {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f\"\\]")
-_UNSAFE_BYTE = re.compile(r"[^\x20-\x7e]|[\"\\]")
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f\"\\\udc80-\udcff]")
+_WRITTEN_BYTES = {code: f"\\{code:03o}" for code in range(256) if not 0x20 <= code < 0x7F}
+_WRITTEN_BYTES.update({ord(char): written for char, written in _WRITTEN.items()})
 _SPECIAL = {"inf": float("inf"), "infinity": float("inf"), "nan": float("nan")}
 MAX_DEPTH = 64
 """Messages nested deeper than this are refused; Caffe's own nets need five levels."""
 MAX_TOKEN = 1000
 """A number or word of more characters is refused."""
+MAX_TEXT = 1 << 20
+"""A longer string is refused, except in a field that has only a number, whose content nothing here reads."""
+_CONTENT = "0"
+"""In place of a field's name: the bytes of a group. No field has this number."""
+_FIXED: dict[int, type[Fixed32] | type[Fixed64]] = {10: Fixed32, 18: Fixed64}
+"""Characters of a hexadecimal number that stands for a fixed width."""
 
 
 def parse(text: str, where: str = "prototxt") -> Message:
@@ -47,27 +63,22 @@ def parse(text: str, where: str = "prototxt") -> Message:
 
 
 def parse_file(path: str | Path) -> Message:
-    """Read a text-format file (UTF-8, or Latin-1 where it is not UTF-8).
+    """Read a text-format file.
+
+    Names are bytes, as in Caffe: what is not UTF-8 is kept as it is (Python's ``surrogateescape``).
 
     Raises:
         MissingFileError: The file cannot be opened.
         FormatError: Its content is not text format.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise MissingFileError(f"cannot be read: {error.strerror}", where=str(path)) from None
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        text = data.decode("latin-1")
-    return parse(text, str(path))
+    return parse(read_file(path).decode("utf-8", "surrogateescape"), str(path))
 
 
 class _Parser:
     def __init__(self, text: str, where: str) -> None:
         self.text, self.where, self.at = text, where, 0
         self.kind, self.token, self.start = "", "", 0
+        self.left = 3 * FIELDS + fields(len(text), 64)
         self.advance()
 
     def fail(self, expected: str) -> FormatError:
@@ -84,10 +95,42 @@ class _Parser:
                 self.kind, self.token = "odd", self.text[self.at]
                 raise self.fail("a field, a value or a bracket")
             self.at = match.end()
+            if match.lastgroup == "quote":
+                self.kind, self.token = "string", self._escaped_string(match.group())
+                return
             if match.lastgroup != "skip":
                 self.kind, self.token = str(match.lastgroup), match.group()
                 return
+            if match.group()[0] == "#":
+                self.spend()
         self.kind, self.token, self.start = "end", "", len(self.text)
+
+    def _escaped_string(self, quote: str) -> str:
+        """The string that begins at the token, up to the first quotation mark behind an even number of backslashes."""
+        end = self.at
+        while (end := self.text.find(quote, end)) >= 0:
+            body = end
+            while self.text[body - 1] == "\\":
+                body -= 1
+            end += 1
+            if (end - 1 - body) % 2 == 0:
+                break
+        if end < 0 or self.text.find("\n", self.at, end) >= 0:
+            self.kind, self.token = "invalid", quote
+            raise self.fail("a string that ends on its line")
+        self.at = end
+        return self.text[self.start : end]
+
+    def spend(self) -> None:
+        """Count a field or a comment: no net has more of them than this allows."""
+        self.left -= 1
+        if self.left < 0:
+            raise self.fail("a net, which has fewer fields and comments")
+
+    def add(self, message: Message, name: str, depth: int) -> None:
+        """The value that follows, for a field."""
+        self.spend()
+        message.add(name, self.value(depth, raw=name.isdigit()))
 
     def take(self, mark: str) -> bool:
         if self.kind == "mark" and self.token == mark:
@@ -106,10 +149,10 @@ class _Parser:
             colon = self.take(":")
             if self.take("["):
                 while not self.take("]"):
-                    message.add(name, self.value(depth, raw=name.isdigit()))
+                    self.add(message, name, depth)
                     self.take(",")
             elif colon or self.token in ("{", "<"):
-                message.add(name, self.value(depth, raw=name.isdigit()))
+                self.add(message, name, depth)
             else:
                 raise self.fail(f"':' or '{{' after field '{name}'")
             if not self.take(","):
@@ -130,29 +173,43 @@ class _Parser:
         return name
 
     def value(self, depth: int, raw: bool = False) -> Scalar | Message:
-        if self.take("{"):
-            return self.message("}", depth + 1)
-        if self.take("<"):
-            return self.message(">", depth + 1)
+        if self.token in ("{", "<") and self.kind == "mark":
+            closing = "}" if self.take("{") else ">" * self.take("<")
+            inner = self.message(closing, depth + 1)
+            content = inner.get(_CONTENT) if raw else None
+            return Group(content) if isinstance(content, bytes) else inner
         kind, token = self.kind, self.token
         if kind == "string":
-            parts = []
-            while self.kind == "string":  # adjacent strings are one, as in C
-                parts.append(self.token[1:-1])
-                self.advance()
-            return b"".join(map(_octets, parts)) if raw else "".join(map(_unescape, parts))
+            return self.string(raw)
         if kind not in ("number", "word") or len(token) > MAX_TOKEN:
             raise self.fail("a value")
         self.advance()
+        fixed = _FIXED.get(len(token)) if raw and token[:2] == "0x" else None
+        if fixed is not None:
+            whole: Scalar = fixed(token, 16)
+            return whole
         return _number(token) if kind == "number" else _word(token)
+
+    def string(self, raw: bool) -> str | bytes:
+        """Adjacent strings are one, as in C. Escapes give bytes, which may be parts of a character of UTF-8."""
+        parts = []
+        while self.kind == "string":
+            body = self.token[1:-1]
+            if len(body) > MAX_TEXT and not raw:
+                raise self.fail(f"a string of at most {MAX_TEXT} characters")
+            data = body.encode("utf-8", "surrogateescape")
+            parts.append(_octets(data) if "\\" in body else data)
+            self.advance()
+        whole = b"".join(parts)
+        return whole if raw else whole.decode("utf-8", "surrogateescape")
 
 
 def _number(token: str) -> int | float:
-    token = re.sub(r"\s+", "", token)
-    if re.fullmatch(r"[-+]?0[xX][0-9a-fA-F]+", token):
+    token = "".join(token.split())
+    digits = token.lstrip("+-")
+    if digits[:2] in ("0x", "0X"):
         return int(token, 16)
-    if re.fullmatch(r"[-+]?\d+", token):
-        digits = token.lstrip("+-")
+    if digits.isdecimal():
         octal = len(digits) > 1 and digits[0] == "0" and not set(digits) & set("89")
         return int(token, 8) if octal else int(token)
     return float(token.rstrip("fF"))
@@ -169,37 +226,28 @@ def _word(token: str) -> Scalar:
     return Symbol(token)
 
 
-def _unescape(body: str) -> str:
-    """Resolve C escapes; bytes given by number are UTF-8, as the writers mean them."""
-    return _ESCAPE.sub(_unescaped, body) if "\\" in body else body
+def _octets(body: bytes) -> bytes:
+    """A string without its escapes."""
+    if _RARE.search(body.replace(b"\\\\", b"  ")):
+        return _ESCAPE.sub(_unescaped, body)
+    return codecs.escape_decode(body)[0]  # in the memory that the result takes, and much faster
 
 
-def _unescaped(match: re.Match[str]) -> str:
-    if not match.group(1):
-        code = match.group()[1]
-        return _ESCAPES.get(code, code)
-    codes = match.group(1)[1:].split("\\")
-    data = bytes(int(code[1:], 16) if code[0] in "xX" else int(code, 8) & 0xFF for code in codes)
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        return data.decode("latin-1")
-
-
-def _octets(body: str) -> bytes:
-    """The bytes of a field that has only a number, as :func:`format` writes them."""
-
-    def one(match: re.Match[str]) -> str:
-        code = match[1]
-        return chr(int(code, 8) & 0xFF) if code.isdigit() else _ESCAPES.get(code, code)
-
-    return re.sub(r"\\([0-7]{1,3}|.)", one, body).encode("latin-1", "replace")
+def _unescaped(match: re.Match[bytes]) -> bytes:
+    code = match[1]
+    known = _ESCAPES.get(code)
+    if known is not None:
+        return known
+    if code[:1] in b"xX" and len(code) > 1:
+        return bytes([int(code[1:], 16)])
+    return bytes([int(code, 8) & 0xFF]) if code.isdigit() and code < b"8" else code
 
 
 def format(message: Message, indent: int = 0) -> str:
     """Write a message as text that :func:`parse`, and Caffe itself, reads back.
 
-    Floats are written with as many digits as float32 needs to come back unchanged.
+    Floats are written with as many digits as they need to come back unchanged. A field without a name has its number
+    for one, and a value that is its bytes: a string, 8 or 16 hexadecimal digits, or a group as ``{ 0: string }``.
     """
     pad = "  " * indent
     lines = []
@@ -218,15 +266,26 @@ def _scalar(value: Scalar) -> str:
     if isinstance(value, Symbol):
         return str(value)
     if isinstance(value, bytes):
-        value = value.decode("latin-1")
-        return f'"{_UNSAFE_BYTE.sub(_escaped, value)}"'
+        text = value.decode("latin-1").translate(_WRITTEN_BYTES)
+        return f'{{ {_CONTENT}: "{text}" }}' if isinstance(value, Group) else f'"{text}"'
     if isinstance(value, str):
         return f'"{_UNSAFE.sub(_escaped, value)}"'
+    if isinstance(value, Fixed32):
+        return f"0x{value:08x}"
+    if isinstance(value, Fixed64):
+        return f"0x{value:016x}"
     if isinstance(value, float):
-        return f"{value:.9g}"
+        return _float(value)
     return str(value)
+
+
+def _float(value: float) -> str:
+    if value == 0:
+        return "-0.0" if str(value)[0] == "-" else "0"
+    short = f"{value:.9g}"
+    return short if float(short) == value or value != value else repr(value)
 
 
 def _escaped(match: re.Match[str]) -> str:
     char = match.group()
-    return _WRITTEN.get(char) or f"\\{ord(char):03o}"
+    return _WRITTEN.get(char) or f"\\{ord(char) & 0xFF:03o}"

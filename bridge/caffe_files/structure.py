@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from bridge.caffe_files.fields import known_as
 from bridge.caffe_files.proto import variants
 from bridge.errors import FormatError
-from bridge.schema import Layer
+from bridge.schema import Layer, Net
 from bridge.schema.message import Message
 
 _SOLVER = frozenset({"base_lr", "lr_policy", "max_iter", "solver_mode", "train_net", "net_param", "test_iter", "net"})
@@ -29,7 +29,7 @@ def check_definition(definition: Message) -> None:
     if len(names & _SOLVER) > 1 or (names & _SOLVER and not names & {"layer", "layers"}):
         net = definition.text("net") or definition.text("train_net")
         hint = f"give the net that it names: {net}" if net else "give the net's own prototxt"
-        raise FormatError("is a solver's file, expected a net", where=definition.where, hint=hint)
+        raise FormatError("is a solver's file", expected="a net", where=definition.where, hint=hint)
     if {"layer", "layers"} <= names:
         first = definition.messages("layer")[:1] or [Message()]
         raise FormatError(
@@ -56,7 +56,7 @@ def check_layers(layers: Sequence[Message]) -> None:
     for layer in layers:
         for path, times in _repeats(layer, ()):
             where = ": ".join(part for part in (layer.where, f"layer '{layer.text('name')}'") if part)
-            raise FormatError(f"'{path}' is given {times} times, expected once", where=where)
+            raise FormatError(f"'{path}' is given {times} times", expected="once", where=where)
 
 
 def _repeats(message: Message, path: tuple[str, ...]) -> Iterator[tuple[str, int]]:
@@ -69,24 +69,24 @@ def _repeats(message: Message, path: tuple[str, ...]) -> Iterator[tuple[str, int
             yield from _repeats(inner, (*path, name))
 
 
-def check_tops(layers: Sequence[Layer], where: str) -> None:
+def check_tops(net: Net) -> None:
     """Refuse two layers that write one blob, of which the second does not work in place.
 
     Args:
-        layers: The layers of one phase, in order.
-        where: The net, for messages.
+        net: The net, for one phase.
 
     Raises:
         FormatError: There are such layers; names both.
     """
     writers: dict[str, Layer] = {}
-    for layer in layers:
+    for layer in net.layers:
         for place, top in enumerate(layer.tops):
             if top in writers and layer.bottoms[place : place + 1] != (top,):
                 first = writers[top].label if writers[top] is not layer else "itself"
                 raise FormatError(
                     f"writes blob '{top}', which {first} writes too, and does not work in place on it",
-                    where=f"{where}: {layer.label}",
+                    where=net.where,
+                    subject=layer.label,
                     hint="give the top another name, or the bottom the same one",
                 )
             writers[top] = layer

@@ -199,7 +199,7 @@ def _shallow(message: Message, without: Collection[str] = ()) -> Message:
 def _layers(definition: Message, name: str) -> list[Message]:
     layers = definition.messages(name)
     if len(layers) != len(definition.all(name)):
-        raise FormatError(f"'{name}' holds a plain value, expected '{name} {{ ... }}'", where=definition.where)
+        raise FormatError(f"'{name}' holds a plain value", expected=f"'{name} {{ ... }}'", where=definition.where)
     return layers
 
 
@@ -344,7 +344,7 @@ def _input_layer(definition: Message) -> Message:
     if dims and not shapes:
         if len(dims) != 4 * len(tops):
             raise FormatError(
-                f"{len(dims)} input_dim for {len(tops)} inputs, expected {4 * len(tops)}", where=definition.where
+                f"{len(dims)} input_dim for {len(tops)} inputs", expected=f"{4 * len(tops)}", where=definition.where
             )
         shapes = [Message(definition.where, dim=dims[i : i + 4]) for i in range(0, len(dims), 4)]
     if shapes:

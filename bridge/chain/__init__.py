@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from bridge.chain.back import from_chain as from_chain
     from bridge.chain.build import NetChain as NetChain
     from bridge.chain.build import build_chain as build_chain
+    from bridge.chain.caffe_function import CaffeFunction as CaffeFunction
     from bridge.chain.freezing import DelGradient as DelGradient
     from bridge.chain.freezing import freeze as freeze
     from bridge.chain.freezing import is_frozen as is_frozen
@@ -23,6 +24,7 @@ else:
             "from_chain": "bridge.chain.back",
             "NetChain": "bridge.chain.build",
             "build_chain": "bridge.chain.build",
+            "CaffeFunction": "bridge.chain.caffe_function",
             "DelGradient": "bridge.chain.freezing",
             "freeze": "bridge.chain.freezing",
             "is_frozen": "bridge.chain.freezing",

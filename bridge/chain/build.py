@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from bridge.caffe_files.fields import refuse_unknown_fields
+from bridge.caffe_files.structure import check_tops
 from bridge.chain.fillers import FillerInitializer, filled
 from bridge.chain.functions import F, chainer
 from bridge.chain.names import escape
@@ -157,7 +158,7 @@ class NetChain(chainer.Chain):
         if len(args) == 1 and isinstance(args[0], Mapping):
             return {**args[0], **inputs}
         if len(args) > len(self.net_inputs):
-            raise UsageError(f"got {len(args)} inputs, expected {', '.join(self.net_inputs) or 'none'}")
+            raise UsageError(f"got {len(args)} inputs", expected=f"{', '.join(self.net_inputs) or 'none'}")
         return {**dict(zip(self.net_inputs, args, strict=False)), **inputs}
 
     def run(self, inputs: Mapping[str, Any], *, start: int = 0, stop: int | None = None) -> dict[str, Any]:
@@ -270,6 +271,7 @@ def build_chain(net: Net, *, seed: int | None = None) -> NetChain:
         UnsupportedLayerError: Layers that Chainer cannot run; names all of them.
         ModelError: The net does not fit together.
     """
+    check_tops(net)
     refuse_unknown_fields(net)
     missing = [f"{layer.label}: {reason}" for layer in net.layers if (reason := _problem(layer))]
     if missing:

@@ -20,12 +20,19 @@ def cuda_problem() -> str:
     try:
         import cupy
 
-        count = cupy.cuda.runtime.getDeviceCount()
+        count = int(cupy.cuda.runtime.getDeviceCount())
     except ImportError as error:
         return f"cupy does not import: {str(error).splitlines()[0]}"
     except RuntimeError as error:  # CUDARuntimeError, a name that does not exist without a driver
         return str(error).splitlines()[0]
     return "" if count else "there is no CUDA device"
+
+
+def cuda_devices() -> int:
+    """The number of CUDA devices, once :func:`cuda_problem` has found none."""
+    import cupy
+
+    return int(cupy.cuda.runtime.getDeviceCount())
 
 
 def parse_device(text: str) -> str:

@@ -60,7 +60,8 @@ def expf(x: np.ndarray) -> np.ndarray:
 
     Source: glibc ``e_expf.c``.
     """
-    return _powers_of_2(np.multiply(x, _PER_E, dtype=np.float64))
+    exponents = np.multiply(np.atleast_1d(x), _PER_E, dtype=np.float64)
+    return _powers_of_2(exponents).reshape(np.shape(x))  # NumPy makes a scalar of what has no axes
 
 
 def powf(x: np.ndarray, y: float) -> np.ndarray:
@@ -75,7 +76,7 @@ def powf(x: np.ndarray, y: float) -> np.ndarray:
 
     Source: glibc ``e_powf.c``.
     """
-    wide = np.abs(np.array(x, np.float64))
+    wide = np.abs(np.array(np.atleast_1d(x), np.float64))
     zero = wide == 0
     wide[zero] = 1
     bits = wide.view(np.int64) - _OCTAVE
@@ -89,7 +90,7 @@ def powf(x: np.ndarray, y: float) -> np.ndarray:
     logs *= y * _STEPS
     result = _powers_of_2(logs)
     result[zero] = 0
-    return result
+    return result.reshape(np.shape(x))
 
 
 def _powers_of_2(exponents: np.ndarray) -> np.ndarray:

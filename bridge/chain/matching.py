@@ -19,11 +19,11 @@ from bridge.schema.groups import unspread_groups
 from bridge.schema.initializer import Initializer
 
 Links = Mapping[str, Any]
-L = chainer.links
+_L = chainer.links
 _STATISTICS = {"avg_mean", "avg_var"}
-_ROLES = ((L.PReLU, "slope"), (L.Scale, "gamma"), (L.Bias, "bias"))
+_ROLES = ((_L.PReLU, "slope"), (_L.Scale, "gamma"), (_L.Bias, "bias"))
 """The role that a link of that class is for, where it is not the weight."""
-_DECONVOLUTIONS = (L.Deconvolution2D, L.DeconvolutionND)
+_DECONVOLUTIONS = (_L.Deconvolution2D, _L.DeconvolutionND)
 
 
 class Pair(NamedTuple):
@@ -162,7 +162,7 @@ def _wanted(layer: Layer, role: str, link: Any) -> Shape:
     if kernel is not None and len(shape) == 2:  # an InnerProduct's weight for a convolution over the whole image
         kernel = kernel if hasattr(kernel, "__len__") else (kernel, kernel)
         shape = (shape[0], shape[1] // count(kernel), *kernel)
-    elif isinstance(link, L.Linear):
+    elif isinstance(link, _L.Linear):
         shape = (shape[0], count(shape[1:]))
     _check_outputs(layer, link, shape, groups)
     return shape
@@ -190,7 +190,7 @@ def parts(layer: Layer, link: Any, *, affine: bool = False) -> list[Part]:
         return [Part(layer, role, link, role) for role in layer.blobs]
     if _normalizes(link) and "mean" in layer.blobs:
         return _normalisation(layer, link)
-    if isinstance(link, L.Scale):
+    if isinstance(link, _L.Scale):
         return [Part(layer, role, link, "W" if role == "gamma" else "bias/b") for role in layer.blobs]
     return [Part(layer, role, link, layer.array_name(role)) for role in layer.blobs]
 
@@ -230,7 +230,7 @@ def pairs(net: Net, links: Links, rename: Rename, by: str) -> list[Pair]:
     elif by == "name":
         found = _by_name(net, layers, links, rename)
     else:
-        raise UsageError(f"by='{by}', expected 'name' or 'order'")
+        raise UsageError(f"by='{by}'", expected="'name' or 'order'")
     return _with_affine(net, found)
 
 

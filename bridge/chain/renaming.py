@@ -23,7 +23,7 @@ def renamer(rename: Rename) -> Callable[[str], str]:
     """
     if isinstance(rename, Mapping):
         if wild := [key for key in rename if key.count("*") > 1]:
-            raise UsageError(f"rename: '{wild[0]}' has {wild[0].count('*')} *, expected one")
+            raise UsageError(f"rename: '{wild[0]}' has {wild[0].count('*')} *", expected="one")
         return lambda name: _name(_mapped(name, rename), name)
     if callable(rename):
         return lambda name: _name(rename(name), name)
@@ -102,5 +102,5 @@ def _matches(pattern: str, name: str) -> bool:
 
 def _name(name: object, layer: str) -> str:
     if not isinstance(name, str):
-        raise UsageError(f"rename: layer '{layer}' becomes {name!r}, expected a name")
+        raise UsageError(f"rename: layer '{layer}' becomes {name!r}", expected="a name")
     return name

@@ -6,6 +6,7 @@ nothing but click. Every deliberate error ends in one line on stderr and exit st
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -15,6 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from bridge import __version__
+from bridge.cli import streams
 from bridge.errors import BridgeError, DifferenceError
 from bridge.errors import printable as printable  # the commands take it from here
 
@@ -23,6 +25,7 @@ COMMANDS = {
     "verify": "Prove that readers, engines or files agree, layer by layer.",
     "export": "Write a net as ONNX, with Caffe's numbers.",
     "convert": "Write weights in another format.",
+    "migrate": "Export and verify every model of a folder.",
     "finetune": "Fine-tune a net with Chainer.",
     "predict": "Classify images with a fine-tuned net.",
     "doctor": "Show what is installed and what works.",
@@ -67,32 +70,39 @@ def cli(ctx: click.Context) -> None:
 
 def main(args: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its status."""
+    streams.prepare()
     _tame_warnings()
+    status = streams.ended(_run(args))
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _run(args: list[str] | None) -> Any:
+    """The status of a command, with one line on stderr where it ended early."""
     try:
-        status: Any = cli.main(args=args, prog_name="bridge", standalone_mode=False)
+        return cli.main(args=args, prog_name="bridge", standalone_mode=False)
     except click.exceptions.Abort as error:  # what click makes of a KeyboardInterrupt
-        status = _say("interrupted", 130, str(error.__cause__ or ""))
+        return _say("interrupted", 130, str(error.__cause__ or ""))
     except KeyboardInterrupt as error:
-        status = _say("interrupted", 130, str(error))
+        return _say("interrupted", 130, str(error))
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "bridge"
-        status = _say(error.format_message(), 2, f"{command} --help tells what there is")
+        return _say(error.format_message(), 2, f"{command} --help tells what there is")
     except click.ClickException as error:
-        status = _say(error.format_message(), 2)
+        return _say(error.format_message(), 2)
     except BridgeError as error:
-        status = _say(str(error.args[0]), 1 if isinstance(error, DifferenceError) else 2, error.hint)
+        return _say(str(error.args[0]), 1 if isinstance(error, DifferenceError) else 2, error.hint)
+    except SystemExit as error:  # click ends so where the reader of our output has left
+        return streams.CLOSED if type(sys.stdout).__name__.endswith("PacifyFlushWrapper") else error.code
     except BrokenPipeError:
-        sys.stderr.close()  # the program that reads our output has ended
-        status = 0
+        return streams.CLOSED
     except OSError as error:
-        status = _say(f"{error.filename or 'input or output'}: {error.strerror or error}", 2)
+        return _say(f"{error.filename or 'input or output'}: {error.strerror or error}", 2)
     except MemoryError:
-        status = _say("not enough memory", 2)
-    except Exception as error:  # a defect: status 1 would mean that a difference was found
+        return _say("not enough memory", 2, "--memory sets how much may be taken")
+    except Exception as error:  # a defect of ours: its status must not read as "a difference was found"
         if os.environ.get("BRIDGE_TRACEBACK"):
             raise
-        status = _say(f"unexpected {type(error).__name__}: {error}", 2, "a defect; BRIDGE_TRACEBACK=1 shows where")
-    sys.exit(status if isinstance(status, int) else 0)
+        return _say(f"unexpected {type(error).__name__}: {error}", 2, "a defect; BRIDGE_TRACEBACK=1 shows where")
 
 
 def _tame_warnings() -> None:
@@ -103,9 +113,10 @@ def _tame_warnings() -> None:
 
 
 def _say(message: str, status: int, hint: str = "") -> int:
-    click.echo(f"bridge: {printable(_cut(message))}", err=True)
-    if hint:
-        click.echo(f"  hint: {printable(_cut(hint))}", err=True)
+    with contextlib.suppress(OSError):  # nobody listens; the status says it all the same
+        click.echo(f"bridge: {printable(_cut(message))}", err=True)
+        if hint:
+            click.echo(f"  hint: {printable(_cut(hint))}", err=True)
     return status
 
 

@@ -30,6 +30,7 @@ def convert(
     """Write weights as .npz, .safetensors, .caffemodel, .caffemodel.h5 or Chainer's .npz."""
     import bridge
 
+    options.guard(files, [output])
     if to_dialect is None and format_of(output, format_).name == "caffemodel":
         to_dialect = given["dialect"]
     net = options.load_net(files, given)

@@ -12,7 +12,8 @@ from bridge.cli import options
 @click.command()
 @options.files
 @options.reading
-@click.option("-o", "--output", required=True, type=click.Path(), help="The ONNX file to write.")
+@click.option("-o", "target", required=True, type=click.Path(), metavar="FILE", help="The ONNX file to write.")
+@options.selecting
 @click.option("--opset", type=int, default=None, help="Operator set, 13 to the newest; 17 by default.")
 @click.option(
     "--input",
@@ -48,19 +49,22 @@ from bridge.cli import options
     default=None,
     help="Store the SHA-256 of FILES in the metadata.  [default: if the model is checked]",
 )
-def export(files: tuple[str, ...], output: str, inputs: tuple[str, ...], opset: int | None, **given: Any) -> None:
+def export(files: tuple[str, ...], target: str, inputs: tuple[str, ...], opset: int | None, **given: Any) -> None:
     """Write a net as ONNX, checked by default."""
     from bridge.exporting import export_onnx
     from bridge.onnx_export.preprocess import Preprocess
 
+    targets = [target, f"{target}.data" if given["external_data"] == "file" else None]
+    options.guard([*files, given["recorded"], given["mean"]], targets)
     net = options.load_net(files, given)
     for remark in net.notes:  # before an error can hide them
         options.note(remark)
     graph = export_onnx(
         net,
-        output,
+        target,
         opset=opset,
         inputs=options.input_shapes(inputs),
+        outputs=options.output_blobs(given["outputs"], net),
         dynamic_batch=given["dynamic_batch"],
         allow_custom=given["allow_custom"],
         preprocess=Preprocess(options.mean(given["mean"]), given["scale"], given["bgr"]),
@@ -74,4 +78,4 @@ def export(files: tuple[str, ...], output: str, inputs: tuple[str, ...], opset: 
     for remark in graph.notes:
         options.note(remark)
     size = sum(init.nbytes for init in graph.builder.initializers.values())
-    click.echo(f"{output}: {len(graph.builder.nodes)} nodes, {size:,} bytes of weights, opset {graph.builder.opset}")
+    click.echo(f"{target}: {len(graph.builder.nodes)} nodes, {size:,} bytes of weights, opset {graph.builder.opset}")

@@ -29,9 +29,14 @@ _USUAL = {
 
 
 @click.command()
-@options.files
+@click.argument("files", nargs=-1, metavar="FILES", type=click.Path())
 @options.reading
-@click.option("--data", required=True, help="A folder per class, .npz with x and y, list of files, or module:function.")
+@click.option(
+    "--data",
+    default="",
+    help="A folder per class, .npz with x and y, list of files, or module:function.  [default: with --solver, the data "
+    "layers of the solver's net]",
+)
 @click.option("-o", "--output", required=True, type=click.Path(), help="Folder of the run.")
 @click.option("--validation", default="", help="Validation data.  [default: a share of --data]")
 @click.option(
@@ -121,6 +126,11 @@ _USUAL = {
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar, no remarks.")
 def finetune(files: tuple[str, ...], **given: Any) -> None:
     """Fine-tune a net on new data; writes model.onnx, model.caffemodel, model.npz, log and report."""
+    if not given["data"]:
+        _from_own_data(files, given)
+        return
+    if not files:
+        raise click.UsageError("Missing argument 'FILES'.")
     from bridge.finetuning import blas
 
     if given["solver"] and blas.holds_batches(given["data"]):  # a replay of a Caffe run
@@ -135,6 +145,30 @@ def finetune(files: tuple[str, ...], **given: Any) -> None:
     if first:
         found = f", {run.evaluation}" if run.evaluation is not None else ""
         click.echo(f"{config.output}: {run.outcome.iterations} iterations{found}")
+
+
+_OWN_DATA = {"files", "output", "solver", "resume", "quiet", "data"}
+"""The options that a run from the net's own data layers takes."""
+
+
+def _from_own_data(files: tuple[str, ...], given: dict[str, Any]) -> None:
+    """Train from the data layers of the solver's net."""
+    if not given["solver"]:
+        raise UsageError("there is no --data", hint="name the data, or a --solver whose net has data layers")
+    context = click.get_current_context()
+    command_line = click.core.ParameterSource.COMMANDLINE
+    others = [name for name in given if name not in _OWN_DATA and context.get_parameter_source(name) == command_line]
+    if others:
+        flag = f"--{others[0].replace('_', '-')}"
+        raise UsageError(f"{flag} needs --data: without, the solver.prototxt and its net say everything")
+    from bridge.caffe.training import train
+
+    run = train(given["solver"], files, given["output"], resume=given["resume"])
+    for note in run.notes if not given["quiet"] else ():
+        options.note(note)
+    outputs = [item for test in run.tests for item in test["outputs"].items()]
+    scores = "".join(f", {name} {value:g}" for name, value in outputs if isinstance(value, float))
+    click.echo(f"{given['output']}: {run.solver.iter} iterations{scores}")
 
 
 @contextlib.contextmanager
@@ -276,7 +310,7 @@ def _class_names(path: str | None) -> tuple[str, ...]:
         raise FormatError(f"is no text in UTF-8: byte {error.start}", where=path) from None
     for number, name in enumerate(names, 1):
         if not name:
-            raise FormatError("is blank, expected a class's name on each line", where=f"{path}:{number}")
+            raise FormatError("is blank", expected="a class's name on each line", where=f"{path}:{number}")
         if name in names[: number - 1]:
             raise FormatError(f"'{name}' is on line {names.index(name) + 1} already", where=f"{path}:{number}")
     return tuple(names)

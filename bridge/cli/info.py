@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import click
+import numpy as np
 
+from bridge.caffe_files.inference import select_outputs
 from bridge.cli import options, printable
 from bridge.schema import Net, Opaque, times
 from bridge.schema.net import distinct, layer_rows
@@ -15,15 +17,19 @@ from bridge.show.table import print_table
 @click.command()
 @options.files
 @options.reading
+@options.selecting
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable, to stdout.")
 def info(files: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Show layers, types and blobs with role, shape, dtype and group."""
     from bridge.files import readers
 
+    options.guard(files, ())
     if len(files) == 1 and readers.kind_of(files[0]).name == "binaryproto":
         _mean(files[0], as_json)
         return
     net = options.load_net(files, given)
+    if outputs := options.output_blobs(given["outputs"], net):
+        net = select_outputs(net, outputs)
     if as_json:
         options.write_json(describe(net), "-")
         return
@@ -98,7 +104,8 @@ def _mean(path: str, as_json: bool) -> None:
 
     blob = read_mean(path)
     values = blob.numpy()
-    channels = values.reshape(-1, *values.shape[-2:]).mean(axis=(1, 2)).tolist() if values.ndim >= 2 else []
+    planes = values.reshape(-1, *values.shape[-2:]) if values.ndim >= 2 and values.size else np.zeros((0, 1, 1))
+    channels = planes.mean(axis=(1, 2), dtype=np.float64).tolist()
     if as_json:
         described = {"kind": "mean", "shape": list(blob.shape), "dtype": str(blob.dtype), "channels": channels}
         options.write_json(described, "-")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 files = click.argument("files", nargs=-1, required=True, metavar="FILES", type=click.Path())
+
+
+def _memory(ctx: click.Context, _: click.Parameter, text: str | None) -> None:
+    """Set the budget, and let the system hold the process to it as well."""
+    if text is not None and not ctx.resilient_parsing:
+        from bridge.limits.budget import bind_process, set_limit
+
+        set_limit(text)
+        bind_process()
 
 
 _READING_OPTIONS = (
@@ -57,6 +66,13 @@ _READING_OPTIONS = (
     ),
     click.option("--pycaffe-python", default=None, help="Interpreter with the real Caffe (BRIDGE_PYCAFFE_PYTHON)."),
     click.option(
+        "--memory",
+        metavar="SIZE",
+        expose_value=False,
+        callback=_memory,
+        help="The most memory to take, such as 4G; half of the machine's by default.",
+    ),
+    click.option(
         "--plugin",
         "plugins",
         multiple=True,
@@ -67,7 +83,7 @@ _READING_OPTIONS = (
 
 
 def reading(function: _Command) -> _Command:
-    """The options that say how FILES are read; gathered by :func:`load_net`."""
+    """Add the options that say how FILES are read; :func:`load_net` takes their values."""
     for option in reversed(_READING_OPTIONS):
         function = option(function)
     return function
@@ -77,6 +93,21 @@ READING = (
     "reader", "phase", "stages", "level", "zero_scale_factor", "allow_unknown_fields", "dialect", "pycaffe_python",
     "plugins",
 )  # fmt: skip
+
+
+def guard(sources: Iterable[Any], targets: Iterable[Any]) -> None:
+    """Begin a command: from here on it writes over nothing that it reads.
+
+    Args:
+        sources: The files to read; what is not a path is left out.
+        targets: The files to write.
+    """
+    from bridge.files.atomic import end_command, start_command
+    from bridge.limits.budget import bind_process
+
+    bind_process()
+    start_command(*([path for path in paths if isinstance(path, (str, Path))] for paths in (sources, targets)))
+    click.get_current_context().call_on_close(end_command)
 
 
 def load_net(files: tuple[str, ...], options: dict[str, Any]) -> Net:
@@ -119,9 +150,31 @@ def input_shapes(texts: tuple[str, ...]) -> dict[str, list[int | str]]:
     for text in texts:
         name, shape = parse_shape(text)
         if name in shapes:
-            raise UsageError(f"--input {text}: the extents of '{name}' were given before, expected once")
+            raise UsageError(f"--input {text}: the extents of '{name}' were given before", expected="once")
         shapes[name] = shape
     return shapes
+
+
+selecting = click.option(
+    "--output",
+    "outputs",
+    multiple=True,
+    metavar="BLOB",
+    help="A blob to put out, or several: a,b; repeatable. What none of them needs is left out.",
+)
+
+
+def output_blobs(texts: tuple[str, ...], net: Net) -> tuple[str, ...]:
+    """The blobs of repeated ``--output`` options. A blob whose own name has a comma is taken as it is.
+
+    Raises:
+        UsageError: A name is empty.
+    """
+    written = {top for layer in net.layers for top in layer.tops}
+    names = tuple(name for text in texts for name in ([text] if text in written else text.split(",")))
+    if not all(names):
+        raise UsageError(f"--output {','.join(texts)}: a blob's name is empty", hint="write --output a,b")
+    return names
 
 
 def mean(text: str | None) -> np.ndarray:
@@ -144,10 +197,13 @@ def _mean_image(path: str) -> np.ndarray:
     import numpy as np
 
     from bridge.files.readers import read_mean
+    from bridge.schema import count, times
     from bridge.verification.arrays import read_array
 
     numpy = path.endswith(".npy")
     image = read_array(Path(path), "mean", None) if numpy else np.asarray(read_mean(path).numpy(), np.float32)
+    if image.size != count(image.shape[-3:]) or not image.size:
+        raise UsageError(f"--mean {path}: is {times(image.shape)}", expected="one image of C x H x W values")
     return image.reshape(image.shape[-3:])
 
 

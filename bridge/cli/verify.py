@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
@@ -95,14 +94,13 @@ def verify(ctx: click.Context, /, json_file: str | None, html_file: str | None, 
 
     Exit status: 0 it holds, 1 a difference was found, 2 nothing could be compared.
     """
-    from bridge.files.atomic import refuse_sources
     from bridge.verification import verify as run
     from bridge.verification.report import NEEDED
 
     reading, files, arguments = options.reading_arguments(given), given.pop("files"), _arguments(given)
     sources = [*files, *given["against"], given["recorded"], *arguments["inputs"].values()]
-    targets = [html_file, json_file, given["record"], given["save_inputs"]]
-    refuse_sources(*([path for path in paths if isinstance(path, (str, Path))] for paths in (sources, targets)))
+    targets = [html_file, None if json_file == "-" else json_file, given["record"], given["save_inputs"]]
+    options.guard(sources, targets)
     report = run(*files, **arguments, **reading, progress=_progress)
     _progress("")
     if json_file != "-":

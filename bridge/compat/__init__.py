@@ -23,9 +23,9 @@ import warnings
 from collections.abc import Collection
 from types import ModuleType
 
-from bridge.compat.children import follow
+from bridge.compat.children import follow, follow_request
 from bridge.compat.hook import Finder
-from bridge.compat.table import PATCHES, Patch
+from bridge.compat.table import CAFFE_FUNCTION, PATCHES, REQUESTED, Patch
 from bridge.errors import MissingExtraError, UsageError
 
 __all__ = ["Patch", "import_chainer", "install", "patches"]
@@ -33,8 +33,8 @@ __all__ = ["Patch", "import_chainer", "install", "patches"]
 _HINT = 'pip install "weight-bridge[chainer]"'
 
 
-def install(*, without: Collection[str] = ()) -> None:
-    """Have Chainer's modules patched as they are imported; calling it again does nothing.
+def install(*, without: Collection[str] = (), caffe_function: bool = False) -> None:
+    """Have Chainer's modules patched as they are imported; calling it again adds ``caffe_function`` at most.
 
     A module that was imported before cannot be patched: other modules hold what it
     defined. Each such module that needs its patch is named in a ``RuntimeWarning``, and
@@ -42,10 +42,18 @@ def install(*, without: Collection[str] = ()) -> None:
 
     Args:
         without: Names of patches to leave out, to see what one of them does.
+        caffe_function: Let ``chainer.links.caffe.CaffeFunction`` be :class:`bridge.chain.CaffeFunction`.
+            Modules that imported the name before keep Chainer's own.
 
     Raises:
         UsageError: There is no patch of a name in ``without``.
     """
+    _install(tuple(without))
+    if caffe_function:
+        _replace_caffe_function()
+
+
+def _install(without: tuple[str, ...]) -> None:
     known = {patch.name for patch in PATCHES}
     if unknown := sorted(set(without) - known):
         raise UsageError(f"no patch '{unknown[0]}'", hint=f"patches: {', '.join(sorted(known))}")
@@ -56,8 +64,8 @@ def install(*, without: Collection[str] = ()) -> None:
             patch.status = "left out"
         elif patch.module in sys.modules:
             patch.status = "too late" if patch.needed() else "not needed"
-    sys.meta_path.insert(0, Finder(PATCHES))
-    follow(tuple(without))
+    sys.meta_path.insert(0, Finder((*PATCHES, CAFFE_FUNCTION)))
+    follow(without)
     late = [patch.module for patch in PATCHES if patch.status == "too late"]
     if late:
         warnings.warn(
@@ -65,6 +73,22 @@ def install(*, without: Collection[str] = ()) -> None:
             RuntimeWarning,
             stacklevel=2,
         )
+
+
+def _replace_caffe_function() -> None:
+    """Put this package's CaffeFunction in the place of Chainer's, now or as its module is imported."""
+    REQUESTED.add(CAFFE_FUNCTION.name)
+    follow_request(CAFFE_FUNCTION.name)
+    module = sys.modules.get(CAFFE_FUNCTION.module)
+    if module is None:
+        return
+    if not hasattr(module, "ChainersCaffeFunction"):
+        message = f"imported before bridge.compat.install(), and keeps Chainer's CaffeFunction: {module.__name__}"
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
+        return
+    ours = importlib.import_module("bridge.chain.caffe_function").CaffeFunction
+    for place in (module, sys.modules["chainer.links.caffe"]):
+        vars(place)["CaffeFunction"] = ours
 
 
 def patches() -> tuple[Patch, ...]:

@@ -30,7 +30,15 @@ class _Installer:
         self.without = without
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return runpy.run_path, (str(_CHILD), {"without": self.without})
+        return runpy.run_path, (str(_CHILD), {"without": self.without, "requested": tuple(_requested)})
+
+
+_requested: set[str] = set()
+
+
+def follow_request(name: str) -> None:
+    """Have all children that start from now on apply that patch too, which applies on request only."""
+    _requested.add(name)
 
 
 def follow(without: tuple[str, ...] = ()) -> None:

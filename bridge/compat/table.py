@@ -196,3 +196,23 @@ PATCHES: tuple[Patch, ...] = (
     ),
 )
 """Every patch. Chainer's own names are left as they are; only what they stand for changes."""
+
+REQUESTED: set[str] = set()
+"""Names of the patches that apply on request only, and were requested."""
+
+CAFFE_FUNCTION = Patch(
+    "caffe-function",
+    "chainer.links.caffe.caffe_function",
+    "on request the name stands for bridge.chain.CaffeFunction; until then the module stays what it is",
+    _always,
+    (
+        (r"super\(CaffeFunction, self\)", "super()"),  # the name may come to mean another class
+        (
+            r"\Z",
+            "\nChainersCaffeFunction = CaffeFunction\n"
+            "from bridge.compat.table import REQUESTED\n"
+            "if 'caffe-function' in REQUESTED:\n"
+            "    from bridge.chain.caffe_function import CaffeFunction  # NOQA\n",
+        ),
+    ),
+)

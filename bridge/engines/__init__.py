@@ -75,7 +75,7 @@ ENGINES: dict[str, EngineEntry] = {
 """Name -> engine, the first ones preferred."""
 
 
-def missing(name: str) -> MissingExtraError | None:
+def missing(name: str, **options: Any) -> MissingExtraError | None:
     """Why an engine does not work here, or ``None`` if it does.
 
     Raises:
@@ -86,14 +86,19 @@ def missing(name: str) -> MissingExtraError | None:
         if importlib.util.find_spec(need) is None:
             return MissingExtraError(f"engine '{name}': {need} is not installed", hint=entry.hint)
     if entry.probed:
-        problem: MissingExtraError | None = importlib.import_module(entry.module).missing()
+        problem: MissingExtraError | None = importlib.import_module(entry.module).missing(options.get("python"))
         return problem
     return None
 
 
-def available() -> list[str]:
-    """Names of the engines that work here and need not be asked for."""
-    return [name for name, entry in ENGINES.items() if not entry.asked and missing(name) is None]
+def available(options: Mapping[str, Mapping[str, Any]] | None = None) -> list[str]:
+    """Names of the engines that work here and need not be asked for.
+
+    Args:
+        options: Each engine's options, by its name.
+    """
+    given = options or {}
+    return [name for name, entry in ENGINES.items() if not entry.asked and missing(name, **given.get(name, {})) is None]
 
 
 def find(name: str) -> EngineEntry:
@@ -115,7 +120,7 @@ def make(name: str, net: Net, **options: Any) -> Engine:
         MissingExtraError: It does not work here.
         UnsupportedLayerError: It cannot run the net.
     """
-    problem = missing(name)
+    problem = missing(name, **options)
     if problem is not None:
         raise problem
     engine: Engine = importlib.import_module(find(name).module).Engine(inference_net(net), **options)

@@ -13,9 +13,9 @@ from bridge.errors import MissingExtraError
 from bridge.schema import ServedNet
 
 
-def missing() -> MissingExtraError | None:
+def missing(python: str | None = None) -> MissingExtraError | None:
     """The reason why it does not work here; ``None`` if it may work."""
-    problem: MissingExtraError | None = _backend().missing()
+    problem: MissingExtraError | None = _backend().missing(python)
     return problem
 
 

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import secrets
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,10 +15,13 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from bridge.caffe_files.fields import refuse_unknown_fields
-from bridge.caffe_files.inference import inference_net
+from bridge.caffe_files.inference import inference_net, select_outputs
+from bridge.caffe_files.structure import check_tops
 from bridge.errors import ModelError, UsageError
-from bridge.files.atomic import atomic, refuse_sources
+from bridge.files.atomic import atomic, check_sources, refuse_sources
+from bridge.limits.sources import OPENED, check_unchanged, open_file, stamp_of
 from bridge.schema import Net, Opaque
+from bridge.schema.net import distinct
 
 if TYPE_CHECKING:
     from bridge.onnx_export.dims import Extent
@@ -32,6 +36,7 @@ def export_onnx(
     *,
     opset: int | None = None,
     inputs: Mapping[str, Sequence[Extent]] | None = None,
+    outputs: Sequence[str] = (),
     dynamic_batch: bool = True,
     allow_custom: bool = False,
     preprocess: Preprocess | None = None,
@@ -50,6 +55,7 @@ def export_onnx(
         opset: Version of the default operator set, 13 to the newest that ``onnx`` knows; 17 by default.
         inputs: Extents of input blobs, such as ``{"data": [1, 3, 224, 224]}``, where they differ from the
             file's; a name instead of a number leaves that extent open.
+        outputs: Blobs to put out; what none of them needs is left out. By default all that no layer reads.
         dynamic_batch: Leave the first extent of every input open where the net allows it.
         allow_custom: Write what standard ONNX cannot express as nodes of the domain ``org.weightbridge``.
         preprocess: Mean, scale and channel order, added as the model's first nodes.
@@ -69,12 +75,17 @@ def export_onnx(
         UnknownFieldError: A layer has a field that nothing reads and that may change what it computes.
         UnsupportedLayerError: Layers that ONNX cannot express; names all of them.
         ModelError: The net does not fit together, or has no outputs.
+        NotFoundError: ``outputs`` names a blob that no layer writes.
         UsageError: An argument is wrong.
         DifferenceError: The model computes something else; names the first layer. Nothing is written.
         OutputError: The file cannot be written.
     """
+    check_tops(net)
+    before = len(net.notes)
+    if outputs:
+        net = select_outputs(net, outputs, inputs)
     refuse_unknown_fields(net)
-    target = _target(path, external_data, net.sources)
+    target = _target(path, external_data, [*net.sources, *([recorded] if recorded is not None else []), *_parts(net)])
     digests = _Digests(net.sources if (check if digest is None else digest) else ())  # runs in the background
     from bridge.onnx_export import to_onnx_file
 
@@ -89,21 +100,22 @@ def export_onnx(
     )
     file, graph = make(half=half)
     if not graph.outputs:
-        raise ModelError(f"there is nothing to export: {_lacking(net, inputs)}", where=net.where)
+        raise _nothing(net, inputs)
+    graph.notes[:0] = net.notes[before:]
     file.infer_shapes()
     file.check()
     if check:
         models = [(file, graph), *([make(half=False)] if half else [])]
         graph.notes += _checked(models, net, inputs, seed, recorded, preprocess)
     file.late = digests.metadata
-    graph.notes += _write(file, target, external_data, net.where)
+    graph.notes += _write(file, target, external_data, net)
     return graph
 
 
-def _target(path: str | Path, external_data: str | None, sources: Iterable[str]) -> Path:
+def _target(path: str | Path, external_data: str | None, sources: Iterable[str | Path]) -> Path:
     """The file to write: what a link leads to, because external data are beside the file itself."""
     if external_data not in (None, "file", "source"):
-        raise UsageError(f"external data '{external_data}', expected file or source")
+        raise UsageError(f"external data '{external_data}'", expected="file or source")
     target = Path(os.path.realpath(path) if os.path.islink(path) else path)
     refuse_sources(sources, [target, *([_beside(target)] if external_data == "file" else [])])
     return target
@@ -136,6 +148,15 @@ def _not_finite(graph: Graph) -> list[str]:
     return [f"'{name}' has values that are not finite numbers" for name in wrong]
 
 
+def _nothing(net: Net, inputs: Mapping[str, Sequence[Extent]] | None) -> ModelError:
+    """The error about a net without outputs."""
+    from bridge.onnx_export.graph import before_hint
+
+    unknown = [index for index, layer in enumerate(net.layers) if isinstance(layer, Opaque)]
+    hint = before_hint(net, unknown) if unknown else ""
+    return ModelError(f"there is nothing to export: {_lacking(net, inputs)}", where=net.where, hint=hint)
+
+
 def _lacking(net: Net, inputs: Mapping[str, Sequence[Extent]] | None) -> str:
     """Why a net has no outputs."""
     if not net.layers:
@@ -154,16 +175,58 @@ def _beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.data")
 
 
-def _write(file: OnnxFile, path: Path, external_data: str | None, where: str) -> list[str]:
-    """Write the model, and the file of external data if there is one; returns remarks."""
-    remarks = _refer_to_source(file, path, where) if external_data == "source" else []
-    with contextlib.ExitStack() as files:
-        model = files.enter_context(atomic(path, durable=False))
-        if external_data == "file":  # both are complete before either gets its name; the data come first
-            data = files.enter_context(atomic(_beside(path), durable=False))
-            _store(file.store_beside(_beside(path)), data)
-        _store(file.pieces(), model)
+def _write(file: OnnxFile, path: Path, external_data: str | None, net: Net) -> list[str]:
+    """Write the model, and its data where they have a file of their own; returns remarks."""
+    remarks = _refer_to_source(file, path, net.where) if external_data == "source" else []
+    if external_data == "file":
+        _write_pair(file, path, net)
+    else:
+        with atomic(path, durable=False) as model:
+            _store(file.pieces(), model)
+            check_sources(net, by_name=external_data == "source")
     return remarks
+
+
+def _write_pair(file: OnnxFile, path: Path, net: Net) -> None:
+    """Write a model and its data so that the model at ``path`` has its own data beside it at every moment.
+
+    Two files cannot be replaced at once. Where there is a model already, the new data first get a name that nothing
+    else has, and the new model, which refers to it, takes the old one's place. Then the data also get their usual
+    name, which nothing refers to any more, and the model is written again to refer to that.
+    """
+    beside = _beside(path)
+    taken = path.exists() or beside.exists()
+    staged = beside.with_name(f"{path.name}.{secrets.token_hex(6)}.data") if taken else beside
+    with atomic(staged, durable=False) as data:
+        _store(file.store_beside(staged), data)
+        check_sources(net)
+    try:
+        with atomic(path, durable=False) as model:
+            _store(file.pieces(), model)
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
+    if staged != beside and _renamed(staged, beside):
+        file.external = {name: (beside.name, offset) for name, (_, offset) in file.external.items()}
+        with atomic(path, durable=False) as model:
+            _store(file.pieces(), model)
+        staged.unlink(missing_ok=True)
+
+
+def _renamed(staged: Path, beside: Path) -> bool:
+    """Give a file a second name, in place of whatever has it; false where the file system has no second names."""
+    between = staged.with_suffix(".link")
+    try:
+        os.link(staged, between)
+    except OSError:
+        return False
+    os.replace(between, beside)
+    return True
+
+
+def _parts(net: Net) -> list[str]:
+    """The files in which the net's values lie."""
+    return sorted({blob.location.path for blob in distinct(net.layers) if blob.location is not None})
 
 
 def _refer_to_source(file: OnnxFile, path: Path, where: str) -> list[str]:
@@ -190,18 +253,32 @@ class _Digests(threading.Thread):
     def __init__(self, sources: Sequence[str]) -> None:
         super().__init__(daemon=True)
         self._sources, self._found = sources, dict[str, str]()
+        self._read = {source: OPENED.last[str(source)] for source in sources if str(source) in OPENED.last}
         self.start()
 
     def run(self) -> None:
         for source in self._sources:
             made = hashlib.sha256()
             with contextlib.suppress(OSError):  # the file was read already; only the digest is lost
-                with open(source, "rb") as stream:
+                with open_file(source) as stream:
+                    self._read.setdefault(source, stamp_of(stream))
                     while chunk := stream.read(1 << 20):
                         made.update(chunk)
-                self._found[f"bridge.sha256.{Path(source).name}"] = made.hexdigest()
+                self._found[f"bridge.sha256.{_utf8(Path(source).name)}"] = made.hexdigest()
 
     def metadata(self) -> dict[str, str]:
-        """The digests; waits until all are computed."""
+        """The digests, when all are there.
+
+        Raises:
+            ChangedError: A file is not the one that the net was read from.
+        """
         self.join()
+        for source, stamp in self._read.items():
+            if os.path.exists(source):  # of one that is gone, a digest is all that is lost
+                check_unchanged(source, stamp, same=True)
         return self._found
+
+
+def _utf8(name: str) -> str:
+    """The name of a file as text that any reader of ONNX takes."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")

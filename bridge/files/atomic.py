@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import mmap
 import os
 import secrets
@@ -16,11 +15,17 @@ from typing import IO, Any
 
 import numpy as np
 
-from bridge.errors import BridgeError, OutputError, UsageError
-from bridge.schema import Blob
+from bridge.errors import BridgeError, BudgetError, OutputError, UsageError
+from bridge.limits.budget import BUDGET, megabytes, size
+from bridge.limits.sources import OPENED, Stamp, check_unchanged
+from bridge.schema import Blob, Net
+from bridge.schema.net import distinct
 
 PIECE = 1 << 19
 """Bytes of a blob that are in memory at once while it is written; so few that they stay in the processor's cache."""
+
+_LARGER = 8
+"""Weights as float64 take twice their bytes, packed ones a few times; no output takes more."""
 
 
 @contextlib.contextmanager
@@ -51,14 +56,95 @@ def atomic(path: str | Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
 
 
 def refuse_sources(sources: Iterable[str | Path], targets: Iterable[str | Path]) -> None:
-    """Check that no file is written over one that is read.
+    """Check that no file is written over one that is read, and that no two outputs are one file.
+
+    Files are told apart by device and inode, so that links to one file are that file.
 
     Raises:
-        UsageError: A target is a source, under whatever name.
+        UsageError: A target is a source, or another target, under whatever name.
     """
-    for source, target in itertools.product(map(Path, sources), map(Path, targets)):
-        if target.exists() and source.exists() and target.samefile(source):
-            raise UsageError("would be written over: it is what is read", where=str(source))
+    read = {file: source for source in sources if (file := _file(source)) is not None}
+    written: dict[Any, str | Path] = {}
+    for target in targets:
+        file = _file(target)
+        if file is not None and file in read:
+            raise UsageError("would be written over: it is what is read", where=str(read[file]))
+        key = file or os.path.realpath(target)
+        if key in written:
+            raise UsageError(f"is named for two outputs, '{written[key]}' and '{target}'", where=str(target))
+        written[key] = target
+
+
+def _file(path: str | Path) -> tuple[int, int] | None:
+    """Device and inode; ``None`` where there is no such file."""
+    try:
+        return Stamp.of(os.stat(path)).file
+    except (OSError, ValueError):
+        return None
+
+
+def start_command(sources: Iterable[str | Path], targets: Iterable[str | Path]) -> None:
+    """Begin a command that writes files; call it before anything is read.
+
+    From here on :func:`atomic` refuses to write over whatever file the process opened to read, such as
+    external data or a mean, and when one of these has changed.
+
+    Args:
+        sources: What is named to be read.
+        targets: What is named to be written.
+
+    Raises:
+        UsageError: See :func:`refuse_sources`.
+    """
+    refuse_sources(sources, targets)
+    OPENED.clear()
+    OPENED.guarded = True
+
+
+def end_command() -> None:
+    """End it."""
+    OPENED.clear()
+    OPENED.guarded = False
+
+
+def _guard(target: Path) -> None:
+    """Refuse a target that is a source, and one whose sources have changed, where a command has begun."""
+    if not OPENED.guarded:
+        return
+    file = _file(target)
+    if file in OPENED.stamps:
+        raise UsageError("would be written over: it is what is read", where=str(target))
+    for path, stamp in OPENED.stamps.values():
+        check_unchanged(path, stamp)
+
+
+def _count_output(nbytes: int) -> None:
+    """Demand that a command writes no more than what it read can be worth, or its budget of memory.
+
+    Raises:
+        BudgetError: It would.
+    """
+    if OPENED.guarded:
+        OPENED.written += nbytes
+        if OPENED.written > BUDGET.limit and OPENED.written > _LARGER * OPENED.nbytes:
+            message = f"the output is larger than {size(BUDGET.limit)}, and {_LARGER} times what was read"
+            raise BudgetError(message, hint=f"--memory {megabytes(2 * OPENED.written)} allows it")
+
+
+def check_sources(net: Net, *, by_name: bool = False) -> None:
+    """Demand that the files in which a net's values lie have not changed since they were opened.
+
+    Args:
+        net: The net.
+        by_name: Whether the files themselves matter, and not only the values that are mapped already.
+
+    Raises:
+        ChangedError: One has.
+    """
+    places = {blob.location[::3] for blob in distinct(net.layers) if blob.location is not None}
+    for path, stamp in places:
+        if stamp is not None:
+            check_unchanged(path, stamp, same=by_name)
 
 
 class _Draft:
@@ -67,6 +153,7 @@ class _Draft:
     def __init__(self, target: Path, durable: bool) -> None:
         if target.exists() and not stat.S_ISREG(target.stat().st_mode):
             raise OutputError("is not a regular file", where=str(target))
+        _guard(target)
         self.target = target
         self.name = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
         self.named = False
@@ -91,6 +178,7 @@ class _Draft:
     def publish(self) -> None:
         """Make it durable, and then the target."""
         self.stream.flush()
+        _guard(self.target)
         if self.syncer:
             self.syncer.finish()
             os.fsync(self.stream.fileno())
@@ -163,6 +251,7 @@ def pieces(blob: Blob, dtype: Any = None) -> Iterator[memoryview]:
         piece = values[start : start + step]
         if blob.location is not None:
             _advise(piece, _POPULATE_READ)
+        _count_output(piece.size * stored.itemsize)
         yield np.ascontiguousarray(piece, stored).view(np.uint8).data
         if blob.location is not None:
             _advise(piece, getattr(mmap, "MADV_DONTNEED", None))

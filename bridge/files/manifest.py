@@ -31,11 +31,14 @@ from bridge.caffe_files import prototxt
 from bridge.caffe_files.upgrade import upgrade_net
 from bridge.errors import FormatError
 from bridge.layers import CaffeLayer, build_layer
+from bridge.limits.budget import check_json, shape_problem
 from bridge.schema import Blob, Net, RawLayer, RawNet, count, times
 from bridge.schema.message import Message
 
 VERSION, PROTOTXT, BLOBS = "bridge.version", "bridge.prototxt", "bridge.blobs"
 _DAMAGED = "the file is damaged, or was changed by another tool"
+_LONGEST_KEY = 1000
+_LARGEST = float(np.finfo(np.float32).max)
 
 TEXTS = "__bridge__"
 """Name of the texts among the arrays of a NumPy archive: JSON in UTF-8 bytes (uint8)."""
@@ -63,7 +66,7 @@ class StoredArray:
 def entries(net: Net) -> Iterator[StoredArray]:
     """Each blob of the net with the key of its array; shared parameters have one key."""
     keys: dict[int, str] = {}
-    taken: set[str] = set()
+    taken: dict[str, int] = {}
     for index, layer in enumerate(net.layers):
         for role, blob in layer.blobs.entries():
             key = keys.get(id(blob.origin))
@@ -116,11 +119,12 @@ def restore(
     if BLOBS not in texts:
         layers = _plain(stored, definition, str(source))
         return RawNet("", layers, source=str(source), reader=reader, complete=False)
-    message = prototxt.parse(str(texts.get(PROTOTXT, "")), f"{source}: {PROTOTXT}")
+    message = prototxt.parse(_text(texts.get(PROTOTXT, ""), f"{source}: {PROTOTXT}"), f"{source}: {PROTOTXT}")
     rest, definitions = upgrade_net(message)
     held: list[dict[str, Blob]] = [{} for _ in definitions]
     merged = [""] * len(definitions)
-    for index, role, blob, own in _listed(str(texts[BLOBS]), stored, len(definitions), str(source)):
+    text = _text(texts[BLOBS], f"{source}: {BLOBS}")
+    for index, role, blob, own in _listed(text, stored, len(definitions), str(source)):
         held[index][role] = blob
         merged[index] = merged[index] if own else role
     layers = tuple(map(_layer, definitions, held, merged))
@@ -139,6 +143,17 @@ def _unlisted(listed: str, stored: Mapping[str, Blob]) -> tuple[str, ...]:
     return (f"the file has arrays that no blob of the net is in: {names}{more}",) if left else ()
 
 
+def _text(value: Any, where: str) -> str:
+    """A text of the file's metadata.
+
+    Raises:
+        FormatError: It is none: another type, or half of a character, which JSON can have and no encoding of text.
+    """
+    if not isinstance(value, str) or any("\ud800" <= char <= "\udfff" for char in value if not char.isascii()):
+        raise FormatError("is not text", where=where, hint=_DAMAGED)
+    return value
+
+
 def _merged(layers: Iterable[RawLayer]) -> tuple[str, ...]:
     """A note if layers have other blobs than before."""
     found = [layer for layer in layers if layer.reworked]
@@ -151,7 +166,9 @@ def _layer(definition: Message, held: dict[str, Blob], merged: str = "") -> RawL
     name, kind = definition.text("name"), definition.text("type")
     layer = build_layer(definition)
     typed = isinstance(layer, CaffeLayer) and layer.roles(len(held))
-    roles = typed or [f"blob{index}" for index in range(len(held))]
+    numbered = [f"blob{index}" for index in range(len(held))]
+    # A known layer with another number of blobs than its type has came without roles.
+    roles = numbered if set(numbered) == set(held) else typed or numbered
     if set(roles) != set(held):
         found = f"only {', '.join(held)}" if held else "none"
         return RawLayer(name, kind, definition, (), f"of its blobs the file has {found}")
@@ -162,6 +179,8 @@ def _layer(definition: Message, held: dict[str, Blob], merged: str = "") -> RawL
 def _listed(text: str, stored: Mapping[str, Blob], layers: int, source: str) -> Iterator[tuple[int, str, Blob, bool]]:
     """Index, role and blob of each entry, and whether the blob is unchanged since it was written."""
     where = f"{source}: {BLOBS}"
+    if problem := check_json(text.encode("utf-8", "surrogatepass"), len(text)):
+        raise FormatError(problem, where=where, hint=_DAMAGED)
     try:
         listed = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -175,6 +194,8 @@ def _listed(text: str, stored: Mapping[str, Blob], layers: int, source: str) -> 
 def _blob(entry: Any, stored: Mapping[str, Blob], layers: int, where: str) -> tuple[int, str, Blob, bool]:
     match entry:
         case {"index": int(index), "role": str(role), "value": int() | float() as value} if 0 <= index < layers:
+            if abs(value) > _LARGEST:
+                raise FormatError("the value does not fit float32", where=where, hint=_DAMAGED)
             return index, role, Blob.of(np.full(1, value, np.float32)), False
         case {"index": int(index), "role": str(role), "shape": [*shape]} if 0 <= index < layers:
             key = str(entry.get("key", entry.get("initializer")))
@@ -184,10 +205,13 @@ def _blob(entry: Any, stored: Mapping[str, Blob], layers: int, where: str) -> tu
         raise FormatError(f"the file has no array '{key}'", where=where, hint=_DAMAGED)
     if not all(type(extent) is int and extent >= 0 for extent in shape):
         raise FormatError(f"{shape} is not a shape", where=where, hint=_DAMAGED)
+    if problem := shape_problem(shape):
+        raise FormatError(problem, where=where, hint=_DAMAGED)
     blob = stored[key]
     if count(shape) != blob.size:
         raise FormatError(
-            f"array '{key}' has {blob.size} values, expected {count(shape)} = {times(shape)}",
+            f"array '{key}' has {blob.size} values",
+            expected=f"{count(shape)} = {times(shape)}",
             where=where,
             hint=_DAMAGED,
         )
@@ -220,7 +244,8 @@ def _plain_layer(name: str, parts: dict[str, Blob], definition: Message | None, 
     order = _order(list(parts), definition)
     if sorted(order) != sorted(parts):
         raise FormatError(
-            f"layer '{name}' has arrays {', '.join(parts)}, expected {', '.join(order)}",
+            f"layer '{name}' has arrays {', '.join(parts)}",
+            expected=f"{', '.join(order)}",
             where=source,
             hint="name them by role, or by index from 0 on",
         )
@@ -230,7 +255,7 @@ def _plain_layer(name: str, parts: dict[str, Blob], definition: Message | None, 
 
 def _order(parts: list[str], definition: Message | None) -> list[str]:
     """The parts of a layer in Caffe's order: by index, by the roles of its type, or else as in the file."""
-    if all(part.isdecimal() for part in parts):
+    if all(part.isdecimal() and part.isascii() for part in parts):
         return [str(index) for index in range(len(parts))]
     layer = build_layer(definition) if definition is not None else None
     if not isinstance(layer, CaffeLayer):
@@ -239,14 +264,17 @@ def _order(parts: list[str], definition: Message | None) -> list[str]:
     return [next((name for name in pair if name in parts), pair[0]) for pair in names]
 
 
-def _unique(key: str, taken: set[str]) -> str:
-    chosen, number = key, 1
+def _unique(key: str, taken: dict[str, int]) -> str:
+    """The key, or with the lowest free number behind it; ``taken`` holds for each key the last number tried."""
+    chosen, number = key, taken.get(key, 0)
     while chosen in taken:
         number += 1
-        chosen = f"{key}#{number}"
-    taken.add(chosen)
+        chosen = f"{key}#{number + 1}"
+    taken[key] = number
+    taken.setdefault(chosen, 0)
     return chosen
 
 
 def _printable(key: str) -> str:
-    return "".join(char if char.isprintable() else "_" for char in key)
+    """A key for people: no longer than any container's names may be, and without what a terminal would obey."""
+    return "".join(char if char.isprintable() else "_" for char in key[:_LONGEST_KEY])

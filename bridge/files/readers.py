@@ -17,7 +17,7 @@ from typing import Any
 
 from bridge.caffe_files import prototxt as text_format
 from bridge.caffe_files.assemble import assemble
-from bridge.errors import FormatError, MissingExtraError, MissingFileError, UsageError
+from bridge.errors import FormatError, MissingExtraError, UsageError
 from bridge.files.sniff import Kind, sniff
 from bridge.schema import Blob, RawNet
 
@@ -132,14 +132,9 @@ def kind_of(path: str | Path) -> Kind:
     """What a file holds, from its first bytes.
 
     Raises:
-        MissingFileError: It does not exist, cannot be opened, or is a folder.
+        MissingFileError: It does not exist, cannot be opened, or is no regular file.
     """
-    try:
-        return sniff(path)
-    except IsADirectoryError:
-        raise MissingFileError("is a folder, expected a file", where=str(path)) from None
-    except OSError as error:
-        raise MissingFileError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    return sniff(path)
 
 
 def readers_of(path: str | Path) -> list[str]:
@@ -148,12 +143,13 @@ def readers_of(path: str | Path) -> list[str]:
     return [reader.name for reader in READERS.values() if kind in reader.kinds]
 
 
-def status(name: str, *, thorough: bool = False) -> Status:
+def status(name: str, *, thorough: bool = False, python: str | None = None) -> Status:
     """Whether a reader works here.
 
     Args:
         name: The reader.
         thorough: Start what it needs, to be sure; else nothing heavy is imported or started.
+        python: Another interpreter that the reader is to use, if it uses one.
 
     Raises:
         UsageError: There is no reader of that name.
@@ -163,7 +159,7 @@ def status(name: str, *, thorough: bool = False) -> Status:
         if importlib.util.find_spec(need) is None:
             return Status(name, reader.summary, f"{need} is not installed", reader.hint)
     if reader.probed:
-        problem: MissingExtraError | None = importlib.import_module(reader.module).missing(thorough=thorough)
+        problem: MissingExtraError | None = importlib.import_module(reader.module).missing(python, thorough=thorough)
         if problem:
             return Status(name, reader.summary, str(problem.args[0]).removeprefix(f"{name}: "), problem.hint)
     return Status(name, reader.summary)

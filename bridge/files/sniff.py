@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bridge.caffe_files.varint import read_varint
+from bridge.limits.sources import open_file
 
 HEAD = 4096
 """Bytes of a file that are enough to recognize it."""
@@ -95,9 +96,9 @@ def sniff(path: str | Path) -> Kind:
     """What a file is.
 
     Raises:
-        OSError: It cannot be opened.
+        MissingFileError: It cannot be opened, or is no regular file.
     """
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return KINDS[identify(file.read(HEAD))]
 
 

@@ -132,7 +132,7 @@ def _arrays(path: Path, shape: tuple[int, int, int]) -> Data:
             keys = set(archive.files)
             x_key = next((key for key in ("x", "x_train") if key in keys), None)
             if x_key is None or x_key.replace("x", "y", 1) not in keys:
-                raise FormatError(f"has {', '.join(sorted(keys)) or 'nothing'}, expected x and y", where=str(path))
+                raise FormatError(f"has {', '.join(sorted(keys)) or 'nothing'}", expected="x and y", where=str(path))
             x, y = archive[x_key], archive[x_key.replace("x", "y", 1)]
             classes = tuple(map(str, archive["classes"])) if "classes" in keys else ()
     except BridgeError:
@@ -149,7 +149,7 @@ def _callable(source: str, shape: tuple[int, int, int]) -> Data:
     if isinstance(made, Data):
         return made
     if not isinstance(made, tuple) or len(made) != 2:
-        raise UsageError(f"returned {type(made).__name__}, expected (x, y)", where=source)
+        raise UsageError(f"returned {type(made).__name__}", expected="(x, y)", where=source)
     with _user_code(source, "returned no arrays"):
         x, y = map(np.asarray, made)
     return shaped(x, y, shape, source)
@@ -166,7 +166,7 @@ def _imported(source: str) -> Callable[[], Any]:
     if not callable(function):
         what = "does not exist" if function is None else f"is {type(function).__name__}"
         hint = nearest(name, vars(found)) if function is None else ""
-        raise UsageError(f"{what}, expected a function", where=source, hint=hint)
+        raise UsageError(f"{what}", expected="a function", where=source, hint=hint)
     made: Callable[[], Any] = function
     return made
 
@@ -205,14 +205,14 @@ def shaped(x: np.ndarray, y: np.ndarray, shape: tuple[int, int, int], where: str
         y = y[..., 0]
     if x.shape[:lead] != y.shape or y.dtype.kind not in "uif":
         raise FormatError(
-            f"x is {times(x.shape)} and y is {times(y.shape)} {y.dtype}, expected a label per image", where=where
+            f"x is {times(x.shape)} and y is {times(y.shape)} {y.dtype}", expected="a label per image", where=where
         )
     if x.dtype.kind not in "uif" or x.dtype.itemsize > 8:
-        raise FormatError(f"x is {x.dtype}, expected numbers", where=where)
+        raise FormatError(f"x is {x.dtype}", expected="numbers", where=where)
     x = _channels_first(x, lead, shape)
     if x.ndim != lead + 3 or x.shape[lead] != shape[0]:
         raise FormatError(
-            f"images are {times(x.shape[lead:])}, expected {times(shape)} as the net's input", where=where
+            f"images are {times(x.shape[lead:])}", expected=f"{times(shape)} as the net's input", where=where
         )
     if x.dtype != np.uint8:
         x = x.astype(np.float32, copy=False)
@@ -233,7 +233,7 @@ def _check_finite(x: np.ndarray, y: np.ndarray, where: str) -> None:
     for name, array in (("x", x), ("y", y)):
         if array.dtype.kind == "f" and array.size and not np.isfinite([array.min(), array.max()]).all():
             place = tuple(np.argwhere(~np.isfinite(array))[0].tolist())
-            raise FormatError(f"{name} has {array[place]} at {list(place)}, expected finite numbers", where=where)
+            raise FormatError(f"{name} has {array[place]} at {list(place)}", expected="finite numbers", where=where)
 
 
 def _labels(y: np.ndarray) -> np.ndarray:

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from bridge.limits.sources import image_faults
+
 _AHEAD = 8
 """Batches of pictures per worker that are decoded in advance."""
 _BATCH = 16
@@ -44,7 +46,7 @@ def decode_picture(job: tuple[str, int, int, int]) -> np.ndarray | str:
             if height and picture.size != (width, height):
                 picture = picture.resize((width, height), Image.Resampling.BILINEAR)
             pixels = np.asarray(picture, np.uint8)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except image_faults(Image.DecompressionBombError) as error:
         text = getattr(error, "strerror", None) or str(error).replace(f" {path!r}", "")
         return (text.splitlines() or [type(error).__name__])[0]
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels[:, :, ::-1].transpose(2, 0, 1))

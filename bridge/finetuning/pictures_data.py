@@ -38,7 +38,7 @@ def from_folder(root: Path, loading: Loading, classes: Sequence[str]) -> Data:
     _need_pillow()
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not folders:
-        raise FormatError("has no folders, expected one per class", where=str(root))
+        raise FormatError("has no folders", expected="one per class", where=str(root))
     names = tuple(classes) or tuple(folder.name for folder in folders)
     unknown = [folder.name for folder in folders if folder.name not in names]
     if unknown:

@@ -141,7 +141,8 @@ def with_loss(net: Net) -> Net:
     tails = [layer for layer in net.layers if layer.probabilities and layer.tops[0] in net.outputs]
     if len(tails) > 1 or (not tails and len(net.outputs) != 1):
         raise ModelError(
-            f"the net has {len(net.outputs)} outputs ({', '.join(net.outputs)}), expected one Softmax to train",
+            f"the net has {len(net.outputs)} outputs ({', '.join(net.outputs)})",
+            expected="one Softmax to train",
             where=net.where,
             hint="give a train prototxt with its losses",
         )

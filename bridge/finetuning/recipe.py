@@ -64,17 +64,17 @@ class Recipe:
         if self.lr_policy not in POLICIES:
             raise UsageError(f"no learning-rate policy '{self.lr_policy}'", hint=f"policies: {', '.join(POLICIES)}")
         if self.regularization_type not in ("L1", "L2"):
-            raise UsageError(f"regularization_type is '{self.regularization_type}', expected L1 or L2")
+            raise UsageError(f"regularization_type is '{self.regularization_type}'", expected="L1 or L2")
         if self.iter_size < 1:
-            raise UsageError(f"iter_size is {self.iter_size}, expected at least 1")
+            raise UsageError(f"iter_size is {self.iter_size}", expected="at least 1")
         if self.lr_policy == "step" and self.stepsize < 1:
             raise UsageError("lr_policy step needs a positive stepsize")
         if self.lr_policy == "multistep" and not self.stepvalue:
             raise UsageError("lr_policy multistep needs at least one stepvalue")
         if self.type in ("AdaGrad", "RMSProp") and self.momentum:
-            raise UsageError(f"momentum is {self.momentum:g}, expected 0: {self.type} has none")
+            raise UsageError(f"momentum is {self.momentum:g}", expected=f"0: {self.type} has none")
         if not 0 <= self.rms_decay < 1:
-            raise UsageError(f"rms_decay is {self.rms_decay:g}, expected 0 to below 1")
+            raise UsageError(f"rms_decay is {self.rms_decay:g}", expected="0 to below 1")
         if self.base_lr < 0 or self.weight_decay < 0 or self.momentum < 0 or self.momentum >= 1:
             raise UsageError(
                 f"rate {self.base_lr:g}, weight decay {self.weight_decay:g} and momentum {self.momentum:g}: "
@@ -90,6 +90,12 @@ class Recipe:
         """
         rate = self.base_lr if self.lr_policy == "fixed" else float(self.base_lr * self._factor(iteration))
         return rate * (iteration + 1) / (self.warmup + 1) if iteration < self.warmup else rate
+
+    def current_step(self, iteration: int) -> int:
+        """Steps of the policies ``step`` and ``multistep`` that the updates before an iteration have taken."""
+        if self.lr_policy == "step":
+            return max(0, iteration - 1) // self.stepsize
+        return self._steps_taken(iteration - 1) if self.lr_policy == "multistep" else 0
 
     def _factor(self, i: int) -> Any:
         if self.lr_policy == "step":
@@ -187,7 +193,7 @@ def _value(message: Message, name: str) -> Any:
         return float(np.float32(value))
     if isinstance(value, kind) and not isinstance(value, bool):
         return kind(value)
-    raise FormatError(f"solver parameter '{name}' is {value!r}, expected {kind.__name__}", where=message.where)
+    raise FormatError(f"solver parameter '{name}' is {value!r}", expected=f"{kind.__name__}", where=message.where)
 
 
 def _old_type(message: Message) -> str:

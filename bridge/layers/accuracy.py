@@ -44,7 +44,7 @@ class Accuracy(CaffeLayer):
         axis = canonical_axis(self.axis, len(prediction), self)
         expected = count(prediction[:axis]) * count(prediction[axis + 1 :])
         if count(labels) != expected:
-            raise self.fail(f"{count(labels)} labels ({times(labels)}) for {times(prediction)}, expected {expected}")
+            raise self.fail(f"{count(labels)} labels ({times(labels)}) for {times(prediction)}", expected=f"{expected}")
         if self.top_k > prediction[axis]:
             raise self.fail(f"top_k is {self.top_k}, and there are {prediction[axis]} classes")
         return ((), (prediction[axis],))

@@ -39,7 +39,7 @@ class ArgMax(CaffeLayer):
     def read(cls, p: Params) -> dict[str, Any]:
         values = super().read(p)
         if values["top_k"] < 1:
-            raise p.fail(f"parameter 'top_k' is {values['top_k']}, expected at least 1")
+            raise p.fail(f"parameter 'top_k' is {values['top_k']}", expected="at least 1")
         return values
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:

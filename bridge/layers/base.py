@@ -10,16 +10,18 @@ Chainer, whose builders are passed in, so that no layer file imports a framework
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import sys
 import typing
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from bridge.errors import ModelError, UsageError
 from bridge.layers.params import Params, field_pair, single
-from bridge.schema import Blob, Blobs, Layer, Opaque, ParamSpec, Shape, times
+from bridge.layers.shapes import canonical_axis, same_shapes, spread, squeeze
+from bridge.schema import Blob, Blobs, Layer, Opaque, ParamSpec, Shape
 from bridge.schema.message import Message, Symbol
 
 if sys.version_info >= (3, 11):
@@ -32,6 +34,9 @@ else:  # the decorator only tells type checkers what it does
 
 REGISTRY: dict[str, type[CaffeLayer]] = {}
 """Every known layer type by Caffe's type string; Python layers by ``module.Class``."""
+
+PYTHON = "Python"
+"""Caffe's type of every layer that is written in Python."""
 
 _FILLERS = {"weight": "weight_filler", "bias": "bias_filler", "gamma": "filler", "beta": "bias_filler"}
 """The usual field of a role's filler."""
@@ -113,7 +118,7 @@ class CaffeLayer(Layer):
         # Source: caffe.proto ``LayerParameter.loss_weight``, ``Layer::SetLossWeights``
         given = tuple(_float(weight) for weight in self.definition.all("loss_weight"))
         if given and len(given) != max(1, len(self.tops)):
-            raise self.fail(f"has {len(given)} loss_weight, expected one for each of {len(self.tops)} tops")
+            raise self.fail(f"has {len(given)} loss_weight", expected=f"one for each of {len(self.tops)} tops")
         return given or (self.default_loss_weight, *(0.0,) * (len(self.tops) - 1))
 
     def check_wiring(self) -> None:
@@ -262,8 +267,6 @@ def build_layer(definition: Message, blobs: Sequence[Blob] = (), uncovered: str 
 
 def _misspelt(name: str) -> str:
     """What a layer type may have been meant to be."""
-    import difflib
-
     close = difflib.get_close_matches(name, REGISTRY, 1, 0.8)
     return f": did you mean '{close[0]}'?" if close else ""
 
@@ -293,7 +296,7 @@ def _entry_points() -> dict[str, Any]:
 
 def registered_name(definition: Message) -> str:
     """What a layer's type is registered as: Caffe's type string, or a Python layer's ``module.Class``."""
-    if definition.text("type") != "Python":
+    if definition.text("type") != PYTHON:
         return definition.text("type")
     python = definition.message("python_param")
     return f"{python.text('module')}.{python.text('layer')}"
@@ -328,56 +331,6 @@ def _param_spec(param: Message) -> ParamSpec:
 
 def _float(value: Any) -> float:
     return single(value) if isinstance(value, (int, float)) else 1.0
-
-
-def squeeze(blob: Blob, rank: int | None) -> Blob:
-    """Bring a blob to ``rank`` axes by dropping axes of extent one, leading ones first.
-
-    Caffe before 2015 wrote every blob with four axes: a bias is (1, 1, 1, N), the weight
-    of an InnerProduct (1, 1, N, K). Source: ``Blob::FromProto``, ``Blob::ShapeEquals``.
-    """
-    shape = list(blob.shape)
-    while rank is not None and len(shape) > rank and 1 in shape:
-        if shape[0] == 1:
-            shape.pop(0)
-        else:
-            shape.reverse()
-            shape.remove(1)
-            shape.reverse()
-    return blob.reshaped(shape)
-
-
-def canonical_axis(axis: int, rank: int, layer: CaffeLayer, what: str = "axis") -> int:
-    """A possibly negative axis as 0..rank-1. Source: ``Blob::CanonicalAxisIndex``.
-
-    Raises:
-        ModelError: The axis is outside.
-    """
-    if not -rank <= axis < rank:
-        raise layer.fail(f"{what} {axis} is outside the {rank} axes of the input")
-    return axis % rank
-
-
-def spread(values: Sequence[int], rank: int, default: int, layer: CaffeLayer, what: str) -> Shape:
-    """One value per spatial axis from Caffe's none, one or ``rank`` values."""
-    if len(values) in (0, 1):
-        return tuple(values or (default,)) * rank
-    if len(values) != rank:
-        raise layer.fail(f"{what} has {len(values)} values, expected 1 or {rank}")
-    return tuple(values)
-
-
-def same_shapes(layer: CaffeLayer, bottoms: Iterable[Shape]) -> Shape:
-    """The one shape of all bottoms.
-
-    Raises:
-        ModelError: They differ.
-    """
-    first, *rest = bottoms
-    for index, other in enumerate(rest, 1):
-        if other != first:
-            raise layer.fail(f"bottom {index} is {times(other)}, expected {times(first)} as bottom 0")
-    return first
 
 
 __all__ = [

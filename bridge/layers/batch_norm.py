@@ -73,7 +73,7 @@ class BatchNorm(NeuronLayer):
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if len(bottoms[0]) < 2:
-            raise self.fail(f"the input has {len(bottoms[0])} axes, expected at least 2")
+            raise self.fail(f"the input has {len(bottoms[0])} axes", expected="at least 2")
         return (bottoms[0],)
 
     def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:
@@ -179,7 +179,8 @@ def notes_on_statistics(net: Net, with_definition: bool) -> list[str]:
 
 
 def _is_negative(layer: BatchNorm) -> bool:
-    return bool((layer.statistics_values()[1] + np.float32(layer.eps) <= 0).any())
+    with np.errstate(all="ignore"):  # a weight may be any number, or none
+        return bool((layer.statistics_values()[1] + np.float32(layer.eps) <= 0).any())
 
 
 def _named(layers: Sequence[BatchNorm]) -> str:
@@ -203,7 +204,7 @@ def read_zero_scale_factors(net: Net, meaning: str) -> Net:
     Source: batch_norm_layer.cpp of BVLC Caffe and NVCaffe; NVIDIA/caffe issue 436.
     """
     if meaning not in ("bvlc", "nvcaffe"):
-        raise UsageError(f"zero_scale_factor is '{meaning}', expected bvlc or nvcaffe")
+        raise UsageError(f"zero_scale_factor is '{meaning}'", expected="bvlc or nvcaffe")
     found = [layer.name for layer in net.layers if isinstance(layer, BatchNorm) and _doubtful(layer)]
     if not found:
         return net

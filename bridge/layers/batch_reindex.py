@@ -28,7 +28,7 @@ class BatchReindex(MovingLayer):
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if len(bottoms[1]) != 1 or not bottoms[0]:
-            raise self.fail(f"bottom 1 has {len(bottoms[1])} axes, expected 1, and bottom 0 at least 1")
+            raise self.fail(f"bottom 1 has {len(bottoms[1])} axes", expected="1, and bottom 0 at least 1")
         return ((*bottoms[1], *bottoms[0][1:]),)
 
     def to_onnx(self, g: OnnxBuilder, *x: str) -> str:

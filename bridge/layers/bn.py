@@ -53,7 +53,7 @@ class BN(CaffeLayer):
     @classmethod
     def read(cls, p: Params) -> dict[str, Any]:
         if p.read("axis", int, 1) != 1:
-            raise p.fail(f"parameter 'axis' is {p.read('axis', int, 1)}, expected 1")
+            raise p.fail(f"parameter 'axis' is {p.read('axis', int, 1)}", expected="1")
         if "bn_mode" in p:
             mode = p.read("bn_mode", Literal["LEARN", "INFERENCE"], "LEARN")
             return {"eps": 1e-9, "stored": False, "bn_mode": mode}
@@ -105,7 +105,7 @@ class BN(CaffeLayer):
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if len(bottoms[0]) < 2:
-            raise self.fail(f"the input has {len(bottoms[0])} axes, expected 2 or more")
+            raise self.fail(f"the input has {len(bottoms[0])} axes", expected="2 or more")
         return (bottoms[0],)
 
     def to_onnx(self, g: OnnxBuilder, *x: str) -> str:

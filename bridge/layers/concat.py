@@ -27,7 +27,7 @@ class Concat(MovingLayer):
     @classmethod
     def read(cls, p: Params) -> dict[str, Any]:
         if "axis" in p and "concat_dim" in p:
-            raise p.fail("has both 'axis' and 'concat_dim', expected one of them")
+            raise p.fail("has both 'axis' and 'concat_dim'", expected="one of them")
         return {"axis": p.read("axis", int, p.read("concat_dim", int, 1))}
 
     @property

@@ -85,7 +85,7 @@ class Convolution(CaffeLayer):
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         bottom = same_shapes(self, bottoms)
         if len(self.tops) not in (0, len(bottoms)):
-            raise self.fail(f"has {len(bottoms)} bottoms and {len(self.tops)} tops, expected as many of both")
+            raise self.fail(f"has {len(bottoms)} bottoms and {len(self.tops)} tops", expected="as many of both")
         _, space = self._split(bottom)
         out = tuple(map(self.out_extent, space, *self.window(len(space))))
         if min(out, default=1) < 1:
@@ -197,9 +197,9 @@ class Convolution(CaffeLayer):
 
 def _check(p: Params, values: dict[str, Any]) -> None:
     if values["num_output"] < 1:
-        raise p.fail(f"parameter 'num_output' is {values['num_output']}, expected at least 1")
+        raise p.fail(f"parameter 'num_output' is {values['num_output']}", expected="at least 1")
     if values["group"] < 1 or values["num_output"] % values["group"]:
         raise p.fail(f"{values['num_output']} outputs do not divide into {values['group']} groups")
     for name, least in (("kernel_size", 1), ("stride", 1), ("pad", 0), ("dilation", 1)):
         if any(value < least for value in values[name]):
-            raise p.fail(f"parameter '{name}' is {values[name]}, expected at least {least}")
+            raise p.fail(f"parameter '{name}' is {values[name]}", expected=f"at least {least}")

@@ -34,14 +34,16 @@ class Crop(MovingLayer):
         """The first axis that is cut, and where the window begins in it and in those behind it."""
         axis = canonical_axis(self.axis, rank, self)
         if len(self.offset) not in (0, 1, rank - axis):
-            raise self.fail(f"{len(self.offset)} offset for {rank - axis} axes from {axis} on, expected 1 or one each")
+            raise self.fail(
+                f"{len(self.offset)} offset for {rank - axis} axes from {axis} on", expected="1 or one each"
+            )
         return axis, list(self.offset if len(self.offset) > 1 else (self.offset or (0,)) * (rank - axis))
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         source, size = bottoms
         axis, offsets = self._offsets(len(source))
         if len(size) < len(source):
-            raise self.fail(f"bottom 1 has {len(size)} axes, expected {len(source)} as bottom 0")
+            raise self.fail(f"bottom 1 has {len(size)} axes", expected=f"{len(source)} as bottom 0")
         for place, offset in enumerate(offsets, axis):
             if offset < 0 or source[place] - offset < size[place]:
                 raise self.fail(f"axis {place}: {size[place]} from {offset} on is not within {source[place]}")

@@ -28,12 +28,12 @@ class CropCenter(MovingLayer):
     def read(cls, p: Params) -> dict[str, Any]:
         values = super().read(p)
         if any(n < 0 for n in values["crop_size"]):
-            raise p.fail(f"parameter 'crop_size' is {values['crop_size']}, expected no negative number")
+            raise p.fail(f"parameter 'crop_size' is {values['crop_size']}", expected="no negative number")
         return values
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if len(self.crop_size) != len(bottoms[0]):
-            raise self.fail(f"crop_size has {len(self.crop_size)} values, expected {len(bottoms[0])}, one per axis")
+            raise self.fail(f"crop_size has {len(self.crop_size)} values", expected=f"{len(bottoms[0])}, one per axis")
         if any(2 * crop + 1 > n for crop, n in zip(self.crop_size, bottoms[0], strict=True)):
             raise self.fail(f"crop_size {times(self.crop_size)} leaves nothing of the input {times(bottoms[0])}")
         return (tuple(n - 2 * crop for crop, n in zip(self.crop_size, bottoms[0], strict=True)),)

@@ -46,9 +46,9 @@ class Transform:
             force_gray=p.read("force_gray", bool, False),
         )
         if transform.crop_size < 0:
-            raise p.fail(f"parameter 'crop_size' is {transform.crop_size}, expected at least 0")
+            raise p.fail(f"parameter 'crop_size' is {transform.crop_size}", expected="at least 0")
         if transform.mean_file and transform.mean_value:
-            raise p.fail("has both mean_file and mean_value, expected one of them")
+            raise p.fail("has both mean_file and mean_value", expected="one of them")
         return transform
 
 

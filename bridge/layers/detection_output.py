@@ -80,13 +80,13 @@ class DetectionOutput(CaffeLayer):
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         loc, conf, prior, *first = bottoms
         if len(prior) != 3 or prior[1] != 2 or prior[2] % 4:
-            raise self.fail(f"the priors are {times(prior)}, expected 1 x 2 x a multiple of 4")
+            raise self.fail(f"the priors are {times(prior)}", expected="1 x 2 x a multiple of 4")
         boxes = prior[2] // 4
         own = 1 if self.share_location else self.num_classes
         if count(loc[1:]) != boxes * own * 4 or count(conf[1:]) != boxes * self.num_classes or loc[0] != conf[0]:
             raise self.fail(f"locations {times(loc)} and scores {times(conf)} do not fit {boxes} priors")
         if first and (len(first) != 2 or not self.share_location):
-            raise self.fail(f"has {len(bottoms)} bottoms, expected 3, or RefineDet's 5 with share_location")
+            raise self.fail(f"has {len(bottoms)} bottoms", expected="3, or RefineDet's 5 with share_location")
         if first and (count(first[0][1:]) != boxes * 2 or count(first[1][1:]) != boxes * 4):
             raise self.fail(
                 f"the first step's scores {times(first[0])} and shifts {times(first[1])} do not fit {boxes} priors"
@@ -151,10 +151,10 @@ class DetectionOutput(CaffeLayer):
         if self.share_location:
             kept = steps.suppress(g, boxes, scores, self.nms_threshold, lowest)
         else:
-            size = priors[2] // 4
-            boxes, scores = g.Reshape(boxes, g.ints([-1, size, 4])), g.Reshape(scores, g.ints([-1, 1, size]))
+            size = priors[2] // 4 if priors.fixed(2) else steps.extent(g, scores, 2)
+            boxes, scores = _shaped(g, boxes, -1, size, 4), _shaped(g, scores, -1, 1, size)
             kept = steps.suppress(g, boxes, scores, self.nms_threshold, lowest)
-            kept = g.Reshape(kept, g.ints([-1, len(self.labels), size]))
+            kept = _shaped(g, kept, -1, len(self.labels), size)
         if self.keep_top_k < 0:
             return str(kept)
         best = steps.keep_best(g, g.Flatten(kept, axis=1), 1, self.keep_top_k)
@@ -177,6 +177,14 @@ class DetectionOutput(CaffeLayer):
         length = g.Where(g.Equal(count, g.ints([0])), images, count)
         chosen = g.Slice(g.Concat(rows, none, axis=0), g.ints([0]), length, g.ints([0]))
         return g.Reshape(chosen, g.ints([1, 1, -1, 7]))
+
+
+def _shaped(g: OnnxBuilder, x: str, *extents: int | str) -> str:
+    """``x`` in another shape; an extent that is known when the model runs is a 1-D value of one number."""
+    if not any(isinstance(extent, str) for extent in extents):
+        return g.Reshape(x, g.ints([int(extent) for extent in extents]))
+    parts = [extent if isinstance(extent, str) else g.ints([extent]) for extent in extents]
+    return g.Reshape(x, g.Concat(*parts, axis=0))
 
 
 def _least(number: int, limit: int) -> int:

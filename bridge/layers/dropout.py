@@ -36,7 +36,7 @@ class Dropout(ElementwiseLayer):
     def read(cls, p: Params) -> dict[str, Any]:
         values = super().read(p)
         if not 0 <= values["dropout_ratio"] < 1:
-            raise p.fail(f"parameter 'dropout_ratio' is {values['dropout_ratio']:g}, expected 0 to below 1")
+            raise p.fail(f"parameter 'dropout_ratio' is {values['dropout_ratio']:g}", expected="0 to below 1")
         if p.read("sample_weights_test", bool, False):
             raise p.fail("sample_weights_test draws random numbers at test time too (Bayesian SegNet)")
         return values

@@ -44,7 +44,7 @@ class DummyData(MovingLayer):
         if not shapes:  # as files of 2014 have them
             sides = [p.read(side, tuple[int, ...], ()) for side in _SIDES]
             if len({len(side) for side in sides}) > 1:
-                raise p.fail(f"{', '.join(_SIDES)} are given {[*map(len, sides)]} times, expected equally often")
+                raise p.fail(f"{', '.join(_SIDES)} are given {[*map(len, sides)]} times", expected="equally often")
             shapes = list(zip(*sides, strict=True))
         return {"shapes": tuple(shapes), "values": tuple(map(_constant, p.message.messages("data_filler")))}
 
@@ -60,7 +60,7 @@ class DummyData(MovingLayer):
         super().check_wiring()
         for what, given in (("shape", self.shapes), ("data_filler", self.values)):
             if len(given) != len(self.tops):
-                raise self.fail(f"has {len(given)} {what}, expected 1 or {len(self.tops)}, one per top")
+                raise self.fail(f"has {len(given)} {what}", expected=f"1 or {len(self.tops)}, one per top")
 
     def feeds(self, given: Container[str]) -> bool:
         return None in self.values or any(top in given for top in self.tops)

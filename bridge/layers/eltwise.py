@@ -55,7 +55,11 @@ class Eltwise(CaffeLayer):
     def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         if self.operation == "SUM":
             return reduce(lambda a, b: a + b, [v if c == 1 else v * c for v, c in self._terms(x)])
-        return reduce((lambda a, b: a * b) if self.operation == "PROD" else F.maximum, x)
+        if self.operation == "PROD":
+            return reduce(lambda a, b: a * b, x)
+        # of equal values Caffe gives the gradient to the second bottom, and of later ones to the first that has it
+        first, second, *others = x
+        return reduce(F.maximum, others, F.maximum(second, first))
 
     def _terms(self, x: tuple[Any, ...]) -> list[tuple[Any, float]]:
         """What is added up: each bottom and its coefficient."""

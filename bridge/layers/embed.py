@@ -42,7 +42,7 @@ class Embed(CaffeLayer):
         values = super().read(p)
         for name in ("num_output", "input_dim"):
             if values[name] < 1:
-                raise p.fail(f"parameter '{name}' is {values[name]}, expected at least 1")
+                raise p.fail(f"parameter '{name}' is {values[name]}", expected="at least 1")
         return values
 
     def roles(self, stored: int) -> tuple[str, ...]:

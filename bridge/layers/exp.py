@@ -55,4 +55,4 @@ def check_base(p: Params, base: float) -> None:
         ModelError: It is not positive, and not the -1 that stands for e.
     """
     if base != -1 and not 0 < base < np.inf:
-        raise p.fail(f"parameter 'base' is {base:g}, expected a positive number, or -1 for e")
+        raise p.fail(f"parameter 'base' is {base:g}", expected="a positive number, or -1 for e")

@@ -28,7 +28,9 @@ class Filter(MovingLayer):
     def check_wiring(self) -> None:
         super().check_wiring()
         if len(self.tops) != len(self.bottoms) - 1:
-            raise self.fail(f"has {len(self.tops)} tops, expected {len(self.bottoms) - 1}: one per bottom but the last")
+            raise self.fail(
+                f"has {len(self.tops)} tops", expected=f"{len(self.bottoms) - 1}: one per bottom but the last"
+            )
 
     def fill(self, bottom: int) -> Fill | None:
         return (lambda rng, shape, _: rng.integers(0, 2, shape)) if bottom == len(self.bottoms) - 1 else None
@@ -36,10 +38,10 @@ class Filter(MovingLayer):
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         *picked, selector = bottoms
         if not selector or any(extent != 1 for extent in selector[1:]):
-            raise self.fail(f"the selector is {times(selector)}, expected one number per sample")
+            raise self.fail(f"the selector is {times(selector)}", expected="one number per sample")
         for index, shape in enumerate(picked):
             if shape[:1] != selector[:1]:
-                raise self.fail(f"bottom {index} is {times(shape)}, expected {selector[0]} samples as the selector")
+                raise self.fail(f"bottom {index} is {times(shape)}", expected=f"{selector[0]} samples as the selector")
         return tuple(picked)
 
     def to_onnx(self, g: OnnxBuilder, *x: str) -> list[str]:

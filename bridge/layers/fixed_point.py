@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -10,7 +12,7 @@ from bridge.layers.base import Params, layer_type
 from bridge.layers.boxes import round_half_away
 from bridge.layers.convolution import Convolution
 from bridge.layers.inner_product import InnerProduct
-from bridge.schema import Shape
+from bridge.schema import Layer, Shape
 
 if TYPE_CHECKING:
     from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 _Precision = Literal["DYNAMIC_FIXED_POINT", "MINIFLOAT", "INTEGER_POWER_OF_2_WEIGHTS"]
 _Format = tuple[int, int]
 """Bits of a number in all, and behind the point."""
+_FINE: _Format = (62, 30)
+_MANY = 2**22
 _OTHER = dict.fromkeys(
     ("mant_bits", "exp_bits", "exp_min", "exp_max"), "is for another precision than DYNAMIC_FIXED_POINT"
 )
@@ -80,6 +84,7 @@ class RistrettoConvolution(Convolution):
 
     more_messages = ("quantization_param",)
     harmless = _OTHER
+    float16_safe = False  # a value that falls to another side of a half is off by a whole step
 
     input_format: _Format = (32, 16)
     output_format: _Format = (32, 16)
@@ -88,6 +93,15 @@ class RistrettoConvolution(Convolution):
     @classmethod
     def read(cls, p: Params) -> dict[str, Any]:
         return {**super().read(p), **read_formats(p)}
+
+    def magnitudes(self) -> Layer:
+        wide: dict[str, Any] = {name: (bits + 1, fraction) for name, (bits, fraction) in self._formats().items()}
+        made: Any = super().magnitudes()
+        layer: Layer = dataclasses.replace(made, **wide, output_format=_FINE)
+        return layer
+
+    def _formats(self) -> dict[str, _Format]:
+        return {"input_format": self.input_format, "weight_format": self.weight_format}
 
     def onnx_blobs(self, g: OnnxBuilder, shape: Shape | None) -> list[str]:
         return [_rounded_onnx(g, blob, self.weight_format) for blob in super().onnx_blobs(g, shape)]
@@ -120,6 +134,7 @@ class RistrettoInnerProduct(InnerProduct):
 
     more_messages = ("quantization_param",)
     harmless = _OTHER
+    float16_safe = False  # a value that falls to another side of a half is off by a whole step
 
     input_format: _Format = (32, 16)
     output_format: _Format = (32, 16)
@@ -128,6 +143,15 @@ class RistrettoInnerProduct(InnerProduct):
     @classmethod
     def read(cls, p: Params) -> dict[str, Any]:
         return {**super().read(p), **read_formats(p)}
+
+    def magnitudes(self) -> Layer:
+        wide: dict[str, Any] = {name: (bits + 1, fraction) for name, (bits, fraction) in self._formats().items()}
+        made: Any = super().magnitudes()
+        layer: Layer = dataclasses.replace(made, **wide, output_format=_FINE)
+        return layer
+
+    def _formats(self) -> dict[str, _Format]:
+        return {"input_format": self.input_format, "weight_format": self.weight_format}
 
     def onnx_blobs(self, g: OnnxBuilder) -> list[str]:
         return [_rounded_onnx(g, blob, self.weight_format) for blob in super().onnx_blobs(g)]
@@ -148,25 +172,44 @@ class RistrettoInnerProduct(InnerProduct):
         return _rounded_chainer(F, top, self.output_format)
 
 
+def _levels(weight: np.ndarray, levels: np.ndarray) -> tuple[float, int, int]:
+    """The step, the lowest and the highest level of a weight: FQ's four numbers say it, or it is worked out."""
+    number, step, low, high = int(levels[0]), float(levels[1]), int(levels[2]), int(levels[3])
+    if step != 0 and low != high:
+        return step, low, high
+    least, most = float(weight.min()), float(weight.max())
+    if least > -float(np.finfo(np.float32).eps):
+        low, high, step = 0, number - 1, most / (number - 1)
+    else:
+        high, low = (number - 1) // 2, -(number // 2)
+        step = max(least / low, most / high)
+    return float(2.0 ** np.ceil(np.log2(step))), low, high
+
+
 def _quantized_levels(weight: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """A weight rounded to whole multiples of a step, as FQ's four numbers say it, or as it works them out.
+    """A weight rounded to whole multiples of a step.
 
     Args:
         weight: float32.
         levels: (4): how many levels, the step, the lowest and the highest level; a step of 0 is worked out.
     """
-    number, step, low, high = int(levels[0]), float(levels[1]), int(levels[2]), int(levels[3])
-    if step == 0 or low == high:
-        least, most = float(weight.min()), float(weight.max())
-        if least > -float(np.finfo(np.float32).eps):
-            low, high, step = 0, number - 1, most / (number - 1)
-        else:
-            high, low = (number - 1) // 2, -(number // 2)
-            step = max(least / low, most / high)
-        step = 2.0 ** np.ceil(np.log2(step))
+    step, low, high = _levels(weight, levels)
     y = weight / np.float32(step)
     y = np.sign(y) * np.floor(np.abs(y) + np.float32(0.5))
     return (np.clip(y, low, high) * np.float32(step)).astype(np.float32)
+
+
+def _magnitudes(layer: Layer) -> Layer:
+    """The layer with the magnitudes of its rounded weight, which rounding then leaves as they are."""
+    weight, levels = layer.blobs["weight"], layer.blobs["levels"]
+    step = _levels(weight, levels)[0]
+    wide = np.array([2, step, -_MANY, _MANY], np.float32)
+    changes: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "weight": lambda w: np.abs(_quantized_levels(w, levels)),
+        "bias": np.abs,
+        "levels": lambda _: wide,
+    }
+    return layer.with_changed(changes)
 
 
 @layer_type("FQConvolution")
@@ -179,6 +222,9 @@ class FQConvolution(Convolution):
     """
 
     statistics = frozenset({"levels"})
+
+    def magnitudes(self) -> Layer:
+        return _magnitudes(self)
 
     def roles(self, stored: int) -> tuple[str, ...]:
         return (*super().roles(stored), "levels")
@@ -206,6 +252,9 @@ class FQInnerProduct(InnerProduct):
     """
 
     statistics = frozenset({"levels"})
+
+    def magnitudes(self) -> Layer:
+        return _magnitudes(self)
 
     def roles(self, stored: int) -> tuple[str, ...]:
         return (*super().roles(stored), "levels")

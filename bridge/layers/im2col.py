@@ -58,7 +58,7 @@ class Im2col(Convolution):
     def _axis(self, rank: int) -> int:
         axis = canonical_axis(self.axis, rank, self)
         if axis + 1 >= rank:
-            raise self.fail(f"the input has {rank} axes, expected some behind axis {axis}")
+            raise self.fail(f"the input has {rank} axes", expected=f"some behind axis {axis}")
         return axis
 
     adds_many = False

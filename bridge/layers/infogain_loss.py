@@ -41,7 +41,7 @@ class InfogainLoss(NormalizedLoss):
         self.check_labels(bottoms[0], bottoms[1], count(bottoms[0][:axis]) * count(bottoms[0][axis + 1 :]))
         classes = bottoms[0][axis]
         if len(bottoms) > 2 and count(bottoms[2]) != classes * classes:
-            raise self.fail(f"bottom 2 is {times(bottoms[2])}, expected {classes} x {classes}")
+            raise self.fail(f"bottom 2 is {times(bottoms[2])}", expected=f"{classes} x {classes}")
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         return (*super().infer(*bottoms), bottoms[0])

@@ -49,7 +49,7 @@ class InnerProduct(CaffeLayer):
     def read(cls, p: Params) -> dict[str, Any]:
         values = super().read(p)
         if values["num_output"] < 1:
-            raise p.fail(f"parameter 'num_output' is {values['num_output']}, expected at least 1")
+            raise p.fail(f"parameter 'num_output' is {values['num_output']}", expected="at least 1")
         if values["normalize"] and values["transpose"]:
             raise p.fail("normalize of a transposed weight scales parts of rows, which is not computed here")
         return values

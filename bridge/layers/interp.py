@@ -64,7 +64,7 @@ class Interp(CaffeLayer):
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if len(bottoms[0]) != 4:
-            raise self.fail(f"the input has {len(bottoms[0])} axes, expected 4")
+            raise self.fail(f"the input has {len(bottoms[0])} axes", expected="4")
         return ((*bottoms[0][:2], *self.space(bottoms[0][2:])),)
 
     def space(self, space: Shape) -> Shape:

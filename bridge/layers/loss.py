@@ -49,7 +49,7 @@ class Loss(CaffeLayer):
         """
         a, b = bottoms[:2]
         if count(a) != count(b) or a[:1] != b[:1]:
-            raise self.fail(f"bottom 1 is {times(b)}, expected {times(a)} as bottom 0")
+            raise self.fail(f"bottom 1 is {times(b)}", expected=f"{times(a)} as bottom 0")
 
     def check_labels(self, prediction: Shape, labels: Shape, expected: int) -> None:
         """One label per place that is predicted.
@@ -58,7 +58,7 @@ class Loss(CaffeLayer):
             ModelError: There are more or fewer.
         """
         if count(labels) != expected or labels[:1] != prediction[:1]:
-            raise self.fail(f"{count(labels)} labels ({times(labels)}) for {times(prediction)}, expected {expected}")
+            raise self.fail(f"{count(labels)} labels ({times(labels)}) for {times(prediction)}", expected=f"{expected}")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -39,12 +39,12 @@ class LRN(NeuronLayer):
     def read(cls, p: Params) -> dict[str, Any]:
         values = super().read(p)
         if values["local_size"] < 1 or values["local_size"] % 2 == 0:
-            raise p.fail(f"parameter 'local_size' is {values['local_size']}, expected an odd number")
+            raise p.fail(f"parameter 'local_size' is {values['local_size']}", expected="an odd number")
         return values
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if len(bottoms[0]) != 4:
-            raise self.fail(f"the input has {len(bottoms[0])} axes, expected 4")
+            raise self.fail(f"the input has {len(bottoms[0])} axes", expected="4")
         return (bottoms[0],)
 
     def rounding_bound(self, unit: float, *bottoms: np.ndarray) -> np.ndarray | None:

@@ -34,7 +34,7 @@ class LSTMUnit(CaffeLayer):
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         cell, gates, cont = bottoms
         if len(cell) != 3 or gates != (1, cell[1], 4 * cell[2]) or cont != (1, cell[1]) or cell[0] != 1:
-            raise self.fail(f"bottoms are {', '.join(map(times, bottoms))}, expected 1 x N x H, 1 x N x 4H, 1 x N")
+            raise self.fail(f"bottoms are {', '.join(map(times, bottoms))}", expected="1 x N x H, 1 x N x 4H, 1 x N")
         return (cell, cell)
 
     def to_onnx(self, g: OnnxBuilder, *x: str) -> list[str]:

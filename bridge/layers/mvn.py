@@ -36,7 +36,7 @@ class MVN(NeuronLayer):
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if len(bottoms[0]) > 4:
-            raise self.fail(f"the input has {len(bottoms[0])} axes, expected at most 4")
+            raise self.fail(f"the input has {len(bottoms[0])} axes", expected="at most 4")
         return ((*bottoms[0], *[1] * (4 - len(bottoms[0]))),)
 
     def summed_axes(self, rank: int = 4) -> Shape:
@@ -56,8 +56,7 @@ class MVN(NeuronLayer):
             own = unit * np.abs(x).mean(axis=axes, keepdims=True) * np.sqrt(terms)
             centred = x - x.mean(axis=axes, keepdims=True)
             if not self.normalize_variance:
-                plain: np.ndarray = own + unit * np.abs(x)
-                return plain
+                return np.asarray(own + unit * np.abs(x))
             variance = (centred**2).mean(axis=axes, keepdims=True)
             exact = centred / (np.sqrt(variance) + self.eps)
             error = unit * np.sqrt(terms) * np.abs(exact)
@@ -67,8 +66,7 @@ class MVN(NeuronLayer):
                 for shift in (-share * own, share * own):
                     result = (centred + shift) / (np.sqrt(variance + shift**2) + self.eps)
                     low, high = np.fmin(low, result), np.fmax(high, result)
-        found: np.ndarray = np.nan_to_num(high - low + error + small, nan=np.inf, posinf=np.inf)
-        return found
+        return np.asarray(np.nan_to_num(high - low + error + small, nan=np.inf, posinf=np.inf))
 
     def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         rank = len(g.shape(x[0]))

@@ -57,7 +57,7 @@ class Normalize(CaffeLayer):
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if len(bottoms[0]) < 2:
-            raise self.fail(f"the input has {len(bottoms[0])} axes, expected 2 or more")
+            raise self.fail(f"the input has {len(bottoms[0])} axes", expected="2 or more")
         return (bottoms[0],)
 
     @property

@@ -78,7 +78,7 @@ class Params:
         if kind is Message and isinstance(value, Message):
             return value
         expected = "a whole number of 32 bits" if kind is int else getattr(kind, "__name__", kind)
-        raise self.fail(f"parameter '{name}' is {_brief(value)}, expected {expected}")
+        raise self.fail(f"parameter '{name}' is {_brief(value)}", expected=f"{expected}")
 
     def _choose(self, name: str, value: Any, options: list[str]) -> str:
         if isinstance(value, int) and not isinstance(value, bool):
@@ -86,7 +86,7 @@ class Params:
             value = options[place] if 0 <= place < len(options) else value
         if isinstance(value, str) and value in options:
             return str(value)
-        raise self.fail(f"parameter '{name}' is {_brief(value)}, expected one of {', '.join(options)}")
+        raise self.fail(f"parameter '{name}' is {_brief(value)}", expected=f"one of {', '.join(options)}")
 
 
 def single(value: float) -> float:
@@ -114,6 +114,6 @@ def field_pair(p: Params, names: Sequence[str], sides: tuple[str, str]) -> Shape
     """
     if sides[0] in p or sides[1] in p:
         if any(name in p for name in names):
-            raise p.fail(f"has both '{names[0]}' and '{sides[0]}' or '{sides[1]}', expected one kind")
+            raise p.fail(f"has both '{names[0]}' and '{sides[0]}' or '{sides[1]}'", expected="one kind")
         return (p.read(sides[0], int, 0), p.read(sides[1], int, 0))
     return tuple(value for name in names for value in p.read(name, tuple[int, ...], ()))

@@ -29,13 +29,13 @@ class PixelShuffle(MovingLayer):
     def read(cls, p: Params) -> dict[str, Any]:
         values = super().read(p)
         if values["upscale_factor"] < 1:
-            raise p.fail(f"parameter 'upscale_factor' is {values['upscale_factor']}, expected 1 or more")
+            raise p.fail(f"parameter 'upscale_factor' is {values['upscale_factor']}", expected="1 or more")
         return values
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         r = self.upscale_factor
         if len(bottoms[0]) != 4 or bottoms[0][1] % r**2:
-            raise self.fail(f"the input is {times(bottoms[0])}, expected 4 axes and a multiple of {r**2} channels")
+            raise self.fail(f"the input is {times(bottoms[0])}", expected=f"4 axes and a multiple of {r**2} channels")
         n, c, h, w = bottoms[0]
         return ((n, c // r**2, h * r, w * r),)
 

@@ -62,7 +62,7 @@ class Pooling(CaffeLayer):
         for name, default in (("kernel", 0), ("stride", 1), ("pad", 0)):
             key, sides = "kernel_size" if name == "kernel" else name, (f"{name}_h", f"{name}_w")
             if (sides[0] in p) != (sides[1] in p):
-                raise p.fail(f"has one of '{sides[0]}' and '{sides[1]}', expected both")
+                raise p.fail(f"has one of '{sides[0]}' and '{sides[1]}'", expected="both")
             pair = field_pair(p, [key], sides) or (default,)
             values[key] = pair if sides[0] in p else pair[-1:] * 2
         _check(p, values)
@@ -92,9 +92,9 @@ class Pooling(CaffeLayer):
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if len(bottoms[0]) != 4:
-            raise self.fail(f"the input has {len(bottoms[0])} axes, expected 4")
+            raise self.fail(f"the input has {len(bottoms[0])} axes", expected="4")
         if len(self.tops) > 1 and self.pool != "MAX":
-            raise self.fail(f"has {len(self.tops)} tops, expected 1 with {self.pool}")
+            raise self.fail(f"has {len(self.tops)} tops", expected=f"1 with {self.pool}")
         axes = self.axes(bottoms[0][2:])
         for axis in axes:
             if axis.count < 1:

@@ -41,7 +41,7 @@ class PReLU(ElementwiseLayer):
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if len(bottoms[0]) < 2:
-            raise self.fail(f"the input has {len(bottoms[0])} axes, expected at least 2")
+            raise self.fail(f"the input has {len(bottoms[0])} axes", expected="at least 2")
         return (bottoms[0],)
 
     @property

@@ -8,6 +8,7 @@ import numpy as np
 
 from bridge.layers import boxes as steps
 from bridge.layers.base import CaffeLayer, Params, layer_type
+from bridge.limits.budget import BUDGET
 from bridge.schema import Shape
 
 if TYPE_CHECKING:
@@ -74,17 +75,25 @@ class PriorBox(CaffeLayer):
 
     def sides(self) -> np.ndarray:
         """(boxes per cell, 2) float32: half of the width and of the height of each."""
+        BUDGET.check(100 * self._per_cell, self.label)
         if self.fixed_size:
             squares = zip(self.fixed_size, self.density, strict=True)
             return np.array([(side / 2, side / 2) for side, n in squares for _ in range(int(n) ** 2)], np.float32)
-        sides: list[tuple[float, float]] = []
+        roots = np.sqrt(_single(self.aspect_ratio)).astype(np.float64)
+        sides: list[Any] = []
         for index, small in enumerate(np.trunc(self.min_size)):
-            sides.append((small, small))
+            sides.append([(small, small)])
             if self.max_size:
-                sides.append((np.sqrt(small * np.trunc(self.max_size[index])),) * 2)
-            roots = np.sqrt(_single(self.aspect_ratio))
-            sides += [(small * root, small / root) for root in roots]
-        return np.array(sides, np.float32).reshape(-1, 2) / 2
+                sides.append([(np.sqrt(small * np.trunc(self.max_size[index])),) * 2])
+            sides.append(np.stack([small * roots, small / roots], axis=1))
+        return np.concatenate(sides).astype(np.float32).reshape(-1, 2) / 2
+
+    @property
+    def _per_cell(self) -> int:
+        """Boxes per cell."""
+        if self.fixed_size:
+            return sum(int(n) ** 2 for n in self.density)
+        return len(self.min_size) * (1 + bool(self.max_size) + len(self.aspect_ratio))
 
     def shifts(self) -> np.ndarray:
         """(boxes per cell, 2) float32: how far the centre of each is from the cell's, in x and y."""
@@ -94,12 +103,13 @@ class PriorBox(CaffeLayer):
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if len(bottoms[0]) != 4 or len(bottoms[1]) != 4:
-            raise self.fail(f"the inputs have {len(bottoms[0])} and {len(bottoms[1])} axes, expected 4 and 4")
+            raise self.fail(f"the inputs have {len(bottoms[0])} and {len(bottoms[1])} axes", expected="4 and 4")
         height, width = bottoms[0][2:]
-        return ((1, 2, height * width * len(self.sides()) * 4),)
+        return ((1, 2, height * width * self._per_cell * 4),)
 
     def boxes(self, cells: Shape, image: Shape) -> np.ndarray:
         """The top, (1, 2, 4 x boxes) float32, for ``cells`` and ``image`` given as (height, width)."""
+        BUDGET.check(48 * cells[0] * cells[1] * self._per_cell * 4, self.label)  # on the way in float64
         image = self.img or image
         step = _single(self.step) if self.step else _single(image) / _single(cells)
         rows, columns = ((np.arange(n, dtype=np.float32) + self._offset) * s for n, s in zip(cells, step, strict=True))
@@ -149,7 +159,7 @@ def read_grid(p: Params) -> dict[str, Any]:
     """Where the boxes stand: the fields that PriorBox and its like share."""
     variance = p.read("variance", tuple[float, ...], (0.1,))
     if len(variance) not in (1, 4) or min(variance) <= 0:
-        raise p.fail(f"parameter 'variance' has {len(variance)} values, expected 1 or 4 positive ones")
+        raise p.fail(f"parameter 'variance' has {len(variance)} values", expected="1 or 4 positive ones")
     return {
         "img": _sides(p, "img_size", "img", int),
         "step": _sides(p, "step", "step", float),
@@ -162,7 +172,9 @@ def read_grid(p: Params) -> dict[str, Any]:
 def _with_densities(p: Params, values: dict[str, Any]) -> dict[str, Any]:
     sizes, densities = values["fixed_size"], values["density"]
     if len(densities) != len(sizes) or min(*sizes, *densities) < 1 or any(n % 1 for n in densities):
-        raise p.fail(f"has {len(sizes)} fixed_size and {len(densities)} density, expected whole numbers, one for each")
+        raise p.fail(
+            f"has {len(sizes)} fixed_size and {len(densities)} density", expected="whole numbers, one for each"
+        )
     if any(values[name] for name in ("min_size", "max_size", "aspect_ratio")):
         raise p.fail("has fixed_size beside min_size, max_size or aspect_ratio, whose order is not known")
     p.read("flip", bool, True)  # for aspect ratios, of which there are none
@@ -188,10 +200,27 @@ def _space(g: OnnxBuilder, x: str) -> str:
 def _ratios(given: tuple[float, ...], flip: bool) -> tuple[float, ...]:
     """The aspect ratios beside 1, in SSD's order: each once, followed by its inverse if it flips."""
     ratios = [1.0]
+    known: dict[float, tuple[float, float]] = {}  # the smallest and the largest ratio of each millionth
+    _know(known, 1.0)
     for ratio in given:
-        if all(abs(ratio - known) >= 1e-6 for known in ratios):
-            ratios += [ratio, 1 / ratio] if flip else [ratio]
+        place = _place(ratio)
+        near = [value for step in (-1, 0, 1) for value in known.get(place + step, ())]
+        if all(abs(ratio - value) >= 1e-6 for value in near):
+            more = [ratio, 1 / ratio] if flip else [ratio]
+            ratios += more
+            for new in more:
+                _know(known, new)
     return tuple(ratios[1:])
+
+
+def _know(known: dict[float, tuple[float, float]], ratio: float) -> None:
+    low, high = known.get(_place(ratio), (ratio, ratio))
+    known[_place(ratio)] = min(low, ratio), max(high, ratio)
+
+
+def _place(ratio: float) -> float:
+    """Which millionth a ratio is in: ratios that are less than a millionth apart are in the same or the next one."""
+    return float(np.floor(ratio * 1e6))
 
 
 def _sides(p: Params, name: str, prefix: str, kind: type) -> tuple[Any, ...]:

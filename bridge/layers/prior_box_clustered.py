@@ -35,8 +35,12 @@ class PriorBoxClustered(PriorBox):
         values = read_grid(p)
         width, height = (p.read(side, tuple[float, ...], ()) for side in ("width", "height"))
         if not width or len(width) != len(height) or min(*width, *height) <= 0:
-            raise p.fail(f"has {len(width)} width and {len(height)} height, expected as many of both, all positive")
+            raise p.fail(f"has {len(width)} width and {len(height)} height", expected="as many of both, all positive")
         return {**values, "width": width, "height": height}
 
     def sides(self) -> np.ndarray:
         return np.stack([self.width, self.height], axis=-1).astype(np.float32) / 2
+
+    @property
+    def _per_cell(self) -> int:
+        return len(self.width)

@@ -93,7 +93,7 @@ class Proposal(CaffeLayer):
         if len(scores) != 4 or shifts != (scores[0], 4 * count, *scores[2:]) or scores[1] != 2 * count:
             raise self.fail(f"scores {times(scores)} and shifts {times(shifts)} do not fit {count} anchors")
         if self.python and scores[0] != 1:
-            raise self.fail(f"{scores[0]} images, expected 1")
+            raise self.fail(f"{scores[0]} images", expected="1")
         limits = [n for n in (self.pre_nms_topn, self.post_nms_topn) if n > 0]
         rows = scores[0] * min(count * scores[2] * scores[3], *limits)
         return ((rows, 5), (rows, 1) if self.python else (rows,))[: len(self.tops)]

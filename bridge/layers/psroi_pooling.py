@@ -51,7 +51,9 @@ class PSROIPooling(CaffeLayer):
         x, rois = bottoms
         channels = self.output_dim * self.group_size**2
         if len(x) != 4 or x[1] != channels or count(rois[1:]) != 5:
-            raise self.fail(f"the inputs are {times(x)} and {times(rois)}, expected {channels} channels and rows of 5")
+            raise self.fail(
+                f"the inputs are {times(x)} and {times(rois)}", expected=f"{channels} channels and rows of 5"
+            )
         return ((rois[0], self.output_dim, self.group_size, self.group_size),)
 
     def channels(self) -> np.ndarray:

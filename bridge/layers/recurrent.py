@@ -53,9 +53,9 @@ class Recurrent(CaffeLayer):
         exposed = self.states * self.expose_hidden
         least = 2 + exposed
         if not least <= len(self.bottoms) <= least + 1:
-            raise self.fail(f"has {len(self.bottoms)} bottoms, expected {least} or {least + 1}")
+            raise self.fail(f"has {len(self.bottoms)} bottoms", expected=f"{least} or {least + 1}")
         if len(self.tops) != 1 + exposed:
-            raise self.fail(f"has {len(self.tops)} tops, expected {1 + exposed}")
+            raise self.fail(f"has {len(self.tops)} tops", expected=f"{1 + exposed}")
 
     def batch_axis(self, bottom: int) -> int:
         return 0 if self.static and bottom == 2 else 1
@@ -70,15 +70,15 @@ class Recurrent(CaffeLayer):
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if len(bottoms[0]) < 3:
-            raise self.fail(f"bottom 0 is {times(bottoms[0])}, expected steps x samples x inputs")
+            raise self.fail(f"bottom 0 is {times(bottoms[0])}", expected="steps x samples x inputs")
         steps, samples = bottoms[0][:2]
         if self.static and (len(bottoms[2]) < 2 or bottoms[2][0] != samples):
-            raise self.fail(f"bottom 2 is {times(bottoms[2])}, expected {samples} samples x inputs")
+            raise self.fail(f"bottom 2 is {times(bottoms[2])}", expected=f"{samples} samples x inputs")
         state = (1, samples, self.num_output)
         wanted = {1: (steps, samples), **dict.fromkeys(range(2 + self.static, len(bottoms)), state)}
         for index, shape in wanted.items():
             if bottoms[index] != shape:
-                raise self.fail(f"bottom {index} is {times(bottoms[index])}, expected {times(shape)}")
+                raise self.fail(f"bottom {index} is {times(bottoms[index])}", expected=f"{times(shape)}")
         exposed = (state,) * self.states if self.expose_hidden else ()
         return ((steps, samples, self.num_output), *exposed)
 

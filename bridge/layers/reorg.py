@@ -34,7 +34,7 @@ class Reorg(MovingLayer):
     def read(cls, p: Params) -> dict[str, Any]:
         values = super().read(p)
         if values["stride"] < 1:
-            raise p.fail(f"parameter 'stride' is {values['stride']}, expected 1 or more")
+            raise p.fail(f"parameter 'stride' is {values['stride']}", expected="1 or more")
         return values
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:

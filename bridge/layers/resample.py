@@ -84,8 +84,7 @@ class Resample(CaffeLayer):
         weights = _cubic(slope * distance) if self.kind == "CUBIC" else np.maximum(1 - np.abs(slope * distance), 0)
         weights[np.abs(np.arange(old) - middle[:, None]) > reach] = 0
         total = weights.sum(axis=1, keepdims=True)
-        made = np.divide(weights, total, out=np.zeros_like(weights), where=total != 0)
-        return np.asarray(made, np.float32)
+        return np.asarray(weights / np.where(total == 0, 1, total), np.float32)
 
     def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         shapes = [tuple(g.shape(value)) for value in x]
@@ -99,4 +98,4 @@ class Resample(CaffeLayer):
 def _cubic(x: np.ndarray) -> np.ndarray:
     x = np.abs(x)
     near, far = x * x * (1.5 * x - 2.5) + 1, x * (x * (-0.5 * x + 2.5) - 4) + 2
-    return np.where(x <= 1, near, np.where(x < 2, far, 0))
+    return np.asarray(np.where(x <= 1, near, np.where(x < 2, far, 0)))

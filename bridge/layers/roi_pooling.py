@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bridge.errors import UnsupportedLayerError
 from bridge.layers.base import CaffeLayer, Params, layer_type
-from bridge.layers.boxes import random_regions
+from bridge.layers.boxes import part, random_regions
 from bridge.schema import Shape, count, times
 from bridge.schema.hooks import Fill
 
@@ -24,7 +26,10 @@ class ROIPooling(CaffeLayer):
     ``spatial_scale`` takes the corners to bottom 0, where they are rounded to whole pixels that belong
     to the region. Cells overlap where they share a pixel, and those that have none are 0.
 
-    Source: caffe.proto ``ROIPoolingParameter``, roi_pooling_layer.cpp of Fast R-CNN; ONNX ``MaxRoiPool``.
+    With a ``pad_ratio`` each region first grows by that part of its extent, on every side.
+
+    Source: caffe.proto ``ROIPoolingParameter``, roi_pooling_layer.cpp of Fast R-CNN, and of MS-CNN for ``pad_ratio``;
+    ONNX ``MaxRoiPool``.
     """
 
     adds_many = False
@@ -36,6 +41,7 @@ class ROIPooling(CaffeLayer):
     pooled_h: int = 0
     pooled_w: int = 0
     spatial_scale: float = 1.0
+    pad_ratio: float = 0.0
 
     @classmethod
     def read(cls, p: Params) -> dict[str, Any]:
@@ -50,7 +56,7 @@ class ROIPooling(CaffeLayer):
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         x, rois = bottoms
         if len(x) != 4 or count(rois[1:]) != 5:
-            raise self.fail(f"the inputs are {times(x)} and {times(rois)}, expected 4 axes and rows of 5")
+            raise self.fail(f"the inputs are {times(x)} and {times(rois)}", expected="4 axes and rows of 5")
         return ((rois[0], x[1], self.pooled_h, self.pooled_w),)
 
     def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
@@ -60,7 +66,16 @@ class ROIPooling(CaffeLayer):
             )
         rois = x[1] if len(g.shape(x[1])) == 2 else g.Reshape(x[1], g.ints([-1, 5]))
         grid = (self.pooled_h, self.pooled_w)
+        if self.pad_ratio:
+            image, low, high = (part(g, rois, 1, *ends) for ends in ((0, 1), (1, 3), (3, 5)))
+            size = g.Add(g.Sub(high, low), g.const(np.float32(1)))
+            more = g.Mul(size, g.const(np.float32(self.pad_ratio)))
+            rois = g.Concat(image, g.Sub(low, more), g.Add(high, more), axis=1)
         return g.MaxRoiPool(x[0], rois, pooled_shape=grid, spatial_scale=self.spatial_scale)
 
     def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
-        return F.caffe_roi_pooling(x[0], F.reshape(x[1], (-1, 5)), (self.pooled_h, self.pooled_w), self.spatial_scale)
+        rois = F.reshape(x[1], (-1, 5))
+        if self.pad_ratio:
+            more = (rois[:, 3:] - rois[:, 1:3] + 1) * self.pad_ratio
+            rois = F.concat([rois[:, :1], rois[:, 1:3] - more, rois[:, 3:] + more], axis=1)
+        return F.caffe_roi_pooling(x[0], rois, (self.pooled_h, self.pooled_w), self.spatial_scale)

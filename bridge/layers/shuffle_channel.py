@@ -31,7 +31,7 @@ class ShuffleChannel(MovingLayer):
     def read(cls, p: Params) -> dict[str, Any]:
         values = super().read(p)
         if values["group"] < 1:
-            raise p.fail(f"parameter 'group' is {values['group']}, expected 1 or more")
+            raise p.fail(f"parameter 'group' is {values['group']}", expected="1 or more")
         return values
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:

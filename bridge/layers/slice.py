@@ -35,13 +35,13 @@ class Slice(MovingLayer):
     @classmethod
     def read(cls, p: Params) -> dict[str, Any]:
         if "axis" in p and "slice_dim" in p:
-            raise p.fail("has both axis and slice_dim, expected one of them")
+            raise p.fail("has both axis and slice_dim", expected="one of them")
         return {**super().read(p), "axis": p.read("axis", int, p.read("slice_dim", int, 1))}
 
     def check_wiring(self) -> None:
         super().check_wiring()
         if self.slice_point and len(self.slice_point) != len(self.tops) - 1:
-            raise self.fail(f"{len(self.slice_point)} slice_point for {len(self.tops)} tops, expected one fewer")
+            raise self.fail(f"{len(self.slice_point)} slice_point for {len(self.tops)} tops", expected="one fewer")
 
     def points(self, extent: int) -> list[int]:
         """Where the tops begin, and the extent where the last one ends."""

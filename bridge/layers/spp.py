@@ -40,7 +40,7 @@ class SPP(CaffeLayer):
     def levels(self, space: Shape) -> list[Pooling]:
         """The pooling of each level, for an image of extents ``space``."""
         if self.pyramid_height < 1:
-            raise self.fail(f"pyramid_height is {self.pyramid_height}, expected at least 1")
+            raise self.fail(f"pyramid_height is {self.pyramid_height}", expected="at least 1")
         return [self._level(2**level, space) for level in range(self.pyramid_height)]
 
     def _level(self, bins: int, space: Shape) -> Pooling:
@@ -56,7 +56,7 @@ class SPP(CaffeLayer):
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         (bottom,) = bottoms
         if len(bottom) != 4:
-            raise self.fail(f"the input has {len(bottom)} axes, expected 4")
+            raise self.fail(f"the input has {len(bottom)} axes", expected="4")
         pooled = [level.infer(bottom)[0] for level in self.levels(bottom[2:])]
         return (pooled[0],) if len(pooled) == 1 else ((bottom[0], sum(count(shape[1:]) for shape in pooled)),)
 

@@ -29,7 +29,7 @@ class Tile(MovingLayer):
     def read(cls, p: Params) -> dict[str, Any]:
         values = super().read(p)
         if values["tiles"] < 1:
-            raise p.fail(f"parameter 'tiles' is {values['tiles']}, expected at least 1")
+            raise p.fail(f"parameter 'tiles' is {values['tiles']}", expected="at least 1")
         return values
 
     def _repeats(self, rank: int) -> list[int]:

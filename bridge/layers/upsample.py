@@ -52,7 +52,7 @@ class Upsample(CaffeLayer):
         if 0 in values["size"]:
             values["size"] = ()
         if min(values["scale"]) < 1:
-            raise p.fail(f"parameter 'scale' is {times(values['scale'])}, expected 1 or more")
+            raise p.fail(f"parameter 'scale' is {times(values['scale'])}", expected="1 or more")
         if any(pad and s != 2 for pad, s in zip(values["pad_out"], values["scale"], strict=True)):
             raise p.fail("parameter 'pad_out' goes with scale 2 only")
         return values
@@ -63,12 +63,12 @@ class Upsample(CaffeLayer):
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if len(bottoms[0]) != 4:
-            raise self.fail(f"the input has {len(bottoms[0])} axes, expected 4")
+            raise self.fail(f"the input has {len(bottoms[0])} axes", expected="4")
         if len(bottoms) == 1:
             if self.size or any(self.pad_out):
                 raise self.fail("upsample_h, upsample_w and pad_out go with a mask, as bottom 1")
         elif bottoms[1] != bottoms[0]:
-            raise self.fail(f"the mask is {times(bottoms[1])}, expected {times(bottoms[0])} as bottom 0")
+            raise self.fail(f"the mask is {times(bottoms[1])}", expected=f"{times(bottoms[0])} as bottom 0")
         return ((*bottoms[0][:2], *self.space(bottoms[0][2:])),)
 
     def space(self, space: Shape) -> Shape:

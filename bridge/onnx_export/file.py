@@ -187,7 +187,8 @@ class OnnxFile:
             source = Path(place.path).resolve()
             if not source.is_relative_to(folder):
                 raise UsageError(
-                    f"the weights lie in {place.path}, expected a place in {folder} or below",
+                    f"the weights lie in {place.path}",
+                    expected=f"a place in {folder} or below",
                     where=str(path),
                     hint="write the model beside its weights",
                 )

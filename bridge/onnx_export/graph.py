@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bridge.errors import UnsupportedLayerError, UsageError
@@ -96,15 +97,40 @@ def lower(
 
 def _refuse(net: Net, allow_custom: bool) -> None:
     """One error for all layers that cannot be lowered at all."""
+    names = dict.fromkeys(name for layer in net.layers for name in (layer.name, *layer.bottoms, *layer.tops))
+    if foreign := [name for name in names if not _is_utf8(name)]:
+        what = f"{len(foreign)} names of layers and blobs are not UTF-8, which ONNX demands, the first '{foreign[0]}'"
+        raise UnsupportedLayerError(what, where=net.where, hint="give them other names in prototxt and weights")
     if any(map(_without_weights, net.layers)) and not any(layer.blobs for layer in net.layers):
         hint = "a prototxt alone cannot be exported: give the file of weights as well"
         raise UnsupportedLayerError("holds no weights", where=net.where, hint=hint)
-    broken = [f"{layer.label}: {reason}" for layer in net.layers if (reason := _problem(layer, allow_custom))]
+    problems = {index: _problem(layer, allow_custom) for index, layer in enumerate(net.layers)}
+    broken = {index: f"{net.layers[index].label}: {reason}" for index, reason in problems.items() if reason}
     if broken:
         more = "" if len(broken) == 1 else f"{len(broken)} layers cannot be exported: "
         unfilled = any(layer.uncovered for layer in net.layers)
-        hint = "do the prototxt and the weights belong together?" if unfilled else ""
-        raise UnsupportedLayerError(more + "; ".join(broken), where=net.where, hint=hint)
+        hint = "do the prototxt and the weights belong together?" if unfilled else before_hint(net, broken)
+        raise UnsupportedLayerError(more + "; ".join(broken.values()), where=net.where, hint=hint)
+
+
+def before_hint(net: Net, layers: Iterable[int]) -> str:
+    """How to export what lies before some layers; empty if nothing does.
+
+    Args:
+        net: The net.
+        layers: Indices of the layers.
+    """
+    names = net.flow.outputs_without(layers)
+    if not names:
+        return ""
+    options = [",".join(names)] if not any("," in name for name in names) else names
+    given = " ".join(f"--output {shlex.quote(option)}" for option in options)
+    return f"everything before it can be exported with {given}"
+
+
+def _is_utf8(name: str) -> bool:
+    """Whether a name's bytes, kept as they are in the file, are UTF-8."""
+    return not any("\udc80" <= char <= "\udcff" for char in name) if not name.isascii() else True
 
 
 def _problem(layer: Layer, allow_custom: bool) -> str:
@@ -192,18 +218,19 @@ class _Lowering:
             image = preprocess.image_of(self.shapes, self.net.where)
             self.values[image] = preprocess.emit(self.g, image)
             self.g.shapes[self.values[image]] = self.g.shapes[image]
-        missing: list[str] = []
+        missing: dict[int, str] = {}
         for index, layer in enumerate(self.net.layers):
             try:
                 self.tops.append(self._layer(index, layer))
             except UnsupportedLayerError as error:
-                missing.append(error.text)
+                missing[index] = error.text
                 self.tops.append(tuple(layer.tops))
                 for top, dims in zip(layer.tops, self.dims[index], strict=False):
                     self.values[top] = top
                     self.g.shapes[top] = dims
         if missing:
-            raise UnsupportedLayerError("; ".join(missing), where=self.net.where)
+            hint = before_hint(self.net, missing)
+            raise UnsupportedLayerError("; ".join(missing.values()), where=self.net.where, hint=hint)
         return self._finish(notes)
 
     def _layer(self, index: int, layer: Layer) -> tuple[str, ...]:

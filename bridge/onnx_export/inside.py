@@ -8,7 +8,8 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
-from bridge.errors import FormatError, MissingFileError
+from bridge.errors import FormatError
+from bridge.limits.sources import inside, read_file
 from bridge.onnx_export.dims import Extent
 
 
@@ -32,9 +33,7 @@ class Inside:
 
     def __init__(self, path: str | Path) -> None:
         try:
-            self._model = onnx.load(str(path), load_external_data=False)
-        except OSError as error:
-            raise MissingFileError(f"cannot be read: {error.strerror}", where=str(path)) from None
+            self._model = onnx.load_model_from_string(read_file(path))
         except DecodeError as error:
             raise FormatError(f"is no ONNX model: {error}", where=str(path)) from None
         graph = self._model.graph
@@ -49,8 +48,8 @@ class Inside:
         self.folder = Path(path).resolve().parent
         for tensor in graph.initializer:
             for entry in tensor.external_data:
-                if entry.key == "location" and not (self.folder / entry.value).resolve().is_relative_to(self.folder):
-                    raise FormatError(f"its data lies outside its folder, in '{entry.value}'", where=str(path))
+                if entry.key == "location":
+                    inside(self.folder, entry.value, str(path))
 
     def node(self, index: int) -> str:
         """The name of a node in a message."""

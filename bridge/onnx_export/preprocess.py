@@ -42,7 +42,7 @@ class Preprocess:
         if not (np.isfinite(self.scale) and self.scale and np.isfinite(self.mean).all()):
             raise UsageError(f"scale {self.scale:g} and the mean must be finite numbers, and the scale not 0")
         if self.mean.ndim not in (1, 3):
-            raise UsageError(f"the mean is {times(self.mean.shape)}, expected one value, channels, or an image")
+            raise UsageError(f"the mean is {times(self.mean.shape)}", expected="one value, channels, or an image")
 
     def __bool__(self) -> bool:
         return bool(self.mean.size) or self.scale != 1 or self.bgr
@@ -98,7 +98,7 @@ class Preprocess:
         channels = inputs[images[0]][1]
         if self.bgr and isinstance(channels, int) and channels != 3:
             raise UsageError(
-                f"input '{images[0]}' has {channels} channels, expected 3 to reverse RGB to BGR", where=where
+                f"input '{images[0]}' has {channels} channels", expected="3 to reverse RGB to BGR", where=where
             )
         return images[0]
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bridge.errors import ModelError, NotFoundError
+from bridge.limits.sources import Stamp
 
 Shape = tuple[int, ...]
 
@@ -17,11 +18,12 @@ MOST = f"a blob has at most {MOST_AXES} axes and {MOST_VALUES:,} values"
 
 
 class Location(NamedTuple):
-    """Where the values of a blob lie, contiguous and little-endian, in a file."""
+    """Where the values of a blob lie, contiguous and little-endian, in a file; and what that file was then."""
 
     path: str
     offset: int
     nbytes: int
+    stamp: Stamp | None = None
 
 
 class Blob:

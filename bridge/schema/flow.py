@@ -55,17 +55,22 @@ class Flow:
         layers: The net's layers, in order.
         where: The net, for messages.
         stages: Stages that the net may have been meant for, for messages.
+        selected: The blobs that the user wants; by default those that no layer reads.
 
     Attributes:
         reads: For each layer the value of each of its bottoms.
         last: Blob -> its last value; blobs that are only read are in it, too.
         inputs: The input blobs with their shapes, ``None`` where the file does not give one: what the input
             layers declare, and every blob that is read before a layer writes it.
-        outputs: The blobs whose last value no layer reads, in order of writing.
+        outputs: The selected blobs; without a selection the blobs whose last value no layer reads, in order of
+            writing.
     """
 
-    def __init__(self, layers: Sequence[Layer], where: str = "net", stages: Sequence[str] = ()) -> None:
+    def __init__(
+        self, layers: Sequence[Layer], where: str = "net", stages: Sequence[str] = (), selected: Sequence[str] = ()
+    ) -> None:
         self.layers, self.where, self.stages = tuple(layers), where, tuple(stages)
+        self.selected = tuple(selected)
         self.reads: list[tuple[BlobValue, ...]] = []
         self.last: dict[str, BlobValue] = {}
         self.inputs: dict[str, Shape | None] = {}
@@ -73,7 +78,7 @@ class Flow:
         self._readers: dict[BlobValue, list[int]] = {}
         for index, layer in enumerate(self.layers):
             self._add(index, layer)
-        self.outputs = tuple(self.name(value) for value in self._unread_last())
+        self.outputs = tuple(self.name(value) for value in self._ends())
 
     def _add(self, index: int, layer: Layer) -> None:
         if layer.is_input:
@@ -95,7 +100,9 @@ class Flow:
             self._undeclared.append(name)
         return self.last[name]
 
-    def _unread_last(self) -> list[BlobValue]:
+    def _ends(self) -> list[BlobValue]:
+        if self.selected:
+            return [self.last[name] for name in self.selected if name in self.last]
         return [value for value in self.last.values() if value.layer >= 0 and value not in self._readers]
 
     def name(self, value: BlobValue) -> str:
@@ -126,9 +133,30 @@ class Flow:
     def _splits(self, index: int) -> bool:
         return self.layers[index].copies and self.layers[index].shares_memory
 
-    def unread(self) -> set[BlobValue]:
+    def ends(self) -> set[BlobValue]:
         """The values of :attr:`outputs`."""
-        return set(self._unread_last())
+        return set(self._ends())
+
+    def outputs_without(self, layers: Iterable[int]) -> list[str]:
+        """The blobs that the net can still put out when some of its layers cannot be computed.
+
+        Args:
+            layers: Indices of those layers.
+
+        Returns:
+            In order of writing, the last computed blobs on every path; no inputs. Where one of the layers works in
+            place, the value before it has no name of its own, and is not among them.
+        """
+        lost = set(layers)
+        for index, values in enumerate(self.reads):
+            if any(value.layer in lost for value in values):
+                lost.add(index)
+        kept = [index for index, layer in enumerate(self.layers) if index not in lost and not layer.is_input]
+        read = {value for index in kept for value in self.reads[index]}
+        tops = [BlobValue(index, place) for index in kept for place, _ in enumerate(self.layers[index].tops)]
+        return [
+            self.name(value) for value in tops if self.final(value) and self.reads[value.layer] and value not in read
+        ]
 
     def ancestry(self, values: Iterable[BlobValue]) -> set[BlobValue]:
         """The values, and all that they are computed from."""

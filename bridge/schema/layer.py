@@ -181,11 +181,13 @@ class Layer(LayerHooks):
                 raise self.fail(f"blob '{role}' would be {times(expected)}", hint=MOST, rule="size")
             stored = self.blobs.blob(role).shape if self.blobs else expected
             if stored != expected:
+                same = count(stored) == count(expected)  # then it is the shape that is wrong
                 raise self.fail(
+                    f"blob '{role}' is {times(stored)}" if same else
                     f"blob '{role}' has {count(stored)} values ({times(stored)})",
-                    expected=f"{count(expected)} = {times(expected)}",
+                    expected=times(expected) if same else f"{count(expected)} = {times(expected)}",
                     rule=role,
-                )
+                )  # fmt: skip
 
     def checked_infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         """:meth:`infer`, with the blobs and the extents checked as well."""

@@ -17,6 +17,24 @@ class Symbol(str):
     __slots__ = ()
 
 
+class Fixed32(int):
+    """The four bytes of a field without a name, as a little-endian number: a float's, or an integer's."""
+
+    __slots__ = ()
+
+
+class Fixed64(int):
+    """The eight bytes of a field without a name."""
+
+    __slots__ = ()
+
+
+class Group(bytes):
+    """The bytes of a group without a name, from behind its first tag to the end of its last."""
+
+    __slots__ = ()
+
+
 Scalar = bool | int | float | str | bytes | Symbol
 Value = Union[Scalar, "Message"]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from bridge.errors import NotFoundError, nearest, printable
+from bridge.errors import NotFoundError, UsageError, nearest, printable
 from bridge.schema.blob import Blob, Shape, times
 from bridge.schema.flow import Flow
 from bridge.schema.layer import Layer
@@ -32,6 +32,7 @@ class Net:
         notes: Remarks for the user, one line each.
         shared: The stored copies of each parameter that several layers share.
         stages: Stages that layers of the prototxt are for, where the net was assembled for none of them.
+        selected: The outputs that the user chose, see :meth:`with_outputs`; empty for the net's own.
         allow_unknown_fields: Whether the user lets fields pass that nothing reads and that may change a result.
     """
 
@@ -44,6 +45,7 @@ class Net:
     notes: tuple[str, ...] = ()
     shared: Mapping[str, tuple[Blob, ...]] = field(default_factory=dict)
     stages: tuple[str, ...] = ()
+    selected: tuple[str, ...] = ()
     allow_unknown_fields: bool = False
 
     def __repr__(self) -> str:
@@ -88,7 +90,7 @@ class Net:
     @functools.cached_property
     def flow(self) -> Flow:
         """Who writes and who reads each value; made when it is first asked for, then kept."""
-        return Flow(self.layers, self.where, self.stages)
+        return Flow(self.layers, self.where, self.stages, self.selected)
 
     @property
     def inputs(self) -> dict[str, Shape | None]:
@@ -100,7 +102,7 @@ class Net:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The blobs whose last value no layer reads, in order of writing."""
+        """The blobs that :meth:`with_outputs` chose, or else those whose last value no layer reads."""
         return self.flow.outputs
 
     def replace(self: _N, **changes: Any) -> _N:
@@ -110,6 +112,32 @@ class Net:
     def with_input_shapes(self, shapes: Mapping[str, Shape]) -> Net:
         """The net with other shapes for some of its inputs, in its Input layers and their definitions."""
         return self.replace(layers=tuple(layer.with_input_shapes(shapes) for layer in self.layers))
+
+    def with_outputs(self: _N, *names: str) -> _N:
+        """The part of the net that computes some of its blobs.
+
+        ``net.with_outputs("fc7", "prob")`` has these two outputs, and none of the layers that neither needs.
+
+        Args:
+            names: Blobs. Where layers work in place, the last value of that name is meant.
+
+        Raises:
+            NotFoundError: No layer writes a blob of that name; the hint has the nearest ones.
+            UsageError: No name is given, or the blob is an input of the net.
+        """
+        written = [top for layer in self.layers for top in layer.tops]
+        for name in names:
+            if name not in written and name not in self.flow.inputs:
+                raise NotFoundError(f"no blob '{name}'", where=self.where, hint=nearest(name, written))
+            value = self.flow.last[name]
+            if value.layer < 0 or self.layers[value.layer].is_input:
+                raise UsageError(f"blob '{name}' is an input: no layer computes it", where=self.where)
+        if not names:
+            raise UsageError("no outputs are named", where=self.where, hint="name one or more blobs of the net")
+        wanted = tuple(dict.fromkeys(names))
+        needed = {value.layer for value in self.flow.ancestry(self.flow.last[name] for name in wanted)}
+        layers = tuple(layer for index, layer in enumerate(self.layers) if index in needed)
+        return self.replace(layers=layers, selected=wanted)
 
     def to_message(self) -> Message:
         """The net's definition as one ``NetParameter`` (V2) without blobs."""

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import os
 import re
+import struct
+import tokenize
+import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+from numpy.lib import format as npy
 
-from bridge.errors import BridgeError, FormatError, MissingExtraError, MissingFileError, UsageError
-from bridge.schema import Shape
+from bridge.errors import BridgeError, FormatError, MissingExtraError, UsageError
+from bridge.limits.budget import BUDGET, shape_problem
+from bridge.limits.sources import image_faults, open_file
+from bridge.schema import Shape, count
 
 _MAGICS = (b"\x93NUMPY", b"PK\x03\x04", b"PK\x05\x06")
 """How arrays, archives and empty archives begin."""
-_FAULTS = (ValueError, EOFError, RuntimeError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error)
-"""What NumPy and :mod:`zipfile` raise for a file that is damaged, encrypted, or packed in an odd way."""
-_SHAPE = re.compile(r" *-?\d{1,19} *(, *-?\d{1,19} *)*")
+_FAULTS = (
+    ValueError, EOFError, RuntimeError, KeyError, IndexError, AttributeError, TypeError, SyntaxError, OverflowError,
+    OSError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What NumPy and :mod:`zipfile` raise for a file that is damaged, encrypted, or packed in an unusual way."""
+_LONGEST_HEADER = 1 << 16
+_EXTENT = re.compile(r"-?[0-9]{1,19}")
 
 
 def read_input(text: str) -> tuple[str, Shape | Path]:
@@ -31,8 +43,9 @@ def read_input(text: str) -> tuple[str, Shape | Path]:
     name, _, value = text.rpartition("=")
     if not name or not value:
         raise UsageError(f"--input {text}: expected NAME=1,3,224,224 or NAME=FILE")
-    if _SHAPE.fullmatch(value):
-        return name, tuple(map(int, value.split(",")))
+    parts = [part.strip(" ") for part in value.split(",")]
+    if all(map(_EXTENT.fullmatch, parts)):
+        return name, tuple(map(int, parts))
     return name, Path(value)
 
 
@@ -80,27 +93,82 @@ def read_array(path: Path, name: str, shape: Shape | None) -> np.ndarray:
 
 @contextlib.contextmanager
 def opened(path: str | Path) -> Iterator[Any]:
-    """What :func:`numpy.load` makes of a file, while it is open: an array, or an archive to read arrays from.
+    """A NumPy file while it is open: an array, or an archive as a mapping from which each is read when it is looked up.
 
     Raises:
         MissingFileError: The file cannot be opened.
         FormatError: It is neither, or damaged, or holds Python objects.
     """
-    where = str(path)
+    with open_file(path) as file, _faults(str(path)):
+        magic = file.read(6)
+        if not magic.startswith(_MAGICS):
+            raise FormatError("is no NumPy file", expected=".npz or .npy", where=str(path))
+        file.seek(0)
+        yield _Archive(file, str(path)) if magic.startswith(b"PK") else _array(file, _size(file), str(path))
+
+
+@contextlib.contextmanager
+def _faults(where: str) -> Iterator[None]:
     try:
-        with open(path, "rb") as file:
-            if not file.read(6).startswith(_MAGICS):
-                raise FormatError("is no NumPy file, expected .npz or .npy", where=where)
-            file.seek(0)
-            yield np.load(file, allow_pickle=False)
+        yield
     except BridgeError:
         raise
-    except OSError as error:
-        raise MissingFileError(f"cannot be read: {error.strerror or error}", where=where) from None
     except _FAULTS as error:
-        objects = "allow_pickle" in str(error)
-        problem = "holds Python objects, expected numbers" if objects else f"is a damaged NumPy file: {error}"
-        raise FormatError(problem, where=where) from None
+        raise FormatError(f"is a damaged NumPy file: {str(error) or 'it ends too early'}", where=where) from None
+
+
+def _size(file: IO[bytes]) -> int:
+    return os.fstat(file.fileno()).st_size
+
+
+class _Archive(Mapping[str, np.ndarray]):
+    """The arrays of a ``.npz`` by name."""
+
+    def __init__(self, file: IO[bytes], where: str) -> None:
+        self._zip, self._where = zipfile.ZipFile(file), where
+        self._infos = {info.filename.removesuffix(".npy"): info for info in self._zip.infolist()}
+        BUDGET.expand(_size(file), sum(info.file_size for info in self._zip.infolist()), where)
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        info = self._infos[key]
+        where = f"{self._where}: array '{key}'"
+        with _faults(where), self._zip.open(info) as stream:
+            return _array(stream, info.file_size, where)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._infos)
+
+    def __len__(self) -> int:
+        return len(self._infos)
+
+
+def _array(stream: IO[bytes], size: int, where: str) -> np.ndarray:
+    """An array in NumPy's format; nothing is set aside for more values than ``size`` bytes hold."""
+    version = npy.read_magic(stream)
+    length = stream.read(2 if version == (1, 0) else 4)
+    if int.from_bytes(length, "little") > _LONGEST_HEADER:
+        raise ValueError(f"its header is longer than {_LONGEST_HEADER} bytes")
+    head = io.BytesIO(length + stream.read(int.from_bytes(length, "little")))
+    try:
+        shape, fortran, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(head)
+    except MemoryError:  # what Python's parser says of brackets that are nested too deeply
+        raise ValueError("its header is nested too deeply") from None
+    if dtype.hasobject:
+        raise FormatError("holds Python objects", expected="numbers", where=where)
+    nbytes = count(shape) * dtype.itemsize
+    if size - stream.tell() < nbytes:
+        raise ValueError(f"has {size - stream.tell()} bytes, expected {nbytes}")
+    if problem := shape_problem(shape):
+        raise ValueError(problem)
+    array: np.ndarray = BUDGET.load(nbytes, where, lambda: np.frombuffer(_read(stream, nbytes), dtype, count(shape)))
+    return array.reshape(shape, order="F" if fortran else "C")
+
+
+def _read(stream: IO[bytes], nbytes: int) -> bytes:
+    data = stream.read(nbytes)
+    if len(data) != nbytes:
+        raise EOFError
+    return data
 
 
 def float32(array: Any, where: str) -> np.ndarray:
@@ -111,25 +179,31 @@ def float32(array: Any, where: str) -> np.ndarray:
     """
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
         found = getattr(array, "dtype", "no array")
-        raise FormatError(f"has type {found}, expected numbers", where=where)
+        raise FormatError(f"has type {found}", expected="numbers", where=where)
     with np.errstate(over="ignore"):
         return np.asarray(array, np.float32)
 
 
 def _image(path: Path, shape: Shape | None) -> np.ndarray:
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
     except ImportError:
         raise MissingExtraError("Pillow, which reads images, is not installed", hint="pip install pillow") from None
     if shape is None or len(shape) != 4 or shape[1] not in (1, 3):
         raise UsageError(f"an image does not fit an input of extents {shape}", where=str(path))
     batch, channels, height, width = shape
-    try:
-        with Image.open(path) as image:
-            scaled = image.convert("RGB" if channels == 3 else "L").resize((width, height), Image.Resampling.BILINEAR)
-    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise FormatError(f"is no image: {error}", where=str(path)) from None
-    except OSError as error:
-        raise MissingFileError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
+    with open_file(path) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an image that Pillow warns of is within the budget, or is not read
+        try:
+            with Image.open(file) as image:
+                BUDGET.expand(_size(file), 4 * image.width * image.height, str(path))
+                BUDGET.check(8 * image.width * image.height, str(path))
+                mode = "RGB" if channels == 3 else "L"
+                scaled = image.convert(mode).resize((width, height), Image.Resampling.BILINEAR)
+        except BridgeError:
+            raise
+        except image_faults(Image.DecompressionBombError) as error:
+            problem = str(error).replace(repr(file), "it").replace("\n", " ") or type(error).__name__
+            raise FormatError(f"is no image: {problem}", where=str(path)) from None
     pixels = np.asarray(scaled, np.float32).reshape(height, width, channels)[..., ::-1]
     return np.repeat(pixels.transpose(2, 0, 1)[None], batch, axis=0)

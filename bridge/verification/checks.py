@@ -6,16 +6,15 @@ at it may be worthwhile. Register one with ``@check("name", "what it demands")``
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from bridge.caffe_files.fields import unread_fields
-from bridge.errors import BridgeError, UsageError, nearest
+from bridge.errors import BridgeError, Hints, UsageError, nearest
 from bridge.layers import REGISTRY
 from bridge.schema import Layer, Opaque, Shape, times
 from bridge.schema.blob import MOST, too_large
@@ -57,15 +56,16 @@ class Subject:
     Attributes:
         loaded: What the reader delivered, and the net.
         net: The net.
+        shapes: Shapes of input blobs, where they are not to be the file's.
     """
 
-    def __init__(self, loaded: Loaded) -> None:
-        self.loaded, self.net = loaded, loaded.net
+    def __init__(self, loaded: Loaded, shapes: Mapping[str, Shape] | None = None) -> None:
+        self.loaded, self.net, self.shapes = loaded, loaded.net, dict(shapes or {})
 
     @functools.cached_property
     def flow(self) -> list[tuple[Layer, list[Shape | None], BridgeError | None]]:
         """Each layer with the shapes of its bottoms, as far as known, and why it cannot take them."""
-        known: dict[str, Shape | None] = dict(self.net.inputs)
+        known: dict[str, Shape | None] = {**self.net.inputs, **self.shapes}
         result: list[tuple[Layer, list[Shape | None], BridgeError | None]] = []
         for layer in self.net.layers:
             bottoms = [known.get(bottom) for bottom in layer.bottoms]
@@ -102,13 +102,20 @@ def _infer(layer: Layer, bottoms: list[Shape | None]) -> tuple[tuple[Shape, ...]
         return (), error
 
 
-def run_checks(loaded: Loaded, *, skip: Collection[str] = (), only: Collection[str] | None = None) -> Checked:
+def run_checks(
+    loaded: Loaded,
+    *,
+    skip: Collection[str] = (),
+    only: Collection[str] | None = None,
+    shapes: Mapping[str, Shape] | None = None,
+) -> Checked:
     """Run the checks on a net.
 
     Args:
         loaded: The net.
         skip: Names of checks to leave out.
         only: Names of the checks to run; ``None`` for all.
+        shapes: Shapes of input blobs, where they are not to be the file's.
 
     Raises:
         UsageError: There is no check of a name.
@@ -116,7 +123,7 @@ def run_checks(loaded: Loaded, *, skip: Collection[str] = (), only: Collection[s
     if unknown := [name for name in [*skip, *(only or ())] if name not in CHECKS]:
         raise UsageError(f"no check '{unknown[0]}'", hint=f"checks: {', '.join(CHECKS)}")
     chosen = [entry for name, entry in CHECKS.items() if name not in skip and (only is None or name in only)]
-    subject = Subject(loaded)
+    subject = Subject(loaded, shapes)
     with np.errstate(all="ignore"):  # a weight may be any number, or none
         findings = [
             Finding(entry.name, severity, layer, message, hint)
@@ -246,18 +253,21 @@ def _spread(subject: Subject) -> _Found:
 
 @check("no-weights", "every layer that needs weights has some")
 def _no_weights(subject: Subject) -> _Found:
+    names = set(subject.net.layer_names)
+    hints = Hints(raw.name for raw in subject.loaded.raw.layers if raw.blobs and raw.name not in names)
     for layer in subject.net.layers:
         if layer.uncovered and "has no blobs for it" in layer.uncovered:
-            stored = [raw.name for raw in subject.loaded.raw.layers if raw.blobs and raw.name not in subject.net]
-            yield ERROR, layer.name, "the weights file has none for it", nearest(layer.name, stored)
+            yield ERROR, layer.name, "the weights file has none for it", hints(layer.name)
 
 
 @check("unused-weights", "every stored layer is in the net")
 def _unused(subject: Subject) -> _Found:
+    names = dict.fromkeys(subject.net.layer_names)
+    hints = Hints(names)
     for raw in subject.loaded.raw.layers:
-        if raw.blobs and raw.name not in subject.net:
-            hint = nearest(raw.name, subject.net.layer_names)
-            yield NOTE, raw.name, f"no layer uses its {plural(len(raw.blobs), 'stored blob')}", hint
+        if raw.blobs and raw.name not in names:
+            message = f"no layer uses its {plural(len(raw.blobs), 'stored blob')}"
+            yield NOTE, raw.name, message, hints(raw.name)
 
 
 @check("same-net", "prototxt and weights are of the same net")
@@ -267,8 +277,9 @@ def _same_net(subject: Subject) -> _Found:
     if subject.loaded.definition is None or not stored or not needing:
         return
     if not set(needing) & set(stored):
-        pairs = [(name, close[0]) for name in needing if (close := difflib.get_close_matches(name, stored, 1, 0.5))]
-        hint = "nearest names: " + ", ".join(f"'{a}' and '{b}'" for a, b in pairs[:3]) if pairs else ""
+        hints = Hints(stored)
+        found = [(name, hint) for name in needing[: Hints.MOST] if (hint := hints(name))]
+        hint = f"'{found[0][0]}': {found[0][1]}" if found else ""
         yield ERROR, "", "no layer of the prototxt has weights in the file: they are of different nets", hint
 
 
@@ -285,9 +296,11 @@ def _wiring(subject: Subject) -> _Found:
     if not declared:
         return
     written: set[str] = set()
+    left = Hints.MOST
     for layer in subject.net.layers:
         for bottom in layer.bottoms:
             if bottom not in written and bottom not in declared:
                 message = f"reads blob '{bottom}', which no layer before it writes"
-                yield ERROR, layer.name, message, nearest(bottom, sorted(written))
+                yield ERROR, layer.name, message, nearest(bottom, written) if left > 0 else ""
+                left -= 1
         written.update(layer.tops)

@@ -17,10 +17,9 @@ from bridge.verification.results import DIFFERENT, PartResult, PartsResult
 from bridge.verification.segments import Place
 
 if TYPE_CHECKING:
+    from bridge.engines.sandbox import Sandbox
     from bridge.onnx_export.dims import Extent
     from bridge.onnx_export.inside import Inside
-
-_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 LayerRun = Callable[[int, Mapping[Place, np.ndarray]], "dict[Place, np.ndarray] | None"]
@@ -159,10 +158,13 @@ def _refusal(inside: Inside, fed: Mapping[str, np.ndarray]) -> str:
     model, names = inside.whole()
     if not names:
         return "it declares no outputs"
-    try:
-        _session(model, names, fed, inside.folder)
-    except ModelError as error:
-        return str(error.args[0])
+    from bridge.engines.sandbox import Sandbox
+
+    with Sandbox() as runtime:
+        try:
+            runtime.run(model, list(names), fed, inside.folder)
+        except ModelError as error:
+            return error.text
     return ""
 
 
@@ -208,42 +210,28 @@ def _names(net: Net, inputs: Mapping[str, np.ndarray]) -> tuple[list[tuple[str, 
 
 def _run(inside: Inside, wanted: set[str], fed: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int, str]:
     """The wanted values of as many nodes as can be run, how many that is, and why not more."""
-    try:
-        return _try(inside, inside.nodes, wanted, fed), inside.nodes, ""
-    except ModelError as error:
-        reason = str(error.args[0])
-    good, bad = 0, inside.nodes
-    values: dict[str, np.ndarray] = {}
-    while bad - good > 1:
-        middle = (good + bad) // 2
+    from bridge.engines.sandbox import Sandbox, TimeLimitError
+
+    with Sandbox() as runtime:
         try:
-            values, good = _try(inside, middle, wanted, fed), middle
+            return _try(runtime, inside, inside.nodes, wanted, fed), inside.nodes, ""
         except ModelError as error:
-            bad, reason = middle, str(error.args[0])
-    return values, good, reason
+            reason = str(error.args[0])
+            if isinstance(error, TimeLimitError):
+                runtime.seconds /= 8  # the parts have one node among them that takes all the time
+        good, bad = 0, inside.nodes
+        values: dict[str, np.ndarray] = {}
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            try:
+                values, good = _try(runtime, inside, middle, wanted, fed), middle
+            except ModelError as error:
+                bad, reason = middle, str(error.args[0])
+        return values, good, reason
 
 
-def _try(inside: Inside, nodes: int, wanted: set[str], fed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _try(
+    runtime: Sandbox, inside: Inside, nodes: int, wanted: set[str], fed: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     model, names = inside.part(nodes, wanted)
-    return _session(model, names, fed, inside.folder) if names else {}
-
-
-def _session(model: bytes, names: Sequence[str], fed: Mapping[str, np.ndarray], folder: Path) -> dict[str, np.ndarray]:
-    """The outputs of a model in ONNX Runtime.
-
-    Raises:
-        ModelError: ONNX Runtime refuses it.
-    """
-    import onnxruntime as ort
-
-    from bridge.engines.onnxruntime import raised
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.add_session_config_entry(_FOLDER, str(folder))
-    try:
-        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        arrays = session.run(list(names), {value.name: fed[value.name] for value in session.get_inputs()})
-    except raised() as error:
-        raise ModelError(" ".join(str(error).split())) from None
-    return {name: np.asarray(array, np.float32) for name, array in zip(names, arrays, strict=True)}
+    return runtime.run(model, names, fed, inside.folder) if names else {}

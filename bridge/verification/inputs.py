@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from bridge.errors import FormatError, ModelError, UnsupportedLayerError, UsageError
-from bridge.schema import Net, Shape, times
+from bridge.limits.budget import BUDGET
+from bridge.schema import Net, Shape, count, times
 from bridge.verification.arrays import float32, opened, read_array
 
 Range = tuple[float, float]
@@ -64,7 +65,8 @@ def check_shapes(net: Net, shapes: Mapping[str, Shape]) -> None:
         ModelError: It cannot.
     """
     with contextlib.suppress(UnsupportedLayerError):
-        net.infer(shapes)
+        values = sum(count(shape) for tops in net.infer(shapes) for shape in tops)
+        BUDGET.check(4 * (values + sum(map(count, shapes.values()))), f"{net.where}: its blobs")
 
 
 def _shape(net: Net, name: str, given: Any) -> Shape:
@@ -137,7 +139,7 @@ class Recorded:
         self.keys: tuple[str, ...] = ()
         with opened(path) as archive:
             if isinstance(archive, np.ndarray):
-                raise FormatError("is a single array, expected an archive (.npz)", where=self.name, hint=_HINT)
+                raise FormatError("is a single array", expected="an archive (.npz)", where=self.name, hint=_HINT)
             self.keys = tuple(archive)
             for key in self.keys:
                 kind, _, name = key.partition(":")
@@ -190,4 +192,6 @@ def parse_range(values: Sequence[float] | None) -> Range | None:
         return None
     if len(values) != 2 or not values[0] <= values[1] or not np.isfinite(values).all():
         raise UsageError(f"the range {tuple(values)} is not two numbers in order")
+    if max(map(abs, values)) > float(np.finfo(np.float32).max):
+        raise UsageError(f"the range {tuple(values)} is wider than float32, in which the net computes")
     return float(values[0]), float(values[1])

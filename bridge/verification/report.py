@@ -157,7 +157,7 @@ class Report:
         from bridge.verification.html import report_page
 
         with atomic(path) as stream:
-            stream.write(report_page(self).encode())
+            stream.write(report_page(self).encode("utf-8", "backslashreplace"))  # names need not be UTF-8
 
 
 # -- JSON ------------------------------------------------------------------------------------

@@ -121,7 +121,7 @@ def verify(
     if against is not None:
         run.compare_with(Files.of(against, how))
     if checks is None or checks:
-        run.check(checks, skip_checks)
+        run.check(checks, skip_checks, inputs)
     tolerances = Tolerances(rtol, atol)
     if engines is None or engines or recorded or record:
         run.feed(recorded, inputs, seed, parse_range(value_range))
@@ -219,11 +219,13 @@ class _Run:
             parts=tuple(self.parts),
         )
 
-    def check(self, only: Collection[str] | None, skip: Collection[str]) -> None:
-        """Run the consistency checks on each model."""
+    def check(self, only: Collection[str] | None, skip: Collection[str], inputs: Any) -> None:
+        """Run the consistency checks on each model, for inputs of the shapes that were given."""
         self.progress("checking consistency")
+        given = {name: getattr(value, "shape", value) for name, value in (inputs or {}).items()}
+        shapes = {name: tuple(value) for name, value in given.items() if isinstance(value, (tuple, list))}
         for loaded in [self.loaded, *([self.other] if self.other else [])]:
-            self.checked.append(run_checks(loaded, only=only, skip=skip))
+            self.checked.append(run_checks(loaded, only=only, skip=skip, shapes=shapes))
 
     def feed(self, recorded: str | Path | None, inputs: Any, seed: int, span: Range | None) -> None:
         """Find the net to run, and its inputs: recorded ones, or new ones."""
@@ -339,7 +341,7 @@ class _Run:
 
     def _engine_sides(self, names: tuple[str, ...] | None, options: Mapping[str, Mapping[str, Any]]) -> Iterator[Side]:
         """What each engine computes; one that was not asked for by name may fail."""
-        chosen = engine_table.available() if names is None else names
+        chosen = engine_table.available(options) if names is None else names
         lacking = [layer.label for layer in self.net if layer.uncovered]
         if lacking and names is None:
             number = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
@@ -391,6 +393,8 @@ class _Run:
             return
         name = f"{engine} on {self.against.weights}"
         try:
+            if lacking := [blob for blob in net.inputs if blob not in self.inputs]:
+                raise ModelError(f"takes an input '{lacking[0]}', which the first model does not have", where=net.where)
             side = engine_side(engine, net, self.inputs, options.get(engine, {}))
         except BridgeError as error:
             self.outputs.append(OutputsResult(engine, name, why=str(error.args[0])))

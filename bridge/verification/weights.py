@@ -12,7 +12,7 @@ import numpy as np
 
 from bridge.caffe_files import prototxt
 from bridge.caffe_files.assemble import assemble
-from bridge.errors import BridgeError, UsageError, nearest
+from bridge.errors import BridgeError, Hints, UsageError
 from bridge.files import readers
 from bridge.schema import Blob, Layer, Net, RawLayer, RawNet, times
 from bridge.schema.message import Message
@@ -68,7 +68,7 @@ class Files:
         """
         path = self.definition or definition
         rest = dict(self.options)
-        names = ("phase", "level", "stages", "zero_scale_factor")
+        names = ("phase", "level", "stages", "zero_scale_factor", "allow_unknown_fields")
         net_options = {name: rest.pop(name) for name in names if name in rest}
         raw = readers.read(self.weights, path, reader=reader, **rest)
         parsed = prototxt.parse_file(path) if path else None
@@ -101,10 +101,13 @@ def stored_parts(loaded: Loaded) -> StoredParts:
     """Every blob that the file stores, whether the net uses it or not, in the file's order."""
     found: StoredParts = {}
     seen: dict[str, int] = {}
+    typed_by: dict[tuple[str, int], Layer] = {}  # the first layer of each name with so many blobs
+    for typed in loaded.net.layers:
+        typed_by.setdefault((typed.name, len(typed.blobs)), typed)
     for layer in loaded.raw.layers:
         if layer.blobs or layer.uncovered:
             occurrence = seen[layer.name] = seen.get(layer.name, -1) + 1
-            found.update(_stored(layer, occurrence, loaded.net))
+            found.update(_stored(layer, occurrence, typed_by.get((layer.name, len(layer.blobs)))))
     for typed in loaded.net.layers:  # a format that stores a shared blob once has it under one layer only
         if typed.name not in seen:
             for index, (role, blob) in enumerate(typed.blobs.entries()):
@@ -112,10 +115,9 @@ def stored_parts(loaded: Loaded) -> StoredParts:
     return found
 
 
-def _stored(layer: RawLayer, occurrence: int, net: Net) -> Iterator[tuple[Key, StoredPart]]:
+def _stored(layer: RawLayer, occurrence: int, typed: Layer | None) -> Iterator[tuple[Key, StoredPart]]:
     if layer.uncovered:
         yield (layer.name, occurrence, -1), StoredPart(layer.name, layer.type, "", None, layer.uncovered)
-    typed = _typed(layer, net)
     roles = typed.blobs.entries() if typed else []
     for index, blob in enumerate(layer.blobs):
         role, shaped = f"blob{index}", blob
@@ -137,11 +139,6 @@ def _without_reworked(raw: RawNet) -> RawNet:
     )
 
 
-def _typed(layer: RawLayer, net: Net) -> Layer | None:
-    same = [other for other in net.layers if other.name == layer.name]
-    return next((other for other in same if len(other.blobs) == len(layer.blobs)), None)
-
-
 def compare_weights(a: StoredParts, b: StoredParts, names: tuple[str, str], *, rounded: bool = False) -> WeightsResult:
     """Compare all blobs of two sides.
 
@@ -151,42 +148,52 @@ def compare_weights(a: StoredParts, b: StoredParts, names: tuple[str, str], *, r
         names: What to call the sides.
         rounded: Whether side ``b`` is a float16 export: where it has float16, side ``a`` is rounded to it.
     """
-    results = [_compare_key(key, a, b, names, rounded) for key in dict.fromkeys([*a, *b])]
+    pair = _Pair(a, b, names, rounded)
+    results = [pair.compare(key) for key in dict.fromkeys([*a, *b])]
     return WeightsResult(*names, blobs=tuple(result for result in results if result is not None))
 
 
-def _compare_key(key: Key, a: StoredParts, b: StoredParts, names: tuple[str, str], rounded: bool) -> BlobResult | None:
-    ours, theirs = a.get(key), b.get(key)
-    part = ours or theirs
-    if part is None:
-        return None
-    for side, name in ((a, names[0]), (b, names[1])):
-        gap = side.get((key[0], key[1], -1))
-        if gap is not None:
-            return _gap(key, part, gap, name, a, b)
-    known = part.blob
-    subject = (part.layer, part.type, part.role, known.shape if known else (), str(known.dtype) if known else "")
-    if ours is None or theirs is None or ours.blob is None or theirs.blob is None:
-        return BlobResult(*subject, DIFFERENT, f"only in {names[0] if ours else names[1]}{_nearest(key, a, b)}")
-    if rounded and theirs.blob.dtype == np.float16:
-        return compare_rounded(BlobResult(*subject), ours.blob, theirs.blob)
-    return compare_blob(BlobResult(*subject), ours.blob, theirs.blob)
+class _Pair:
+    """Two sides, with what each comparison asks of all their keys worked out once."""
 
+    def __init__(self, a: StoredParts, b: StoredParts, names: tuple[str, str], rounded: bool) -> None:
+        self.a, self.b, self.names, self.rounded = a, b, names, rounded
+        own, other = ({key[0] for key in side} for side in (a, b))
+        self.lacking = {id(a): Hints(sorted(other - own)), id(b): Hints(sorted(own - other))}
+        self.layers = {id(a): own, id(b): other}
+        self.known = {key[:2] for side in (a, b) for key in side if key[2] >= 0}
 
-def _gap(key: Key, part: StoredPart, gap: StoredPart, name: str, a: StoredParts, b: StoredParts) -> BlobResult | None:
-    """The result for a layer that one side could not deliver; one per blob where the other side knows them."""
-    others = any(other[:2] == key[:2] and other[2] >= 0 for side in (a, b) for other in side)
-    if key[2] < 0 and others:
-        return None
-    known = part.blob
-    shape, dtype = (known.shape, str(known.dtype)) if known else ((), "")
-    return BlobResult(part.layer, part.type, part.role or "all", shape, dtype, SKIPPED, f"{name}: {gap.why}")
+    def compare(self, key: Key) -> BlobResult | None:
+        """The result for one key."""
+        ours, theirs = self.a.get(key), self.b.get(key)
+        part = ours or theirs
+        if part is None:
+            return None
+        for side, name in ((self.a, self.names[0]), (self.b, self.names[1])):
+            gap = side.get((key[0], key[1], -1))
+            if gap is not None:
+                return self._gap(key, part, gap, name)
+        known = part.blob
+        subject = (part.layer, part.type, part.role, known.shape if known else (), str(known.dtype) if known else "")
+        if ours is None or theirs is None or ours.blob is None or theirs.blob is None:
+            why = f"only in {self.names[0] if ours else self.names[1]}{self._nearest(key)}"
+            return BlobResult(*subject, DIFFERENT, why)
+        if self.rounded and theirs.blob.dtype == np.float16:
+            return compare_rounded(BlobResult(*subject), ours.blob, theirs.blob)
+        return compare_blob(BlobResult(*subject), ours.blob, theirs.blob)
 
+    def _gap(self, key: Key, part: StoredPart, gap: StoredPart, name: str) -> BlobResult | None:
+        """The result for a layer that one side could not deliver; one per blob where the other side knows them."""
+        if key[2] < 0 and key[:2] in self.known:
+            return None
+        known = part.blob
+        shape, dtype = (known.shape, str(known.dtype)) if known else ((), "")
+        return BlobResult(part.layer, part.type, part.role or "all", shape, dtype, SKIPPED, f"{name}: {gap.why}")
 
-def _nearest(key: Key, a: StoredParts, b: StoredParts) -> str:
-    own, other = ({k[0] for k in side} for side in ((a, b) if key in a else (b, a)))
-    hint = nearest(key[0], sorted(other - own)) if key[0] not in other else ""
-    return f"; {hint}" if hint else ""
+    def _nearest(self, key: Key) -> str:
+        own, other = (self.a, self.b) if key in self.a else (self.b, self.a)
+        hint = self.lacking[id(own)](key[0]) if key[0] not in self.layers[id(other)] else ""
+        return f"; {hint}" if hint else ""
 
 
 def compare_blob(subject: BlobResult, a: Blob, b: Blob) -> BlobResult:
@@ -250,7 +257,8 @@ def compare_readers(files: Files, names: tuple[str, ...] | None) -> tuple[Loaded
         BridgeError: The first reader cannot read the file, or one that was asked for cannot.
     """
     fit = readers.readers_of(files.weights)
-    chosen = list(names) if names is not None else [name for name in fit if readers.status(name).works]
+    python = dict(files.options).get("python")
+    chosen = list(names) if names is not None else [name for name in fit if readers.status(name, python=python).works]
     first = chosen[0] if chosen else "auto"
     loaded = files.read(first)
     first = loaded.raw.reader or first
@@ -258,7 +266,7 @@ def compare_readers(files: Files, names: tuple[str, ...] | None) -> tuple[Loaded
     results, remarks = [], []
     if names is None:
         for name in fit:
-            state = readers.status(name)
+            state = readers.status(name, python=python)
             if not state.works:
                 remarks.append(f"reader {name} was not used: {state.problem.removeprefix(f'{name}: ')}")
     for name in chosen[1:]:

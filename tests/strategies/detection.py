@@ -86,7 +86,7 @@ def roi_poolings(draw: Any, kind: str) -> LayerCase:
     rows = draw(st.sampled_from([(regions, 5), (regions, 5, 1, 1)]))
     if kind == "ROIPooling":
         grid = f"pooled_h: {draw(st.integers(1, 7))} pooled_w: {draw(st.integers(1, 7))}"
-        body = f"roi_pooling_param {{ {grid} spatial_scale: {scale} }}"
+        body = f"roi_pooling_param {{ {grid} spatial_scale: {scale} {draw(st.sampled_from(['', 'pad_ratio: 0.25']))} }}"
     else:
         size = draw(st.integers(1, 3))
         body = f"psroi_pooling_param {{ output_dim: {c} group_size: {size} spatial_scale: {scale} }}"
@@ -124,3 +124,22 @@ def proposals(draw: Any, kind: str) -> LayerCase:
     info = (1, 3 if python else draw(st.integers(3, 4)))
     bottoms = ((images, 2 * anchors, h, w), (images, 4 * anchors, h, w), info)
     return LayerCase("Python" if python else kind, body, bottoms, draw(st.integers(1, 2)), data, seed=draw(SEEDS))
+
+
+@layer_case("Yolov3DetectionOutput", "YoloDetectionOutput")
+@st.composite
+def yolo_outputs(draw: Any, kind: str) -> LayerCase:
+    third = kind == "Yolov3DetectionOutput"
+    classes, number, count = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    sides = [draw(st.integers(1, 3)) for _ in range(count)]
+    anchors = " ".join(
+        f"biases: {draw(st.integers(5, 60)) if third else draw(st.sampled_from([0.5, 1.2, 2]))}" for _ in range(8)
+    )
+    masks = " ".join(f"mask: {draw(st.integers(0, 3))}" for _ in range(count * number))
+    scales = " ".join(f"anchors_scale: {draw(st.sampled_from([8, 16]))}" for _ in range(count))
+    least = draw(st.sampled_from([0.01, 0.2, 0.9]))
+    fields = f"num_classes: {classes} num_box: {number} confidence_threshold: {least} nms_threshold: 0.45 {anchors}"
+    fields += f" mask_group_num: {count} {masks} {scales}" if third else ""
+    name = "yolov3_detection_output_param" if third else "yolo_detection_output_param"
+    shapes = tuple((1, number * (5 + classes), side, side) for side in sides)
+    return LayerCase(kind, f"{name} {{ {fields} }}", shapes, seed=draw(SEEDS))

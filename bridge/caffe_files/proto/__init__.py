@@ -35,15 +35,16 @@ _KINDS = {
     13: "uint",
     14: "enum",
 }
+_LENGTH = 2
 _WIRES = {
-    "message": (2,),
-    "string": (2,),
-    "bytes": (2,),
-    "float": (5, 2),
-    "double": (1, 2),
-    **dict.fromkeys(("int", "uint", "bool", "enum"), (0, 2)),
+    "message": _LENGTH,
+    "string": _LENGTH,
+    "bytes": _LENGTH,
+    "float": 5,
+    "double": 1,
+    **dict.fromkeys(("int", "uint", "bool", "enum"), 0),
 }
-"""Wire types that a field of a kind may have; 2 for scalars is a packed list."""
+"""The wire type of one value of a kind."""
 
 
 class Field(NamedTuple):
@@ -75,6 +76,10 @@ class Field(NamedTuple):
         """What tells the field from another one of its number: its name, and how it is written."""
         return self.name, self.kind, self.repeated, self.type
 
+    def written_as(self, wire: int) -> bool:
+        """Whether the field can have a wire type; a repeated scalar may be one packed run."""
+        return wire == _WIRES[self.kind] or (self.repeated and wire == _LENGTH)
+
 
 class Schema(NamedTuple):
     """A message type.
@@ -102,7 +107,7 @@ class Schema(NamedTuple):
         field = self.by_number.get(number)
         if field is not None or number not in self.choices:
             return field
-        fit = {other.meaning: other for other in self.choices[number] if wire in _WIRES[other.kind]}
+        fit = {other.meaning: other for other in self.choices[number] if other.written_as(wire)}
         return next(iter(fit.values())) if len(fit) == 1 else None
 
 
@@ -203,7 +208,7 @@ def writers_of(
     """
 
     def fits(field: Field | None) -> bool:
-        return field is not None and wire in _WIRES[field.kind] and (not names or field.name in names)
+        return field is not None and field.written_as(wire) and (not names or field.name in names)
 
     if fits(schema(message).by_number.get(number)):
         return forks
@@ -211,7 +216,7 @@ def writers_of(
 
 
 @cache
-def named(message: str, fork: str = "") -> Mapping[str, Field]:
+def fields_by_name(message: str, fork: str = "") -> Mapping[str, Field]:
     """The fields of a message by name: a fork's own first, then caffe.proto's, then any other fork's.
 
     Another fork's is left out if caffe.proto has its number for something else: it would be read back as that.

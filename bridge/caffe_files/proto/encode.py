@@ -8,11 +8,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable, Mapping
 
-from bridge.caffe_files.proto import Field, dialects, forks_of, named, schema
+from bridge.caffe_files.proto import Field, dialects, fields_by_name, forks_of, schema
 from bridge.caffe_files.varint import varint
-from bridge.schema.message import Message, Value
+from bridge.schema.message import Fixed32, Fixed64, Group, Message, Value
 
-_VARINT, _LENGTH, _FIXED32 = 0, 2, 5
+_VARINT, _FIXED64, _LENGTH, _GROUP, _GROUP_END, _FIXED32 = range(6)
 _WIRE = {"float": 5, "double": 1, "string": 2, "bytes": 2, "message": 2}
 Drop = Callable[[str], None]
 """Told the path of each field that caffe.proto cannot say."""
@@ -39,7 +39,7 @@ def encode_layer(definition: Message, fork: str, drop: Drop) -> bytes:
 
 
 def _knows(field: Field, message: Message, fork: str) -> bool:
-    return field.kind != "message" or set(message.names()) <= set(named(field.type, fork))
+    return field.kind != "message" or set(message.names()) <= set(fields_by_name(field.type, fork))
 
 
 def encode(message: Message, fields: Mapping[str, Field], drop: Drop, fork: str = "bvlc", path: str = "") -> bytes:
@@ -80,16 +80,16 @@ def _value(field: Field, value: Value, drop: Drop, fork: str, path: str) -> byte
     if field.kind == "message" or isinstance(value, Message):
         if field.kind != "message" or not isinstance(value, Message):
             raise ValueError(f"{field.name} is a {field.kind}")
-        return encode(value, named(field.type, fork), drop, fork, path)
+        return encode(value, fields_by_name(field.type, fork), drop, fork, path)
     if field.kind in ("string", "bytes"):
-        return value if isinstance(value, bytes) else str(value).encode()
+        return value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
     if isinstance(value, str):
         return varint(_symbol(field, value))
     number = float(value)
     if field.kind in ("float", "double"):
         return struct.pack("<f" if field.kind == "float" else "<d", number)
-    if number != int(value):
-        raise ValueError(f"{field.name} is a whole number")
+    if number != int(value) or not -(1 << 63) <= int(value) < 1 << 64:
+        raise ValueError(f"{field.name} is a whole number of 64 bits")
     return varint(int(value))
 
 
@@ -102,11 +102,24 @@ def _symbol(field: Field, name: str) -> int:
 
 def _numbered(number: int, value: Value) -> bytes:
     """A field of which only the number is known, as the reader kept it."""
+    if not 0 < number < 1 << 29:
+        raise ValueError(f"no field has number {number}")
+    if isinstance(value, Group):
+        if not value.endswith(field_tag(number, _GROUP_END)):
+            raise ValueError("a group without its end")
+        return field_tag(number, _GROUP) + value
     if isinstance(value, bytes):
         return prefixed(number, value)
+    if isinstance(value, Fixed32):
+        return field_tag(number, _FIXED32) + value.to_bytes(4, "little")
+    if isinstance(value, Fixed64):
+        return field_tag(number, _FIXED64) + value.to_bytes(8, "little")
     if isinstance(value, float):
         return field_tag(number, _FIXED32) + struct.pack("<f", value)
-    return field_tag(number, _VARINT) + varint(int(str(value)))
+    whole = int(str(value))
+    if not -(1 << 63) <= whole < 1 << 64:
+        raise ValueError(f"{whole} does not fit 64 bits")
+    return field_tag(number, _VARINT) + varint(whole)
 
 
 def field_tag(number: int, wire: int) -> bytes:

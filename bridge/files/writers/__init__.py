@@ -8,8 +8,9 @@ from pathlib import Path
 
 from bridge.caffe_files.fields import refuse_unknown_fields
 from bridge.errors import ModelError, UsageError
-from bridge.files.atomic import atomic
+from bridge.files.atomic import atomic, check_sources, refuse_sources
 from bridge.schema import Net
+from bridge.schema.net import distinct
 
 __all__ = ["FORMATS", "Format", "format_of", "save"]
 
@@ -74,7 +75,9 @@ def save(
         dialect: The fork whose field numbers parameters get, such as ``nvcaffe``; for ``caffemodel``.
 
     Raises:
-        UsageError: The format is not known, or does not have a given option.
+        UsageError: The format is not known, or does not have a given option; or the path is the net's prototxt, or
+            external data of its weights.
+        ChangedError: A file that the net was read from has changed.
         ModelError: The reader could not deliver a layer's blobs.
         UnknownFieldError: The format is another runtime's, and a layer has a field that may change what it computes.
         OutputError: The file cannot be written.
@@ -91,8 +94,12 @@ def save(
     lacking = [layer for layer in net.layers if layer.uncovered]
     if lacking:
         raise ModelError(f"{lacking[0].label} cannot be written: {lacking[0].uncovered}", where=net.where)
+    parts = {blob.location.path for blob in distinct(net.layers) if blob.location is not None}
+    # The file of weights itself may be replaced: what is mapped lives on. Its definition and external data may not.
+    refuse_sources(sorted({*net.sources[:-1], *parts} - {*net.sources[-1:]}), [path])
     with atomic(path) as stream:
         module.write(net, stream, **options)
+        check_sources(net)
 
 
 def format_of(path: str | Path, name: str | None = None) -> Format:

@@ -114,9 +114,17 @@ def _store_net(data: Any, net: Net) -> None:
 
 def _group(data: Any, layer: Layer) -> Any:
     parts = layer.name.split("/")
-    if not all(parts) or "." in parts or "\0" in layer.name or hasattr(data.get(layer.name), "shape"):
+    if not all(parts) or "." in parts or "\0" in layer.name:
         raise UnsupportedLayerError("HDF5 cannot hold a group of that name", subject=layer.label)
-    return data.require_group(layer.name)
+    for part in parts:
+        raw = part.encode("utf-8", "surrogateescape")  # h5py cannot say of a name that is not UTF-8 that it is missing
+        if not data.id.links.exists(raw):
+            data = data.create_group(raw if "\udc80" <= max(part) <= "\udcff" else part)
+        elif hasattr(found := data[raw], "shape"):
+            raise UnsupportedLayerError("HDF5 cannot hold a group of that name", subject=layer.label)
+        else:
+            data = found
+    return data
 
 
 def _store(group: Any, layer: Layer, index: str, values: Any) -> None:

@@ -1,0 +1,66 @@
+"""A folder of models at once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bridge.cli import main
+from bridge.errors import MissingFileError
+from bridge.exporting.migrate import ModelFiles, find_pairs, migrate_folder
+from tests.conftest import FASHION, FIXTURES, need
+
+FIELD = FIXTURES / "field"
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """Two models in two folders, one of them twice told, a net that is refused, and files that are no models."""
+    root = tmp_path / "models"
+    for name in ("deeplab_hole", "unknown_bottom"):
+        shutil.copytree(FIELD / name, root / name)
+    (root / "fashion" / "weights").mkdir(parents=True)
+    for name in ("deploy.prototxt", "train.prototxt"):
+        shutil.copy(FASHION / name, root / "fashion")
+    shutil.copy(FASHION / "fashion_alexnet.caffemodel", root / "fashion" / "weights")
+    shutil.copy(FIELD / "bad_prototxt" / "page.prototxt", root)
+    (root / "broken.caffemodel").write_bytes(b"\x01\x02")
+    return root
+
+
+def test_weights_are_paired_with_the_prototxt_that_fits_best(models: Path) -> None:
+    assert find_pairs(models) == [
+        ModelFiles("broken.caffemodel"),
+        ModelFiles("deeplab_hole/weights.caffemodel", "deeplab_hole/deploy.prototxt", 1.0),
+        ModelFiles("fashion/weights/fashion_alexnet.caffemodel", "fashion/deploy.prototxt", 1.0),
+        ModelFiles("unknown_bottom/weights.caffemodel", "unknown_bottom/deploy.prototxt", 1.0),
+    ]
+
+
+def test_a_folder_that_is_none() -> None:
+    with pytest.raises(MissingFileError, match="is not a folder"):
+        find_pairs("nowhere")
+
+
+def test_each_model_is_converted_and_proven_or_it_is_said_why_not(
+    models: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    need("onnxruntime", "chainer")
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as left:
+        main(["migrate", str(models), "-o", str(out), "--jobs", "2"])
+    assert left.value.code == 1
+    assert "4 models, 2 converted and proven" in capfd.readouterr().out
+    assert (out / "deeplab_hole" / "weights.onnx").exists()
+    assert not (out / "unknown_bottom" / "weights.onnx").exists()
+    record = json.loads((out / "unknown_bottom" / "weights.json").read_text())
+    assert (record["converted"], record["proven"]) == (False, False)
+    page = (out / "index.html").read_text()
+    assert "reads blob" in page
+    assert "fashion_alexnet" in page
+    before = (out / "deeplab_hole" / "weights.onnx").stat().st_mtime_ns
+    assert [outcome.proven for outcome in migrate_folder(models, out)] == [False, True, True, False]
+    assert (out / "deeplab_hole" / "weights.onnx").stat().st_mtime_ns == before, "it was converted again"
