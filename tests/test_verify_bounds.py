@@ -12,7 +12,7 @@ from bridge.verification.compare import metrics
 from bridge.verification.outputs import Comparison, Side, engine_side
 from bridge.verification.results import TopResult
 from bridge.verification.segments import Runner
-from bridge.verification.tolerance import Tolerances
+from bridge.verification.tolerance import Tolerances, fallback
 from tests.conftest import need
 from tests.nets import make, random_inputs
 
@@ -178,3 +178,34 @@ def test_a_difference_as_large_as_the_bound_passes() -> None:
     assert metrics(a, b, 0.5).mismatches == 0
     assert metrics(a, b, np.nextafter(0.5, 0)).mismatches == 1
     assert metrics(a[1:], b[1:], 0).mismatches == 0
+
+
+def test_lrn_keeps_a_running_sum() -> None:
+    """Where a channel is a hundred times its neighbour, the sum behind it has the error of the larger one."""
+    need("onnxruntime", "chainer")
+    net = net_of('type: "LRN" lrn_param { local_size: 5 alpha: 0.0005 }', 1, 96, 9, 9)
+    x = random_inputs(net)["x"] * np.where(np.arange(96) % 7 < 3, 3000, 30).reshape(1, 96, 1, 1).astype(np.float32)
+    sides = [engine_side(name, net, {"x": x}, {}) for name in ("onnxruntime", "chainer")]
+    assert judge(net, *sides).status == "same"
+    assert judge_values(net, x, lambda y: y * np.float32(1 + 1e-2)).status == "different"
+    even = random_inputs(net)["x"]
+    assert judge_values(net, even, lambda y: y * np.float32(1 + 2e-4)).status == "different"
+    assert judge_values(net, even, lambda y: y * np.float32(1 + 2e-7)).status == "same"
+
+
+@pytest.mark.parametrize("level", [0.0, 10.0, 1000.0])
+def test_mvn_of_a_channel_that_is_nearly_constant(level: float) -> None:
+    need("onnxruntime", "chainer")
+    net = net_of('type: "MVN"', 1, 2, 21, 15)
+    for seed in range(3):
+        x = np.float32(level) + np.float32(1e-4) * random_inputs(net, seed)["x"]
+        sides = [engine_side(name, net, {"x": x}, {}) for name in ("onnxruntime", "chainer")]
+        assert judge(net, *sides, seed=seed).status == "same"
+    x = random_inputs(net)["x"] + np.float32(level / 1000)
+    assert judge_values(net, x, lambda y: y * np.float32(1 + 3e-4)).status == "different"
+
+
+def test_tiny_values_have_a_bound_of_their_own_scale() -> None:
+    y = np.float32([2e-8, -1e-8])
+    assert metrics(y, y * -3, fallback(y).bound(y).values).mismatches == 2
+    assert metrics(y, y * np.float32(1 + 1e-5), fallback(y).bound(y).values).mismatches == 0

@@ -210,7 +210,7 @@ def test_an_input_is_given_once() -> None:
 def test_saved_inputs_are_inputs(tmp_path: Path) -> None:
     need("onnxruntime", "chainer")
     file = tmp_path / "in.npz"
-    first = bridge.verify(*FILES, readers=(), seed=5, value_range=(0, 255), save_inputs=file)
+    first = bridge.verify(*FILES, readers=(), seed=5, value_range=(0, 255), save_inputs=file, draws=1)
     with np.load(file) as arrays:
         assert 0 <= arrays["in:data"].min() < arrays["in:data"].max() <= 255
     again = bridge.verify(*FILES, readers=(), inputs={"data": file})

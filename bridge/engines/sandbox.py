@@ -55,6 +55,9 @@ class Sandbox:
     ) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        self.close()  # for one that is kept longer than a with statement
+
     def close(self) -> None:
         """End the child."""
         if self._child is not None:

@@ -19,6 +19,10 @@ class AbsVal(ElementwiseLayer):
 
     rounds_near_one = False
 
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        return (0.0,)
+
     def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         return g.Abs(x[0])
 

@@ -29,6 +29,10 @@ class Clip(ElementwiseLayer):
         """Both bounds; where they are the wrong way round the lower one holds, as in Caffe."""
         return self.min, max(self.min, self.max)
 
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        return (self.min, self.max)
+
     def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         return g.Clip(x[0], *(g.const(np.float32(bound)) for bound in self._bounds()))
 

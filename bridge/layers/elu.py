@@ -21,6 +21,10 @@ class ELU(ElementwiseLayer):
 
     alpha: float = 1.0
 
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        return (0.0,)
+
     def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         return g.Elu(x[0], alpha=self.alpha)
 

@@ -44,6 +44,10 @@ class PReLU(ElementwiseLayer):
             raise self.fail(f"the input has {len(bottoms[0])} axes", expected="at least 2")
         return (bottoms[0],)
 
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        return (0.0,)
+
     def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         own = self.blobs.blob("slope").shape
         return g.PRelu(x[0], g.blob(self, "slope", [*own, *[1] * (len(g.shape(x[0])) - 2)]))

@@ -22,6 +22,10 @@ class ReLU(ElementwiseLayer):
 
     negative_slope: float = 0.0
 
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        return (0.0,)
+
     def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         return g.LeakyRelu(x[0], alpha=self.negative_slope) if self.negative_slope else g.Relu(x[0])
 

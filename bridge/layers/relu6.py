@@ -24,6 +24,10 @@ class ReLU6(ElementwiseLayer):
 
     negative_slope: float = 0.0
 
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        return (0.0, 6.0)
+
     def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         if self.negative_slope:
             return str(g.Min(g.LeakyRelu(x[0], alpha=self.negative_slope), g.const(np.float32(6))))

@@ -24,6 +24,10 @@ class Threshold(ElementwiseLayer):
 
     threshold: float = 0.0
 
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        return (self.threshold,)
+
     def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         return g.Cast(g.Greater(x[0], g.const(np.float32(self.threshold))), to=g.FLOAT)
 

@@ -272,6 +272,14 @@ class LayerHooks:
         """
         return tuple(range(1, rank)) if self.adds_many else ()
 
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """Values of the first input at which the formula changes: 0 for ReLU, 0 and 6 for ReLU6.
+
+        Verification draws inputs on both sides of each.
+        """
+        return ()
+
     chooses: ClassVar[bool] = False
     """The layer picks among its inputs, so that a small change may change everything: ArgMax, DetectionOutput."""
 

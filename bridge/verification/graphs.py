@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 _BYTES = "give an input that was made from 8-bit pixels: --recorded IO.npz"
 
 
+LayerRun = Callable[[int, Mapping[Place, np.ndarray]], "dict[Place, np.ndarray] | None"]
+"""Runs one layer, by its index, on given values of its bottoms."""
+
+
 class GraphRun(NamedTuple):
     """What the graph of an ONNX file declares and computes.
 
@@ -32,12 +37,14 @@ class GraphRun(NamedTuple):
         parts: Its inputs and outputs against the net's, and whether a runtime takes it.
         remarks: What cannot be run, and why; what the graph does to its image input first.
         half: Whether it computes in float16.
+        layer: Runs one layer of the graph on inputs; ``None`` instead of its tops where its nodes are not apart.
     """
 
     side: Side
     parts: PartsResult
     remarks: tuple[str, ...] = ()
     half: bool = False
+    layer: LayerRun | None = None
 
 
 def run_graph(path: str | Path, net: Net, inputs: Mapping[str, np.ndarray], *, subset: bool = False) -> GraphRun:
@@ -61,6 +68,7 @@ def run_graph(path: str | Path, net: Net, inputs: Mapping[str, np.ndarray], *, s
     problem = engines.missing("onnxruntime")
     if problem is not None:
         raise MissingExtraError(f"the graph of {path} was not run: {problem.args[0]}", hint=problem.hint)
+    from bridge.engines.sandbox import Sandbox
     from bridge.onnx_export.export import HALF_KEY
     from bridge.onnx_export.inside import Inside
     from bridge.onnx_export.preprocess import Preprocess
@@ -91,7 +99,11 @@ def run_graph(path: str | Path, net: Net, inputs: Mapping[str, np.ndarray], *, s
         remarks.append(f"{path} takes '{image}' before its preprocessing ({preprocess}), and is fed so")
     half = inside.metadata.get(HALF_KEY) == "true"
     return GraphRun(
-        Side(f"graph of {path}", places), PartsResult(net.where, str(path), tuple(parts)), tuple(remarks), half
+        Side(f"graph of {path}", places),
+        PartsResult(net.where, str(path), tuple(parts)),
+        tuple(remarks),
+        half,
+        functools.partial(_run_layer, Sandbox(), inside, net, names),
     )
 
 
@@ -103,6 +115,30 @@ def _image(preprocess: Preprocess, name: str, x: np.ndarray, path: str) -> np.nd
             f"takes 8-bit pixels as '{name}', and the input does not come from any", where=path, hint=_BYTES
         )
     return image
+
+
+def _run_layer(
+    runtime: Sandbox,
+    inside: Inside,
+    net: Net,
+    names: list[tuple[str, ...]],
+    index: int,
+    values: Mapping[Place, np.ndarray],
+) -> dict[Place, np.ndarray] | None:
+    """What the nodes of one layer make of values; ``None`` where no nodes lead from its bottoms to its tops."""
+    inputs = list(net.inputs)
+    known = {inputs[place.top] if place.layer < 0 else names[place.layer][place.top]: place for place in values}
+    found = inside.between(known, [name for name in names[index] if name])
+    if found is None:
+        return None
+    model, used = found
+    try:
+        fed = {name: values[known[name]] for name in used}
+        arrays = runtime.run(model, [name for name in names[index] if name], fed, inside.folder)
+    except ModelError:  # a value of another type in between; the whole graph was run before
+        return None
+    arrays = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
+    return {Place(index, top): arrays[name] for top, name in enumerate(names[index]) if name in arrays}
 
 
 def _interface(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ def make_inputs(
     given: Mapping[str, Any] | None = None,
     seed: int = 0,
     value_range: Range | None = None,
+    draw: Callable[[np.random.Generator, Shape], Any] | None = None,
 ) -> dict[str, np.ndarray]:
     """One float32 array for each input of the net.
 
@@ -33,6 +34,7 @@ def make_inputs(
         seed: For the random numbers.
         value_range: Bounds of uniform random numbers; without it they are standard normal,
             or what the layer that reads them can take (indices, flags, regions).
+        draw: Makes other numbers than standard normal ones, from a generator and a shape.
 
     Raises:
         ModelError: The extents of an input are not known, or the net cannot take them; then
@@ -51,7 +53,7 @@ def make_inputs(
     return {
         name: np.asarray(given[name], np.float32)
         if isinstance(given.get(name), np.ndarray)
-        else _random(net, name, shapes, np.random.default_rng([seed, position]), value_range)
+        else _random(net, name, shapes, np.random.default_rng([seed, position]), value_range, draw)
         for position, name in enumerate(net.inputs)
     }
 
@@ -83,7 +85,12 @@ def _shape(net: Net, name: str, given: Any) -> Shape:
 
 
 def _random(
-    net: Net, name: str, shapes: Mapping[str, Shape], rng: np.random.Generator, value_range: Range | None
+    net: Net,
+    name: str,
+    shapes: Mapping[str, Shape],
+    rng: np.random.Generator,
+    value_range: Range | None,
+    draw: Callable[[np.random.Generator, Shape], Any] | None,
 ) -> np.ndarray:
     for layer in net.layers:
         for position, bottom in enumerate(layer.bottoms):
@@ -92,6 +99,8 @@ def _random(
                 return np.asarray(fill(rng, shapes[name], [shapes.get(b) for b in layer.bottoms]), np.float32)
     if value_range is not None:
         return rng.uniform(*value_range, shapes[name]).astype(np.float32)
+    if draw is not None:
+        return np.asarray(draw(rng, shapes[name]), np.float32)
     return rng.standard_normal(shapes[name], np.float32)
 
 

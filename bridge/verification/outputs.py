@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -84,6 +84,33 @@ def records(net: Net, side: Side, inputs: Arrays) -> dict[str, np.ndarray]:
 def _places(net: Net, inputs: Arrays) -> dict[Place, np.ndarray]:
     found = {Place(-1, index): inputs[name] for index, name in enumerate(net.inputs) if name in inputs}
     return {place: np.asarray(array, np.float32) for place, array in found.items()}
+
+
+def values_by_name(net: Net, other: Net, side: Side) -> dict[Place, np.ndarray]:
+    """The values of another net, placed where this net has a layer of the same name."""
+    homes = {layer.name: index for index, layer in enumerate(net.layers)}
+    inputs = list(net.inputs)
+    found = {}
+    for (index, top), array in side.values.items():
+        if index >= 0 and other.layers[index].name in homes:
+            found[Place(homes[other.layers[index].name], top)] = array
+        elif index < 0 and (name := list(other.inputs)[top]) in inputs:
+            found[Place(-1, inputs.index(name))] = array
+    return found
+
+
+def uncompared_outputs(net: Net, results: Sequence[OutputsResult]) -> list[str]:
+    """A line for each comparison in which an output of the net could not be compared."""
+    last = {top: layer.name for layer in net.layers for top in layer.tops}
+    ends = {(last[name], name) for name in net.outputs if name in last}
+    lines = []
+    for result in results:
+        left = [top for top in result.tops if top.status == SKIPPED and (top.layer, top.top) in ends]
+        if left:
+            names = ", ".join(f"'{top.top}'" for top in left)
+            noun = "output" if len(left) == 1 else "outputs"
+            lines.append(f"{noun} {names} not compared with {result.b}: {left[0].why}")
+    return lines
 
 
 class Comparison:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,8 @@ from bridge.caffe_files.inference import inference_net
 from bridge.errors import BridgeError, ModelError, UsageError
 from bridge.files.atomic import refuse_sources
 from bridge.files.load import Reading, reader_options
-from bridge.schema import Net
 from bridge.verification.checks import run_checks
+from bridge.verification.draws import DRAWS, Thresholds, compare_alone, draw_inputs, merged, output_remarks
 from bridge.verification.inputs import (
     Range,
     Recorded,
@@ -24,10 +25,18 @@ from bridge.verification.inputs import (
     parse_range,
     write_recorded,
 )
-from bridge.verification.outputs import Comparison, Side, engine_side, recorded_side, records
+from bridge.verification.outputs import (
+    Comparison,
+    Side,
+    engine_side,
+    recorded_side,
+    records,
+    uncompared_outputs,
+    values_by_name,
+)
 from bridge.verification.parts import compare_keys, compare_nets
 from bridge.verification.report import Report
-from bridge.verification.results import SAME, SKIPPED, OutputsResult, PartsResult, WeightsResult, plural
+from bridge.verification.results import DIFFERENT, SAME, OutputsResult, PartsResult, WeightsResult
 from bridge.verification.segments import Place, Runner
 from bridge.verification.tolerance import Tolerance, Tolerances, half_tolerances
 from bridge.verification.versions import versions
@@ -35,6 +44,8 @@ from bridge.verification.weights import Files, Loaded, compare_readers, compare_
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from bridge.verification.graphs import LayerRun
 
 Model = str | Path | Sequence[str | Path]
 
@@ -51,6 +62,7 @@ def verify(
     seed: int = 0,
     isolate: bool = False,
     subset: bool = False,
+    draws: int = DRAWS,
     value_range: Range | None = None,
     inputs: Mapping[str, Any] | None = None,
     save_inputs: str | Path | None = None,
@@ -77,6 +89,7 @@ def verify(
         seed: For random inputs.
         isolate: Run each layer on its own, on the other side's inputs.
         subset: Inputs, outputs, layers and arrays that only one side has are no difference.
+        draws: How many draws of random inputs to compare, at most.
         value_range: Bounds of random inputs.
         inputs: Extents, or the array, of input blobs by name.
         save_inputs: Write the inputs to this ``.npz`` file.
@@ -116,6 +129,7 @@ def verify(
         if save_inputs and run.inputs:
             run.write(save_inputs, {f"in:{name}": array for name, array in run.inputs.items()})
         compare = {"given": tolerances, "isolate": isolate, "seed": seed}
+        run.draws = draws
         run.run_engines(None if engines is None else tuple(dict.fromkeys(engines)), options, compare, record)
     return run.report()
 
@@ -127,6 +141,10 @@ class _Run:
         self.files, self.progress, self.subset = files, progress, subset
         self.parts: list[PartsResult] = []
         self.halves: set[str] = set()
+        self.draws, self.more = DRAWS, dict[str, Any]()
+        self.drawn: list[str] = []
+        self.layer_runs: dict[str, tuple[Side, LayerRun]] = {}
+        self.runner: Runner | None = None
         self.sources: list[str | Path] = [*files.names]
         self.against: Files | None = None
         self.other: Loaded | None = None
@@ -193,9 +211,9 @@ class _Run:
             checked=tuple(self.checked),
             weights=tuple(self.weights),
             outputs=tuple(self.outputs),
-            inputs=tuple(describe_inputs(self.inputs)) if self.outputs else (),
+            inputs=tuple(self.drawn) if self.outputs else (),
             remarks=tuple(dict.fromkeys(self.remarks)),
-            undone=tuple(self.undone),
+            undone=tuple(dict.fromkeys(self.undone)),
             versions=versions(),
             net=self.loaded.net,
             parts=tuple(self.parts),
@@ -225,7 +243,8 @@ class _Run:
             check_shapes(self.net, {name: array.shape for name, array in self.inputs.items()})
             return
         try:
-            self.inputs = make_inputs(self.net, given=inputs, seed=seed, value_range=span)
+            self.more = {"given": inputs, "seed": seed, "value_range": span}
+            self.inputs = make_inputs(self.net, **self.more)
         except BridgeError as error:
             if inputs:
                 raise
@@ -238,15 +257,73 @@ class _Run:
         compare: dict[str, Any],
         record: str | Path | None,
     ) -> None:
-        """Run the engines, and compare each other side with the first of them."""
-        fed = bool(self.inputs) or not self.net.inputs
-        sides = list(self._engine_sides(names, options)) if fed else []
-        runner = Runner(self.net, sides[0].name, options.get(sides[0].name, {})) if sides else None
-        sides += self._graph_sides() if fed else []
-        if not sides:
+        """Run the engines on each draw of inputs, and compare each other side with the first of them."""
+        thresholds, seen = Thresholds(self.net), list[dict[Place, np.ndarray]]()
+        for values in self._each_draw(thresholds):
+            first = self._run_draw(names, options, compare, record if not seen else None)
+            if first is None:
+                break
+            self.first = first.name
+            thresholds.count(first.values)
+            ends = [self.net.flow.last[name] for name in self.net.outputs]
+            seen.append({place: first.values[place] for place in ends if place in first.values})
+            self.drawn += describe_inputs(values)
+        if not seen:
             wishes = {"compared with what is recorded": self.recorded, "recorded": record}
             self.undone += [f"nothing can run the net here, so nothing was {w}" for w, wish in wishes.items() if wish]
             return
+        self.outputs = merged(self.outputs)
+        if self.more and not compare["given"].given:
+            self._compare_alone(thresholds, compare["seed"])
+        self.remarks += [*thresholds.remarks(), *output_remarks(self.net, seen)] if self.outputs else []
+        self.undone += [] if self.subset else uncompared_outputs(self.net, self.outputs)
+        if not self.outputs:
+            self.remarks.append(
+                f"{self.first} is all that can run the net here, and nothing is recorded: outputs were not compared "
+                f"({_how_to_get_another(self.first)})"
+            )
+
+    def _compare_alone(self, thresholds: Thresholds, seed: int) -> None:
+        """Compare layers of the graphs on inputs of their own where no draw met their thresholds."""
+        for place, result in enumerate(self.outputs):
+            if self.runner is None or result.b not in self.layer_runs:
+                continue
+            found = compare_alone(self.net, self.runner, thresholds, *self.layer_runs[result.b], seed)
+            worse = {(top.layer, top.top): top for top in found.values() if top.status == DIFFERENT}
+            tops = [top if top.status == DIFFERENT else worse.get((top.layer, top.top), top) for top in result.tops]
+            self.outputs[place] = replace(result, tops=tuple(tops))
+
+    def _each_draw(self, thresholds: Thresholds) -> Iterator[dict[str, np.ndarray]]:
+        """The inputs of each draw; one only where they are recorded, or where all of them are given."""
+        yield self.inputs
+        given = self.more.get("given") or {}
+        if (
+            not self.more
+            or not self.outputs
+            or not any(not isinstance(given.get(name), (np.ndarray, Path)) for name in self.inputs)
+        ):
+            return
+        for number, values in enumerate(draw_inputs(self.net, thresholds, **self.more), 2):
+            if number > self.draws:
+                return
+            self.inputs = values
+            yield values
+
+    def _run_draw(
+        self,
+        names: tuple[str, ...] | None,
+        options: Mapping[str, Mapping[str, Any]],
+        compare: dict[str, Any],
+        record: str | Path | None,
+    ) -> Side | None:
+        """Compare all sides on one draw; the first of them, or ``None`` where nothing can run the net."""
+        fed = bool(self.inputs) or not self.net.inputs
+        sides = list(self._engine_sides(names, options)) if fed else []
+        runner = Runner(self.net, sides[0].name, options.get(sides[0].name, {})) if sides else None
+        self.runner = runner
+        sides += self._graph_sides() if fed else []
+        if not sides:
+            return None
         first, *others = sides
         if record is not None:
             self.write(record, records(self.net, first, self.inputs))
@@ -256,29 +333,11 @@ class _Run:
             others += self._other_sides(first.name, options)
         for other in others:
             self.progress(f"comparing {first.name} with {other.name}")
-            own = (
-                {"given": half_tolerances(self.net, other.values), "isolate": True} if other.name in self.halves else {}
-            )
-            if own and compare["given"].given:
-                own = {}
+            own = {}
+            if other.name in self.halves and not compare["given"].given:
+                own = {"given": half_tolerances(self.net, other.values), "isolate": True}
             self.outputs.append(Comparison(self.net, runner, first, other, **{**compare, **own}).run())
-        self._demand_outputs()
-        if not self.outputs:
-            self.remarks.append(
-                f"{first.name} is all that can run the net here, and nothing is recorded: outputs were not compared "
-                f"({_how_to_get_another(first.name)})"
-            )
-
-    def _demand_outputs(self) -> None:
-        """Count the outputs of the net that could not be compared as not done."""
-        last = {top: layer.name for layer in self.net.layers for top in layer.tops}
-        ends = {(last[name], name) for name in self.net.outputs if name in last}
-        for result in self.outputs:
-            left = [top for top in result.tops if top.status == SKIPPED and (top.layer, top.top) in ends]
-            if left and not self.subset:
-                names = ", ".join(f"'{top.top}'" for top in left)
-                noun = plural(len(left), "output").split(" ", 1)[1]
-                self.undone.append(f"{noun} {names} not compared with {result.b}: {left[0].why}")
+        return first
 
     def _engine_sides(self, names: tuple[str, ...] | None, options: Mapping[str, Mapping[str, Any]]) -> Iterator[Side]:
         """What each engine computes; one that was not asked for by name may fail."""
@@ -314,8 +373,11 @@ class _Run:
             except BridgeError as error:
                 self.remarks.append(str(error.args[0]))
                 continue
-            self.parts.append(run.parts)
+            if run.parts not in self.parts:
+                self.parts.append(run.parts)
             self.remarks += run.remarks
+            if run.layer is not None and not run.half:
+                self.layer_runs[run.side.name] = run.side, run.layer
             if run.half:
                 self.halves.add(run.side.name)
             yield run.side
@@ -338,20 +400,7 @@ class _Run:
             self.outputs.append(OutputsResult(engine, name, why=str(error.args[0])))
             self.undone.append(f"outputs were not compared with {self.against.weights}: {error.args[0]}")
             return
-        yield Side(name, _by_name(self.net, net, side))
-
-
-def _by_name(net: Net, other: Net, side: Side) -> dict[Place, np.ndarray]:
-    """The values of another net, placed where this net has a layer of the same name."""
-    homes = {layer.name: index for index, layer in enumerate(net.layers)}
-    inputs = list(net.inputs)
-    found = {}
-    for (index, top), array in side.values.items():
-        if index >= 0 and other.layers[index].name in homes:
-            found[Place(homes[other.layers[index].name], top)] = array
-        elif index < 0 and (name := list(other.inputs)[top]) in inputs:
-            found[Place(-1, inputs.index(name))] = array
-    return found
+        yield Side(name, values_by_name(self.net, net, side))
 
 
 def _how_to_get_another(name: str) -> str:

@@ -1,0 +1,217 @@
+"""Several draws of random inputs, chosen so that every threshold of a layer is met on both sides.
+
+One draw of standard normal numbers rarely exceeds 6, so it cannot tell ReLU6 from ReLU. The draws here are
+standard normal numbers; whole numbers, which meet thresholds exactly and make ties in pooling windows; negative
+numbers only, which show what a pooling does at its borders; and numbers of other scales, as long as a threshold
+of some layer was not met on both sides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bridge.errors import BridgeError
+from bridge.schema import Net, Shape, times
+from bridge.verification.compare import metrics
+from bridge.verification.inputs import Range, make_inputs
+from bridge.verification.outputs import Side
+from bridge.verification.results import DIFFERENT, SAME, SKIPPED, OutputsResult, TopResult
+from bridge.verification.segments import Place, Runner, sources
+from bridge.verification.tolerance import Bound, bounds
+
+if TYPE_CHECKING:
+    from bridge.verification.graphs import LayerRun
+
+DRAWS = 6
+"""How many draws are compared by default, at most; the last three only while a threshold was not met."""
+SATURATED = 1e-6
+"""A probability this close to 1 hides what comes before it."""
+_LISTED = 5
+
+Values = Mapping[Place, np.ndarray]
+Draw = Callable[[np.random.Generator, Shape], Any]
+
+
+def _normal(scale: float) -> Draw:
+    return lambda rng, shape: scale * rng.standard_normal(shape, np.float32)
+
+
+def _whole(rng: np.random.Generator, shape: Shape) -> Any:
+    return np.rint(4 * rng.standard_normal(shape, np.float32))
+
+
+def _negative(rng: np.random.Generator, shape: Shape) -> Any:
+    return -4 * np.abs(rng.standard_normal(shape, np.float32))
+
+
+_FIXED: tuple[Draw, ...] = (_whole, _negative)
+_SCALED: tuple[Draw, ...] = tuple(_normal(scale) for scale in (16, 256, 1 / 16, 4096))
+"""Draws of other scales, tried while a threshold was not met on both sides."""
+
+
+def draw_inputs(
+    net: Net, thresholds: Thresholds, *, given: Mapping[str, Any] | None, seed: int, value_range: Range | None
+) -> Iterator[dict[str, np.ndarray]]:
+    """Inputs for each draw behind the first one.
+
+    The caller counts each in ``thresholds``; draws of other scales are made while one was not met.
+
+    Args:
+        net: The net.
+        thresholds: Which thresholds were met so far.
+        given: What the user gave for inputs, as for :func:`make_inputs`.
+        seed: Of the first draw.
+        value_range: Bounds of uniform random numbers, which all draws have then.
+    """
+    unmet: list[int] = []  # before each draw of another scale
+    for number, draw in enumerate((*_FIXED, *_SCALED), 1):
+        if number > len(_FIXED):
+            unmet.append(len(thresholds.unmet()))
+            if not unmet[-1] or unmet[-3:].count(unmet[-1]) == 3:  # all are met, or two draws have met no more
+                return
+        yield make_inputs(net, given=given, seed=seed + number, value_range=value_range, draw=draw)
+
+
+class Thresholds:
+    """Which thresholds of the layers' inputs were met from both sides.
+
+    Args:
+        net: The net.
+    """
+
+    def __init__(self, net: Net) -> None:
+        self.net = net
+        reads = sources(net)
+        self._reads = {index: reads[index][0] for index, layer in enumerate(net.layers) if layer.thresholds}
+        self._met: dict[tuple[int, float], set[bool]] = {
+            (index, value): set() for index in self._reads for value in net.layers[index].thresholds
+        }
+        self._peaks: dict[int, float] = {}
+
+    def count(self, values: Values) -> None:
+        """Count the values of one draw."""
+        for (index, threshold), sides in self._met.items():
+            array = values.get(self._reads[index])
+            if array is not None and len(sides) < 2:
+                sides.update(side for side, met in ((False, array < threshold), (True, array > threshold)) if met.any())
+        for index, layer in enumerate(self.net.layers):
+            top = values.get(Place(index, 0))
+            if layer.probabilities and top is not None and top.size:
+                # the sample that is least certain
+                axis = 1 if top.ndim > 1 else 0
+                peak = float(np.nan_to_num(top.max(axis=axis)).min())
+                self._peaks[index] = min(self._peaks.get(index, 1.0), peak)
+
+    def unmet(self) -> list[tuple[int, float]]:
+        """Layers and thresholds that were not met from both sides; those whose input is not known are none of them."""
+        return [key for key, sides in self._met.items() if len(sides) == 1]
+
+    def remarks(self) -> list[str]:
+        """What the user should know: thresholds that no draw met, and probabilities that hide faults before them."""
+        found = [f"{self.net.layers[index].label} at {value:g}" for index, value in self.unmet()]
+        lines = []
+        if found:
+            more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+            lines.append(f"values on one side only of the threshold of {', '.join(found[:_LISTED])}{more}")
+        lines += [
+            f"{self.net.layers[index].label} is saturated: it can hide faults of the layers before it"
+            for index, peak in self._peaks.items()
+            if peak > 1 - SATURATED and self._several(index)
+        ]
+        return lines
+
+    def _several(self, index: int) -> bool:
+        """Whether there is more than one class; a softmax of one class is 1 anyway."""
+        outputs = [layer.outputs for layer in self.net.layers[:index] if layer.outputs]
+        return not outputs or outputs[-1] != 1
+
+
+def compare_alone(
+    net: Net, runner: Runner, thresholds: Thresholds, side: Side, run: LayerRun, seed: int
+) -> dict[Place, TopResult]:
+    """Compare single layers on inputs that lie on both sides of their thresholds, and on them.
+
+    For layers whose thresholds no draw met: behind a normalisation no input of the net may reach them.
+
+    Args:
+        net: The net.
+        runner: Runs single layers on one side.
+        thresholds: Which thresholds were met; those that are met here are counted.
+        side: The other side, whose values have the shapes.
+        run: Runs single layers there.
+        seed: Of the random inputs.
+    """
+    found = {}
+    for index in dict.fromkeys(index for index, _ in thresholds.unmet()):
+        part = runner.alone(index)
+        if any(place not in side.values for place in part.inputs):
+            continue
+        values = {**side.values}
+        values.update(_around(net.layers[index].thresholds, part.inputs, side.values, seed + index))
+        theirs = run(index, {place: values[place] for place in part.inputs})
+        if theirs is None:
+            continue
+        thresholds.count({place: values[place] for place in part.inputs})
+        both = Side(side.name, {**{place: values[place] for place in part.inputs}, **theirs})
+        with contextlib.suppress(BridgeError):
+            for place, (bound, ours) in bounds(runner, part, values, seed + index).items():
+                if place in theirs:
+                    found[place] = _compared(net, place, bound, ours, both.values[place])
+    return found
+
+
+def _around(levels: Sequence[float], places: Sequence[Place], values: Values, seed: int) -> dict[Place, np.ndarray]:
+    """Inputs of a layer: the first has values at each threshold and on both sides of it, the others stay."""
+    first, shape = places[0], values[places[0]].shape
+    rng = np.random.default_rng(seed)
+    steps = np.asarray([0, -1, 1, -0.01, 0.01, -30, 30], np.float32)
+    chosen = np.add.outer(np.asarray(levels, np.float32), steps).reshape(-1)
+    return {first: rng.choice(chosen, shape).astype(np.float32)}
+
+
+def _compared(net: Net, place: Place, bound: Bound, ours: np.ndarray, theirs: np.ndarray) -> TopResult:
+    layer = net.layers[place.layer]
+    result = TopResult(layer.name, layer.type, layer.tops[place.top], ours.shape, bound=bound.why)
+    if ours.shape != theirs.shape:
+        return replace(result, status=DIFFERENT, why=f"shape {times(ours.shape)} against {times(theirs.shape)}")
+    alone = metrics(ours, theirs, bound.values)
+    return replace(result, status=DIFFERENT if alone.mismatches else SAME, alone=alone)
+
+
+def output_remarks(net: Net, draws: Sequence[Values]) -> list[str]:
+    """A remark for each output that is NaN everywhere, or the same value everywhere, in all draws."""
+    lines = []
+    for name in net.outputs:
+        arrays = [
+            array for values in draws if (array := values.get(net.flow.last[name])) is not None and array.size > 1
+        ]
+        if not arrays:
+            continue
+        if all(np.isnan(array).all() for array in arrays):
+            lines.append(f"output '{name}' is NaN everywhere: that both sides agree proves nothing")
+        elif all(array.min() == array.max() for array in arrays):
+            lines.append(f"output '{name}' has one value everywhere: that both sides agree proves little")
+    return lines
+
+
+def merged(results: Sequence[OutputsResult]) -> list[OutputsResult]:
+    """One result for each pair of sides: of each top the worst of all draws."""
+    pairs: dict[tuple[str, str], list[OutputsResult]] = {}
+    for result in results:
+        pairs.setdefault((result.a, result.b), []).append(result)
+    return [
+        replace(
+            several[0], tops=tuple(max(tops, key=_badness) for tops in zip(*(r.tops for r in several), strict=True))
+        )
+        for several in pairs.values()
+    ]
+
+
+def _badness(top: TopResult) -> tuple[int, float]:
+    order = {DIFFERENT: 2, SKIPPED: 1}.get(top.status, 0)
+    return order, top.decisive.ratio if top.decisive is not None else 0.0

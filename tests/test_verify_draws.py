@@ -1,0 +1,87 @@
+"""Draws of inputs that find faults: thresholds on both sides, and what hides a fault is said."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bridge
+from bridge.verification.draws import Thresholds, output_remarks
+from bridge.verification.inputs import make_inputs
+from bridge.verification.segments import Place
+from tests.conftest import ROOT, need
+from tests.nets import make
+
+NET = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 4 dim: 4 } } }
+layer { name: "six" type: "ReLU6" bottom: "data" top: "six" }
+layer { name: "flat" type: "InnerProduct" bottom: "six" top: "flat" inner_product_param { num_output: 5 } }
+layer { name: "prob" type: "Softmax" bottom: "flat" top: "prob" }
+"""
+
+
+def test_thresholds_are_counted_from_both_sides() -> None:
+    net = make(NET)
+    thresholds = Thresholds(net)
+    data = Place(-1, 0)
+    assert thresholds.unmet() == []  # nothing is known of its input
+    thresholds.count({data: np.float32([1, 2])})
+    assert thresholds.unmet() == [(1, 0.0), (1, 6.0)]
+    thresholds.count({data: np.float32([-1, 2])})
+    assert thresholds.remarks() == ["values on one side only of the threshold of layer 'six' (ReLU6) at 6"]
+    thresholds.count({data: np.float32([7])})
+    assert thresholds.unmet() == []
+
+
+def test_a_saturated_softmax_is_said_to_hide_faults() -> None:
+    net = make(NET)
+    thresholds = Thresholds(net)
+    thresholds.count({Place(3, 0): np.float32([[1, 0, 0, 0, 0], [0, 1, 0, 0, 0]])})
+    assert "layer 'prob' (Softmax) is saturated" in thresholds.remarks()[0]
+    thresholds.count({Place(3, 0): np.float32([[1, 0, 0, 0, 0], [0.3, 0.7, 0, 0, 0]])})
+    assert thresholds.remarks() == []
+
+
+@pytest.mark.parametrize(("value", "words"), [(np.nan, "is NaN everywhere"), (0.5, "has one value everywhere")])
+def test_outputs_that_prove_nothing_are_named(value: float, words: str) -> None:
+    net = make(NET)
+    place = net.flow.last["prob"]
+    assert words in output_remarks(net, [{place: np.full((2, 5), value, np.float32)}])[0]
+    assert not output_remarks(net, [{place: np.arange(10, dtype=np.float32)}])
+
+
+def test_draws_meet_thresholds_and_ties(tmp_path: Path) -> None:
+    need("onnxruntime", "chainer")
+    bridge.save(make(NET), tmp_path / "net.npz")
+    report = bridge.verify(tmp_path / "net.npz", engines=["onnxruntime", "chainer"], readers=(), checks=())
+    assert len(report.inputs) >= 3
+    assert not any("threshold" in remark for remark in report.remarks)
+    one = bridge.verify(tmp_path / "net.npz", engines=["onnxruntime", "chainer"], readers=(), checks=(), draws=1)
+    assert len(one.inputs) == 1
+    assert any("threshold of layer 'six' (ReLU6) at 6" in remark for remark in one.remarks)
+
+
+def test_an_input_that_is_given_is_not_drawn(tmp_path: Path) -> None:
+    need("onnxruntime", "chainer")
+    net = make(NET)
+    bridge.save(net, tmp_path / "net.npz")
+    report = bridge.verify(
+        tmp_path / "net.npz", engines=["onnxruntime", "chainer"], readers=(), checks=(), inputs=make_inputs(net)
+    )
+    assert len(report.inputs) == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["relu6: relu", "clip: lower limit lost", "threshold: equal counts", "softmax: a constant", "output: doubled"],
+)
+def test_finds_faults_that_one_draw_misses(fault: str) -> None:
+    need("onnxruntime", "onnx")
+    command = [sys.executable, str(ROOT / "benchmarks" / "plant.py"), fault]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 of 1 found" in done.stdout
