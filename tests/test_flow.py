@@ -58,7 +58,7 @@ def test_shapes_are_inferred_once_and_can_be_stretched() -> None:
     assert made.flow.final_shapes({"extra": (2, 3)})["y"] == (2, 3)
     with pytest.raises(ModelError, match="bottom 1 is 2 x 3, expected 3 x 3"):
         made.flow.infer({"extra": (2, 3)}, stretch=Stretch(3, 0, 1))
-    with pytest.raises(ModelError, match=r"layer 'sum' \(Eltwise\): the shape of blob 'extra' is not known"):
+    with pytest.raises(ModelError, match=r"layer 'sum' \(Eltwise\): reads blob 'extra', which no layer writes"):
         made.flow.infer()
 
 

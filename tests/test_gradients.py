@@ -155,7 +155,8 @@ def check_derivative(name: str, case: LayerCase, train: bool) -> None:
 
 @pytest.mark.filterwarnings("ignore:A batch with no more than one sample")
 @pytest.mark.parametrize(
-    ("name", "train"), [*((name, False) for name in sorted(CASES.keys() - WITHOUT - ROUNDING)), *((n, True) for n in IN_TRAINING)]
+    ("name", "train"),
+    [*((name, False) for name in sorted(CASES.keys() - WITHOUT - ROUNDING)), *((n, True) for n in IN_TRAINING)],
 )
 def test_gradient_is_the_derivative(name: str, train: bool) -> None:
     need("chainer")

@@ -125,3 +125,15 @@ def make(name: str, net: Net, **options: Any) -> Engine:
         raise problem
     engine: Engine = importlib.import_module(find(name).module).Engine(inference_net(net), **options)
     return engine
+
+
+def how_to_get_another(name: str) -> str:
+    """A hint for a user who has one engine, or none: how to install the next, or what to use in its place.
+
+    Args:
+        name: The engine that works; empty for none.
+    """
+    for entry in ENGINES.values():
+        if entry.name != name and missing(entry.name) is not None:
+            return f"for {entry.name}: {entry.hint}"
+    return "give recorded outputs with --recorded"

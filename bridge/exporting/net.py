@@ -129,16 +129,18 @@ def _checked(
     recorded: str | Path | None,
     preprocess: Preprocess | None,
 ) -> list[str]:
-    """Run each model and compare it with another engine; returns remarks."""
+    """Run each model, of which the first is written, and compare it with another engine; returns remarks."""
     from bridge.verification.exported import check_export
 
     run = functools.partial(
         check_export, net=inference_net(net, inputs), seed=seed, recorded=recorded, preprocess=preprocess
     )
     notes: dict[str, None] = {}
+    own: list[str] | None = None
     for file, graph in models:
-        notes.update(dict.fromkeys([*run(file, graph), *_not_finite(graph)]))
-    return list(notes)
+        notes.update(dict.fromkeys(run(file, graph)))
+        own = _not_finite(graph) if own is None else own
+    return [*notes, *(own or ())]
 
 
 def _not_finite(graph: Graph) -> list[str]:

@@ -9,7 +9,7 @@ of some layer was not met on both sides.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -210,6 +210,13 @@ def merged(results: Sequence[OutputsResult]) -> list[OutputsResult]:
         )
         for several in pairs.values()
     ]
+
+
+def with_differences(result: OutputsResult, found: Iterable[TopResult]) -> OutputsResult:
+    """The result with those tops that differ in another comparison of the same sides."""
+    worse = {(top.layer, top.top): top for top in found if top.status == DIFFERENT}
+    tops = [top if top.status == DIFFERENT else worse.get((top.layer, top.top), top) for top in result.tops]
+    return replace(result, tops=tuple(tops))
 
 
 def _badness(top: TopResult) -> tuple[int, float]:

@@ -47,12 +47,15 @@ class GraphRun(NamedTuple):
     layer: LayerRun | None = None
 
 
-def run_graph(path: str | Path, net: Net, inputs: Mapping[str, np.ndarray], *, subset: bool = False) -> GraphRun:
+def run_graph(
+    runtime: Sandbox, path: str | Path, net: Net, inputs: Mapping[str, np.ndarray], *, subset: bool = False
+) -> GraphRun:
     """Run the graph of an ONNX file, and take each value that is the top of a layer of the net.
 
     A graph that cannot be run to its end is run as far as it can.
 
     Args:
+        runtime: Runs the graph; to be closed by who made it, after the last layer was run.
         path: The file.
         net: The net whose blobs the graph's values are named after.
         inputs: The input blobs.
@@ -68,7 +71,6 @@ def run_graph(path: str | Path, net: Net, inputs: Mapping[str, np.ndarray], *, s
     problem = engines.missing("onnxruntime")
     if problem is not None:
         raise MissingExtraError(f"the graph of {path} was not run: {problem.args[0]}", hint=problem.hint)
-    from bridge.engines.sandbox import Sandbox
     from bridge.onnx_export.export import HALF_KEY
     from bridge.onnx_export.inside import Inside
     from bridge.onnx_export.preprocess import Preprocess
@@ -82,7 +84,7 @@ def run_graph(path: str | Path, net: Net, inputs: Mapping[str, np.ndarray], *, s
     _check_inputs(inside.inputs, given, str(path))
     names, outputs = _names(net, inputs)
     fed = {name: given[name] if name == image else np.asarray(given[name], np.float32) for name in inside.inputs}
-    values, reached, reason = _run(inside, {name for tops in names for name in tops}, fed)
+    values, reached, reason = _run(runtime, inside, {name for tops in names for name in tops}, fed)
     known = {**{name: np.asarray(array, np.float32) for name, array in inputs.items()}, **values}
     places: dict[Place, np.ndarray] = {Place(-1, i): known[name] for i, name in enumerate(net.inputs) if name in known}
     for index, tops in enumerate(names):
@@ -90,7 +92,7 @@ def run_graph(path: str | Path, net: Net, inputs: Mapping[str, np.ndarray], *, s
             if name in known and not net.layers[index].is_input:
                 places[Place(index, top)] = known[name]
     parts = [*_interface(inside, net, inputs, outputs, str(path), subset)]
-    refusal = reason or _refusal(inside, fed)
+    refusal = reason or _refusal(runtime, inside, fed)
     remark = f"{path}: node {inside.node(reached)} cannot be run: {reason}" if reason else ""
     if refusal:
         parts.append(PartResult("graph", "", DIFFERENT, remark or f"ONNX Runtime refuses it: {refusal}"))
@@ -103,7 +105,7 @@ def run_graph(path: str | Path, net: Net, inputs: Mapping[str, np.ndarray], *, s
         PartsResult(net.where, str(path), tuple(parts)),
         tuple(remarks),
         half,
-        functools.partial(_run_layer, Sandbox(), inside, net, names),
+        functools.partial(_run_layer, runtime, inside, net, names),
     )
 
 
@@ -173,18 +175,15 @@ def _output_shapes(net: Net, inputs: Mapping[str, np.ndarray]) -> list[Shape | N
     ]
 
 
-def _refusal(inside: Inside, fed: Mapping[str, np.ndarray]) -> str:
+def _refusal(runtime: Sandbox, inside: Inside, fed: Mapping[str, np.ndarray]) -> str:
     """Why the model as it stands cannot be run; empty if it can."""
     model, names = inside.whole()
     if not names:
         return "it declares no outputs"
-    from bridge.engines.sandbox import Sandbox
-
-    with Sandbox() as runtime:
-        try:
-            runtime.run(model, list(names), fed, inside.folder)
-        except ModelError as error:
-            return error.text
+    try:
+        runtime.run(model, list(names), fed, inside.folder)
+    except ModelError as error:
+        return error.text
     return ""
 
 
@@ -228,26 +227,29 @@ def _names(net: Net, inputs: Mapping[str, np.ndarray]) -> tuple[list[tuple[str, 
         return tops, list(net.outputs)
 
 
-def _run(inside: Inside, wanted: set[str], fed: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int, str]:
+def _run(
+    runtime: Sandbox, inside: Inside, wanted: set[str], fed: dict[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], int, str]:
     """The wanted values of as many nodes as can be run, how many that is, and why not more."""
-    from bridge.engines.sandbox import Sandbox, TimeLimitError
+    from bridge.engines.sandbox import TimeLimitError
 
-    with Sandbox() as runtime:
+    seconds = runtime.seconds
+    try:
+        return _try(runtime, inside, inside.nodes, wanted, fed), inside.nodes, ""
+    except ModelError as error:
+        reason = str(error.args[0])
+        if isinstance(error, TimeLimitError):
+            runtime.seconds /= 8  # the parts have one node among them that takes all the time
+    good, bad = 0, inside.nodes
+    values: dict[str, np.ndarray] = {}
+    while bad - good > 1:
+        middle = (good + bad) // 2
         try:
-            return _try(runtime, inside, inside.nodes, wanted, fed), inside.nodes, ""
+            values, good = _try(runtime, inside, middle, wanted, fed), middle
         except ModelError as error:
-            reason = str(error.args[0])
-            if isinstance(error, TimeLimitError):
-                runtime.seconds /= 8  # the parts have one node among them that takes all the time
-        good, bad = 0, inside.nodes
-        values: dict[str, np.ndarray] = {}
-        while bad - good > 1:
-            middle = (good + bad) // 2
-            try:
-                values, good = _try(runtime, inside, middle, wanted, fed), middle
-            except ModelError as error:
-                bad, reason = middle, str(error.args[0])
-        return values, good, reason
+            bad, reason = middle, str(error.args[0])
+    runtime.seconds = seconds
+    return values, good, reason
 
 
 def _try(

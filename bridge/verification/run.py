@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +10,20 @@ import numpy as np
 
 from bridge import engines as engine_table
 from bridge.caffe_files.inference import inference_net
+from bridge.engines.sandbox import Sandbox
 from bridge.errors import BridgeError, ModelError, UsageError
 from bridge.files.atomic import refuse_sources
 from bridge.files.load import Reading, reader_options
 from bridge.verification.checks import run_checks
-from bridge.verification.draws import DRAWS, Thresholds, compare_alone, draw_inputs, merged, output_remarks
+from bridge.verification.draws import (
+    DRAWS,
+    Thresholds,
+    compare_alone,
+    draw_inputs,
+    merged,
+    output_remarks,
+    with_differences,
+)
 from bridge.verification.inputs import (
     Range,
     Recorded,
@@ -36,7 +44,7 @@ from bridge.verification.outputs import (
 )
 from bridge.verification.parts import compare_keys, compare_nets
 from bridge.verification.report import Report
-from bridge.verification.results import DIFFERENT, SAME, OutputsResult, PartsResult, WeightsResult
+from bridge.verification.results import SAME, OutputsResult, PartsResult, WeightsResult
 from bridge.verification.segments import Place, Runner
 from bridge.verification.tolerance import Tolerance, Tolerances, half_tolerances
 from bridge.verification.versions import versions
@@ -130,7 +138,8 @@ def verify(
             run.write(save_inputs, {f"in:{name}": array for name, array in run.inputs.items()})
         compare = {"given": tolerances, "isolate": isolate, "seed": seed}
         run.draws = draws
-        run.run_engines(None if engines is None else tuple(dict.fromkeys(engines)), options, compare, record)
+        with run.runtime:
+            run.run_engines(None if engines is None else tuple(dict.fromkeys(engines)), options, compare, record)
     return run.report()
 
 
@@ -145,6 +154,7 @@ class _Run:
         self.drawn: list[str] = []
         self.layer_runs: dict[str, tuple[Side, LayerRun]] = {}
         self.runner: Runner | None = None
+        self.runtime = Sandbox()
         self.sources: list[str | Path] = [*files.names]
         self.against: Files | None = None
         self.other: Loaded | None = None
@@ -280,7 +290,7 @@ class _Run:
         if not self.outputs:
             self.remarks.append(
                 f"{self.first} is all that can run the net here, and nothing is recorded: outputs were not compared "
-                f"({_how_to_get_another(self.first)})"
+                f"({engine_table.how_to_get_another(self.first)})"
             )
 
     def _compare_alone(self, thresholds: Thresholds, seed: int) -> None:
@@ -289,19 +299,14 @@ class _Run:
             if self.runner is None or result.b not in self.layer_runs:
                 continue
             found = compare_alone(self.net, self.runner, thresholds, *self.layer_runs[result.b], seed)
-            worse = {(top.layer, top.top): top for top in found.values() if top.status == DIFFERENT}
-            tops = [top if top.status == DIFFERENT else worse.get((top.layer, top.top), top) for top in result.tops]
-            self.outputs[place] = replace(result, tops=tuple(tops))
+            self.outputs[place] = with_differences(result, found.values())
 
     def _each_draw(self, thresholds: Thresholds) -> Iterator[dict[str, np.ndarray]]:
         """The inputs of each draw; one only where they are recorded, or where all of them are given."""
         yield self.inputs
         given = self.more.get("given") or {}
-        if (
-            not self.more
-            or not self.outputs
-            or not any(not isinstance(given.get(name), (np.ndarray, Path)) for name in self.inputs)
-        ):
+        drawn = [name for name in self.inputs if not isinstance(given.get(name), (np.ndarray, Path))]
+        if not self.more or not self.outputs or not drawn:
             return
         for number, values in enumerate(draw_inputs(self.net, thresholds, **self.more), 2):
             if number > self.draws:
@@ -348,7 +353,9 @@ class _Run:
             self.remarks.append(f"no engine was used: there are no weights for {lacking[0]}{number}")
             return
         if not chosen and names is None:
-            self.remarks.append(f"no engine works here: outputs were not compared ({_how_to_get_another('')})")
+            self.remarks.append(
+                f"no engine works here: outputs were not compared ({engine_table.how_to_get_another('')})"
+            )
         for name in chosen:
             self.progress(f"running {name}")
             try:
@@ -366,7 +373,7 @@ class _Run:
         for path in [model.weights for model in models if model.kind == "onnx"]:
             self.progress(f"running the graph of {path}")
             try:
-                run = run_graph(path, self.net, self.inputs, subset=self.subset)
+                run = run_graph(self.runtime, path, self.net, self.inputs, subset=self.subset)
             except ModelError as error:
                 self.undone.append(f"the graph was not run: {error.args[0]}")
                 continue
@@ -401,10 +408,3 @@ class _Run:
             self.undone.append(f"outputs were not compared with {self.against.weights}: {error.args[0]}")
             return
         yield Side(name, values_by_name(self.net, net, side))
-
-
-def _how_to_get_another(name: str) -> str:
-    for entry in engine_table.ENGINES.values():
-        if entry.name != name and engine_table.missing(entry.name) is not None:
-            return f"for {entry.name}: {entry.hint}"
-    return "give recorded outputs with --recorded"
