@@ -16,7 +16,7 @@ from bridge.verification.compare import metrics, same_bits
 from bridge.verification.inputs import Recorded, range_text
 from bridge.verification.results import DIFFERENT, SAME, SKIPPED, Metrics, OutputsResult, TopResult
 from bridge.verification.segments import Place, Runner, Segment, segment, sources
-from bridge.verification.tolerance import Evaluation, Tolerances, bounds, fallback
+from bridge.verification.tolerance import BoundedTops, Tolerances, bounds, fallback
 
 
 class Side(NamedTuple):
@@ -134,7 +134,7 @@ class Comparison:
     ) -> None:
         self.net, self.runner, self.reads = net, runner, sources(net)
         self.a, self.b, self.given, self.isolate, self.seed = a, b, given, isolate, seed
-        self._known: tuple[int, Evaluation | BridgeError] = (-1, {})
+        self._known: tuple[int, BoundedTops | BridgeError] = (-1, {})
 
     def run(self) -> OutputsResult:
         """Compare every top of every layer."""
@@ -193,7 +193,7 @@ class Comparison:
         status = DIFFERENT if alone.mismatches else SAME
         return replace(subject, status=status, alone=alone, bound=bound.why, why=f"{why}, as earlier layers have it")
 
-    def _alone(self, index: int) -> Evaluation | BridgeError:
+    def _alone(self, index: int) -> BoundedTops | BridgeError:
         """What side a's engine makes of side b's values before a layer, and the bounds; or why it cannot."""
         if self._known[0] != index and self.runner is not None:
             part = self._segment(index)

@@ -69,7 +69,7 @@ class Bound(NamedTuple):
     why: str
 
 
-Evaluation = dict[Place, tuple[Bound, np.ndarray]]
+BoundedTops = dict[Place, tuple[Bound, np.ndarray]]
 """Per top its bound, and its values."""
 
 Tolerance: TypeAlias = "float | Mapping[str, float | None] | None"
@@ -165,7 +165,7 @@ def half_tolerances(net: Net, tops: Mapping[Place, np.ndarray]) -> Tolerances:
     return Tolerances(HALF.rtol, largest)
 
 
-def bounds(runner: Runner, part: Segment, values: Mapping[Place, np.ndarray], seed: int) -> Evaluation:
+def bounds(runner: Runner, part: Segment, values: Mapping[Place, np.ndarray], seed: int) -> BoundedTops:
     """What a segment makes of known values, and the bound of each top of its last layer.
 
     Args:
