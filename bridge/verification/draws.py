@@ -33,7 +33,7 @@ SATURATED = 1e-6
 """A probability this close to 1 hides what comes before it."""
 _LISTED = 5
 
-Values = Mapping[Place, np.ndarray]
+PlacedValues = Mapping[Place, np.ndarray]
 Draw = Callable[[np.random.Generator, Shape], Any]
 
 
@@ -93,7 +93,7 @@ class Thresholds:
         }
         self._peaks: dict[int, float] = {}
 
-    def count(self, values: Values) -> None:
+    def count(self, values: PlacedValues) -> None:
         """Count the values of one draw."""
         for (index, threshold), sides in self._met.items():
             array = values.get(self._reads[index])
@@ -165,7 +165,9 @@ def compare_alone(
     return found
 
 
-def _around(levels: Sequence[float], places: Sequence[Place], values: Values, seed: int) -> dict[Place, np.ndarray]:
+def _around(
+    levels: Sequence[float], places: Sequence[Place], values: PlacedValues, seed: int
+) -> dict[Place, np.ndarray]:
     """Inputs of a layer: the first has values at each threshold and on both sides of it, the others stay."""
     first, shape = places[0], values[places[0]].shape
     rng = np.random.default_rng(seed)
@@ -183,7 +185,7 @@ def _compared(net: Net, place: Place, bound: Bound, ours: np.ndarray, theirs: np
     return replace(result, status=DIFFERENT if alone.mismatches else SAME, alone=alone)
 
 
-def output_remarks(net: Net, draws: Sequence[Values]) -> list[str]:
+def output_remarks(net: Net, draws: Sequence[PlacedValues]) -> list[str]:
     """A remark for each output that is NaN everywhere, or the same value everywhere, in all draws."""
     lines = []
     for name in net.outputs:

@@ -93,10 +93,9 @@ def run_graph(
                 places[Place(index, top)] = known[name]
     parts = [*_interface(inside, net, inputs, outputs, str(path), subset)]
     refusal = reason or _refusal(runtime, inside, fed)
-    remark = f"{path}: node {inside.node(reached)} cannot be run: {reason}" if reason else ""
+    remarks = [f"{path}: node {inside.node(reached)} cannot be run: {reason}"] if reason else []
     if refusal:
-        parts.append(PartResult("graph", "", DIFFERENT, remark or f"ONNX Runtime refuses it: {refusal}"))
-    remarks = [remark] if remark else []
+        parts.append(PartResult("graph", "", DIFFERENT, *(remarks or [f"ONNX Runtime refuses it: {refusal}"])))
     if image:
         remarks.append(f"{path} takes '{image}' before its preprocessing ({preprocess}), and is fed so")
     half = inside.metadata.get(HALF_KEY) == "true"

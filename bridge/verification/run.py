@@ -14,16 +14,8 @@ from bridge.engines.sandbox import Sandbox
 from bridge.errors import BridgeError, ModelError, UsageError
 from bridge.files.atomic import refuse_sources
 from bridge.files.load import Reading, reader_options
+from bridge.verification import draws as drawing
 from bridge.verification.checks import run_checks
-from bridge.verification.draws import (
-    DRAWS,
-    Thresholds,
-    compare_alone,
-    draw_inputs,
-    merged,
-    output_remarks,
-    with_differences,
-)
 from bridge.verification.inputs import (
     Range,
     Recorded,
@@ -70,7 +62,7 @@ def verify(
     seed: int = 0,
     isolate: bool = False,
     subset: bool = False,
-    draws: int = DRAWS,
+    draws: int = drawing.DRAWS,
     value_range: Range | None = None,
     inputs: Mapping[str, Any] | None = None,
     save_inputs: str | Path | None = None,
@@ -150,7 +142,7 @@ class _Run:
         self.files, self.progress, self.subset = files, progress, subset
         self.parts: list[PartsResult] = []
         self.halves: set[str] = set()
-        self.draws, self.more = DRAWS, dict[str, Any]()
+        self.draws, self.more = drawing.DRAWS, dict[str, Any]()
         self.drawn: list[str] = []
         self.layer_runs: dict[str, tuple[Side, LayerRun]] = {}
         self.runner: Runner | None = None
@@ -268,7 +260,7 @@ class _Run:
         record: str | Path | None,
     ) -> None:
         """Run the engines on each draw of inputs, and compare each other side with the first of them."""
-        thresholds, seen = Thresholds(self.net), list[dict[Place, np.ndarray]]()
+        thresholds, seen = drawing.Thresholds(self.net), list[dict[Place, np.ndarray]]()
         for values in self._each_draw(thresholds):
             first = self._run_draw(names, options, compare, record if not seen else None)
             if first is None:
@@ -282,10 +274,10 @@ class _Run:
             wishes = {"compared with what is recorded": self.recorded, "recorded": record}
             self.undone += [f"nothing can run the net here, so nothing was {w}" for w, wish in wishes.items() if wish]
             return
-        self.outputs = merged(self.outputs)
+        self.outputs = drawing.merged(self.outputs)
         if self.more and not compare["given"].given:
             self._compare_alone(thresholds, compare["seed"])
-        self.remarks += [*thresholds.remarks(), *output_remarks(self.net, seen)] if self.outputs else []
+        self.remarks += [*thresholds.remarks(), *drawing.output_remarks(self.net, seen)] if self.outputs else []
         self.undone += [] if self.subset else uncompared_outputs(self.net, self.outputs)
         if not self.outputs:
             self.remarks.append(
@@ -293,22 +285,21 @@ class _Run:
                 f"({engine_table.how_to_get_another(self.first)})"
             )
 
-    def _compare_alone(self, thresholds: Thresholds, seed: int) -> None:
+    def _compare_alone(self, thresholds: drawing.Thresholds, seed: int) -> None:
         """Compare layers of the graphs on inputs of their own where no draw met their thresholds."""
         for place, result in enumerate(self.outputs):
-            if self.runner is None or result.b not in self.layer_runs:
-                continue
-            found = compare_alone(self.net, self.runner, thresholds, *self.layer_runs[result.b], seed)
-            self.outputs[place] = with_differences(result, found.values())
+            if self.runner is not None and result.b in self.layer_runs:
+                found = drawing.compare_alone(self.net, self.runner, thresholds, *self.layer_runs[result.b], seed)
+                self.outputs[place] = drawing.with_differences(result, found.values())
 
-    def _each_draw(self, thresholds: Thresholds) -> Iterator[dict[str, np.ndarray]]:
+    def _each_draw(self, thresholds: drawing.Thresholds) -> Iterator[dict[str, np.ndarray]]:
         """The inputs of each draw; one only where they are recorded, or where all of them are given."""
         yield self.inputs
         given = self.more.get("given") or {}
         drawn = [name for name in self.inputs if not isinstance(given.get(name), (np.ndarray, Path))]
         if not self.more or not self.outputs or not drawn:
             return
-        for number, values in enumerate(draw_inputs(self.net, thresholds, **self.more), 2):
+        for number, values in enumerate(drawing.draw_inputs(self.net, thresholds, **self.more), 2):
             if number > self.draws:
                 return
             self.inputs = values
@@ -380,13 +371,11 @@ class _Run:
             except BridgeError as error:
                 self.remarks.append(str(error.args[0]))
                 continue
-            if run.parts not in self.parts:
-                self.parts.append(run.parts)
+            self.parts += [run.parts] if run.parts not in self.parts else []
             self.remarks += run.remarks
             if run.layer is not None and not run.half:
                 self.layer_runs[run.side.name] = run.side, run.layer
-            if run.half:
-                self.halves.add(run.side.name)
+            self.halves |= {run.side.name} if run.half else set()
             yield run.side
 
     def _other_sides(self, engine: str, options: Mapping[str, Mapping[str, Any]]) -> Iterator[Side]:
