@@ -86,11 +86,6 @@ def run_graph(
     fed = {name: given[name] if name == image else np.asarray(given[name], np.float32) for name in inside.inputs}
     values, reached, reason = _run(runtime, inside, {name for tops in names for name in tops}, fed)
     known = {**{name: np.asarray(array, np.float32) for name, array in inputs.items()}, **values}
-    places: dict[Place, np.ndarray] = {Place(-1, i): known[name] for i, name in enumerate(net.inputs) if name in known}
-    for index, tops in enumerate(names):
-        for top, name in enumerate(tops):
-            if name in known and not net.layers[index].is_input:
-                places[Place(index, top)] = known[name]
     parts = [*_interface(inside, net, inputs, outputs, str(path), subset)]
     refusal = reason or _refusal(runtime, inside, fed)
     remarks = [f"{path}: node {inside.node(reached)} cannot be run: {reason}"] if reason else []
@@ -100,12 +95,22 @@ def run_graph(
         remarks.append(f"{path} takes '{image}' before its preprocessing ({preprocess}), and is fed so")
     half = inside.metadata.get(HALF_KEY) == "true"
     return GraphRun(
-        Side(f"graph of {path}", places),
+        Side(f"graph of {path}", _places(net, names, known)),
         PartsResult(net.where, str(path), tuple(parts)),
         tuple(remarks),
         half,
         functools.partial(_run_layer, runtime, inside, net, names),
     )
+
+
+def _places(net: Net, names: Sequence[Sequence[str]], known: Mapping[str, np.ndarray]) -> dict[Place, np.ndarray]:
+    """The values of a graph by their places in the net."""
+    places = {Place(-1, i): known[name] for i, name in enumerate(net.inputs) if name in known}
+    for index, tops in enumerate(names):
+        for top, name in enumerate(tops):
+            if name in known and not net.layers[index].is_input:
+                places[Place(index, top)] = known[name]
+    return places
 
 
 def _image(preprocess: Preprocess, name: str, x: np.ndarray, path: str) -> np.ndarray:
