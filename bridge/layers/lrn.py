@@ -60,8 +60,11 @@ class LRN(NeuronLayer):
         padded = np.pad(x * x * (self.alpha / self.local_size), ((0, 0), (reach, reach), (0, 0), (0, 0)))
         sums = np.cumsum(np.pad(padded, ((0, 0), (1, 0), (0, 0), (0, 0))), axis=1)
         window = np.maximum(sums[:, self.local_size :] - sums[:, : -self.local_size], 0)
-        # Each step so far has rounded a number as large as the sum then; independent errors add up in their squares.
-        error = unit * np.sqrt(np.cumsum((window + abs(self.k)) ** 2, axis=1))
+        # Each step so far has rounded twice: after adding, with one square more than the window has, and after
+        # subtracting. Independent errors add up in their squares.
+        entered = window + np.pad(window, ((0, 0), (1, 0), (0, 0), (0, 0)))[:, :-1]
+        peak = np.minimum(entered, sums[:, self.local_size :]) + abs(self.k)
+        error = unit * np.sqrt(np.cumsum(2 * peak**2, axis=1))
         scale = window + self.k
         with np.errstate(all="ignore"):
             ends = [np.maximum(scale + way * error, 0) ** -self.beta for way in (-1, 1)]

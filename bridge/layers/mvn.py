@@ -53,20 +53,19 @@ class MVN(NeuronLayer):
         axes = self.summed_axes(4)
         terms = max(1, int(np.prod([x.shape[axis] for axis in axes])))
         with np.errstate(all="ignore"):
-            own = unit * np.abs(x).mean(axis=axes, keepdims=True) * np.sqrt(terms)
+            own = unit * np.abs(x).mean(axis=axes, keepdims=True) * (np.sqrt(terms) if terms > 1 else 0)
             centred = x - x.mean(axis=axes, keepdims=True)
             if not self.normalize_variance:
-                return np.asarray(own + unit * np.abs(x))
+                return np.asarray(own + unit * np.abs(centred))  # a difference is rounded relative to itself
             variance = (centred**2).mean(axis=axes, keepdims=True)
             exact = centred / (np.sqrt(variance) + self.eps)
             error = unit * np.sqrt(terms) * np.abs(exact)
-            small = unit * np.abs(x) / (np.sqrt(variance + own**2) + self.eps)  # of each difference from the mean
             low, high = exact, exact
             for share in 2.0 ** -np.arange(0, 40, 2.0):  # the largest movement need not be at the largest error
                 for shift in (-share * own, share * own):
                     result = (centred + shift) / (np.sqrt(variance + shift**2) + self.eps)
                     low, high = np.fmin(low, result), np.fmax(high, result)
-        return np.asarray(np.nan_to_num(high - low + error + small, nan=np.inf, posinf=np.inf))
+        return np.asarray(np.nan_to_num(high - low + error, nan=np.inf, posinf=np.inf))
 
     def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         rank = len(g.shape(x[0]))
