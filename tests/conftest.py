@@ -142,3 +142,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker, lacks in LACKS.items():
         if item.get_closest_marker(marker) and (reason := lacks()):
             missing(marker, reason)
+
+
+@pytest.fixture
+def chainer_installed() -> None:
+    """Skip where Chainer is not installed."""
+    need("chainer")

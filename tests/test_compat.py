@@ -131,12 +131,7 @@ def passes(code: str, **options: Any) -> str:
     return done.stdout
 
 
-@pytest.fixture
-def _chainer() -> None:
-    need("chainer")
-
-
-installed = pytest.mark.usefixtures("_chainer")
+installed = pytest.mark.usefixtures("chainer_installed")
 
 
 def needs_of(name: str) -> None:
