@@ -33,7 +33,7 @@ from queue import Queue
 
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("backends", "benchmarks", "bridge", "docs", "fixtures", "tests", "*.toml", "*.ini", "*.md")
-VERIFY = ("verify_bounds", "verify", "verify_report", "layer_contract")
+VERIFY = ("verify_bounds", "verify_weights", "verify", "layer_contract")
 FINETUNE = ("finetune_cache", "finetune")
 TABLE: dict[str, tuple[str, ...]] = {
     "bridge/verification/tolerance.py": VERIFY,

@@ -135,6 +135,28 @@ def test_only_nodes_that_are_the_same_are_merged(other: dict[str, Any], count: i
     assert len(set(g.nodes[-1].inputs)) == count
 
 
+@pytest.mark.parametrize(
+    ("first", "extents", "merged"),
+    [
+        (("Flatten", {}), [0, -1], True),  # a Flatten at axis 1, the default, keeps the first axis
+        (("Flatten", {"axis": 1}), [0, -1], True),
+        (("Flatten", {"axis": 2}), [0, -1], False),  # the 0 copies the product of two axes
+        (("Flatten", {"axis": 2}), [6, -1], True),  # nothing is copied
+        (("Reshape", [0, -1]), [0, 2, -1], True),
+        (("Reshape", [6, -1]), [0, 2, -1], False),
+        (("Reshape", [0, -1]), [0, 0], False),  # the second 0 copies what the first Reshape made
+    ],
+)
+def test_a_reshape_reads_before_another_where_that_gives_the_same(first: Any, extents: list[int], merged: bool) -> None:
+    g = GraphBuilder(17)
+    operator, how = first
+    (before,) = g.op(operator, "x", **how) if operator == "Flatten" else g.op(operator, "x", g.ints(how))
+    (end,) = g.op("Reshape", before, g.ints(extents))
+    clean_up(g, {end})
+    assert [node.op_type for node in g.nodes] == ["Reshape"] if merged else [operator, "Reshape"]
+    assert (g.nodes[-1].inputs[0] == "x") == merged
+
+
 @CASES
 def test_no_node_is_too_many(case: Path) -> None:
     assert redundant(to_onnx_model(load(case)[0])[0].graph) == []

@@ -88,6 +88,18 @@ def test_features_of_another_trunk_are_not_taken(change: Any, expected: int, tmp
     assert reused(notes) == expected, notes
 
 
+@pytest.mark.parametrize(("rows", "taken"), [(4, True), (3, False), (5, False)])
+def test_features_of_another_number_of_images_are_not_taken(rows: int, taken: bool, tmp_path: Path) -> None:
+    from bridge.finetuning.cache import Cache
+
+    values = {"blob": np.arange(8, dtype=np.float32).reshape(4, 2)}
+    Cache(tmp_path, "key", 4, 1000, keep=True).fill([values])
+    cache = Cache(tmp_path, "key", rows, 1000)
+    assert cache.load() == cache.reused == taken
+    if taken:
+        np.testing.assert_array_equal(cache.rows(np.array([2, 0]))["blob"], values["blob"][[2, 0]])
+
+
 # ---- the log of a run that goes on ---------------------------------------------------------------
 
 

@@ -146,3 +146,18 @@ def test_a_truncated_file_is_no_difference(tmp_path: Path) -> None:
     (tmp_path / "cut.caffemodel").write_bytes(WEIGHTS.read_bytes()[:100_000])
     with pytest.raises(FormatError, match="past the end of file"):
         bridge.verify(DEPLOY, WEIGHTS, against=tmp_path / "cut.caffemodel", engines=())
+
+
+def test_a_layer_without_a_type_in_the_file_has_that_of_the_net() -> None:
+    from bridge.verification.weights import Loaded, stored_parts
+
+    net = bridge.load(DEPLOY, WEIGHTS)
+    layers = tuple(
+        RawLayer(layer.name, "", layer.definition, tuple(blob for _, blob in layer.blobs.entries()))
+        for layer in net
+        if layer.blobs
+    )
+    found = stored_parts(Loaded(RawNet("names only", layers), net, None))
+    assert {part.layer: part.type for part in found.values()} == {
+        layer.name: layer.type for layer in net if layer.blobs
+    }
