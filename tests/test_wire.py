@@ -12,7 +12,7 @@ from google.protobuf import text_format
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.wire import MAX_TEXT, FileBytes, Span, decode
+from backends.wire import LONGEST_TEXT, FileBytes, Span, decode
 from bridge.caffe_files import prototxt
 from bridge.caffe_files.proto import caffe_pb2, dialects, forks_pb2, param_field, schema
 from bridge.caffe_files.proto.encode import encode
@@ -82,7 +82,7 @@ def test_bits_of_a_varint_beyond_the_64th_do_not_count(body: bytes, value: int) 
         (tag(9, 3) + tag(8, 4), "file: byte 1: NetParameter: end of group 8, which did not start"),
         (tag(9, 3) * 100, "file: byte 64: NetParameter: groups nested deeper than 64"),
         (tag(77, 5) + b"12", "file: byte 0: NetParameter.field 77: length 4 runs 2 bytes past the end of file"),
-        (chunk(1, b"x" * (MAX_TEXT + 1)), "file: byte 4: NetParameter: name of 1048577 bytes, more than 1048576"),
+        (chunk(1, b"x" * (LONGEST_TEXT + 1)), "file: byte 4: NetParameter: name of 1048577 bytes, more than 1048576"),
         (
             chunk(8, chunk(1, b"\x01\x80")) + chunk(1, b"net"),
             "file: byte 5: NetParameter.input_shape[0]: length 2 runs 1 byte past the end of it",
