@@ -179,7 +179,8 @@ def param_field(forks: tuple[str, ...], number: int, layer_type: str, names: Col
     """Which parameter field of a layer a number is.
 
     A number that several forks use is read as the one whose name goes with the layer's
-    type (``interp_param`` in a layer of type ``Interp``), else as ``forks`` agree on it.
+    type (``interp_param`` in a layer of type ``Interp``; caffe.proto's own comes first),
+    else as ``forks`` agree on it.
 
     Args:
         forks: Which forks may have written the layer.
@@ -188,7 +189,8 @@ def param_field(forks: tuple[str, ...], number: int, layer_type: str, names: Col
         names: Names of the fields that a layer of this type reads.
     """
     known = schema("LayerParameter", forks).by_number.get(number)
-    for field in (known, *(other for fork in dialects().values() for other in [fork.by_number.get(number)])):
+    own = schema("LayerParameter").by_number.get(number)
+    for field in (own, known, *(other for fork in dialects().values() for other in [fork.by_number.get(number)])):
         if field is not None and (field.name in names or _goes_with(field.name, layer_type)):
             return field
     return known
