@@ -209,3 +209,24 @@ def test_tiny_values_have_a_bound_of_their_own_scale() -> None:
     y = np.float32([2e-8, -1e-8])
     assert metrics(y, y * -3, fallback(y).bound(y).values).mismatches == 2
     assert metrics(y, y * np.float32(1 + 1e-5), fallback(y).bound(y).values).mismatches == 0
+
+
+def test_without_an_engine_for_single_layers_a_difference_is_held_to_what_an_export_promises() -> None:
+    """1e-4 of the value and 1e-5 of the blob's largest, 100 here; half as much again is found."""
+    net = net_of('type: "AbsVal"', 1, 3)
+    values = {(-1, 0): np.ones((1, 3), np.float32), (1, 0): np.float32([[1, 100, 0]])}
+    for share, status in ((0.9, "same"), (1.5, "different")):
+        for at, bound in ((0, 1e-4 + 1e-3), (1, 1e-2 + 1e-3), (2, 1e-3)):
+            moved = values[1, 0].copy()
+            moved[0, at] += share * bound
+            sides = Side("a", values), Side("b", {**values, (1, 0): moved})
+            compared = Comparison(net, None, *sides, given=Tolerances(), isolate=False, seed=0)
+            assert compared.run().tops[-1].status == status, (share, at)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "psnr"),
+    [([2.0, 0.0], [2.0, 1.0], 20 * np.log10(2 / np.sqrt(0.5))), ([0.0], [1.0], -np.inf), ([1.0], [np.inf], -np.inf)],
+)
+def test_the_signal_to_noise_ratio(a: list[float], b: list[float], psnr: float) -> None:
+    assert metrics(np.float32(a), np.float32(b), 0.1).psnr == pytest.approx(psnr)
