@@ -190,9 +190,10 @@ def test_closed_streams(closed: tuple[int, ...], command: str, status: int, tmp_
         assert bridge.load(tmp_path / "o.npz").layers
 
 
-def test_a_full_device_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])  # each write fails, or only the last one
+def test_a_full_device_is_one_line(unbuffered: str) -> None:
     with open("/dev/full", "wb") as full:
-        found = run("info", WEIGHTS, stdout=full)
+        found = run("info", WEIGHTS, stdout=full, env={"PYTHONUNBUFFERED": unbuffered})
     assert found.returncode == 2
     assert found.stderr.count(b"\n") == 1
     assert b"No space left" in found.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,6 @@ import pytest
 from hypothesis import given
 
 from backends.protobuf import read
-from benchmarks import fuzz
 from bridge.errors import FormatError
 from bridge.schema import RawNet
 from bridge.schema.message import Message
@@ -82,25 +80,6 @@ def test_every_change_of_every_byte(scratch: Path, name: str) -> None:
 def test_malformed_wire_data(scratch: Path, data: bytes) -> None:
     scratch.write_bytes(data)
     outcome(scratch)
-
-
-def test_fuzz(scratch: Path) -> None:
-    rng, models = random.Random(0), fuzz.seeds()
-    for run in range(500):
-        data = fuzz.damaged(rng, models)
-        scratch.write_bytes(data)
-        assert fuzz.attempt(scratch, len(data), look=run % 50 == 0) in ("Net", "FormatError")
-
-
-def test_fuzz_tells_what_it_finds(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(path: Path) -> None:
-        raise ZeroDivisionError("oh")
-
-    scratch.write_bytes(b"")
-    monkeypatch.setattr(fuzz.bridge, "load", broken)
-    assert fuzz.attempt(scratch, 0, look=False) == "ZeroDivisionError (oh)"
-    monkeypatch.setattr(fuzz.bridge, "load", lambda path: bytearray(40 << 20)[:0])
-    assert fuzz.attempt(scratch, 0, look=True) == "memory (Net)"
 
 
 @pytest.mark.parametrize(

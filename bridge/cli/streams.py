@@ -41,8 +41,9 @@ def ended(status: Any) -> Any:
     except BrokenPipeError:
         status = CLOSED
     except OSError as error:
-        with contextlib.suppress(OSError):
-            print(f"bridge: standard output: {error.strerror}", file=sys.stderr)
+        if status != 2:  # else the reason was said: a write before this one failed, or the command ended early
+            with contextlib.suppress(OSError):
+                print(f"bridge: standard output: {error.strerror}", file=sys.stderr)
         status = 2
     for number, stream in ((1, sys.stdout), (2, sys.stderr)):
         try:
