@@ -10,7 +10,6 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,18 +25,7 @@ from bridge.verification.arrays import read_array
 from bridge.verification.inputs import parse_range
 from tests import encode
 from tests.conftest import need
-
-ROOT = Path(__file__).parent.parent
-GOLDEN = ROOT / "fixtures" / "golden" / "net_alexnet_mini"
-DEPLOY, WEIGHTS = GOLDEN / "deploy.prototxt", GOLDEN / "weights.caffemodel"
-
-
-def run(*args: object, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    """A command in a process of its own."""
-    command = [sys.executable, "-m", "bridge", *map(str, args)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("env", {})}
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 120, **options}
-    return subprocess.run(command, env=environment, check=False, **options)
+from tests.processes import DEPLOY, ROOT, WEIGHTS, run
 
 
 @pytest.fixture

@@ -21,18 +21,7 @@ from bridge.schema import Blob, Blobs, Net
 from bridge.schema.message import Message
 from tests import encode
 from tests.conftest import need
-
-ROOT = Path(__file__).parent.parent
-GOLDEN = ROOT / "fixtures" / "golden" / "net_alexnet_mini"
-DEPLOY, WEIGHTS = GOLDEN / "deploy.prototxt", GOLDEN / "weights.caffemodel"
-
-
-def run(*args: object, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    """A command in a process of its own."""
-    command = [sys.executable, "-m", "bridge", *map(str, args)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("env", {})}
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 120, **options}
-    return subprocess.run(command, env=environment, check=False, **options)
+from tests.processes import DEPLOY, GOLDEN, ROOT, WEIGHTS, run
 
 
 @pytest.fixture
