@@ -154,7 +154,7 @@ OTHERWISE = {
     "json_file": "report.to_json()",
     "html_file": "report.write_html(path)",
     "to_dialect": "dialect of bridge.save; --dialect says how FILES are read",
-    "format_": "format of bridge.save",
+    "format_": "format of bridge.save; the methods of bridge.Report",
 }
 """Options that Python has in another form."""
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from bridge.cli import options
+from bridge.cli import manners, options
 from bridge.errors import UsageError
 from bridge.files.writers import FORMATS, format_of
 
 
-@click.command()
+@manners.command()
 @options.files
 @options.reading
 @click.option(

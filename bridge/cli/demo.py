@@ -7,10 +7,11 @@ import time
 
 import click
 
+from bridge.cli import manners
 from bridge.show.table import print_table
 
 
-@click.command()
+@manners.command()
 def demo() -> None:
     """Read, verify, export and fine-tune a small trained model; takes a minute or two."""
     from bridge.cli import demonstration as way

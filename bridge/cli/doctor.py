@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from bridge import __version__
-from bridge.cli import options
+from bridge.cli import manners, options
 from bridge.show.table import print_styled, print_table, table_rows, terminal_width
 
 _PACKAGES = (
@@ -19,7 +19,7 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-@click.command()
+@manners.command()
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable, to stdout.")
 def doctor(as_json: bool) -> None:
     """Show what is installed, which readers, engines and devices work, and how to install the rest."""

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli import options
+from bridge.cli import manners, options
+from bridge.cli.manners import section
 
 if TYPE_CHECKING:
     from bridge.onnx_export.preprocess import Preprocess
 
 
-@click.command()
+@manners.command()
 @options.files
 @options.reading
 @click.option("-o", "target", required=True, type=click.Path(), metavar="FILE", help="The ONNX file to write.")
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     help="Store the weights in a file beside the model, or with =source refer to the caffemodel.",
 )
 @click.option("--fp16", "--half", "half", is_flag=True, help="Compute in float16; inputs and outputs stay float32.")
+@section("Preprocessing as part of the model")
 @click.option("--mean", default=None, help="Subtract this mean first: b,g,r or one number, or a .binaryproto or .npy.")
 @click.option("--scale", default=1.0, help="Multiply by this after the mean is subtracted.")
 @click.option(
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 )
 @click.option("--uint8", is_flag=True, help="The model takes 8-bit pixels, 0 to 255.")
 @click.option("--resize", metavar="H,W", help="The model takes images of any size, and resizes them (bilinear).")
+@section("The model and its check")
 @click.option(
     "--allow-custom", is_flag=True, help="Write what standard ONNX cannot express as nodes of org.weightbridge."
 )

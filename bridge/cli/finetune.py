@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli import options, printable
+from bridge.cli import manners, options, printable
+from bridge.cli.manners import VOICE, section
 from bridge.cli.progress import Progress
 from bridge.errors import BridgeError, FormatError, UsageError
 
@@ -28,7 +29,7 @@ _USUAL = {
 """Optimizer -> the usual learning rate and momentum; others have those of SGD."""
 
 
-@click.command()
+@manners.command()
 @click.argument("files", nargs=-1, metavar="FILES", type=click.Path())
 @options.reading
 @click.option(
@@ -38,6 +39,7 @@ _USUAL = {
     "layers of the solver's net]",
 )
 @click.option("-o", "--output", required=True, type=click.Path(), help="Folder of the run.")
+@section("More about the data")
 @click.option("--validation", default="", help="Validation data.  [default: a share of --data]")
 @click.option(
     "--validation-share",
@@ -55,6 +57,7 @@ _USUAL = {
     type=click.Path(),
     help="Folder that the paths of a list start from.  [default: the list's own]",
 )
+@section("What is trained")
 @click.option("--head", "heads", multiple=True, metavar="LAYER=[NAME:]10", help="New outputs for a layer; repeatable.")
 @click.option("--freeze", multiple=True, metavar="PATTERN", help="Layers to freeze, such as 'conv*'; repeatable.")
 @click.option(
@@ -64,6 +67,7 @@ _USUAL = {
     metavar="EPOCH",
     help="Epoch, counted from 0, from which frozen layers are trained too; -1 is never.",
 )
+@section("The recipe: optimizer and learning rate")
 @click.option("--solver", type=click.Path(), help="A Caffe solver.prototxt as the recipe.")
 @click.option("--epochs", type=click.IntRange(1), help="[default: the solver's max_iter, or 10]")
 @click.option("--batch-size", default=0, type=click.IntRange(0), help="[default: the train prototxt's, or 32]")
@@ -89,6 +93,7 @@ _USUAL = {
 @click.option("--label-smoothing", default=0.0, type=click.FloatRange(0, 0.99))
 @click.option("--patience", default=0, type=click.IntRange(0), help="Epochs without improvement after which to stop.")
 @click.option("--use-best", is_flag=True, help="The model is that of the epoch with the lowest validation loss.")
+@section("From pictures to inputs")
 @click.option("--scale", type=float, help="Factor on images, after the mean is subtracted.")
 @click.option("--mean", help="Mean: one number, one per channel (b,g,r), or a .binaryproto.")
 @click.option("--resize", metavar="H,W", help="Size that pictures are brought to.")
@@ -97,6 +102,7 @@ _USUAL = {
 @click.option("--swap-channels", is_flag=True, help="Reverse the order of channels first, for arrays that are RGB.")
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(0), help="Processes that decode pictures.")
 @click.option("--max-bad", default=0, show_default=True, type=click.IntRange(0), help="Unreadable pictures to skip.")
+@section("The frozen layers")
 @click.option("--cache/--no-cache", default=True, show_default=True, help="Compute the frozen trunk once per image.")
 @click.option("--cache-memory", default="1G", show_default=True, help="Features to keep in memory; more go to files.")
 @click.option("--cache-dir", default="", type=click.Path(), help="Keep the features there, for later runs.")
@@ -117,13 +123,13 @@ _USUAL = {
     type=click.IntRange(1, 64),
     help="Threads of a matrix product; more round otherwise.",
 )
+@section("The run and the machine")
 @click.option("--snapshot-every", default=0, type=click.IntRange(0), help="Iterations between snapshots.")
 @click.option("--device", default=None, help="-1 is the CPU; 0 or @cupy:0 a GPU.  [default: -1]")
 @click.option("--half", is_flag=True, help="Store parameters and blobs as float16 (on a GPU).")
 @click.option("--communicator", default="", help="ChainerMN's, under mpiexec: naive, pure_nccl, ...")
 @click.option("--seed", type=click.IntRange(0), help="Seed of order, augmentation, dropout and fillers.")
 @click.option("--resume", is_flag=True, help="Continue the run that is in the folder.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress bar, no remarks.")
 def finetune(files: tuple[str, ...], **given: Any) -> None:
     """Fine-tune a net on new data; writes model.onnx, model.caffemodel, model.npz, log and report."""
     if not given["data"]:
@@ -139,7 +145,7 @@ def finetune(files: tuple[str, ...], **given: Any) -> None:
 
     with _all_or_none(given["communicator"]) as first:
         config = _config(files, given)
-        quiet = given["quiet"] or not first
+        quiet = VOICE.quiet or not first
         with Progress(quiet or not sys.stderr.isatty(), quiet) as progress:
             run = run_finetune(config, progress.step, progress.note)
     if first:
@@ -147,7 +153,7 @@ def finetune(files: tuple[str, ...], **given: Any) -> None:
         click.echo(f"{config.output}: {run.outcome.iterations} iterations{found}")
 
 
-_OWN_DATA = {"files", "output", "solver", "resume", "quiet", "data"}
+_OWN_DATA = {"files", "output", "solver", "resume", "data"}
 """The options that a run from the net's own data layers takes."""
 
 
@@ -164,7 +170,7 @@ def _from_own_data(files: tuple[str, ...], given: dict[str, Any]) -> None:
     from bridge.caffe.training import train
 
     run = train(given["solver"], files, given["output"], resume=given["resume"])
-    for note in run.notes if not given["quiet"] else ():
+    for note in run.notes:
         options.note(note)
     outputs = [item for test in run.tests for item in test["outputs"].items()]
     scores = "".join(f", {name} {value:g}" for name, value in outputs if isinstance(value, float))

@@ -8,13 +8,13 @@ import click
 import numpy as np
 
 from bridge.caffe_files.inference import select_outputs
-from bridge.cli import options, printable
+from bridge.cli import manners, options, printable
 from bridge.schema import Net, Opaque, times
 from bridge.schema.net import distinct, layer_rows
 from bridge.show.table import print_table
 
 
-@click.command()
+@manners.command()
 @options.files
 @options.reading
 @options.selecting

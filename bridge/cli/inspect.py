@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from bridge.cli import options, printable
+from bridge.cli import manners, options, printable
 from bridge.errors import UsageError
 from bridge.schema import Shape, times
 from bridge.show.table import print_table
@@ -14,7 +14,7 @@ from bridge.show.table import print_table
 _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
-@click.command()
+@manners.command()
 @options.files
 @options.reading
 @click.option("--layer", metavar="NAME", help="Show this layer with parameters, values and unread fields.")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from bridge.cli import printable
+from bridge.cli import manners, printable
 
 
-@click.command()
+@manners.command()
 @click.argument("folder", type=click.Path())
 @click.option("-o", "--output", required=True, type=click.Path(), help="The folder for the ONNX files and index.html.")
 @click.option("--jobs", type=click.IntRange(1), default=None, help="Models at a time.  [default: half the processors]")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from bridge.cli import printable
+from bridge.cli.manners import FIRST, READING, VOICE, section
 from bridge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -84,12 +85,13 @@ _READING_OPTIONS = (
 
 def reading(function: _Command) -> _Command:
     """Add the options that say how FILES are read; :func:`load_net` takes their values."""
+    section(FIRST)(function)  # what is declared below and has no section yet
     for option in reversed(_READING_OPTIONS):
         function = option(function)
-    return function
+    return section(READING)(function)
 
 
-READING = (
+_OF_READING = (
     "reader", "phase", "stages", "level", "zero_scale_factor", "allow_unknown_fields", "dialect", "pycaffe_python",
     "plugins",
 )  # fmt: skip
@@ -114,12 +116,15 @@ def load_net(files: tuple[str, ...], options: dict[str, Any]) -> Net:
     """Load the net; the options of :func:`reading` are removed from ``options``."""
     import bridge
 
-    return bridge.load(*files, **reading_arguments(options))
+    VOICE.step(f"reading {' '.join(files)}")
+    net = bridge.load(*files, **reading_arguments(options))
+    VOICE.step(f"{len(net)} layers" + (f", by the reader {net.reader}" if net.reader else ""))
+    return net
 
 
 def reading_arguments(options: dict[str, Any]) -> dict[str, Any]:
     """Remove the options of :func:`reading` from ``options``, and return them as arguments of ``bridge.load``."""
-    given = {name: options.pop(name) for name in READING}
+    given = {name: options.pop(name) for name in _OF_READING}
     for plugin in given.pop("plugins"):
         from bridge.layers.plugins import load_plugin
 
@@ -219,7 +224,8 @@ def _mean_image(path: str) -> np.ndarray:
 
 def note(message: str) -> None:
     """A remark for the user, on stderr."""
-    click.echo(f"note: {printable(message)}", err=True)
+    if not VOICE.quiet:
+        click.echo(f"note: {printable(message)}", err=True)
 
 
 def write_json(data: Any, target: str) -> None:

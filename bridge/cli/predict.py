@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from bridge.cli import printable
+from bridge.cli import manners, printable
 
 
-@click.command()
+@manners.command()
 @click.argument("run_dir", type=click.Path())
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path())
 @click.option("-k", "--top", default=5, show_default=True, type=click.IntRange(1), help="How many classes to print.")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli import options, printable
-from bridge.errors import UsageError
-from bridge.show.table import print_styled, terminal_width
+from bridge.cli import manners, options
+from bridge.cli.manners import VOICE, section
+from bridge.cli.reports import FORMATS, show
+from bridge.errors import BridgeError, UsageError
+
+if TYPE_CHECKING:
+    from bridge.verification import Report
 
 
 def _list_checks(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -21,7 +25,7 @@ def _list_checks(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
         ctx.exit()
 
 
-class _Verify(click.Command):
+class _Verify(manners.Command):
     """A command whose ``--against`` takes FILES, up to two, as the command itself does."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -56,13 +60,16 @@ def _repeated(args: list[str], option: str) -> list[str]:
     help="A second model: [PROTOTXT] WEIGHTS in any order.",
 )
 @click.option("--recorded", type=click.Path(), metavar="IO.npz", help="Recorded inputs and outputs to compare with.")
+@section("What is compared")
 @click.option(
     "--record", type=click.Path(), metavar="IO.npz", help="Write such a file with the outputs of the first engine."
 )
 @click.option("--readers", metavar="A,B", help="Readers to compare, or none.  [default: all that work here]")
 @click.option("--engines", metavar="A,B", help="Engines to compare, or none.  [default: all that work here]")
+@section("Bounds")
 @click.option("--rtol", metavar="T[,BLOB:T]", help="Relative tolerance of outputs.  [default: a bound for each layer]")
 @click.option("--atol", metavar="T[,BLOB:T]", help="Absolute tolerance of outputs.")
+@section("Inputs")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of random inputs.")
 @click.option("--draws", default=6, show_default=True, type=click.IntRange(1), help="Draws of random inputs, at most.")
 @click.option("--isolate", is_flag=True, help="Run each layer on its own, with the inputs that the other side has.")
@@ -76,6 +83,7 @@ def _repeated(args: list[str], option: str) -> list[str]:
     help="An input's extents (1,3,224,224), or its values: .npy, .npz or an image.",
 )
 @click.option("--save-inputs", type=click.Path(), metavar="F.npz", help="Write the inputs that were used.")
+@section("Consistency checks")
 @click.option(
     "--list-checks",
     is_flag=True,
@@ -86,36 +94,57 @@ def _repeated(args: list[str], option: str) -> list[str]:
 )
 @click.option("--check", "checks", multiple=True, metavar="NAME", help="Run only this check; repeatable.")
 @click.option("--skip-check", "skip_checks", multiple=True, metavar="NAME", help="Do not run this check; repeatable.")
+@section("Reports")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(FORMATS),
+    default="text",
+    show_default=True,
+    help="What stdout gets; summary is what differs, and the verdict.",
+)
 @click.option("--json", "json_file", metavar="F", help="Write the report as JSON; - is stdout.")
 @click.option("--html", "html_file", type=click.Path(), metavar="F", help="Write the report as one HTML page.")
 @click.pass_context
-def verify(ctx: click.Context, /, json_file: str | None, html_file: str | None, **given: Any) -> None:
+def verify(ctx: click.Context, /, format_: str, json_file: str | None, html_file: str | None, **given: Any) -> None:
     """Compare readers, engines or files, layer by layer.
 
     Exit status: 0 it holds, 1 a difference was found, 2 nothing could be compared.
     """
-    from bridge.verification import verify as run
-    from bridge.verification.report import NEEDED
-
-    reading, files, arguments = options.reading_arguments(given), given.pop("files"), _arguments(given)
-    sources = [*files, *given["against"], given["recorded"], *arguments["inputs"].values()]
+    named = [text.rpartition("=")[2] for text in given["inputs"]]
+    sources = [*given["files"], *given["against"], given["recorded"], *named]
     targets = [html_file, None if json_file == "-" else json_file, given["record"], given["save_inputs"]]
     options.guard(sources, targets)
-    report = run(*files, **arguments, **reading, progress=_progress)
-    _progress("")
-    if json_file != "-":
-        *lines, last = report.text(terminal_width() or 80).split("\n")
-        for line in lines:
-            click.echo(printable(line))
-        print_styled(printable(last), "bold green" if report.passed else "bold red")
+    report, error = _verified(given)
+    form = "json" if json_file == "-" else format_
+    if error is None or form not in ("text", "summary"):  # for people, stderr says what could not be done
+        show(report, form)
     if html_file is not None:
         report.write_html(html_file)
-    if json_file is not None:
-        options.write_json(report.to_dict(), json_file)
+    if json_file not in (None, "-"):
+        options.write_json(report.to_dict(), str(json_file))
+    if error is not None:
+        raise error
     if report.status == 2:
-        said = "; ".join(report.undone) or f"nothing was compared: {NEEDED}"
-        click.echo(f"bridge: {said}", err=True)
+        click.echo(f"bridge: {'; '.join(report.missing)}", err=True)
     ctx.exit(report.status)
+
+
+def _verified(given: dict[str, Any]) -> tuple[Report, BridgeError | None]:
+    """The report, and the error that kept it from being more than what could not be done."""
+    from bridge.verification import Report
+    from bridge.verification import verify as run
+
+    files, against = given["files"], given["against"]
+    try:
+        reading = options.reading_arguments(given)
+        given.pop("files")
+        report = run(*files, **_arguments(given), **reading, progress=_progress)
+    except BridgeError as error:
+        _progress("")
+        return Report(files, against, undone=(error.text,)), error
+    _progress("")
+    return report, None
 
 
 def _arguments(given: dict[str, Any]) -> dict[str, Any]:
@@ -163,5 +192,7 @@ def _tolerance(option: str, text: str | None) -> dict[str, float | None] | None:
 
 
 def _progress(message: str) -> None:
-    if sys.stderr.isatty():
+    if VOICE.verbose:
+        VOICE.step(message or "compared")
+    elif sys.stderr.isatty() and not VOICE.quiet:
         click.echo(f"\r\x1b[2K{message[:78]}", nl=False, err=True)

@@ -2,68 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from bridge.show.figures import SOFT, figure_of, png_of, styled
 from bridge.show.pictures import contact_sheet
 
-TRAIN, VALIDATION, SOFT = "#2f6db3", "#d1495b", "#5b6570"
-_STYLE: dict[str, Any] = {
-    "font.size": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#c3cad1",
-    "axes.labelcolor": SOFT,
-    "axes.titlesize": 12,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "grid.color": "#e6eaee",
-    "legend.frameon": False,
-}
-_FONTS = (
-    "DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei",
-    "WenQuanYi Zen Hei", "Droid Sans Fallback", "IPAGothic", "Hiragino Sans", "PingFang SC", "Microsoft YaHei",
-    "Yu Gothic", "Malgun Gothic", "Arial Unicode MS",
-)  # fmt: skip
-"""Fonts; a character is drawn in the first one that has it."""
-_PIXELS = 130
-"""Per inch."""
+TRAIN, VALIDATION = "#2f6db3", "#d1495b"
 _LONG = 18
 """Most characters of a name that are shown."""
-
-
-def _canvas(width: float, height: float) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=_PIXELS, layout="constrained")
-    return figure, FigureCanvasAgg(figure)
-
-
-def _png(canvas: Any) -> bytes:
-    buffer = io.BytesIO()
-    canvas.print_png(buffer, metadata={"Software": None})
-    return buffer.getvalue()
-
-
-@contextlib.contextmanager
-def _styled() -> Iterator[None]:
-    """Show names as they are; characters that no installed font has become boxes, without a warning."""
-    import matplotlib
-    from matplotlib.font_manager import fontManager
-
-    there = {font.name for font in fontManager.ttflist}
-    style: Any = {**_STYLE, "font.family": [name for name in _FONTS if name in there], "text.parse_math": False}
-    with matplotlib.rc_context(style), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")
-        yield
 
 
 def curves(log: Sequence[dict[str, Any]], names: Sequence[str] = ("loss", "accuracy"), best: int = -1) -> bytes:
@@ -75,11 +24,11 @@ def curves(log: Sequence[dict[str, Any]], names: Sequence[str] = ("loss", "accur
         best: The epoch with the lowest validation loss, to be marked; negative is none.
     """
     names = [name for name in names if any(name in record for record in log)]
-    with _styled():
-        figure, canvas = _canvas(5.2 * len(names), 3.6)
+    with styled():
+        figure = figure_of(5.2 * len(names), 3.6)
         for place, name in enumerate(names):
             _curve(figure.add_subplot(1, len(names), place + 1), log, name, best)
-        return _png(canvas)
+        return png_of(figure)
 
 
 def _curve(axes: Any, log: Sequence[dict[str, Any]], name: str, best: int) -> None:
@@ -143,9 +92,9 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> bytes:
     """The confusion matrix as a picture; numbers in the cells where they are legible."""
     size = len(classes)
     side = float(np.clip(2.2 + 0.42 * size, 3.6, 11.0))
-    with _styled():
+    with styled():
         columns, rows = _ticks(classes)
-        figure, canvas = _canvas(side + (2.2 if rows != columns and size <= 60 else 0), side)
+        figure = figure_of(side + (2.2 if rows != columns and size <= 60 else 0), side)
         axes = figure.add_subplot()
         shares = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
@@ -161,7 +110,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> bytes:
         axes.spines[:].set_visible(False)
         axes.set_xlabel("predicted class")
         axes.set_ylabel("true class")
-        return _png(canvas)
+        return png_of(figure)
 
 
 def _ticks(classes: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -190,8 +139,8 @@ def compared_filters(before: np.ndarray, after: np.ndarray) -> bytes:
     panels = [("before", before, _reach(before, after)), ("after", after, _reach(before, after))]
     if change.any():
         panels.append(("change, enlarged", change, _reach(change)))
-    with _styled():
-        figure, canvas = _canvas(3.1 * len(panels), 3.4)
+    with styled():
+        figure = figure_of(3.1 * len(panels), 3.4)
         figure.get_layout_engine().set(wspace=0.08)
         for place, (title, weight, reach) in enumerate(panels):
             axes = figure.add_subplot(1, len(panels), place + 1)
@@ -199,7 +148,7 @@ def compared_filters(before: np.ndarray, after: np.ndarray) -> bytes:
             axes.imshow(sheet.squeeze(-1) if sheet.shape[-1] == 1 else sheet[..., ::-1], cmap="gray", vmin=0, vmax=1)
             axes.set_title(title)
             axes.set_axis_off()
-        return _png(canvas)
+        return png_of(figure)
 
 
 def _reach(*weights: np.ndarray) -> float:
@@ -217,8 +166,8 @@ def mistakes(images: np.ndarray, true: Sequence[str], predicted: Sequence[str], 
         columns: How many stand side by side.
     """
     rows = max(1, -(-len(images) // columns))
-    with _styled():
-        figure, canvas = _canvas(1.7 * columns, 2.15 * rows)
+    with styled():
+        figure = figure_of(1.7 * columns, 2.15 * rows)
         for index, image in enumerate(images):
             axes = figure.add_subplot(rows, columns, index + 1)
             axes.imshow(_shown(image), cmap="gray", vmin=0, vmax=1)
@@ -229,7 +178,7 @@ def mistakes(images: np.ndarray, true: Sequence[str], predicted: Sequence[str], 
                 loc="center",
             )
             axes.set_axis_off()
-        return _png(canvas)
+        return png_of(figure)
 
 
 def thumbnail(image: np.ndarray, side: int = 112) -> bytes:

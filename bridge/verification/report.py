@@ -93,6 +93,12 @@ class Report:
         return 0 if self.compared and not self.undone else 2
 
     @property
+    def missing(self) -> list[str]:
+        """Why the status is 2, one line each: what could not be done, or that there was nothing to compare."""
+        nothing = [f"nothing was compared: {NEEDED}"] if self.status == 2 else []
+        return list(self.undone) or nothing
+
+    @property
     def passed(self) -> bool:
         """Whether everything that was compared is the same, and no check found an error."""
         return self.status == 0
@@ -120,7 +126,7 @@ class Report:
         return f"{self.verdict}: {', '.join(_counts(self))}"
 
     def to_json(self) -> str:
-        """The report as JSON text; docs/verify.md has the schema."""
+        """The report as JSON text; the schema is ``report.schema.json`` beside this module."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
 
     def to_dict(self) -> dict[str, Any]:

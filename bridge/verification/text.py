@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bridge.schema import times
 from bridge.show.table import table_rows
+from bridge.verification.ci import problems
 from bridge.verification.report import Report
 from bridge.verification.results import (
     DIFFERENT,
@@ -64,6 +65,15 @@ class ReportText:
             yield from self._outputs(outputs)
         yield ""
         yield report.summary()
+
+    def summary_lines(self) -> Iterator[str]:
+        """What keeps the report from passing, and the verdict; a line where nothing does."""
+        found = problems(self.report)
+        for text in found[:LISTED]:
+            yield from self._labelled("*", text)
+        if len(found) > LISTED:
+            yield f"* and {len(found) - LISTED} more"
+        yield self.report.summary()
 
     def _checked(self, checked: Checked) -> Iterator[str]:
         if checked.findings:
