@@ -15,6 +15,7 @@ from bridge.schema import Net, times
 from bridge.show.table import table_text
 
 STATES = ("filled", "skipped", "missing", "mismatched")
+_COLUMNS = ("layer", "blob", "array", "state", "detail")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Row:
     detail: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TransplantReport:
     """The result of a transplant; ``print`` shows it as a table.
 
@@ -89,10 +90,25 @@ class TransplantReport:
                 hint="leave out layers and links with skip; without strict, the report lists every blob",
             )
 
+    @property
+    def _cells(self) -> list[tuple[str, str, str, str, str]]:
+        return [(row.layer, row.role, row.path, row.state, row.detail) for row in self.rows]
+
+    @property
+    def _counts(self) -> str:
+        return ", ".join(f"{len(self._of(state))} {state}" for state in STATES)
+
+    def __repr__(self) -> str:
+        return f"<TransplantReport: {self._counts}>"
+
     def __str__(self) -> str:
-        cells = [(row.layer, row.role, row.path, row.state, row.detail) for row in self.rows]
-        counts = ", ".join(f"{len(self._of(state))} {state}" for state in STATES)
-        return f"{table_text(('layer', 'blob', 'array', 'state', 'detail'), cells)}\n{counts}"
+        return f"{table_text(_COLUMNS, self._cells)}\n{self._counts}"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from bridge.show import html
+
+        return html.fragment(html.tag("b", self._counts), html.table(_COLUMNS, self._cells))
 
 
 def transplant(

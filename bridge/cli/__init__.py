@@ -24,6 +24,7 @@ from bridge.errors import printable as printable  # the commands take it from he
 COMMANDS = {
     "info": "Show what a model file holds.",
     "inspect": "Show what layers compute, take and cost.",
+    "plot": "Draw a net: filters, histograms, a graph, features.",
     "verify": "Prove that readers, engines or files agree, layer by layer.",
     "export": "Write a net as ONNX, with Caffe's numbers.",
     "convert": "Write weights in another format.",

@@ -7,8 +7,7 @@ from typing import Any
 import click
 
 from bridge.cli import manners, options, printable
-from bridge.errors import UsageError
-from bridge.schema import Shape, times
+from bridge.schema import times
 from bridge.show.table import print_table
 
 _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -29,7 +28,7 @@ def inspect(files: tuple[str, ...], layer: str | None, as_json: bool, **given: A
     from bridge.caffe_files.inference import inference_net
     from bridge.files.inspection import inspect_net
 
-    shapes, texts = _shapes(given.pop("inputs")), given.pop("outputs")
+    shapes, texts = options.closed_shapes(given.pop("inputs")), given.pop("outputs")
     net = options.load_net(files, given)
     net = inference_net(net, shapes, options.output_blobs(texts, net))
     data = inspect_net(net, shapes, layer=layer, values=as_json or layer is not None)
@@ -45,16 +44,6 @@ def inspect(files: tuple[str, ...], layer: str | None, as_json: bool, **given: A
         options.note(f"no shapes are known: {data['problem']}")
     for remark in net.notes:
         options.note(remark)
-
-
-def _shapes(texts: tuple[str, ...]) -> dict[str, Shape]:
-    shapes: dict[str, Shape] = {}
-    for name, extents in options.input_shapes(texts).items():
-        numbers = tuple(extent for extent in extents if isinstance(extent, int))
-        if len(numbers) != len(extents):
-            raise UsageError(f"--input {name}: an extent is open, expected numbers")
-        shapes[name] = numbers
-    return shapes
 
 
 def _show_net(data: dict[str, Any]) -> None:

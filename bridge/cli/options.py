@@ -160,6 +160,21 @@ def input_shapes(texts: tuple[str, ...]) -> dict[str, list[int | str]]:
     return shapes
 
 
+def closed_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """The extents of repeated ``--input`` options, all of them numbers.
+
+    Raises:
+        UsageError: One is left open.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, extents in input_shapes(texts).items():
+        numbers = tuple(extent for extent in extents if isinstance(extent, int))
+        if len(numbers) != len(extents):
+            raise UsageError(f"--input {name}: an extent is open, expected numbers")
+        shapes[name] = numbers
+    return shapes
+
+
 selecting = click.option(
     "--output",
     "outputs",

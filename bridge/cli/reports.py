@@ -14,7 +14,7 @@ from bridge.show.table import print_styled, terminal_width
 if TYPE_CHECKING:
     from bridge.verification import Report
 
-FORMATS = ("text", "summary", "json", "junit", "github")
+REPORT_FORMATS = ("text", "summary", "json", "junit", "github")
 """What stdout gets: the whole report, only what differs, JSON, JUnit XML, or GitHub's annotations."""
 
 _COLOURS = ("bold green", "bold red", "bold yellow")
@@ -26,7 +26,7 @@ def show(report: Report, form: str) -> None:
 
     Args:
         report: The report.
-        form: One of :data:`FORMATS`. ``github`` also appends to the file that GITHUB_STEP_SUMMARY names.
+        form: One of :data:`REPORT_FORMATS`. ``github`` also appends to the file that GITHUB_STEP_SUMMARY names.
     """
     if form in ("text", "summary"):
         _show_text(report, form)

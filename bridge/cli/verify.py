@@ -9,7 +9,7 @@ import click
 
 from bridge.cli import manners, options
 from bridge.cli.manners import VOICE, section
-from bridge.cli.reports import FORMATS, show
+from bridge.cli.reports import REPORT_FORMATS, show
 from bridge.errors import BridgeError, UsageError
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _repeated(args: list[str], option: str) -> list[str]:
 @click.option(
     "--format",
     "format_",
-    type=click.Choice(FORMATS),
+    type=click.Choice(REPORT_FORMATS),
     default="text",
     show_default=True,
     help="What stdout gets; summary is what differs, and the verdict.",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from bridge.show.figures import SOFT, figure_of, png_of, styled
+from bridge.show.figures import figure_of, png_of, styled
 from bridge.show.pictures import contact_sheet
 
 TRAIN, VALIDATION = "#2f6db3", "#d1495b"

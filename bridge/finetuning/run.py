@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bridge.finetuning.products import Products
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A finished run.
 
@@ -38,6 +38,18 @@ class Run:
     chain: NetChain
     outcome: Outcome
     products: Products | None = None
+
+    def __repr__(self) -> str:
+        found = f", {self.evaluation}" if self.evaluation is not None else ""
+        return f"<Run in {self.config.output}: {self.outcome.iterations} iterations{found}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the outcome, the remarks, and the curves where they were drawn."""
+        from bridge.show import html
+
+        curves = self.config.folder / "curves.png"
+        drawn = html.image(curves.read_bytes(), "loss and accuracy over epochs") if curves.is_file() else None
+        return html.fragment(html.tag("b", repr(self)), html.facts(("note", note) for note in self.notes), drawn)
 
     @property
     def config(self) -> Config:

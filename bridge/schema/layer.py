@@ -91,6 +91,12 @@ class Layer(LayerHooks):
         wiring = f"{', '.join(self.bottoms)} -> {', '.join(self.tops)}".strip()
         return printable(f"<{self.type} '{self.name}': {wiring}{'; ' * bool(blobs)}{blobs}>")
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from bridge.schema.notebook import layer_fragment
+
+        return layer_fragment(self)
+
     def param(self, index: int) -> ParamSpec:
         """The solver's specification of blob ``index``; the default one where none is given."""
         return self.params[index] if index < len(self.params) else ParamSpec()

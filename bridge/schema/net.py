@@ -52,6 +52,12 @@ class Net:
         values = sum(blob.size for blob in distinct(self.layers))
         return printable(f"<Net '{self.name}': {len(self.layers)} layers, {values:,} values>")
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from bridge.schema.notebook import net_fragment
+
+        return net_fragment(self)
+
     def __str__(self) -> str:
         """A table of the layers and their blobs."""
         columns, *rows = layer_rows(self.layers)

@@ -127,6 +127,16 @@ def image(png: bytes, alt: str, class_: str | None = None) -> Markup:
     return tag("img", class_=class_, alt=alt, src=f"data:image/png;base64,{base64.b64encode(png).decode()}")
 
 
+def fragment(*content: Content) -> str:
+    """What a notebook shows in place of an object: plain elements, which take the notebook's own style."""
+    return tag("div", content, style="max-width: 64rem")
+
+
+def folded(title: str, *content: Content) -> Markup:
+    """Content that a click on its title opens."""
+    return tag("details", tag("summary", title, style="cursor: pointer"), content)
+
+
 def page(title: str, *content: Content) -> str:
     """A complete page, which loads nothing: its style and its pictures are in it.
 

@@ -84,6 +84,24 @@ def contact_sheet(tiles: np.ndarray, across: int, blank: float) -> np.ndarray:
     return sheet
 
 
+def kernel_sheet(weight: np.ndarray) -> np.ndarray:
+    """Kernels side by side: blue, green, red of three channels, else their mean.
+
+    Args:
+        weight: (O, C, H, W) of floats.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    weight = weight.astype(np.float64)
+    colours = weight[:, ::-1] if weight.shape[1] == 3 else np.repeat(weight.mean(axis=1, keepdims=True), 3, axis=1)
+    finite = np.where(np.isfinite(colours), colours, 0)
+    low, high = finite.min(), finite.max()
+    scaled = ((finite - low) / ((high - low) or 1.0) * 255).astype(np.uint8)
+    across = min(len(scaled), max(1, round(math.sqrt(len(scaled) * 2))))
+    return contact_sheet(scaled, across, blank=255)
+
+
 def png(pixels: np.ndarray) -> bytes:
     """A PNG file of RGB pixels.
 

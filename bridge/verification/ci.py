@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from bridge.verification.report import Report
 from bridge.verification.results import DIFFERENT, ERROR, SKIPPED, BlobResult, PartResult, TopResult, plural
 
-_MOST = 10
-"""Annotations of one kind that GitHub shows of a step."""
+PROBLEMS_LISTED = 10
+"""Problems that are listed; of more, GitHub shows no annotations."""
 
 _UNWRITABLE = re.compile("[^\\t\\n -\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
 
@@ -17,7 +17,7 @@ _Case = tuple[str, str, str]
 """A test case: its name, its status, and what there is to say."""
 
 
-def _cases(report: Report) -> Iterator[tuple[str, list[_Case]]]:
+def cases_of(report: Report) -> Iterator[tuple[str, list[_Case]]]:
     """Each comparison with its cases."""
     for weights in report.weights:
         found = [(f"{blob.layer}/{blob.role}", blob.status, _said(blob)) for blob in weights.blobs]
@@ -54,7 +54,7 @@ def junit(report: Report) -> str:
     from xml.etree import ElementTree
 
     root = ElementTree.Element("testsuites", name=_clean(report.summary()))
-    for title, cases in _cases(report):
+    for title, cases in cases_of(report):
         suite = ElementTree.SubElement(root, "testsuite", name=_clean(title))
         for name, status, text in cases:
             case = ElementTree.SubElement(suite, "testcase", name=_clean(name), classname=_clean(title))
@@ -94,8 +94,8 @@ def workflow_commands(report: Report) -> list[str]:
     Source: GitHub Docs, "Workflow commands for GitHub Actions".
     """
     found = problems(report)
-    if len(found) > _MOST:
-        found = [*found[: _MOST - 1], f"and {plural(len(found) - _MOST + 1, 'problem')} more"]
+    if len(found) > PROBLEMS_LISTED:
+        found = [*found[: PROBLEMS_LISTED - 1], f"and {plural(len(found) - PROBLEMS_LISTED + 1, 'problem')} more"]
     lines = [_command("error", "bridge verify", text) for text in found]
     return [*lines, _command("notice", f"bridge verify: {report.verdict}", report.summary())]
 
@@ -114,10 +114,10 @@ def markdown(report: Report) -> str:
     if report.against:
         lines.append(f"against `{' '.join(report.against)}`")
     if found := problems(report):
-        lines += ["", *(f"- {_plain(text)}" for text in found[:_MOST])]
-        lines += [f"- and {len(found) - _MOST} more"] if len(found) > _MOST else []
+        lines += ["", *(f"- {_plain(text)}" for text in found[:PROBLEMS_LISTED])]
+        lines += [f"- and {len(found) - PROBLEMS_LISTED} more"] if len(found) > PROBLEMS_LISTED else []
     lines += ["", "| compared | same | different | not compared |", "|---|---:|---:|---:|"]
-    for title, cases in _cases(report):
+    for title, cases in cases_of(report):
         statuses = [status for _, status, _ in cases]
         counts = _counted(statuses, DIFFERENT, SKIPPED)
         lines.append(f"| {_plain(title)} | {len(cases) - sum(counts)} | {counts[0]} | {counts[1]} |")

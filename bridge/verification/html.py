@@ -10,6 +10,7 @@ from bridge.schema import times
 from bridge.show import html
 from bridge.show.html import Content, Markup, tag
 from bridge.show.pictures import bar, columns
+from bridge.verification.ci import PROBLEMS_LISTED, cases_of, problems
 from bridge.verification.pictures import histogram, kernels
 from bridge.verification.report import Report
 from bridge.verification.results import (
@@ -29,6 +30,22 @@ from bridge.verification.results import (
 def report_page(report: Report) -> str:
     """The page, complete."""
     return html.page(f"{report.verdict}: {' '.join(report.files)}", *_sections(report))
+
+
+def report_fragment(report: Report) -> str:
+    """What a notebook shows: the verdict, what keeps it from passing, and a line for each comparison."""
+    colour = ("#1a7f4b", "#c0392b", "#b0762b")[report.status]
+    found = problems(report)
+    more = tag("li", f"and {len(found) - PROBLEMS_LISTED} more") if len(found) > PROBLEMS_LISTED else None
+    rows = [
+        (title, *(str(sum(status == wanted for _, status, _ in cases)) for wanted in (DIFFERENT, SKIPPED)))
+        for title, cases in cases_of(report)
+    ]
+    return html.fragment(
+        tag("b", report.summary(), style=f"color: {colour}"),
+        tag("ul", (tag("li", text) for text in found[:PROBLEMS_LISTED]), more) if found else None,
+        html.table(("compared", "different", "not compared"), rows),
+    )
 
 
 def _sections(report: Report) -> Iterator[Markup]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from bridge.schema import Net
-from bridge.show.pictures import contact_sheet, png
+from bridge.show.pictures import kernel_sheet, png
 
 BINS = 32
 _MOST = 1 << 20
@@ -40,15 +38,5 @@ def kernels(net: Net, most: int = 64) -> tuple[str, bytes] | None:
         if "weight" in layer.blobs and len(layer.blobs.blob("weight").shape) == 4:
             weight = layer.blobs["weight"][:most]
             if min(weight.shape) and max(weight.shape[2:]) > 1:
-                return layer.name, png(_sheet(weight.astype(np.float64)))
+                return layer.name, png(kernel_sheet(weight))
     return None
-
-
-def _sheet(weight: np.ndarray) -> np.ndarray:
-    """Kernels side by side, (height, width, 3) uint8: blue, green, red of three channels, else their mean."""
-    colours = weight[:, ::-1] if weight.shape[1] == 3 else np.repeat(weight.mean(axis=1, keepdims=True), 3, axis=1)
-    finite = np.where(np.isfinite(colours), colours, 0)
-    low, high = finite.min(), finite.max()
-    scaled = ((finite - low) / ((high - low) or 1.0) * 255).astype(np.uint8)
-    across = min(len(scaled), max(1, round(math.sqrt(len(scaled) * 2))))
-    return contact_sheet(scaled, across, blank=255)

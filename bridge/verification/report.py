@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bridge.errors import printable
 from bridge.schema import Net
 from bridge.verification.results import (
     DIFFERENT,
@@ -32,7 +33,7 @@ NEEDED = "that takes two readers, two engines, --against or --recorded"
 """What it takes to compare anything."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """What was verified, and what came out.
 
@@ -108,8 +109,17 @@ class Report:
         """The status in a word."""
         return ("PASSED", "FAILED", "NOT DONE")[self.status]
 
+    def __repr__(self) -> str:
+        return printable(f"<Report of {' '.join(map(str, self.files))}: {self.summary()}>")
+
     def __str__(self) -> str:
         return self.text()
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from bridge.verification.html import report_fragment
+
+        return report_fragment(self)
 
     def text(self, width: int = 80) -> str:
         """The report as text.
