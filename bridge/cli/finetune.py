@@ -56,7 +56,15 @@ _USUAL = {
     help="Folder that the paths of a list start from.  [default: the list's own]",
 )
 @click.option("--head", "heads", multiple=True, metavar="LAYER=[NAME:]10", help="New outputs for a layer; repeatable.")
-@click.option("--freeze", multiple=True, metavar="PATTERN", help="Layers to freeze, such as 'conv*'; repeatable.")
+@click.option(
+    "--freeze",
+    multiple=True,
+    metavar="PATTERN",
+    help="Layers to freeze, such as 'conv*', with their normalisations; repeatable.",
+)
+@click.option("--freeze-exactly", is_flag=True, help="Freeze, or train, only the layers that the patterns name.")
+@click.option("--train", multiple=True, metavar="PATTERN", help="Layers to train, all others are frozen; repeatable.")
+@click.option("--train-head", is_flag=True, help="Train the new head, and freeze all other layers.")
 @click.option(
     "--unfreeze-at",
     default=-1,
@@ -211,7 +219,8 @@ def _config(files: tuple[str, ...], given: dict[str, Any]) -> Config:
     recipe = _recipe(given)
     files = _with_own_net(files, given["solver"]) if given["solver"] else files
     same = (
-        "data", "output", "validation", "validation_share", "root", "heads", "freeze", "unfreeze_at", "batch_size",
+        "data", "output", "validation", "validation_share", "root", "heads", "freeze", "freeze_exactly", "train", "train_head",
+        "unfreeze_at", "batch_size",
         "communicator", "scale", "mean", "mirror", "workers", "max_bad", "cache", "cache_dir", "augment_cache",
         "trunk_engine", "threads", "snapshot_every", "patience", "use_best", "half", "resume",
     )  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any
 from bridge.errors import FormatError, OutputError, UsageError
 from bridge.files.atomic import atomic
 from bridge.finetuning.recipe import Recipe
+from bridge.finetuning.selection import Selection
 
 MAPPED = "images-"
 """Prefix of the files of decoded pictures in a run's folder."""
@@ -35,7 +36,10 @@ class Config:
         classes: The names of the classes, where the data have none.
         root: Folder that the paths of a list file start from; empty is the list file's own.
         heads: New heads, such as ``fc8=10`` or ``fc8=fc8_new:10``.
-        freeze: Patterns of the names of layers to freeze.
+        freeze: Patterns of the names of layers to freeze; the normalisations that belong to them are frozen, too.
+        freeze_exactly: Whether only the layers that the patterns name are frozen, or trained.
+        train: Patterns of the names of layers to train; all others are frozen.
+        train_head: Whether new heads are trained, and all other layers are frozen.
         unfreeze_at: Epoch, counted from 0, from which frozen layers are trained too; -1 is never.
         epochs: Passes over the data; a recipe with a ``max_iter`` takes precedence.
         batch_size: Images per step, of all processes together; 0 is the train prototxt's, or 32.
@@ -70,6 +74,9 @@ class Config:
     root: str = ""
     heads: tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()
+    freeze_exactly: bool = False
+    train: tuple[str, ...] = ()
+    train_head: bool = False
     unfreeze_at: int = -1
     epochs: int = 10
     batch_size: int = 0
@@ -102,6 +109,11 @@ class Config:
     def folder(self) -> Path:
         """The run's folder."""
         return Path(self.output)
+
+    @property
+    def selection(self) -> Selection:
+        """Which layers are frozen, as the settings say it."""
+        return Selection(self.freeze, self.train, self.train_head, self.freeze_exactly)
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, without the settings that may change when a run is resumed."""

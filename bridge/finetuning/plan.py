@@ -153,7 +153,7 @@ def make_plan(config: Config) -> tuple[Plan, NetChain]:
     )
     if ranks.first and recorded is not None:
         _check_resumed(plan, recorded)
-    plan = dataclasses.replace(plan, stages=_stages(plan, chain))
+    plan = dataclasses.replace(plan, stages=_stages(plan, chain, made.frozen))
     return dataclasses.replace(plan, notes=(*plan.notes, *_changes(plan))), chain
 
 
@@ -203,10 +203,9 @@ def _chain(config: Config, net: Net, ranks: Ranks) -> NetChain:
 # -- stages ---------------------------------------------------------------------------------------
 
 
-def _stages(plan: Plan, chain: NetChain) -> tuple[Stage, ...]:
+def _stages(plan: Plan, chain: NetChain, frozen: tuple[str, ...]) -> tuple[Stage, ...]:
     """With the frozen layers, and from ``unfreeze_at`` on without."""
     config = plan.config
-    frozen = tuple(prepare.matching(plan.net, config.freeze))
     start = -(-config.unfreeze_at * plan.batches.per_epoch // plan.recipe.iter_size)
     if not frozen or start == 0:
         parts: list[tuple[int, tuple[str, ...]]] = [(0, ())]
@@ -293,8 +292,8 @@ def _remarks(config: Config, preprocess: ImageTransform, train: Data, validation
         )
     if validation is None and (config.patience or config.use_best):
         notes.append("--patience and --use-best have no effect without validation data")
-    if config.unfreeze_at >= 0 and not config.freeze:
-        notes.append("--unfreeze-at has no effect without --freeze")
+    if config.unfreeze_at >= 0 and not config.selection:
+        notes.append("--unfreeze-at has no effect where nothing is frozen")
     elif config.unfreeze_at >= config.epochs and not config.recipe.max_iter:
         notes.append(f"--unfreeze-at {config.unfreeze_at} comes after the last of {config.epochs} epochs")
     on_cpu = config.device == "@numpy"

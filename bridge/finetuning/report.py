@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bridge.files.atomic import atomic
+from bridge.finetuning.selection import some
 from bridge.schema import Net
 from bridge.show import html
 from bridge.show.html import Content, Markup, tag
@@ -151,8 +152,8 @@ def _facts(run: Run, log: list[dict[str, Any]], evaluation: Evaluation | None) -
     yield "data", f"{config.data}: {len(run.train)} images for training, {len(run.validation or ())} held out"
     if config.heads:
         yield "new heads", ", ".join(config.heads)
-    thaw = f", from epoch {config.unfreeze_at + 1} on nothing" if config.freeze and config.unfreeze_at >= 0 else ""
-    yield "frozen", (", ".join(config.freeze) or "nothing") + thaw
+    thaw = f", from epoch {config.unfreeze_at + 1} on nothing" if config.selection and config.unfreeze_at >= 0 else ""
+    yield "frozen", (some(run.plan.stages[0].frozen) or "nothing") + thaw
     momentum = f", momentum {recipe.momentum:g}" if recipe.momentum else ""
     rate = f"rate {recipe.base_lr:g} ({recipe.lr_policy})"
     yield "recipe", f"{recipe.type}, {rate}{momentum}, decay {recipe.weight_decay:g}"

@@ -85,7 +85,8 @@ def freeze_layers(net: Net, chain: NetChain, frozen: Sequence[str], still: Seque
         if any(_is_trained(chain.array(index, role)) for role in chain.roles(index))
     )
     if not trained:
-        raise UsageError("every layer is frozen: there is nothing to train", where=net.where)
+        hint = "--head LAYER=5 gives a layer new outputs, which are trained; or freeze fewer layers"
+        raise UsageError("every layer is frozen: there is nothing to train", where=net.where, hint=hint)
     return trained
 
 
