@@ -49,6 +49,7 @@ from bridge.finetuning import Config, Recipe  # noqa: E402
 from bridge.finetuning.batches import Images  # noqa: E402
 from bridge.finetuning.data import Loading, load_data  # noqa: E402
 from bridge.finetuning.evaluation import evaluate  # noqa: E402
+from bridge.finetuning.listener import Listener, silent  # noqa: E402
 from bridge.finetuning.loop import Loop  # noqa: E402
 from bridge.finetuning.run import begin  # noqa: E402
 from bridge.finetuning.sources import Source  # noqa: E402
@@ -87,8 +88,8 @@ def config(folder: Path, name: str, epochs: int, **changes: Any) -> Config:
     return Config(**{**settings, **changes})
 
 
-def started(made: Config, on_step: Callable[[dict[str, Any]], None] | None = None) -> Loop:
-    return begin(made, on_step)
+def started(made: Config, on_step: Callable[[dict[str, Any]], None] = silent) -> Loop:
+    return begin(made, Listener(on_step))
 
 
 class Article(chainer.Chain):

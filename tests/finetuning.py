@@ -72,22 +72,24 @@ def config(tmp_path: Path, **changes: Any) -> Any:
 
 def run(settings: Any, notes: list[str] | None = None) -> Any:
     """Run it to its products."""
-    from bridge.finetuning import finetune
+    from bridge.finetuning import Listener, finetune
 
-    return finetune(settings, on_note=(lambda note: None) if notes is None else notes.append)
+    return finetune(settings, Listener() if notes is None else Listener(note=notes.append))
 
 
 def trained(settings: Any, notes: list[str] | None = None) -> Any:
     """Run it without making products; its loop."""
+    from bridge.finetuning.listener import Listener
     from bridge.finetuning.run import begin
 
-    loop = begin(settings, None, (lambda note: None) if notes is None else notes.append)
+    loop = begin(settings, Listener() if notes is None else Listener(note=notes.append))
     loop.run()
     return loop
 
 
 def stopped(settings: Any, steps: int) -> None:
     """Begin a run that is cut off after so many steps."""
+    from bridge.finetuning.listener import Listener
     from bridge.finetuning.run import begin
 
     def pull_the_plug(record: dict[str, Any]) -> None:
@@ -95,7 +97,7 @@ def stopped(settings: Any, steps: int) -> None:
             raise InterruptedError
 
     with contextlib.suppress(InterruptedError):
-        begin(settings, pull_the_plug).run()
+        begin(settings, Listener(pull_the_plug)).run()
 
 
 def log_of(folder: Path) -> list[dict[str, Any]]:

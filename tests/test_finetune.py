@@ -235,20 +235,34 @@ def test_a_layer_that_the_weights_file_lacks_is_new_as_in_caffe(tmp_path: Path) 
     assert any("fc8_new" in note for note in made.plan.notes)
 
 
-def test_the_best_epoch_is_kept_and_can_be_the_model(tmp_path: Path) -> None:
+def test_the_best_epoch_is_the_model_and_the_last_one_can_be(tmp_path: Path) -> None:
     from bridge.finetuning import Recipe
 
     settings = {"epochs": 8, "recipe": Recipe(base_lr=0.3, momentum=0.9, seed=2)}
     made = run(config(tmp_path, **settings))
     log = [record for record in log_of(tmp_path / "run") if "validation_loss" in record]
-    best = min(log, key=lambda record: record["validation_loss"])
-    assert made.outcome.best_loss == best["validation_loss"]
+    best = max(log, key=lambda record: (record["validation_accuracy"], -record["validation_loss"]))
+    assert made.outcome.best_epoch == best["epoch"]
     assert best is not log[-1]
-    assert (tmp_path / "run" / "best.caffemodel").exists()
-    again = run(config(tmp_path, **settings, use_best=True, resume=True))
-    assert again.evaluation.loss == pytest.approx(best["validation_loss"], rel=1e-6)
-    best_net, model = (bridge.load(tmp_path / "run" / f"{name}.caffemodel") for name in ("best", "model"))
-    assert best_net["fc8"].weight.tobytes() == model["fc8"].weight.tobytes()
+    assert made.evaluation.loss == pytest.approx(best["validation_loss"], rel=1e-6)
+    model = bridge.load(tmp_path / "run" / "model.caffemodel")["fc8"].weight.tobytes()
+    assert not (tmp_path / "run" / "best.caffemodel").exists()
+    again = run(config(tmp_path, **settings, last=True, resume=True))
+    assert again.evaluation.loss == pytest.approx(log[-1]["validation_loss"], rel=1e-6)
+    assert bridge.load(tmp_path / "run" / "best.caffemodel")["fc8"].weight.tobytes() == model
+    assert bridge.load(tmp_path / "run" / "model.caffemodel")["fc8"].weight.tobytes() != model
+
+
+def test_ties_go_to_the_lower_loss_and_then_to_the_earlier_epoch() -> None:
+    from bridge.finetuning.snapshot import State
+
+    state = State(best=0.5, best_epoch=1, best_accuracy=0.9)
+    assert state.is_better(0.7, 0.95)
+    assert state.is_better(0.4, 0.9)
+    assert not state.is_better(0.5, 0.9)
+    assert not state.is_better(0.1, 0.8)
+    assert not state.is_better(float("nan"), 1.0)
+    assert not State().is_better(float("nan"), None)
 
 
 def test_a_run_stops_when_it_does_not_get_better(tmp_path: Path) -> None:

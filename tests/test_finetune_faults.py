@@ -111,6 +111,7 @@ def test_an_interrupted_run_keeps_every_step(number: signal.Signals, whole: Path
 
 
 def test_a_run_that_stops_before_its_thaw_resumes_behind_it(tmp_path: Path) -> None:
+    from bridge.finetuning.listener import Listener
     from bridge.finetuning.run import begin
 
     settings: dict[str, Any] = {"unfreeze_at": 1, "epochs": 3, "trunk_engine": "chainer", "snapshot_every": 1}
@@ -122,7 +123,7 @@ def test_a_run_that_stops_before_its_thaw_resumes_behind_it(tmp_path: Path) -> N
 
     for resume in (False, True):
         with pytest.raises(InterruptedError):
-            begin(config(tmp_path, resume=resume, **settings), pull_the_plug).run()
+            begin(config(tmp_path, resume=resume, **settings), Listener(pull_the_plug)).run()
     run(config(tmp_path, resume=True, **settings))
     assert same_bits(tmp_path / "whole", tmp_path / "run")
 
@@ -336,9 +337,9 @@ def test_a_folder_in_use_is_not_touched(tmp_path: Path) -> None:
     trained(config(tmp_path, epochs=1))
     with pytest.raises(UsageError, match="--resume"):
         run(config(tmp_path, epochs=1))
-    with pytest.raises(UsageError, match="was started with batch_size = 32, now it is 16"):
+    with pytest.raises(UsageError, match="was started with --batch-size 32, now it is 16"):
         run(config(tmp_path, epochs=1, resume=True, batch_size=16))
-    with pytest.raises(UsageError, match=r"was started with recipe\.seed = 7, now it is 8"):
+    with pytest.raises(UsageError, match=r"was started with --seed 7, now it is 8"):
         run(config(tmp_path, epochs=1, resume=True, recipe=Recipe(momentum=0.9, weight_decay=5e-4, seed=8)))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
@@ -354,11 +355,11 @@ def test_more_epochs_make_a_finished_run_a_longer_one(tmp_path: Path) -> None:
     run(config(tmp_path, epochs=1, trunk_engine="chainer"))
     run(config(tmp_path, epochs=3, trunk_engine="chainer", resume=True))
     assert same_bits(tmp_path / "whole", tmp_path / "run")
-    with pytest.raises(UsageError, match="was started with epochs = 3, now it is 2"):
+    with pytest.raises(UsageError, match="was started with --epochs 3, now it is 2"):
         run(config(tmp_path, epochs=2, trunk_engine="chainer", resume=True))
     paced = Recipe(lr_policy="cosine")
     run(config(tmp_path, epochs=1, recipe=paced, output=str(tmp_path / "paced")))
-    with pytest.raises(UsageError, match="was started with epochs = 1, now it is 2"):
+    with pytest.raises(UsageError, match="was started with --epochs 1, now it is 2"):
         run(config(tmp_path, epochs=2, recipe=paced, output=str(tmp_path / "paced"), resume=True))
 
 

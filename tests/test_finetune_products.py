@@ -311,24 +311,41 @@ def test_pictures_take_any_name_without_a_word(recwarn: pytest.WarningsRecorder)
 def test_the_progress_bar_says_loss_accuracy_speed_and_time(capsys: pytest.CaptureFixture[str]) -> None:
     from bridge.cli.progress import Progress
 
+    record = {"epoch": 0, "loss": 1.25, "accuracy": 0.5, "seconds": 0.01, "images": 32, "iterations": 2, "epochs": 1}
+    first = {"iteration": 0, **record, "epoch_ends": False}
+    last = {"iteration": 1, **record, "validation_loss": 1.0, "validation_accuracy": 0.75, "epoch_ends": True}
     with Progress(hidden=False) as progress:
-        record = {"epoch": 0, "loss": 1.25, "accuracy": 0.5, "seconds": 0.01, "images": 32, "iterations": 2}
-        assert progress.step is not None
-        progress.step({"iteration": 0, **record})
-        progress.step({"iteration": 1, **record, "validation_loss": 1.0, "validation_accuracy": 0.75})
+        progress.step(first)
+        progress.step({**last, "best": True})
     said = capsys.readouterr().err
-    for words in ("2/2", "loss 1.2500", "50.0% right", "held out loss 1.0000", "75.0% right", "images/s"):
+    line = "epoch 1/1  loss 1.2500  50.0% right  held out: loss 1.0000  75.0% right  0.0 s  best so far"
+    for words in (line, "2/2", "images/s"):
         assert words in said
-    assert Progress(hidden=True).step is None
+    with Progress(hidden=True) as progress:
+        progress.step(first)
+        progress.step({**last, "best": True})
+    assert capsys.readouterr().err == f"{line}\n"
 
 
 def test_quiet_is_quiet(tmp_path: Path) -> None:
-    line = ["finetune", *MODEL, "--data", FASHION / "fashion_mini.npz", "--epochs", "1", "--freeze", "conv*"]
+    line = [
+        "finetune",
+        *MODEL,
+        "--data",
+        FASHION / "fashion_mini.npz",
+        "--epochs",
+        "1",
+        "--train",
+        "fc*",
+        "--scale",
+        "0.004",
+    ]
     done = call(*line, "-o", tmp_path / "quiet", "-q")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("\n") == 1
     loud = call(*line, "-o", tmp_path / "loud")
-    assert all(text.startswith("note: ") for text in loud.stderr.splitlines())
+    assert loud.stderr.startswith("reading ")
+    assert "note: " in loud.stderr
     assert bridge.load(tmp_path / "loud" / "deploy.prototxt", tmp_path / "loud" / "model.caffemodel")
 
 

@@ -77,17 +77,18 @@ def test_the_number_of_threads_is_a_setting(tmp_path: Path) -> None:
     """It is recorded, and a run is not resumed with another one."""
     settings = config(tmp_path, epochs=1)
     trained(settings)
-    with pytest.raises(UsageError, match="was started with threads = 1, now it is 2"):
+    with pytest.raises(UsageError, match="was started with --threads 1, now it is 2"):
         run(dataclasses.replace(settings, threads=2, resume=True))
 
 
 def test_what_a_callback_draws_changes_nothing(tmp_path: Path) -> None:
     """Each step has a seed of its own, and NumPy's generator is afterwards as it was before."""
+    from bridge.finetuning.listener import Listener
     from bridge.finetuning.run import begin
 
     trained(config(tmp_path, output=str(tmp_path / "quiet")))
     np.random.seed(5)
-    begin(config(tmp_path), lambda record: np.random.rand(3)).run()
+    begin(config(tmp_path), Listener(lambda record: np.random.rand(3))).run()
     after = np.random.rand()
     assert log_of(tmp_path / "run") == log_of(tmp_path / "quiet")
     np.random.seed(5)
@@ -212,10 +213,10 @@ if exact == "exact":
     from bridge.finetuning import exact_arithmetic
     assert exact_arithmetic()
 from bridge.caffe_files import prototxt
-from bridge.finetuning import Config, finetune, read_solver
+from bridge.finetuning import Config, Listener, finetune, read_solver
 files = f"{folder}/train.prototxt", f"{folder}/start.caffemodel"
 recipe = read_solver(prototxt.parse_file(f"{folder}/solver.prototxt"))
-run = finetune(Config(files, f"{folder}/../batches.npz", output, recipe=recipe, scale=0.00390625), on_note=print)
+run = finetune(Config(files, f"{folder}/../batches.npz", output, recipe=recipe, scale=0.00390625), Listener(note=print))
 """
 """A replay from Python."""
 

@@ -19,7 +19,7 @@ def demo() -> None:
 
     start = time.perf_counter()
     with Progress(hidden=not sys.stderr.isatty()) as progress:
-        found = way.run(lambda text: click.echo(f"{text} ...", err=True), progress.step or (lambda record: None))
+        found = way.run(lambda text: click.echo(f"{text} ...", err=True), progress.step)
     print_table("weight bridge, the whole way", ("what", "found"), found, prose=True)
     click.echo()
     click.echo(f"done in {time.perf_counter() - start:.0f} s")

@@ -124,7 +124,7 @@ def _tuned(files: list[str], temporary: Path, on_step: Callable[[dict[str, Any]]
 
 
 def _train(files: list[str], output: Path, freeze: tuple[str, ...], on_step: Callable[[dict[str, Any]], None]) -> Run:
-    from bridge.finetuning import Config, Recipe, finetune
+    from bridge.finetuning import Config, Listener, Recipe, finetune
 
     recipe = Recipe(base_lr=0.01, momentum=0.9, weight_decay=0.0005)
     config = Config(
@@ -138,7 +138,7 @@ def _train(files: list[str], output: Path, freeze: tuple[str, ...], on_step: Cal
         scale=1 / 256,
         recipe=recipe,
     )
-    return finetune(config, on_step)
+    return finetune(config, Listener(on_step))
 
 
 def _accuracy(run: Run) -> float:

@@ -15,18 +15,13 @@ import click
 from bridge.cli import manners, options, printable
 from bridge.cli.manners import VOICE, section
 from bridge.cli.progress import Progress
-from bridge.errors import BridgeError, FormatError, UsageError
+from bridge.cli.rerun import given_words, stored_words, write_command
+from bridge.cli.run_settings import config_of
+from bridge.errors import BridgeError, UsageError
+from bridge.finetuning.listener import Listener
 
 if TYPE_CHECKING:
-    from bridge.finetuning import Config, Recipe
-
-_USUAL = {
-    "SGD": (0.01, 0.9), "Nesterov": (0.01, 0.9), "AdaGrad": (0.01, 0.0), "RMSProp": (0.001, 0.0),
-    "AdaDelta": (1.0, 0.95), "Adam": (0.001, 0.9), "AdamW": (0.001, 0.9), "AMSGrad": (0.001, 0.9),
-    "AdaBound": (0.001, 0.9), "AMSBound": (0.001, 0.9), "RMSprop": (0.001, 0.0), "SMORMS3": (0.001, 0.0),
-    "RMSpropGraves": (0.0001, 0.9),
-}  # fmt: skip
-"""Optimizer -> the usual learning rate and momentum; others have those of SGD."""
+    from bridge.finetuning.verdict import Verdict
 
 
 @manners.command()
@@ -38,7 +33,7 @@ _USUAL = {
     help="A folder per class, .npz with x and y, list of files, or module:function.  [default: with --solver, the data "
     "layers of the solver's net]",
 )
-@click.option("-o", "--output", required=True, type=click.Path(), help="Folder of the run.")
+@click.option("-o", "--output", default="", type=click.Path(), help="Folder of the run.")
 @section("More about the data")
 @click.option("--validation", default="", help="Validation data.  [default: a share of --data]")
 @click.option(
@@ -59,7 +54,15 @@ _USUAL = {
 )
 @section("What is trained")
 @click.option("--head", "heads", multiple=True, metavar="LAYER=[NAME:]10", help="New outputs for a layer; repeatable.")
-@click.option("--freeze", multiple=True, metavar="PATTERN", help="Layers to freeze, such as 'conv*'; repeatable.")
+@click.option(
+    "--freeze",
+    multiple=True,
+    metavar="PATTERN",
+    help="Layers to freeze, such as 'conv*', with their normalisations; repeatable.",
+)
+@click.option("--freeze-exactly", is_flag=True, help="Freeze, or train, only the layers that the patterns name.")
+@click.option("--train", multiple=True, metavar="PATTERN", help="Layers to train, all others are frozen; repeatable.")
+@click.option("--train-head", is_flag=True, help="Train the new head, and freeze all other layers.")
 @click.option(
     "--unfreeze-at",
     default=-1,
@@ -92,7 +95,7 @@ _USUAL = {
 @click.option("--clip-gradients", type=float, help="Largest norm of all gradients together.")
 @click.option("--label-smoothing", default=0.0, type=click.FloatRange(0, 0.99))
 @click.option("--patience", default=0, type=click.IntRange(0), help="Epochs without improvement after which to stop.")
-@click.option("--use-best", is_flag=True, help="The model is that of the epoch with the lowest validation loss.")
+@click.option("--last", is_flag=True, help="The model is that of the last epoch, not of the best one.")
 @section("From pictures to inputs")
 @click.option("--scale", type=float, help="Factor on images, after the mean is subtracted.")
 @click.option("--mean", help="Mean: one number, one per channel (b,g,r), or a .binaryproto.")
@@ -129,14 +132,33 @@ _USUAL = {
 @click.option("--half", is_flag=True, help="Store parameters and blobs as float16 (on a GPU).")
 @click.option("--communicator", default="", help="ChainerMN's, under mpiexec: naive, pure_nccl, ...")
 @click.option("--seed", type=click.IntRange(0), help="Seed of order, augmentation, dropout and fillers.")
-@click.option("--resume", is_flag=True, help="Continue the run that is in the folder.")
+@click.option(
+    "--resume",
+    is_flag=False,
+    flag_value="",
+    metavar="[RUN]",
+    help="Continue a run: --resume RUN alone, or the whole command with -o RUN --resume.",
+)
 def finetune(files: tuple[str, ...], **given: Any) -> None:
-    """Fine-tune a net on new data; writes model.onnx, model.caffemodel, model.npz, log and report."""
+    """Fine-tune a net on new data; writes model.onnx, model.caffemodel, model.npz, log and report.
+
+    Exit status: 0 the model is better than guessing, 1 it is not, 2 it could not be done.
+    """
+    context = click.get_current_context()
+    if given["resume"] and not files and Path(given["resume"]).is_dir():
+        _rerun(context)
+        return
+    files = (*filter(None, [given["resume"]]), *files)  # --resume before FILES took the first of them
+    given["resume"] = given["resume"] is not None
+    if not given["output"]:
+        raise click.UsageError("Missing option '-o' / '--output'.")
     if not given["data"]:
         _from_own_data(files, given)
         return
     if not files:
         raise click.UsageError("Missing argument 'FILES'.")
+    if not VOICE.quiet:
+        click.echo(printable(f"reading {', '.join(files)}"), err=True)
     from bridge.finetuning import blas
 
     if given["solver"] and blas.holds_batches(given["data"]):  # a replay of a Caffe run
@@ -144,13 +166,34 @@ def finetune(files: tuple[str, ...], **given: Any) -> None:
     from bridge.finetuning.run import finetune as run_finetune
 
     with _all_or_none(given["communicator"]) as first:
-        config = _config(files, given)
+        config = config_of(files, given)
         quiet = VOICE.quiet or not first
         with Progress(quiet or not sys.stderr.isatty(), quiet) as progress:
-            run = run_finetune(config, progress.step, progress.note)
+            listener = Listener(progress.step, progress.note, progress.work, None if quiet else progress.plan)
+            run = run_finetune(config, listener, lambda folder: write_command(folder, given_words(context)))
     if first:
         found = f", {run.evaluation}" if run.evaluation is not None else ""
         click.echo(f"{config.output}: {run.outcome.iterations} iterations{found}")
+        _judge(run.verdict)
+
+
+def _rerun(context: click.Context) -> None:
+    """Go on with a run by the command that began it, and by what is given now."""
+    folder = os.path.abspath(context.params["resume"])
+    now = given_words(context)
+    words = [*stored_words(Path(folder)), *now, "-o", folder, "--resume"]
+    with finetune.make_context(context.info_name, words, parent=context.parent) as again:
+        finetune.invoke(again)
+
+
+def _judge(verdict: Verdict) -> None:
+    """Say what is usually wrong where the model is no better than guessing, and end with status 1."""
+    if verdict.learned is not False:
+        return
+    click.secho(f"bridge: {printable(verdict.text)}", fg="red", err=True)
+    for cause in verdict.causes:
+        click.echo(printable(f"  - {cause}"), err=True)
+    click.get_current_context().exit(1)
 
 
 _OWN_DATA = {"files", "output", "solver", "resume", "data"}
@@ -205,148 +248,3 @@ def _all_or_none(communicator: str) -> Iterator[bool]:
         status = 130 if isinstance(error, KeyboardInterrupt) else 2
         ranks.Abort(status)
         os._exit(status)  # MPI may take a moment to end this process, and the error would be said twice
-
-
-def _config(files: tuple[str, ...], given: dict[str, Any]) -> Config:
-    from bridge.finetuning.config import Config
-
-    phase = given["phase"]
-    reading = options.reading_arguments(given)
-    if phase == "TEST":  # the default; training takes the prototxt's layers for training
-        reading.pop("phase", None)
-    recipe = _recipe(given)
-    files = _with_own_net(files, given["solver"]) if given["solver"] else files
-    same = (
-        "data", "output", "validation", "validation_share", "root", "heads", "freeze", "unfreeze_at", "batch_size",
-        "communicator", "scale", "mean", "mirror", "workers", "max_bad", "cache", "cache_dir", "augment_cache",
-        "trunk_engine", "threads", "snapshot_every", "patience", "use_best", "half", "resume",
-    )  # fmt: skip
-    return Config(
-        files=files,
-        classes=_class_names(given["class_names"]),
-        epochs=given["epochs"] or 10,
-        recipe=recipe,
-        lr_mult=dict(_factor(text) for text in given["lr_mults"]),
-        device=_device(given),
-        crop=_pair("--crop", given["crop"]),
-        resize=_pair("--resize", given["resize"]),
-        swap=given["swap_channels"],
-        cache_memory=_bytes(given["cache_memory"]),
-        reading=reading,
-        **{name: given[name] for name in same},
-    )
-
-
-def _with_own_net(files: tuple[str, ...], solver: str) -> tuple[str, ...]:
-    """The files, with the solver's net where they have no prototxt; it must be in the solver's folder or below."""
-    from bridge.caffe_files import prototxt
-    from bridge.files.readers import split_files
-    from bridge.finetuning.recipe import net_of
-
-    wanted, (definition, _) = net_of(prototxt.parse_file(solver)), split_files(files)
-    if not wanted:
-        return files
-    if definition is not None:
-        if Path(definition).name != Path(wanted).name:
-            options.note(f"the solver's net '{wanted}' is not read: '{definition}' is trained, as it says")
-        return files
-    folder = Path(solver).resolve().parent
-    for path in (folder / wanted, Path(wanted), folder / Path(wanted).name):
-        if path.resolve().is_relative_to(folder) and path.is_file():
-            return str(path), *files
-    raise UsageError(f"there is no net '{wanted}' in {folder} or below", where=solver, hint="give its prototxt")
-
-
-def _device(given: dict[str, Any]) -> str:
-    """The device; with NCCL and none given, each process takes a GPU of its own."""
-    from bridge.chain.devices import parse_device
-
-    wanted = given["device"]
-    if wanted is None and given["communicator"] == "pure_nccl":
-        from bridge.finetuning.parallel import ranks_of
-
-        wanted = str(ranks_of("pure_nccl").local_rank)
-    device = parse_device(wanted or "-1")
-    if given["half"] and device == "@numpy":
-        raise UsageError("--half stores arrays as float16, which takes a GPU", hint="--device 0")
-    return device
-
-
-def _recipe(given: dict[str, Any]) -> Recipe:
-    """The solver.prototxt's recipe, or the usual one; flags that were given count more."""
-    import dataclasses
-
-    from bridge.caffe_files import prototxt
-    from bridge.finetuning.recipe import Recipe, read_solver
-
-    if given["solver"]:
-        recipe = read_solver(prototxt.parse_file(given["solver"]))
-    else:
-        kind = given["optimizer"] or "SGD"
-        rate, momentum = _USUAL.get(kind.removeprefix("chainer."), _USUAL["SGD"])
-        recipe = Recipe(type=kind, base_lr=rate, momentum=momentum, weight_decay=0.0005)
-        if given["lr_policy"] in ("exp", "inv", "sigmoid") and given["gamma"] is None:
-            raise UsageError(f"--lr-policy {given['lr_policy']} needs --gamma")
-    names = (
-        "lr_policy",
-        "gamma",
-        "power",
-        "stepsize",
-        "momentum",
-        "weight_decay",
-        "clip_gradients",
-        "iter_size",
-        "seed",
-    )
-    changes = {name: given[name] for name in names if given[name] is not None}
-    renamed = {"type": given["optimizer"], "base_lr": given["lr"], "stepvalue": given["stepvalue"] or None}
-    changes.update({name: value for name, value in renamed.items() if value is not None})
-    if given["epochs"]:
-        changes["max_iter"] = 0
-    return dataclasses.replace(recipe, warmup=given["warmup"], label_smoothing=given["label_smoothing"], **changes)
-
-
-def _class_names(path: str | None) -> tuple[str, ...]:
-    if path is None:
-        return ()
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            names = [line.strip() for line in file.read().rstrip().split("\n")]
-    except UnicodeDecodeError as error:
-        raise FormatError(f"is no text in UTF-8: byte {error.start}", where=path) from None
-    for number, name in enumerate(names, 1):
-        if not name:
-            raise FormatError("is blank", expected="a class's name on each line", where=f"{path}:{number}")
-        if name in names[: number - 1]:
-            raise FormatError(f"'{name}' is on line {names.index(name) + 1} already", where=f"{path}:{number}")
-    return tuple(names)
-
-
-def _pair(name: str, text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    parts = text.replace("x", ",").split(",")
-    if len(parts) == 1:
-        parts *= 2
-    if len(parts) != 2 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise UsageError(f"{name} {text}: expected one positive number, or H,W")
-    return int(parts[0]), int(parts[1])
-
-
-def _factor(text: str) -> tuple[str, float]:
-    pattern, _, factor = text.rpartition("=")
-    try:
-        return pattern, float(factor)
-    except ValueError:
-        raise UsageError(f"--lr-mult {text}: expected PATTERN=FACTOR") from None
-
-
-def _bytes(text: str) -> int:
-    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-    unit = text[-1:].upper()
-    number = text[:-1] if unit in units else text
-    with contextlib.suppress(ValueError, OverflowError):
-        size = int(float(number) * units.get(unit, 1))
-        if size >= 0:
-            return size
-    raise UsageError(f"--cache-memory {text}: expected a number of bytes, such as 512M or 4G")

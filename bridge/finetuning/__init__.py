@@ -9,6 +9,7 @@ from bridge.lazy import lazy
 if TYPE_CHECKING:
     from bridge.finetuning.blas import exact_arithmetic as exact_arithmetic
     from bridge.finetuning.config import Config as Config
+    from bridge.finetuning.listener import Listener as Listener
     from bridge.finetuning.predict import classify as classify
     from bridge.finetuning.predict import read_images as read_images
     from bridge.finetuning.recipe import Recipe as Recipe
@@ -21,6 +22,7 @@ else:
         {
             "exact_arithmetic": "bridge.finetuning.blas",
             "Config": "bridge.finetuning.config",
+            "Listener": "bridge.finetuning.listener",
             "classify": "bridge.finetuning.predict",
             "read_images": "bridge.finetuning.predict",
             "Recipe": "bridge.finetuning.recipe",

@@ -10,12 +10,15 @@ from typing import Any
 
 from bridge.errors import FormatError, OutputError, UsageError
 from bridge.files.atomic import atomic
+from bridge.finetuning.lock import RunLock
 from bridge.finetuning.recipe import Recipe
+from bridge.finetuning.selection import Selection
 
 MAPPED = "images-"
 """Prefix of the files of decoded pictures in a run's folder."""
-_NAME = "config.json"
-_FREE = ("resume", "output", "workers", "cache_dir", "cache_memory", "snapshot_every", "use_best")
+SETTINGS = "config.json"
+"""The file of a run's settings."""
+_FREE = ("resume", "output", "workers", "cache_dir", "cache_memory", "snapshot_every", "last")
 """Settings that may change when a run is resumed: they do not change what it computes."""
 
 
@@ -35,7 +38,10 @@ class Config:
         classes: The names of the classes, where the data have none.
         root: Folder that the paths of a list file start from; empty is the list file's own.
         heads: New heads, such as ``fc8=10`` or ``fc8=fc8_new:10``.
-        freeze: Patterns of the names of layers to freeze.
+        freeze: Patterns of the names of layers to freeze; the normalisations that belong to them are frozen, too.
+        freeze_exactly: Whether only the layers that the patterns name are frozen, or trained.
+        train: Patterns of the names of layers to train; all others are frozen.
+        train_head: Whether new heads are trained, and all other layers are frozen.
         unfreeze_at: Epoch, counted from 0, from which frozen layers are trained too; -1 is never.
         epochs: Passes over the data; a recipe with a ``max_iter`` takes precedence.
         batch_size: Images per step, of all processes together; 0 is the train prototxt's, or 32.
@@ -54,8 +60,9 @@ class Config:
         threads: Threads of a matrix product on the CPU. It decides about the last place of values, so it is a
             setting and not the number of cores.
         snapshot_every: Steps between snapshots; 0 saves one as often as it costs little time.
-        patience: Epochs without a lower validation loss after which the run stops; 0 is never.
-        use_best: Whether the model is that of the epoch with the lowest validation loss; else that of the last epoch.
+        patience: Epochs after the best one after which the run stops; 0 is never.
+        last: Whether the model is that of the last epoch; else that of the best one, by accuracy on held-out images,
+            then by their loss.
         half: Whether parameters and blobs are float16, on a GPU.
         resume: Whether to continue the run that is in the folder.
         reading: Arguments of :func:`bridge.load`.
@@ -70,6 +77,9 @@ class Config:
     root: str = ""
     heads: tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()
+    freeze_exactly: bool = False
+    train: tuple[str, ...] = ()
+    train_head: bool = False
     unfreeze_at: int = -1
     epochs: int = 10
     batch_size: int = 0
@@ -93,7 +103,7 @@ class Config:
     threads: int = 1
     snapshot_every: int = 0
     patience: int = 0
-    use_best: bool = False
+    last: bool = False
     half: bool = False
     resume: bool = False
     reading: dict[str, Any] = field(default_factory=dict)
@@ -102,6 +112,11 @@ class Config:
     def folder(self) -> Path:
         """The run's folder."""
         return Path(self.output)
+
+    @property
+    def selection(self) -> Selection:
+        """Which layers are frozen, as the settings say it."""
+        return Selection(self.freeze, self.train, self.train_head, self.freeze_exactly)
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, without the settings that may change when a run is resumed."""
@@ -116,7 +131,7 @@ def check_folder(config: Config) -> None:
         UsageError: The folder holds a run and ``resume`` is not set, a run with other settings, or other files.
         FormatError: The settings that it holds cannot be read.
     """
-    path, folder = config.folder / _NAME, config.folder
+    path, folder = config.folder / SETTINGS, config.folder
     if not path.exists():
         if folder.exists() and (not folder.is_dir() or any(map(_is_foreign, folder.iterdir()))):
             raise UsageError("exists and holds no run", where=config.output, hint="name a new folder")
@@ -127,14 +142,36 @@ def check_folder(config: Config) -> None:
         before = _flat(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, AttributeError, TypeError) as error:
         raise FormatError(f"does not hold settings: {error}", where=str(path), hint="name a new folder") from None
-    now = _flat(config.to_json())
-    changed = [name for name in now if now[name] != before.get(name)]
-    if changed and not _is_longer(config, changed, before):
+    now, usual = _flat(config.to_json()), _flat(Config((), "", "").to_json())
+    changed = [name for name in now if now[name] != before.get(name, usual[name])]
+    if "epochs" in changed and _is_longer(config, before):
+        changed.remove("epochs")
+    if changed:
+        name = changed[0]
         raise UsageError(
-            f"was started with {changed[0]} = {before.get(changed[0])!r}, now it is {now[changed[0]]!r}",
+            f"the run was started with {_option(name)} {_shown(before.get(name, usual[name]))}, now it is "
+            f"{_shown(now[name])}",
             where=config.output,
-            hint="resume with the same options, or use another folder",
+            hint=f"bridge finetune --resume {config.output} goes on as it was; another setting takes another folder",
         )
+
+
+_OPTIONS = {
+    "files": "the model", "classes": "--class-names", "heads": "--head", "swap": "--swap-channels",
+    "recipe.base_lr": "--lr", "recipe.type": "--optimizer", "reading": "other options for reading the model,",
+}  # fmt: skip
+"""Settings whose options have other names."""
+
+
+def _option(name: str) -> str:
+    """The option that a setting comes from: ``--lr`` for ``recipe.base_lr``."""
+    return _OPTIONS.get(name) or f"--{name.removeprefix('recipe.').replace('_', '-')}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value)) or "not given"
+    return "not given" if value in (None, "", {}) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
@@ -144,23 +181,30 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _is_longer(config: Config, changed: list[str], before: dict[str, Any]) -> bool:
-    """Whether only ``epochs`` has grown, and the learning rates of the epochs before are the same."""
-    paced = config.recipe.lr_policy in ("poly", "cosine")
-    return changed == ["epochs"] and not paced and config.epochs > before["epochs"]
+def _is_longer(config: Config, before: dict[str, Any]) -> bool:
+    """Whether ``epochs`` has grown, and the learning rates of the epochs before are the same."""
+    return config.recipe.lr_policy not in ("poly", "cosine") and config.epochs > before["epochs"]
 
 
-def open_folder(config: Config) -> None:
+def open_folder(config: Config, lock: RunLock | None = None) -> None:
     """Make the run's folder and write its settings there.
+
+    Args:
+        config: The settings.
+        lock: Keeps other runs out of the folder; taken now where the folder is new.
 
     Raises:
         OutputError: The folder or the file cannot be written.
+        UsageError: Another run works in the folder.
     """
-    path = config.folder / _NAME
+    path = config.folder / SETTINGS
     try:
         config.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot be made: {error.strerror}", where=config.output) from None
+    if lock is not None and not lock.taken:
+        lock.take()
+        check_folder(config)  # another run may have come first
     with atomic(path) as file:
         file.write(json.dumps(config.to_json(), indent=2).encode())
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from bridge.errors import BridgeError, FormatError, MissingFileError, UsageError, nearest
 from bridge.finetuning.cache import digest
+from bridge.finetuning.listener import Work, silent
 from bridge.schema import Shape, times
 
 _NAMES = "--class-names"
@@ -79,6 +80,7 @@ class Loading:
         folder: Folder of that file.
         root: Folder that the paths of a list start from; empty is the list's own.
         share: Number of this process, and of all processes that share the data.
+        work: Is told how many pictures are decoded.
     """
 
     shape: tuple[int, int, int]
@@ -89,6 +91,7 @@ class Loading:
     folder: Path = field(default_factory=Path)
     root: str = ""
     share: tuple[int, int] = (0, 1)
+    work: Work = silent
 
 
 def load_data(source: str, loading: Loading, classes: Sequence[str] = ()) -> Data:

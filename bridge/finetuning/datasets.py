@@ -7,12 +7,15 @@ import numpy as np
 from bridge.errors import UsageError
 from bridge.finetuning.config import Config
 from bridge.finetuning.data import Data, Loading, load_data, named, split
+from bridge.finetuning.listener import Work, silent
 from bridge.finetuning.objective import Objective
 from bridge.finetuning.parallel import Ranks
 from bridge.schema import Net, Shape
 
 
-def load_splits(config: Config, shape: Shape, resize: tuple[int, int], ranks: Ranks) -> tuple[Data, Data | None]:
+def load_splits(
+    config: Config, shape: Shape, resize: tuple[int, int], ranks: Ranks, work: Work = silent
+) -> tuple[Data, Data | None]:
     """Load the data of a run, and hold out a part for validation.
 
     Args:
@@ -20,6 +23,7 @@ def load_splits(config: Config, shape: Shape, resize: tuple[int, int], ranks: Ra
         shape: (N, C, H, W) of the net's input.
         resize: (height, width) that pictures are brought to.
         ranks: The processes; each loads its part.
+        work: Is told how many pictures are decoded.
 
     Returns:
         Training data, and validation data or ``None``.
@@ -37,6 +41,7 @@ def load_splits(config: Config, shape: Shape, resize: tuple[int, int], ranks: Ra
         folder=config.folder,
         root=config.root,
         share=(ranks.rank, ranks.size),
+        work=work,
     )
     data = load_data(config.data, loading)
     held_out = load_data(config.validation, loading, data.classes) if config.validation else None

@@ -44,7 +44,12 @@ def forward(chain: NetChain, objective: Objective, source: Source, indices: np.n
     Returns:
         All blobs by name, and the labels.
     """
-    features, label, xp = source.get(indices, epoch), objective.label, chain.xp
+    return run_features(chain, objective, source, source.get(indices, epoch))
+
+
+def run_features(chain: NetChain, objective: Objective, source: Source, features: Any) -> Any:
+    """The same, from what the trained part reads of the images."""
+    label, xp = objective.label, chain.xp
     if xp is not np:
         features = {name: xp.asarray(values) for name, values in features.items()}
     if objective.half:

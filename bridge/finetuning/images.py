@@ -75,7 +75,8 @@ def decode_all(paths: Sequence[Path], size: tuple[int, int], channels: int, work
     context = multiprocessing.get_context("spawn")  # the parent may have threads, which a fork does not survive
     starts = iter(range(0, len(jobs), _BATCH))
     ignored = (signal.SIGINT, signal.SIG_IGN)  # the parent process answers Ctrl-C
-    with ProcessPoolExecutor(workers, context, signal.signal, ignored) as pool:
+    pool = ProcessPoolExecutor(workers, context, signal.signal, ignored)
+    try:
         ahead = itertools.islice(starts, workers * _AHEAD)
         pending = deque(pool.submit(_decode_some, jobs[start : start + _BATCH]) for start in ahead)
         while pending:
@@ -84,6 +85,8 @@ def decode_all(paths: Sequence[Path], size: tuple[int, int], channels: int, work
             if following is not None:
                 pending.append(pool.submit(_decode_some, jobs[following : following + _BATCH]))
             yield from done
+    finally:  # Ctrl-C does not wait for pictures that nobody wants any more
+        pool.shutdown(cancel_futures=True)
 
 
 def _decode_some(jobs: Sequence[tuple[str, int, int, int]]) -> list[np.ndarray | str]:

@@ -1,9 +1,11 @@
-"""Let Ctrl-C and SIGTERM stop a run between two steps."""
+"""Let Ctrl-C and SIGTERM stop a run at once, but never in the middle of an update."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -11,16 +13,23 @@ _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM") if hasa
 
 
 class Interrupts:
-    """A context in which the first signal only sets :attr:`asked`, and the second one interrupts at once.
+    """A context in which a signal raises :class:`KeyboardInterrupt` at once, except in what is :meth:`held` together.
 
-    An interruption within a step would leave some parameters updated and some not.
+    There, and where several processes have to stop together, the first signal only sets :attr:`asked`, and the second
+    one interrupts at once.
+
+    Args:
+        alone: Whether this process may stop without others.
+        tell: Called where a signal has to wait.
 
     Attributes:
-        asked: Whether a signal has come.
+        asked: Whether a signal has come, and waits.
+        cut: Whether a signal cut in two what was held together.
     """
 
-    def __init__(self) -> None:
-        self.asked = False
+    def __init__(self, alone: bool = True, tell: Callable[[], None] = lambda: None) -> None:
+        self.asked = self.cut = False
+        self._alone, self._tell, self._held = alone, tell, False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -34,7 +43,18 @@ class Interrupts:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold together what would leave half of a step behind: a first signal waits for its end."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if self.asked or (self._alone and not self._held):
+            self.cut = self._held
             raise KeyboardInterrupt
         self.asked = True
+        self._tell()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from types import TracebackType
@@ -46,7 +47,7 @@ class LogFile:
         """Append a step's record. Records are written to the file about once per second.
 
         Args:
-            record: Finite numbers by name.
+            record: Numbers by name; one that is not finite is ``null`` in the file.
             now: The time by :func:`time.perf_counter`, in seconds.
         """
         if self._writes:
@@ -80,18 +81,20 @@ class LogFile:
 
 
 def _line(record: dict[str, Any]) -> str:
-    """A flat record of finite numbers as JSON; :mod:`json` takes several times as long."""
-    return "{" + ", ".join([f'"{name}": {value!r}' for name, value in record.items()]) + "}\n"
+    """A flat record of numbers as JSON; :mod:`json` takes several times as long."""
+    parts = [f'"{name}": {value!r}' if value - value == 0 else f'"{name}": null' for name, value in record.items()]
+    return "{" + ", ".join(parts) + "}\n"
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run's log.
+    """The records of a run's log; a number that was not finite is NaN.
 
     Raises:
         FormatError: A line is no JSON object.
     """
     path = folder / LOG_FILE
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except ValueError as error:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [{name: math.nan if value is None else value for name, value in r.items()} for r in records]
+    except (ValueError, AttributeError) as error:
         raise FormatError(f"is no log: {error}", where=str(path)) from None

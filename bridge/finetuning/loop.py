@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from bridge.errors import ModelError, UsageError
 from bridge.finetuning import blas
 from bridge.finetuning.evaluation import Evaluation, evaluate, forward
 from bridge.finetuning.interrupts import Interrupts
+from bridge.finetuning.listener import Listener
 from bridge.finetuning.logfile import LogFile, read_log
 from bridge.finetuning.optimizers import Updater
 from bridge.finetuning.outcome import Outcome
@@ -25,7 +26,7 @@ from bridge.finetuning.plan import Plan
 from bridge.finetuning.saving import Saver
 from bridge.finetuning.snapshot import State, Trained
 from bridge.finetuning.sources import Source
-from bridge.finetuning.stages import Inputs, Say, Stage, freeze_layers, open_stage
+from bridge.finetuning.stages import Inputs, Stage, freeze_layers, open_stage
 
 Record = dict[str, Any]
 """What the log says of a step: iteration, epoch, loss, lr, and perhaps accuracy and validation results."""
@@ -37,7 +38,7 @@ class Position:
 
     Attributes:
         state: What a snapshot holds of it.
-        best: The trained arrays of the epoch with the lowest validation loss.
+        best: The trained arrays of the best epoch.
         inputs: The images of the current stage; ``None`` before the first.
         params: The parameters that are trained in it.
     """
@@ -58,8 +59,7 @@ class Loop:
         updater: The optimizer, and each parameter's rate.
         trained: The arrays that training changes.
         saver: Saves snapshots.
-        on_step: Called after every step with its record, and ``seconds``, ``images`` and ``iterations`` beside.
-        say: Called with each remark.
+        listener: Whom it tells what it does.
         at: Where the loop is; all that changes while it runs.
     """
 
@@ -68,12 +68,11 @@ class Loop:
     updater: Updater
     trained: Trained
     saver: Saver
-    on_step: Callable[[Record], None] | None
-    say: Say
+    listener: Listener
     at: Position
 
     @classmethod
-    def of(cls, plan: Plan, chain: NetChain, on_step: Callable[[Record], None] | None, say: Say) -> Loop:
+    def of(cls, plan: Plan, chain: NetChain, listener: Listener) -> Loop:
         """The loop of a plan, before its first step.
 
         Raises:
@@ -84,7 +83,9 @@ class Loop:
         freeze_layers(plan.net, chain, plan.stages[-1].frozen, plan.still)
         trained = Trained(chain)
         saver = Saver(config.folder, trained, updater.optimizer, plan.ranks, config.snapshot_every)
-        return cls(plan, chain, updater, trained, saver, on_step, say, Position(plan.fresh_state()))
+        state = plan.fresh_state()
+        state.frozen = trained.digest_of_others()
+        return cls(plan, chain, updater, trained, saver, listener, Position(state))
 
     @property
     def inputs(self) -> Inputs:
@@ -107,52 +108,85 @@ class Loop:
         """
         with blas.threads(self.plan.config.threads), _own_generator(self.chain.xp), self._memory_errors_named():
             if self.plan.config.resume and (found := self.saver.restore()):
+                self._check_frozen(found[0])
                 self.at.state, self.at.best = found
             self.enter([stage for stage in self.plan.stages if stage.start <= self.at.state.iteration][-1])
             self._train()
             return self._outcome()
 
+    def _check_frozen(self, state: State) -> None:
+        """Check that a run is resumed from the frozen layers that it began with."""
+        if state.frozen and state.frozen != self.at.state.frozen and self.plan.ranks.first:
+            raise UsageError(
+                "the model's frozen layers are not those that the run began with",
+                where=str(self.plan.config.folder),
+                hint=f"give {', '.join(self.plan.config.files)} as it was, or name a new folder",
+            )
+
     def _train(self) -> None:
         state, folder = self.at.state, self.plan.config.folder
         with (
             chainer.using_config("type_check", False),  # the shapes were inferred for the plan
-            Interrupts() as interrupts,
+            Interrupts(self.plan.ranks.size == 1, self._tell_wait) as interrupts,
             LogFile(folder, state.iteration, self.plan.ranks.first) as log,
         ):
-            while state.iteration < self.plan.iterations and not state.stopped:
-                if self._iterate(log, interrupts.asked):
-                    self._save(log)
-                    raise KeyboardInterrupt("all steps are kept; --resume goes on")
-            self._save(log)
+            try:
+                while state.iteration < self.plan.iterations and not state.stopped:
+                    if self._iterate(log, interrupts):
+                        raise KeyboardInterrupt
+            except KeyboardInterrupt:
+                if not interrupts.cut:
+                    with interrupts.held():
+                        self._save(log)
+                    raise KeyboardInterrupt("all steps are kept; --resume goes on") from None
+                raise KeyboardInterrupt("the last snapshot is kept; --resume goes on from it") from None
+            with interrupts.held():
+                self._save(log)
+
+    def _tell_wait(self) -> None:
+        self.listener.note("stops after this step; again stops at once, without what came after the last snapshot")
 
     def enter(self, stage: Stage) -> None:
         """Begin a stage."""
-        self.at.inputs = open_stage(self.plan, self.chain, stage, self.say)
+        self.at.inputs = open_stage(self.plan, self.chain, stage, self.listener)
         self.at.params = [param for param in self.chain.params() if not is_frozen(param)]
 
-    def _iterate(self, log: LogFile, interrupted: bool) -> bool:
+    def _iterate(self, log: LogFile, interrupts: Interrupts) -> bool:
         """One step and what follows it; returns whether a rank was asked to stop."""
         state, batches = self.at.state, self.plan.batches
         for stage in self.plan.stages[1:]:
             if stage.start == state.iteration:
                 self.enter(stage)
         start = time.perf_counter()
-        record, stop = self._step(state.iteration, interrupted)
-        epoch_ends = batches.epoch_ends(state.iteration, self.plan.recipe.iter_size)
-        state.iteration += 1
-        if epoch_ends or state.iteration == self.plan.iterations:
-            record.update(self._validate(record["epoch"]))
-        now = time.perf_counter()
-        log.write(record, now)
-        if self.saver.is_due(state.iteration, epoch_ends, now):
-            self._save(log)
-        if self.on_step is not None:
-            more = {"images": self.plan.images_per_step, "iterations": self.plan.iterations}
-            self.on_step({**record, "seconds": now - start, **more})
-        return stop
+        moving = self.trained.moving()
+        try:
+            record, stop = self._gradients(state.iteration, interrupts.asked)
+        except KeyboardInterrupt:  # nothing has changed but running statistics
+            self.trained.put_back(moving)
+            raise
+        with interrupts.held():
+            self._check_finite(record["loss"], state.iteration)
+            self.plan.ranks.average_gradients(self.chain)
+            self.updater.update(record["lr"])
+            epoch_ends = batches.epoch_ends(state.iteration, self.plan.recipe.iter_size)
+            state.iteration += 1
+            if epoch_ends or state.iteration == self.plan.iterations:
+                record.update(self._validate(record["epoch"]))
+            now = time.perf_counter()
+            log.write(record, now)
+            if self.saver.is_due(state.iteration, epoch_ends, now):
+                self._save(log)
+        self._tell(record, now - start, epoch_ends or state.iteration == self.plan.iterations)
+        return stop or interrupts.asked
 
-    def _step(self, iteration: int, interrupted: bool) -> tuple[Record, bool]:
-        """One update: the step's record, and whether a rank was asked to stop."""
+    def _tell(self, record: Record, seconds: float, epoch_ends: bool) -> None:
+        plan = self.plan
+        more = {"images": plan.images_per_step, "iterations": plan.iterations, "epochs": plan.epochs}
+        best = "validation_loss" in record and self.at.state.best_epoch == record["epoch"]
+        self.listener.step({**record, **more, "seconds": seconds, "epoch_ends": epoch_ends, "best": best})
+
+    def _gradients(self, iteration: int, interrupted: bool) -> tuple[Record, bool]:
+        """The gradients of one update: the step's record, and whether a rank was asked to stop."""
         recipe, ranks, objective = self.plan.recipe, self.plan.ranks, self.plan.objective
         rate = recipe.rate(iteration)
         self.seed(iteration)
@@ -172,9 +206,6 @@ class Loop:
             seen, epoch = seen + label.size, batch.epoch
         loss, right, seen, stop = ranks.summed(loss, right, seen, interrupted)  # type: ignore[assignment]
         loss /= recipe.iter_size * ranks.size
-        self._check_finite(loss, iteration)
-        ranks.average_gradients(self.chain)
-        self.updater.update(rate)
         record = {"iteration": iteration, "epoch": epoch, "loss": loss, "lr": rate}
         if objective.scores is not None:
             record["accuracy"] = right / max(1, seen)
@@ -204,8 +235,8 @@ class Loop:
         if self.inputs.validation is None:
             return {}
         state, found = self.at.state, self.evaluate(self.inputs.validation)
-        if state.best is None or found.loss < state.best:
-            state.best, state.best_epoch = found.loss, epoch
+        if state.is_better(found.loss, found.accuracy):
+            state.best, state.best_epoch, state.best_accuracy = found.loss, epoch, found.accuracy
             self.at.best = self.trained.copies()
         elif self.plan.config.patience and epoch - state.best_epoch >= self.plan.config.patience:
             state.stopped = True
@@ -223,12 +254,13 @@ class Loop:
         self.saver.save(self.at.state, self.at.best)
 
     def _outcome(self) -> Outcome:
-        """The model by the settings, the last epoch's or the best one's, and its evaluation."""
+        """The model by the settings, the best epoch's or the last one's, and its evaluation."""
         plan, state = self.plan, self.at.state
         best = self.at.best
-        if plan.config.use_best and (best := plan.ranks.broadcast(best)):
+        if not plan.config.last and (best := plan.ranks.broadcast(best)):
             self.trained.fill(best)
         arrays = self.trained.copies()
+        self._check_arrays(arrays)
         validation = self.inputs.validation
         same = all(np.array_equal(values, arrays[key]) for key, values in best.items())
         return Outcome(
@@ -241,6 +273,17 @@ class Loop:
             arrays=arrays,
             best={} if same else best,
         )
+
+    def _check_arrays(self, arrays: dict[str, np.ndarray]) -> None:
+        for path, values in arrays.items():
+            odd = values.size - int(np.isfinite(values).sum())
+            if odd:
+                raise ModelError(
+                    f"no model is written: {odd:,} of {values.size:,} values of '{path.removeprefix('chain/')}' are no "
+                    "finite numbers",
+                    where=str(self.plan.config.folder),
+                    hint="lower the learning rate, or limit the gradients (--clip-gradients); --find-lr helps",
+                )
 
     @contextlib.contextmanager
     def _memory_errors_named(self) -> Iterator[None]:

@@ -10,9 +10,9 @@ import numpy as np
 from bridge.chain.build import NetChain
 from bridge.chain.functions import chainer
 from bridge.errors import ModelError, UsageError
-from bridge.finetuning import prepare
 from bridge.finetuning.recipe import SOLVERS, Recipe
 from bridge.finetuning.rules import CaffeOptimizer
+from bridge.finetuning.selection import matching
 from bridge.schema import Net
 
 _RATES = ("alpha", "lr")
@@ -129,7 +129,7 @@ def factors_of(net: Net, chain: NetChain, given: Mapping[str, float]) -> list[tu
 
     Source: ``Net::AppendParam``.
     """
-    own = {name: factor for pattern, factor in given.items() for name in prepare.matching(net, [pattern])}
+    own = {name: factor for pattern, factor in given.items() for name in matching(net, [pattern])}
     found: dict[int, tuple[Any, dict[str, float], str]] = {}
     for index, layer in enumerate(net.layers):
         for place, role in enumerate(chain.roles(index)):

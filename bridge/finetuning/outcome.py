@@ -19,11 +19,12 @@ class Outcome:
         iterations: Steps that were done.
         stopped: Whether the run ended early, by ``patience``.
         history: The record of each step, as in ``log.jsonl``; empty in ranks other than 0.
-        best_epoch: The epoch with the lowest validation loss, counted from 0; -1 without validation.
-        best_loss: That loss.
+        best_epoch: The epoch with the highest accuracy on held-out images, of several the one with the lowest loss, and
+            of those the first; counted from 0; -1 without validation.
+        best_loss: Its validation loss.
         evaluation: The evaluation of the model on the validation data, if there are any.
         arrays: The trained arrays of the model, by their paths in the chain.
-        best: Those of the best epoch, where it is not the model; else empty.
+        best: Those of the best epoch, where the model is that of another; else empty.
     """
 
     iterations: int

@@ -22,7 +22,7 @@ def curves(log: Sequence[dict[str, Any]], names: Sequence[str] = ("loss", "accur
     Args:
         log: The records of log.jsonl.
         names: Which of the two.
-        best: The epoch with the lowest validation loss, to be marked; negative is none.
+        best: The best epoch, to be marked; negative is none.
     """
     names = [name for name in names if any(name in record for record in log)]
     with styled():
@@ -47,7 +47,7 @@ def _curve(axes: Any, log: Sequence[dict[str, Any]], name: str, best: int) -> No
         axes.plot(x, y, color=VALIDATION, marker=marker, markersize=4, linewidth=1.8, label="validation")
     chosen = [point for point in held if point[2] == best]
     if chosen:
-        ring = {"color": VALIDATION, "markersize": 11, "fillstyle": "none", "label": "lowest validation loss"}
+        ring = {"color": VALIDATION, "markersize": 11, "fillstyle": "none", "label": "best epoch"}
         axes.plot(*chosen[0][:2], "o", **ring)
     axes.set_title("accuracy, %" if factor == 100 else name)
     axes.set_xlabel("epoch")
@@ -70,6 +70,9 @@ def _epochs(log: Sequence[dict[str, Any]]) -> np.ndarray:
 
 def _top(values: np.ndarray, held: Sequence[float]) -> float:
     """The upper end of the losses' axis: a first step out of all proportion does not flatten the rest."""
+    values, held = values[np.isfinite(values)], [value for value in held if np.isfinite(value)]
+    if not len(values):
+        return 1.0
     usual = float(np.quantile(values, 0.98)) if len(values) > 50 else float(values.max())
     return 1.08 * max(usual, *held, 1e-6) if held else 1.08 * max(usual, 1e-6)
 

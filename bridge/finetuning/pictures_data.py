@@ -25,6 +25,8 @@ from bridge.finetuning.stored import map_rows, write_rows
 from bridge.schema import count
 
 _LINE = re.compile(r"(.*\S)[ \t]+([0-9]{1,9})", re.ASCII)
+_TOLD = 16
+"""Pictures between two signs of life."""
 _NAMED = 5
 """Most unreadable pictures that an error names."""
 
@@ -176,11 +178,14 @@ class _Decoding:
         """Yield the readable pictures; when all are decoded, too many unreadable ones are an error that names them."""
         found = decode_all(self.paths, self.loading.resize, self.row[0], self.loading.workers)
         for index, made in enumerate(found):
+            if index % _TOLD == 0:
+                self.loading.work("decoding pictures", index, len(self.paths))
             if isinstance(made, str):
                 self.bad.append(f"{self.paths[index]}: {made}")
             elif len(self.bad) <= self.loading.max_bad:
                 self.kept.append(index)
                 yield made
+        self.loading.work("decoding pictures", len(self.paths), len(self.paths))
         number = len(self.bad)
         if number > self.loading.max_bad:
             more = [f"and {number - _NAMED} more"] if number > _NAMED else []

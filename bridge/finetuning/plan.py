@@ -16,11 +16,13 @@ from bridge.finetuning.batches import Batches, Images
 from bridge.finetuning.config import Config, check_folder
 from bridge.finetuning.cut import find_cut
 from bridge.finetuning.data import Data
+from bridge.finetuning.listener import Work, silent
 from bridge.finetuning.objective import Objective, objective_of
 from bridge.finetuning.optimizers import Factors, factors_of
 from bridge.finetuning.parallel import Ranks, ranks_of
 from bridge.finetuning.preprocess import ImageTransform, fitted, preprocessing
 from bridge.finetuning.recipe import Recipe
+from bridge.finetuning.selection import some
 from bridge.finetuning.snapshot import State
 from bridge.finetuning.stages import Stage, freeze_layers
 from bridge.finetuning.trunk import TRUNK_ENGINES, choose, software
@@ -74,6 +76,11 @@ class Plan:
         return self.recipe.max_iter
 
     @property
+    def epochs(self) -> int:
+        """The number of passes over the data; the last one may be cut short."""
+        return -(-self.iterations * self.recipe.iter_size // self.batches.per_epoch)
+
+    @property
     def images_per_step(self) -> int:
         """Images of all processes that make one update."""
         return self.batches.size * self.recipe.iter_size * self.ranks.size
@@ -103,24 +110,29 @@ class Plan:
 
     def __str__(self) -> str:
         """The plan for people, a line per fact."""
-        epochs = -(-self.iterations * self.recipe.iter_size // self.batches.per_epoch)
+        classes = f", {self.objective.classes} classes" if self.objective.scores else ""
         lines = [
             f"net: {self.net.name or self.net.where}, {len(self.net)} layers, loss {', '.join(self.objective.losses)}",
-            f"data: {len(self.train)} images to train on, {len(self.validation or ())} held out",
-            f"steps: {self.iterations} of {self.images_per_step} images, {epochs} epochs",
+            f"data: {len(self.train)} images to train on, {len(self.validation or ())} held out{classes}",
+            f"steps: {self.iterations} of {self.images_per_step} images, {self.epochs} epochs",
         ]
         for stage in self.stages:
-            lines.append(f"from step {stage.start}: trained {', '.join(stage.trained)}")
-            lines.append(f"  frozen {', '.join(stage.frozen) or 'nothing'}")
-            if stage.trunk is not None:
-                lines.append(f"  {stage.trunk.note}")
+            if stage.start:
+                lines.append(f"from step {stage.start + 1} on:")
+            lines += [f"frozen: {some(stage.frozen) or 'nothing'}", f"trained: {some(stage.trained)}"]
+            trunk = stage.trunk.note if stage.trunk is not None else "no trunk: all layers are computed in every step"
+            lines.append(trunk)
         return "\n".join(lines)
 
 
-def make_plan(config: Config) -> tuple[Plan, NetChain]:
+def make_plan(config: Config, work: Work = silent) -> tuple[Plan, NetChain]:
     """Decide everything about a run, and build the chain that it trains.
 
     Nothing is written, but for files of decoded pictures that do not fit into memory.
+
+    Args:
+        config: The settings.
+        work: Is told how far decoding pictures is.
 
     Raises:
         BridgeError: Whatever keeps the run from being started, in one line.
@@ -131,7 +143,7 @@ def make_plan(config: Config) -> tuple[Plan, NetChain]:
     recorded = ranks.broadcast(snapshot.read_state(config.folder / snapshot.SNAPSHOT_FILE) if config.resume else None)
     made = prepare.prepared(config)
     net, objective = made.net, objective_of(made.net, config.recipe.label_smoothing, config.half)
-    fed = _feed(config, made, objective, ranks)
+    fed = _feed(config, made, objective, ranks, work)
     chain = _chain(config, net, ranks)
     batches = _batches(config, made, objective, fed.train, ranks)
     iterations = config.recipe.max_iter or -(-config.epochs * batches.per_epoch // config.recipe.iter_size)
@@ -153,7 +165,7 @@ def make_plan(config: Config) -> tuple[Plan, NetChain]:
     )
     if ranks.first and recorded is not None:
         _check_resumed(plan, recorded)
-    plan = dataclasses.replace(plan, stages=_stages(plan, chain))
+    plan = dataclasses.replace(plan, stages=_stages(plan, chain, made.frozen))
     return dataclasses.replace(plan, notes=(*plan.notes, *_changes(plan))), chain
 
 
@@ -167,11 +179,11 @@ class _Feed(NamedTuple):
     notes: list[str]
 
 
-def _feed(config: Config, made: prepare.Prepared, objective: Objective, ranks: Ranks) -> _Feed:
+def _feed(config: Config, made: prepare.Prepared, objective: Objective, ranks: Ranks, work: Work) -> _Feed:
     """Load the data, and check that they fit the net."""
     shape = made.net.inputs[objective.data] or ()
     preprocess, resize = preprocessing(config, made.net, shape, made.source)
-    train, validation = datasets.load_splits(config, shape, resize, ranks)
+    train, validation = datasets.load_splits(config, shape, resize, ranks, work)
     preprocess = fitted(preprocess, train, shape, config.data)
     notes = datasets.check_labels(made.net, objective, train, config.data)
     if validation is not None:
@@ -203,10 +215,9 @@ def _chain(config: Config, net: Net, ranks: Ranks) -> NetChain:
 # -- stages ---------------------------------------------------------------------------------------
 
 
-def _stages(plan: Plan, chain: NetChain) -> tuple[Stage, ...]:
+def _stages(plan: Plan, chain: NetChain, frozen: tuple[str, ...]) -> tuple[Stage, ...]:
     """With the frozen layers, and from ``unfreeze_at`` on without."""
     config = plan.config
-    frozen = tuple(prepare.matching(plan.net, config.freeze))
     start = -(-config.unfreeze_at * plan.batches.per_epoch // plan.recipe.iter_size)
     if not frozen or start == 0:
         parts: list[tuple[int, tuple[str, ...]]] = [(0, ())]
@@ -291,10 +302,10 @@ def _remarks(config: Config, preprocess: ImageTransform, train: Data, validation
         notes.append(
             f"no class has enough images for a validation share of {config.validation_share:g}: none are held out"
         )
-    if validation is None and (config.patience or config.use_best):
-        notes.append("--patience and --use-best have no effect without validation data")
-    if config.unfreeze_at >= 0 and not config.freeze:
-        notes.append("--unfreeze-at has no effect without --freeze")
+    if validation is None and config.patience:
+        notes.append("--patience has no effect without validation data")
+    if config.unfreeze_at >= 0 and not config.selection:
+        notes.append("--unfreeze-at has no effect where nothing is frozen")
     elif config.unfreeze_at >= config.epochs and not config.recipe.max_iter:
         notes.append(f"--unfreeze-at {config.unfreeze_at} comes after the last of {config.epochs} epochs")
     on_cpu = config.device == "@numpy"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import bridge
 from bridge.caffe_files.inference import channels_of, training_net
-from bridge.errors import ModelError, UsageError, nearest
+from bridge.errors import ModelError, UsageError
 from bridge.finetuning.config import Config
+from bridge.finetuning.selection import frozen_layers
 from bridge.layers import build_layer
 from bridge.layers.base import CaffeLayer
 from bridge.layers.data_source import DataSource
@@ -30,12 +30,16 @@ class Prepared(NamedTuple):
         net: The net, with new heads, new layers, inputs in place of data layers, and a loss.
         source: The data layer that it had, if it had one.
         for_training: Whether its prototxt was made for training, so that its batch size is one to train with.
+        new: Names of the layers whose parameters come from fillers.
+        frozen: Names of the layers that are frozen.
         notes: Remarks for the user, one line each.
     """
 
     net: Net
     source: DataSource | None
     for_training: bool
+    new: tuple[str, ...]
+    frozen: tuple[str, ...]
     notes: list[str]
 
 
@@ -51,14 +55,10 @@ def prepared(config: Config) -> Prepared:
     source = data_layer(net)
     for_training = source is not None or has_loss(net)
     net = with_loss(with_inputs(net, config.crop or config.resize))
-    fresh = [*new, *(head.name or head.layer for head in heads)]
-    notes = list(net.notes)
-    if fresh:
-        notes.append(f"new parameters, from their fillers: {', '.join(fresh)}")
-        still = [name for name in matching(net, config.freeze) if name in fresh]
-        if still:
-            notes.append(f"new parameters are frozen, and stay as their fillers made them: {', '.join(still)}")
-    return Prepared(net, source, for_training, notes)
+    fresh = tuple(dict.fromkeys([*new, *(head.name or head.layer for head in heads)]))
+    frozen = frozen_layers(net, config.selection, fresh)
+    notes = [*net.notes, *([f"new parameters, from their fillers: {', '.join(fresh)}"] if fresh else []), *frozen.notes]
+    return Prepared(net, source, for_training, fresh, frozen.names, notes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,24 +184,3 @@ def with_named_losses(net: Net) -> Net:
     return net.replace(
         layers=tuple(layer.changed(tops=[layer.name]) if layer in unnamed else layer for layer in net.layers)
     )
-
-
-def matching(net: Net, patterns: Iterable[str]) -> list[str]:
-    """Names of the layers with parameters that match the patterns, such as ``conv*``.
-
-    Raises:
-        UsageError: A pattern matches no layer with parameters.
-    """
-    chosen: dict[str, None] = {}
-    for pattern in patterns:
-        found = [layer.name for layer in net.layers if fnmatchcase(layer.name, pattern) and has_parameters(layer)]
-        if not found:
-            hint = nearest(pattern, net.layer_names)
-            raise UsageError(f"no layer with parameters is called '{pattern}'", where=net.where, hint=hint)
-        chosen.update(dict.fromkeys(found))
-    return list(chosen)
-
-
-def has_parameters(layer: Layer) -> bool:
-    """Whether the layer has blobs, stored ones or ones that its fillers make."""
-    return bool(layer.blobs) or bool(layer.roles(0))

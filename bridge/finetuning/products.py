@@ -110,12 +110,20 @@ def deploy_net(trained: Net, data: str) -> Net:
 def _write_best(run: Run, folder: Path) -> list[str]:
     """Write the best epoch's model, where it is not the model itself; returns remarks."""
     outcome = run.outcome
-    if not outcome.best or outcome.best_loss is None:
+    if outcome.best_loss is None:
+        return []
+    if not run.config.last:
+        last = outcome.history[-1]["epoch"] if outcome.history else outcome.best_epoch
+        which = (
+            f"the model is that of epoch {outcome.best_epoch + 1}, the best of {last + 1}; --last takes the last one's"
+        )
+        return [which] if outcome.best_epoch < last else []
+    if not outcome.best:
         return []
     bridge.save(deploy_net(trained_net(run, outcome.best), run.plan.objective.data), folder / "best.caffemodel")
     return [
-        f"the validation loss was lowest after epoch {outcome.best_epoch + 1}, {outcome.best_loss:.4f}: "
-        "best.caffemodel; --use-best --resume makes all files of it"
+        f"the best epoch was {outcome.best_epoch + 1}, with a validation loss of {outcome.best_loss:.4f}: "
+        "best.caffemodel; --resume without --last makes all files of it"
     ]
 
 

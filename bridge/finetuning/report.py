@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bridge.files.atomic import atomic
+from bridge.finetuning.selection import some
 from bridge.schema import Net
 from bridge.show import html
 from bridge.show.html import Content, Markup, tag
@@ -108,11 +109,15 @@ def _page(
     run: Run, deploy: Net, log: list[dict[str, Any]], evaluation: Evaluation | None, made: dict[str, bytes]
 ) -> str:
     title = f"Fine-tuning of {run.net.name or 'a net'}"
-    head = tag("header", tag("p", title, class_="soft"), tag("h1", _verdict(log, evaluation)))
+    verdict = run.verdict
+    judged = (
+        (tag("p", verdict.text), tag("ul", (tag("li", cause) for cause in verdict.causes))) if verdict.causes else ()
+    )
+    head = tag("header", tag("p", title, class_="soft"), tag("h1", _result(log, evaluation)), judged)
     return html.page(title, head, *_sections(run, deploy, log, evaluation, made))
 
 
-def _verdict(log: list[dict[str, Any]], evaluation: Evaluation | None) -> str:
+def _result(log: list[dict[str, Any]], evaluation: Evaluation | None) -> str:
     if evaluation is None:
         return f"Training loss {log[-1]['loss']:.4f}, no validation" if log else "No step was made"
     if evaluation.accuracy is None:
@@ -151,8 +156,8 @@ def _facts(run: Run, log: list[dict[str, Any]], evaluation: Evaluation | None) -
     yield "data", f"{config.data}: {len(run.train)} images for training, {len(run.validation or ())} held out"
     if config.heads:
         yield "new heads", ", ".join(config.heads)
-    thaw = f", from epoch {config.unfreeze_at + 1} on nothing" if config.freeze and config.unfreeze_at >= 0 else ""
-    yield "frozen", (", ".join(config.freeze) or "nothing") + thaw
+    thaw = f", from epoch {config.unfreeze_at + 1} on nothing" if config.selection and config.unfreeze_at >= 0 else ""
+    yield "frozen", (some(run.plan.stages[0].frozen) or "nothing") + thaw
     momentum = f", momentum {recipe.momentum:g}" if recipe.momentum else ""
     rate = f"rate {recipe.base_lr:g} ({recipe.lr_policy})"
     yield "recipe", f"{recipe.type}, {rate}{momentum}, decay {recipe.weight_decay:g}"
@@ -160,7 +165,7 @@ def _facts(run: Run, log: list[dict[str, Any]], evaluation: Evaluation | None) -
     early = ", stopped early" if outcome.stopped else ""
     yield "length", f"{epochs} epochs, {outcome.iterations} steps of {run.plan.images_per_step} images{early}"
     if outcome.best_loss is not None:
-        yield "lowest validation loss", f"{outcome.best_loss:.4f}, after epoch {outcome.best_epoch + 1}"
+        yield "best epoch", f"{outcome.best_epoch + 1}, with a validation loss of {outcome.best_loss:.4f}"
     if evaluation is not None:
         yield "validation loss of this model", f"{evaluation.loss:.4f}"
 

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bridge.chain.build import NetChain
 from bridge.finetuning import blas
-from bridge.finetuning.config import Config, open_folder
+from bridge.finetuning.config import SETTINGS, Config, open_folder
 from bridge.finetuning.data import Data
 from bridge.finetuning.evaluation import Evaluation
+from bridge.finetuning.listener import Listener, silent
+from bridge.finetuning.lock import RunLock
 from bridge.finetuning.loop import Loop
 from bridge.finetuning.outcome import Outcome
+from bridge.finetuning.parallel import world
 from bridge.finetuning.plan import Plan, make_plan
 from bridge.finetuning.preprocess import ImageTransform
-from bridge.finetuning.stages import Say
+from bridge.finetuning.stages import freeze_layers
+from bridge.finetuning.timing import measured
+from bridge.finetuning.verdict import Verdict, judge
 from bridge.schema import Net
 
 if TYPE_CHECKING:
@@ -86,17 +94,18 @@ class Run:
         """The evaluation of the model on the validation data."""
         return self.outcome.evaluation
 
+    @functools.cached_property
+    def verdict(self) -> Verdict:
+        """Whether the model is better than guessing."""
+        return judge(self.plan, self.outcome)
+
     @property
     def notes(self) -> list[str]:
         """Remarks for the user, one line each."""
         return [*self.plan.notes, *(self.products.notes if self.products is not None else ())]
 
 
-def finetune(
-    config: Config,
-    on_step: Callable[[dict[str, Any]], None] | None = None,
-    on_note: Say = lambda note: None,
-) -> Run:
+def finetune(config: Config, listener: Listener | None = None, on_folder: Callable[[Path], None] = silent) -> Run:
     """Fine-tune a net and write the products into the run's folder.
 
     What a run computes follows from its settings, the data, the processor and the installed packages: two runs with
@@ -104,8 +113,8 @@ def finetune(
 
     Args:
         config: The settings.
-        on_step: Called after every step with its record.
-        on_note: Called with each remark as it comes up.
+        listener: Whom the run tells what it does; nobody by default.
+        on_folder: Called with the run's folder when it is there and nothing keeps the run from being started.
 
     Returns:
         The finished run.
@@ -115,29 +124,43 @@ def finetune(
     """
     from bridge.finetuning.products import write_products
 
-    with blas.threads(config.threads):
-        loop = begin(config, on_step, on_note)
+    with blas.threads(config.threads), _lock(config) as lock:
+        loop = begin(config, listener, lock)
+        if loop.plan.ranks.first:
+            on_folder(config.folder)
         run = Run(loop.plan, loop.chain, loop.run())
         if not loop.plan.ranks.first:
             return run
         return dataclasses.replace(run, products=write_products(run))
 
 
-def begin(
-    config: Config,
-    on_step: Callable[[dict[str, Any]], None] | None = None,
-    on_note: Say = lambda note: None,
-) -> Loop:
+def _lock(config: Config) -> contextlib.AbstractContextManager[RunLock | None]:
+    """The folder's lock, in the process that writes there."""
+    if config.communicator and world().rank:
+        return contextlib.nullcontext()
+    return RunLock(config.folder, SETTINGS)
+
+
+def begin(config: Config, listener: Listener | None = None, lock: RunLock | None = None) -> Loop:
     """Everything up to the first step: the plan, the run's folder, and the loop.
+
+    Args:
+        config: The settings.
+        listener: Whom the run tells what it does.
+        lock: Keeps other runs out of the folder.
 
     Raises:
         BridgeError: Whatever keeps the run from being started; then no folder is made.
     """
+    listener = listener or Listener()
     with blas.threads(config.threads):
-        plan, chain = make_plan(config)
-        loop = Loop.of(plan, chain, on_step, on_note)
-    for note in plan.notes:
-        on_note(note)
+        plan, chain = make_plan(config, listener.work)
+        loop = Loop.of(plan, chain, listener)
+        for note in plan.notes:
+            listener.note(note)
+        if listener.plan is not None:
+            listener.plan(plan, measured(plan, chain))
+            freeze_layers(plan.net, chain, plan.stages[-1].frozen, plan.still)
     if plan.ranks.first:
-        open_folder(config)  # now that nothing keeps the run from being started
+        open_folder(config, lock)  # now that nothing keeps the run from being started
     return loop

@@ -92,7 +92,9 @@ class Saver:
             raise FormatError(f"is no snapshot of this run: {error}", where=str(path), hint=hint) from None
         best = self._folder / snapshot.BEST
         if ranks.first and state.best is not None and best.exists():
-            self._best = snapshot.load_snapshot(best)[1]
+            newer, self._best = snapshot.load_snapshot(best)
+            # Where it is newer than the snapshot, its epoch is done again and may come out otherwise, on a GPU.
+            state.best, state.best_epoch, state.best_accuracy = newer.best, newer.best_epoch, newer.best_accuracy
         return state, self._best
 
 

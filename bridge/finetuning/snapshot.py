@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import math
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,7 @@ from bridge.chain.freezing import is_frozen
 from bridge.chain.functions import chainer
 from bridge.errors import FormatError
 from bridge.files.atomic import atomic
+from bridge.finetuning.cache import digest
 
 SNAPSHOT_FILE = "snapshot.npz"
 BEST = "best.npz"
@@ -37,23 +39,34 @@ class State:
 
     Attributes:
         iteration: Steps that are done.
-        best: The lowest validation loss; ``None`` before the first evaluation.
-        best_epoch: The epoch that had it, counted from 0.
+        best: The validation loss of the best epoch; ``None`` before the first evaluation.
+        best_epoch: The epoch with the highest accuracy on held-out images, of several the one with the lowest loss, and
+            of those the first; counted from 0.
+        best_accuracy: Its accuracy; ``None`` without classes.
         stopped: Whether the run ended early, by ``patience``.
         data: Digests of the training and the validation data.
         engines: The trunk's engine in each stage of the run; empty where a stage has no trunk.
         software: What computes, with versions, such as ``numpy 2.2.0``.
         ranks: Processes that train together.
+        frozen: Digest of the arrays that training does not change.
     """
 
     iteration: int = 0
     best: float | None = None
     best_epoch: int = -1
+    best_accuracy: float | None = None
     stopped: bool = False
     data: list[str] = field(default_factory=list)
     engines: list[str] = field(default_factory=list)
     software: list[str] = field(default_factory=list)
     ranks: int = 1
+    frozen: str = ""
+
+    def is_better(self, loss: float, accuracy: float | None) -> bool:
+        """Whether an epoch with these results is better than the best one before."""
+        if not math.isfinite(loss):
+            return False
+        return self.best is None or (accuracy or 0.0, -loss) > (self.best_accuracy or 0.0, -self.best)
 
 
 class Trained:
@@ -78,11 +91,31 @@ class Trained:
         values = {key: getattr(link, name) for key, (link, name) in self._places.items()}
         return {key: np.array(_to_cpu(_precise(value))) for key, value in values.items()}
 
+    def digest_of_others(self) -> str:
+        """SHA-256 of the chain's other arrays: frozen parameters, and running statistics as they are now."""
+        others = [
+            (f"chain{path}/{name}", _to_cpu(getattr(getattr(link, name), "array", getattr(link, name))))
+            for path, link in sorted(self._chain.namedlinks())
+            for name in sorted({*link._params, *link._persistent})
+            if is_frozen(getattr(link, name)) or name in link._persistent
+        ]
+        return digest(*(part for pair in others for part in pair))
+
     def statistics(self) -> dict[str, np.ndarray]:
         """Copies of the running statistics, by path."""
         values = {key: getattr(link, name) for key, (link, name) in self._places.items()}
         chosen = {key: value for key, value in values.items() if not isinstance(value, chainer.Parameter)}
         return {key: np.array(_to_cpu(value)) for key, value in chosen.items()}
+
+    def moving(self) -> dict[str, Any]:
+        """Copies, on the chain's device, of the running statistics that a forward pass in training changes."""
+        values = {k: getattr(link, name) for k, (link, name) in self._places.items() if not link.frozen}
+        return {key: value.copy() for key, value in values.items() if not isinstance(value, chainer.Parameter)}
+
+    def put_back(self, moving: Mapping[str, Any]) -> None:
+        """The opposite of :meth:`moving`."""
+        for key, value in moving.items():
+            setattr(*self._places[key], value)
 
     def fill(self, arrays: Mapping[str, np.ndarray]) -> None:
         """The opposite of :meth:`copies`.

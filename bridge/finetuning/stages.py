@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,10 @@ from bridge.chain.freezing import freeze, is_frozen, thaw
 from bridge.chain.functions import chainer
 from bridge.errors import UsageError
 from bridge.finetuning.batches import Images
-from bridge.finetuning.cache import Cache, digest
+from bridge.finetuning.cache import Cache, Features, digest
 from bridge.finetuning.cut import Cut
 from bridge.finetuning.data import Data
+from bridge.finetuning.listener import Listener
 from bridge.finetuning.sources import Source
 from bridge.finetuning.trunk import Choice, Trunk, software
 from bridge.schema import Net
@@ -24,7 +25,9 @@ from bridge.schema import Net
 if TYPE_CHECKING:
     from bridge.finetuning.plan import Plan
 
-Say = Callable[[str], None]
+_FEATURES = "computing features of the trunk"
+_CHUNK = 16
+"""Images whose features are computed before the next sign of life."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ def freeze_layers(net: Net, chain: NetChain, frozen: Sequence[str], still: Seque
         if any(_is_trained(chain.array(index, role)) for role in chain.roles(index))
     )
     if not trained:
-        raise UsageError("every layer is frozen: there is nothing to train", where=net.where)
+        hint = "--head LAYER=5 gives a layer new outputs, which are trained; or freeze fewer layers"
+        raise UsageError("every layer is frozen: there is nothing to train", where=net.where, hint=hint)
     return trained
 
 
@@ -93,20 +97,20 @@ def _is_trained(array: Any) -> bool:
     return isinstance(array, chainer.Parameter) and not is_frozen(array)
 
 
-def open_stage(plan: Plan, chain: NetChain, stage: Stage, say: Say) -> Inputs:
+def open_stage(plan: Plan, chain: NetChain, stage: Stage, listener: Listener) -> Inputs:
     """Begin a stage: freeze its layers, and compute the cache of its trunk.
 
     Args:
         plan: The plan that the stage is part of.
         chain: What is trained.
         stage: The stage.
-        say: Called with each remark.
+        listener: Is told remarks, and how far the cache is.
 
     Raises:
         OutputError: The cache does not fit the disk.
     """
     freeze_layers(plan.net, chain, stage.frozen, plan.still)
-    feeder = _Feeder(plan, chain, stage, say)
+    feeder = _Feeder(plan, chain, stage, listener)
     train = feeder.source(plan.train, augmented=True)
     validation = feeder.source(plan.validation, augmented=False) if plan.validation is not None else None
     feeder.warn_of_random_layers()
@@ -116,12 +120,13 @@ def open_stage(plan: Plan, chain: NetChain, stage: Stage, say: Say) -> Inputs:
 class _Feeder:
     """Makes the sources of a stage."""
 
-    def __init__(self, plan: Plan, chain: NetChain, stage: Stage, say: Say) -> None:
-        self._plan, self._config, self._chain, self._stage, self._say = plan, plan.config, chain, stage, say
+    def __init__(self, plan: Plan, chain: NetChain, stage: Stage, listener: Listener) -> None:
+        self._plan, self._config, self._chain, self._stage = plan, plan.config, chain, stage
+        self._say, self._work = listener.note, listener.work
         self._trunk: Trunk | None = None
         if stage.cut is not None and stage.trunk is not None:
             self._trunk = Trunk(chain, stage.cut, plan.objective.data, stage.trunk.onnx)
-            say(stage.trunk.note)
+            self._say(stage.trunk.note)
 
     def source(self, data: Data, *, augmented: bool) -> Source:
         """The images of a split: as they are, through the trunk, or from its cache."""
@@ -131,11 +136,20 @@ class _Feeder:
             return Source(images, self._plan.objective, self._trunk)
         cache = self._cache(images, data, draws)
         if not cache.load():
-            cache.fill(self._trunk.to_host(x) for x in images.chunks(64, draws))
+            cache.fill(self._computed(self._trunk, images, draws))
         how = "reused" if cache.reused else "computed"
         each = f", {draws} draw{'s' * (draws > 1)} each" if images.augmented else ""
         self._say(f"features of {len(images)} images{each}: {how}, in {cache.place}")
         return Source(images, self._plan.objective, self._trunk, cache, draws)
+
+    def _computed(self, trunk: Trunk, images: Images, draws: int) -> Iterator[Features]:
+        """Features of all images in order, some at a time."""
+        done, total = 0, len(images) * draws
+        self._work(_FEATURES, done, total)
+        for x in images.chunks(_CHUNK if trunk.alone else 4 * _CHUNK, draws):
+            yield trunk.to_host(x)
+            done += len(x)
+            self._work(_FEATURES, done, total)
 
     def _draws(self, images: Images, data: Data) -> int:
         """Augmented versions of each image in the cache; 0 for no cache."""

@@ -67,7 +67,7 @@ def choose(net: Net, chain: NetChain, cut: Cut, data: str, wish: str, sample: np
         UsageError: It was asked for and the run is on a GPU.
         UnsupportedLayerError: It was asked for and cannot run the trunk.
     """
-    title = f"trunk of {cut.index} layers"
+    title = f"trunk of {cut.index} of {len(net)} layers"
     if wish == "chainer" or (wish == "auto" and (_in_float16(chain) or not _on_cpu(chain))):
         return Choice("chainer", f"{title} in chainer")
     if problem := engines.missing("onnxruntime"):
@@ -127,16 +127,19 @@ class Trunk:
         cut: Where the trunk ends.
         data: The input blob of images.
         onnx: The trunk in ONNX Runtime; ``None`` computes it in Chainer.
+
+    Attributes:
+        alone: Whether each image is computed on its own.
     """
 
     def __init__(self, chain: NetChain, cut: Cut, data: str, onnx: OnnxTrunk | None = None) -> None:
         self.cut, self._chain, self._data, self._onnx = cut, chain, data, onnx
         self._dtype = np.float16 if _in_float16(chain) else np.float32
-        self._alone = _on_cpu(chain)
+        self.alone = _on_cpu(chain)
 
     def __call__(self, x: np.ndarray) -> Features:
         """Features of preprocessed images (N, C, H, W) float32."""
-        if not self._alone:
+        if not self.alone:
             return self._chainer(x)
         images = [x[i : i + 1] for i in range(len(x))]
         if self._onnx is None:

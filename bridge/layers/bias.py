@@ -30,6 +30,7 @@ class Bias(BroadcastLayer):
     rounds_near_one = False
     message = "bias_param"
     filler_fields = {"bias": "filler"}
+    adjusts = True
 
     axis: int = 1
     num_axes: int = 1

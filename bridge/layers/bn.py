@@ -43,6 +43,7 @@ class BN(CaffeLayer):
     ranks = {}
     chainer_params = {}
     statistics = frozenset({"mean", "variance"})
+    adjusts = True
 
     eps: float = 1e-5
     momentum: float = 0.9

@@ -198,6 +198,14 @@ class LayerHooks:
     """The layer is ``x * gamma + beta``: it may be the affine half of the normalisation before it."""
 
     @property
+    def adjusts(self) -> bool:
+        """The layer normalises, scales or shifts the channels of what it reads, and is frozen with the layer before it.
+
+        By default what :attr:`normalises` or :attr:`rescales`.
+        """
+        return self.normalises or self.rescales
+
+    @property
     def scaled_statistics(self) -> bool:
         """The stored mean and variance are multiplied by the blob ``scale_factor``."""
         return False
