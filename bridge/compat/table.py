@@ -124,6 +124,19 @@ PATCHES: tuple[Patch, ...] = (
         ((r"\bnumpy\.float\b", "float"),),
     ),
     Patch(
+        "variable-initializer",
+        "chainer.initializers",
+        "a Variable or Parameter is no initializer: Chainer 1 took initialW=net.conv1.W, Chainer 7 raises TypeError",
+        _always,
+        (
+            (
+                r"(def _get_initializer\([^)]*\) -> types\.AbstractInitializer:\n)",
+                r"\1    if isinstance(initializer, chainer.Variable): initializer = initial_values(initializer)\n",
+            ),
+            (r"(?m)^import numpy$", "import numpy; from bridge.compat.initial import initial_values"),
+        ),
+    ),
+    Patch(
         "unsigned-padding",
         "chainer.functions.array.pad_sequence",
         "NumPy 2.0 refuses a negative number for an unsigned array (1.24 warns); "
