@@ -12,7 +12,7 @@ from bridge.lazy import before_import, lazy
 
 __version__ = "0.1.0"
 
-before_import(("chainer", "chainermn", "onnx_chainer"), "bridge.compat", "install")
+before_import(("chainer", "chainercv", "chainermn", "onnx_chainer"), "bridge.compat", "install")
 
 if TYPE_CHECKING:
     from bridge.caffe_files.inference import inference_net as inference_net

@@ -106,6 +106,44 @@ class Communicator:
         return numpy.full(1, 7, "f")
 assert _MultiNodeIteratorSlave(Communicator(), 0).dataset_size == 7
 """,
+    "thread-daemon": """
+import warnings, chainer
+warnings.simplefilter("error", DeprecationWarning)
+from chainer.iterators import MultiprocessIterator
+iterator = MultiprocessIterator(list(range(4)), 2, repeat=False, shuffle=False, n_processes=1)
+assert list(iterator) == [[0, 1], [2, 3]]
+iterator.finalize()
+""",
+    "maximum-into": """
+import warnings, numpy, chainer
+warnings.simplefilter("error", DeprecationWarning)
+batch = chainer.dataset.concat_examples([numpy.ones((1, 3), "f"), numpy.ones((2, 1), "f")], padding=0)
+assert batch.tolist() == [[[1, 1, 1], [0, 0, 0]], [[1, 0, 0], [1, 0, 0]]]
+""",
+    "assigned-shape": """
+import warnings, numpy, chainer
+warnings.simplefilter("error", DeprecationWarning)
+def count(array):
+    assert array.ndim == 3 or array.shape == (3, 2)
+    array[...] = numpy.arange(array.size).reshape(array.shape)
+link = chainer.links.Maxout(4, 3, 2, initialW=count, initial_bias=count)
+assert link.linear.W.array.ravel().tolist() == list(range(24)) and link.linear.b.array.tolist() == list(range(6))
+""",
+    "chainercv-version": """
+sys.modules["pkg_resources"] = None
+import chainercv
+assert chainercv.__version__
+""",
+    "chainercv-strtobool": """
+sys.modules["distutils"] = sys.modules["distutils.util"] = None
+import chainercv.utils.download
+""",
+    "chainercv-aliases": """
+import chainercv.links, chainercv.experimental.links, chainercv.datasets
+from chainercv.utils import mask_iou, scale_mask
+import numpy
+assert scale_mask(numpy.ones((1, 2, 2), bool), numpy.float32([[0, 0, 2, 2]]), 4).shape[0] == 1
+""",
     "onnx-mapping": """
 import warnings, numpy, chainer
 warnings.simplefilter("ignore")
@@ -161,6 +199,14 @@ def test_every_patch_has_a_test() -> None:
     assert {patch.name for patch in PATCHES} == set(BROKEN)
 
 
+def test_truth_values_are_read_as_distutils_read_them() -> None:
+    assert [requirements.strtobool(text) for text in ("yes", "ON", "1", "False", "n", "0")] == [1, 1, 1, 0, 0, 0]
+    with pytest.raises(ValueError, match="invalid truth value 'perhaps'"):
+        requirements.strtobool("perhaps")
+    assert requirements.get_distribution("numpy").version == np.__version__
+    assert requirements.get_distribution("no-such-package").version == "unknown"
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_works_with_the_patch(name: str) -> None:
     needs_of(name)
@@ -185,7 +231,7 @@ def test_fails_without_the_patch(name: str) -> None:
 def test_names_its_module_its_reason_and_whether_it_is_needed() -> None:
     assert len({patch.module for patch in PATCHES}) == len(PATCHES)
     for patch in compat.patches():
-        assert patch.module.split(".")[0] in ("chainer", "chainermn", "onnx_chainer")
+        assert patch.module.split(".")[0] in compat.PACKAGES
         assert len(patch.reason) > 30
         assert patch.needed() in (True, False)
 

@@ -7,7 +7,7 @@ called before Chainer is first imported, so that these two lines are all there i
     import bridge
     import chainer
 
-Only modules of ``chainer``, ``chainermn`` and ``onnx_chainer`` change, and only those
+Only modules of ``chainer``, ``chainercv``, ``chainermn`` and ``onnx_chainer`` change, and only those
 that need it on the versions installed here (:func:`patches` tells which and why). No
 name is put into NumPy, onnx, protobuf or ``pkg_resources``. One function of the standard
 library is wrapped, ``multiprocessing.spawn.get_preparation_data``, so that children that
@@ -30,6 +30,8 @@ from bridge.errors import MissingExtraError, UsageError
 
 __all__ = ["Patch", "import_chainer", "install", "patches"]
 
+PACKAGES = ("chainer", "chainercv", "chainermn", "onnx_chainer")
+"""The packages that have modules to patch."""
 _HINT = 'pip install "weight-bridge[chainer]"'
 
 
@@ -59,7 +61,7 @@ def _install(without: tuple[str, ...]) -> None:
         raise UsageError(f"no patch '{unknown[0]}'", hint=f"patches: {', '.join(sorted(known))}")
     if any(isinstance(finder, Finder) for finder in sys.meta_path):
         return
-    clear(("chainer", "chainermn", "onnx_chainer"))
+    clear(PACKAGES)
     for patch in PATCHES:
         if patch.name in without:
             patch.status = "left out"
