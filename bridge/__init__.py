@@ -1,15 +1,18 @@
 """Carry trained weights out of Caffe files, and prove that they arrived.
 
-Each name is imported when it is first used, so that ``import bridge`` costs next to nothing.
+Each name is imported when it is first used, so that ``import bridge`` costs next to nothing. An ``import chainer`` that
+comes after it gets the repairs of :mod:`bridge.compat`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bridge.lazy import lazy
+from bridge.lazy import before_import, lazy
 
 __version__ = "0.1.0"
+
+before_import(("chainer", "chainercv", "chainermn", "onnx_chainer"), "bridge.compat", "install")
 
 if TYPE_CHECKING:
     from bridge.caffe_files.inference import inference_net as inference_net

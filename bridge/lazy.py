@@ -1,10 +1,10 @@
-"""Lazy packages: a name is imported from its module when it is first used."""
+"""What is put off: names of a package until they are used, and a repair until its package is imported."""
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -53,3 +53,37 @@ def lazy(package: str, homes: Mapping[str, str]) -> list[str]:
     module.__class__ = LazyPackage
     module.__dict__.update(_homes=homes)
     return sorted(homes)
+
+
+class BeforeImport:
+    """Calls a function before any of some packages is first imported; made by :func:`before_import`.
+
+    It stands on ``sys.meta_path``, finds no module itself, and leaves when it has called the function.
+
+    Source: importlib.abc.MetaPathFinder.
+    """
+
+    def __init__(self, packages: Collection[str], module: str, function: str) -> None:
+        self.packages, self.module, self.function = frozenset(packages), module, function
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: object = None) -> None:
+        """Call the function if the module is one of the packages; in any case leave finding it to the others."""
+        if fullname in self.packages and self in sys.meta_path:
+            sys.meta_path.remove(self)  # type: ignore[arg-type]
+            getattr(importlib.import_module(self.module), self.function)()
+
+
+def before_import(packages: Collection[str], module: str, function: str) -> None:
+    """Have a function called before any of some packages is first imported.
+
+    ``before_import(["chainer"], "bridge.compat", "install")`` costs nothing until something imports ``chainer``.
+    The function's module is imported then. A package that is imported already calls nothing.
+
+    Args:
+        packages: Names of packages.
+        module: The module that defines the function.
+        function: Its name; it is called without arguments.
+    """
+    known = [finder for finder in sys.meta_path if isinstance(finder, BeforeImport)]
+    if not any(finder.packages == frozenset(packages) for finder in known):
+        sys.meta_path.insert(0, BeforeImport(packages, module, function))  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,16 @@ from bridge.caffe_files.assemble import assemble
 from bridge.onnx_export import to_onnx_model
 from bridge.schema import Blob, Net, Opaque, RawLayer, RawNet
 
+Draw = Callable[[np.random.Generator, str, Any], np.ndarray]
+"""Values for a blob of a role and a shape."""
 
-def make(text: str, *, seed: int = 0, phase: str = "TEST") -> Net:
+
+def positive(rng: np.random.Generator, role: str, shape: Any) -> np.ndarray:
+    """Values from 0.2 to 1, whatever the role."""
+    return rng.uniform(0.2, 1, shape)
+
+
+def make(text: str, *, seed: int = 0, phase: str = "TEST", draw: Draw = positive) -> Net:
     """The net with blobs; layers that share a parameter by name share it."""
     definition = prototxt.parse(text)
     bare = assemble(None, definition, phase=phase)
@@ -23,7 +31,7 @@ def make(text: str, *, seed: int = 0, phase: str = "TEST") -> Net:
     for layer, tops in zip(bare.layers, bare.infer(), strict=True):
         known_type = not isinstance(layer, Opaque)
         wanted = layer.blob_shapes(*(known[bottom] for bottom in layer.bottoms)) if known_type else {}
-        blobs = tuple(Blob.of(rng.uniform(0.2, 1, shape).astype(np.float32)) for shape in wanted.values())
+        blobs = tuple(Blob.of(np.float32(draw(rng, role, shape))) for role, shape in wanted.items())
         stored.append(RawLayer(layer.name, layer.type, layer.definition, blobs))
         known.update(zip(layer.tops, tops, strict=False))
     raw = RawNet("made", tuple(layer for layer in stored if layer.blobs), source="made.caffemodel", reader="test")

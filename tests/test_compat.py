@@ -46,6 +46,20 @@ assert y[0, 0].tolist() == [[0, 0.5, 1], [1, 1.5, 2], [2, 2.5, 3]]
 z = chainer.functions.resize_images(x, (4, 2), mode="nearest", align_corners=False).array
 assert z[0, 0].tolist() == [[0, 1], [0, 1], [2, 3], [2, 3]]
 """,
+    "variable-initializer": """
+import numpy, chainer
+import chainer.links as L
+first = L.Convolution2D(2, 3, 1, initial_bias=numpy.arange(3))
+second = L.Convolution2D(2, 3, 1, initialW=first.W, initial_bias=chainer.Variable(numpy.arange(3, dtype="f")))
+assert (second.W.array == first.W.array).all() and second.W.array is not first.W.array
+assert (second.b.array == first.b.array).all()
+try:
+    L.Linear(2, 3, initialW=L.Linear(3).W)
+except ValueError as error:
+    assert "no values yet" in str(error)
+else:
+    raise SystemExit("an empty parameter was taken")
+""",
     "unsigned-padding": """
 import warnings
 import numpy, chainer
@@ -91,6 +105,44 @@ class Communicator:
     def bcast(self, value, root):
         return numpy.full(1, 7, "f")
 assert _MultiNodeIteratorSlave(Communicator(), 0).dataset_size == 7
+""",
+    "thread-daemon": """
+import warnings, chainer
+warnings.simplefilter("error", DeprecationWarning)
+from chainer.iterators import MultiprocessIterator
+iterator = MultiprocessIterator(list(range(4)), 2, repeat=False, shuffle=False, n_processes=1)
+assert list(iterator) == [[0, 1], [2, 3]]
+iterator.finalize()
+""",
+    "maximum-into": """
+import warnings, numpy, chainer
+warnings.simplefilter("error", DeprecationWarning)
+batch = chainer.dataset.concat_examples([numpy.ones((1, 3), "f"), numpy.ones((2, 1), "f")], padding=0)
+assert batch.tolist() == [[[1, 1, 1], [0, 0, 0]], [[1, 0, 0], [1, 0, 0]]]
+""",
+    "assigned-shape": """
+import warnings, numpy, chainer
+warnings.simplefilter("error", DeprecationWarning)
+def count(array):
+    assert array.ndim == 3 or array.shape == (3, 2)
+    array[...] = numpy.arange(array.size).reshape(array.shape)
+link = chainer.links.Maxout(4, 3, 2, initialW=count, initial_bias=count)
+assert link.linear.W.array.ravel().tolist() == list(range(24)) and link.linear.b.array.tolist() == list(range(6))
+""",
+    "chainercv-version": """
+sys.modules["pkg_resources"] = None
+import chainercv
+assert chainercv.__version__
+""",
+    "chainercv-strtobool": """
+sys.modules["distutils"] = sys.modules["distutils.util"] = None
+import chainercv.utils.download
+""",
+    "chainercv-aliases": """
+import chainercv.links, chainercv.experimental.links, chainercv.datasets
+from chainercv.utils import mask_iou, scale_mask
+import numpy
+assert scale_mask(numpy.ones((1, 2, 2), bool), numpy.float32([[0, 0, 2, 2]]), 4).shape[0] == 1
 """,
     "onnx-mapping": """
 import warnings, numpy, chainer
@@ -147,6 +199,14 @@ def test_every_patch_has_a_test() -> None:
     assert {patch.name for patch in PATCHES} == set(BROKEN)
 
 
+def test_truth_values_are_read_as_distutils_read_them() -> None:
+    assert [requirements.strtobool(text) for text in ("yes", "ON", "1", "False", "n", "0")] == [1, 1, 1, 0, 0, 0]
+    with pytest.raises(ValueError, match="invalid truth value 'perhaps'"):
+        requirements.strtobool("perhaps")
+    assert requirements.get_distribution("numpy").version == np.__version__
+    assert requirements.get_distribution("no-such-package").version == "unknown"
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_works_with_the_patch(name: str) -> None:
     needs_of(name)
@@ -171,7 +231,7 @@ def test_fails_without_the_patch(name: str) -> None:
 def test_names_its_module_its_reason_and_whether_it_is_needed() -> None:
     assert len({patch.module for patch in PATCHES}) == len(PATCHES)
     for patch in compat.patches():
-        assert patch.module.split(".")[0] in ("chainer", "chainermn", "onnx_chainer")
+        assert patch.module.split(".")[0] in compat.PACKAGES
         assert len(patch.reason) > 30
         assert patch.needed() in (True, False)
 
@@ -245,6 +305,57 @@ assert inspect.getsource(Deconvolution2DFunction._set_cover_all).lstrip().starts
 """)
 
 
+def fresh(code: str) -> str:
+    """What a new process prints that has this repository on its path and nothing installed."""
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@installed
+@pytest.mark.parametrize("module", ["chainer", "chainer.links.caffe", "chainer.functions.array.as_strided"])
+def test_import_bridge_is_all_that_is_needed(module: str) -> None:
+    assert fresh(f"import bridge, {module}; print({module}.__name__)") == module
+
+
+@installed
+@pytest.mark.parametrize("first", ["bridge.compat.install()", ""])
+def test_an_import_that_failed_before_leaves_nothing_behind(first: str) -> None:
+    code = """
+sys.modules["chainer.training"] = None  # so that the first import fails half-way on every NumPy
+try:
+    import chainer
+except Exception:
+    pass
+else:
+    raise SystemExit("it did not fail")
+assert any(name.startswith("chainer.") for name in sys.modules)
+import bridge
+import bridge.compat
+"""
+    assert fresh(f"{code}\n{first}\nimport chainer; print(chainer.training.Trainer.__name__)") == "Trainer"
+
+
+def test_import_bridge_imports_nothing_of_weight() -> None:
+    heavy = ("chainer", "numpy", "multiprocessing", "dataclasses", "bridge.compat")
+    assert fresh(f"import bridge; print([m for m in {heavy} if m in sys.modules])") == "[]"
+
+
+@installed
+def test_what_waits_for_chainer_leaves_when_it_came() -> None:
+    code = """
+import bridge, importlib
+waiting = lambda: sum(type(finder).__name__ == "BeforeImport" for finder in sys.meta_path)
+print(waiting())
+importlib.reload(bridge)
+print(waiting())
+import chainer
+print(waiting(), sum(type(finder).__module__ == "bridge.compat.hook" for finder in sys.meta_path))
+"""
+    assert fresh(code).split() == ["1", "1", "0", "1"]
+
+
 def test_importing_compat_is_light() -> None:
     heavy = "print([m for m in ('chainer', 'numpy', 'onnx', 'google.protobuf') if m in sys.modules])"
     assert passes(heavy).strip() == "[]"
@@ -256,7 +367,7 @@ import sys, types, warnings
 sys.path.insert(0, {str(ROOT)!r})
 from bridge import compat
 name = "chainer.functions.connection.deconvolution_2d"
-sys.modules[name] = types.ModuleType(name)
+sys.modules["chainer"], sys.modules[name] = types.ModuleType("chainer"), types.ModuleType(name)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     compat.install()

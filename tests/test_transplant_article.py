@@ -205,7 +205,7 @@ def test_the_report_is_a_table(alexnet: tuple[Path, Path]) -> None:
     lines = str(bridge.transplant(net, alex(net))).splitlines()
     assert lines[0].split() == ["layer", "blob", "array", "state", "detail"]
     assert lines[3].split(maxsplit=4) == ["conv2", "weight", "conv2/W", "filled", "16 x 3 x 5 x 5 as 16 x 6 x 5 x 5"]
-    assert lines[-1] == "14 filled, 0 skipped, 0 missing, 2 mismatched"
+    assert lines[-1] == "14 filled, 0 skipped, 0 missing, 2 mismatched, 0 ambiguous"
     columns = {line.index(" filled") for line in lines if " filled " in f"{line} " and not line[0].isdigit()}
     assert len(columns) == 1
 

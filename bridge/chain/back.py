@@ -9,13 +9,16 @@ import numpy as np
 
 from bridge.chain.build import NetChain
 from bridge.chain.functions import chainer
-from bridge.chain.matching import Pair, is_affine, links_of, pairs, parts
+from bridge.chain.matching import parts
+from bridge.chain.pairing import Pair, is_affine, pairs
 from bridge.chain.renaming import Rename, chosen
 from bridge.errors import ModelError, UsageError
 from bridge.schema import Blob, Blobs, Layer, Net, times
 
 
-def from_chain(chain: Any, net: Net, rename: Rename = None, skip: Iterable[str] = (), *, by: str = "name") -> Net:
+def from_chain(
+    chain: Any, net: Net, rename: Rename = None, skip: Iterable[str] = (), *, by: str = "name", args: Any = None
+) -> Net:
     """The net with the chain's arrays as its blobs.
 
     A blob whose values training did not change stays the very blob that was read, so
@@ -30,6 +33,7 @@ def from_chain(chain: Any, net: Net, rename: Rename = None, skip: Iterable[str] 
         rename: As in a transplant, for a chain of the user's own.
         skip: Names of layers that keep their own blobs, or patterns, likewise.
         by: As in a transplant.
+        args: As in a transplant.
 
     Raises:
         UsageError: The chain does not have the net's layers, or an argument is wrong.
@@ -39,7 +43,7 @@ def from_chain(chain: Any, net: Net, rename: Rename = None, skip: Iterable[str] 
         if rename is not None or [*skip] or by != "name":
             raise UsageError("rename, skip and by are for chains of your own; this one knows the net's layers")
         return _from_built(chain, net)
-    return _from_written(chain, net, rename, set(chosen(skip, (layer.name for layer in net.layers), "skip")), by)
+    return _from_written(chain, net, rename, set(chosen(skip, (layer.name for layer in net.layers), "skip")), by, args)
 
 
 def _from_built(chain: NetChain, net: Net) -> Net:
@@ -94,8 +98,8 @@ def _with_layers(net: Net, layers: list[Layer]) -> Net:
 # -- a chain of the user's own -----------------------------------------------------------------
 
 
-def _from_written(chain: Any, net: Net, rename: Rename, skip: set[str], by: str) -> Net:
-    found = [pair for pair in pairs(net, links_of(chain), rename, by) if pair.layer.name not in skip]
+def _from_written(chain: Any, net: Net, rename: Rename, skip: set[str], by: str, args: Any) -> Net:
+    found = [pair for pair in pairs(net, chain, rename, by, args) if pair.layer.name not in skip]
     changed: dict[int, Blob] = {}  # by the stored blob's origin: layers may share it
     for pair in found:
         for role, blob in _new_blobs(net, pair).items():

@@ -72,6 +72,7 @@ def _convolution(layer: Convolution, bare: CaffeLayer, stored: StoredArrays) -> 
     link = kind(None, layer.num_output, kernel, stride, pad, nobias=True, dilate=dilation, groups=layer.group)
     link.in_channels = channels
     _give(link, layer, stored, W="weight", b="bias")
+    link.W.caffe_group = layer.group  # for bridge.compat.initial: a link without groups may be filled with it
     return link, _OfLayer(bare)
 
 

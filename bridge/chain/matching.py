@@ -1,38 +1,24 @@
-"""Which blob of a net meets which array of a chain that the user wrote."""
+"""What a link keeps of a layer: which blob goes into which of its arrays, and in which form."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from bridge.chain.build import LayerLink
 from bridge.chain.functions import chainer
-from bridge.chain.names import named_links
-from bridge.chain.renaming import Rename, renamer, unmatched
-from bridge.errors import ModelError, UsageError, nearest
-from bridge.schema import Layer, Net, Shape, count, times
+from bridge.errors import ModelError
+from bridge.schema import Layer, Shape, count, times
 from bridge.schema.groups import unspread_groups
 from bridge.schema.initializer import Initializer
 
-Links = Mapping[str, Any]
 _L = chainer.links
 _STATISTICS = {"avg_mean", "avg_var"}
 _ROLES = ((_L.PReLU, "slope"), (_L.Scale, "gamma"), (_L.Bias, "bias"))
 """The role that a link of that class is for, where it is not the weight."""
 _DECONVOLUTIONS = (_L.Deconvolution2D, _L.DeconvolutionND)
-
-
-class Pair(NamedTuple):
-    """A layer, and the link that it goes to; ``problem`` where there is none."""
-
-    layer: Layer
-    path: str
-    link: Any
-    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -188,14 +174,14 @@ def parts(layer: Layer, link: Any, *, affine: bool = False) -> list[Part]:
     """
     if affine:
         return [Part(layer, role, link, role) for role in layer.blobs]
-    if _normalizes(link) and "mean" in layer.blobs:
+    if normalizes(link) and "mean" in layer.blobs:
         return _normalisation(layer, link)
     if isinstance(link, _L.Scale):
         return [Part(layer, role, link, "W" if role == "gamma" else "bias/b") for role in layer.blobs]
     return [Part(layer, role, link, layer.array_name(role)) for role in layer.blobs]
 
 
-def _normalizes(link: Any) -> bool:
+def normalizes(link: Any) -> bool:
     """Whether it is a BatchNormalization, or of its like."""
     return bool(link._persistent >= _STATISTICS)
 
@@ -208,122 +194,22 @@ def _normalisation(layer: Layer, link: Any) -> list[Part]:
     return made + [Part(layer, role, link, role, layer.blobs[role].reshape(-1)) for role in affine]
 
 
-# -- pairs ------------------------------------------------------------------------------------
-
-
-def links_of(chain: Any) -> dict[str, Any]:
-    """The links that have arrays of their own, by path, in the order of their definition."""
-    return {path: link for path, link in named_links(chain) if link._params or link._persistent}
-
-
-def pairs(net: Net, links: Links, rename: Rename, by: str) -> list[Pair]:
-    """Each layer that has blobs, with its link.
-
-    Raises:
-        UsageError: ``by`` or ``rename`` is wrong, or two layers go to one array.
-    """
-    layers = [layer for layer in net.layers if layer.blobs]
-    if by == "order":
-        if rename is not None:
-            raise UsageError("rename has no meaning with by='order'")
-        found = _by_order(layers, links)
-    elif by == "name":
-        found = _by_name(net, layers, links, rename)
-    else:
-        raise UsageError(f"by='{by}'", expected="'name' or 'order'")
-    return _with_affine(net, found)
-
-
-def _by_name(net: Net, layers: list[Layer], links: Links, rename: Rename) -> list[Pair]:
-    names = [layer.name for layer in layers]
-    renamed, unused = renamer(rename), unmatched(rename, names)
-    if unused:
-        raise UsageError(
-            f"rename: no layer with blobs is called '{unused[0]}'", where=net.where, hint=nearest(unused[0], names)
-        )
-    tails: dict[str, list[str]] = {}
-    for path in links:
-        tails.setdefault(path.rpartition("/")[2], []).append(path)
-    found = [_named(layer, renamed(layer.name), links, tails) for layer in layers]
-    for pair in found:
-        if pair.link is None and isinstance(rename, Mapping) and pair.layer.name in rename:
-            hint = nearest(rename[pair.layer.name], links)
-            raise UsageError(f"rename: layer '{pair.layer.name}': {pair.problem}", where=net.where, hint=hint)
-    return found
-
-
-def _named(layer: Layer, wanted: str, links: Links, tails: Mapping[str, list[str]]) -> Pair:
-    """The link whose path is the wanted name, or that alone ends in it, as Python would write it if need be."""
-    if wanted != layer.name:
-        wanted = wanted.replace(".", "/").strip("/")
-    for name in (wanted, re.sub(r"\W", "_", wanted)):
-        found = [name] if name in links else tails.get(name, [])
-        if len(found) == 1:
-            return Pair(layer, found[0], links[found[0]])
-        if found:
-            return Pair(layer, "", None, f"several links of that name: {', '.join(found)}")
-    return Pair(layer, "", None, f"no link '{wanted}'")
-
-
-def _by_order(layers: list[Layer], links: Links) -> list[Pair]:
-    """As many layers as possible, each with a later link than the one before and one that all its blobs fit."""
-    paths = list(links)
-    fits = [[_fits(layer, links[path]) for path in paths] for layer in layers]
-    best = [[0] * (len(paths) + 1) for _ in range(len(layers) + 1)]
-    for i in reversed(range(len(layers))):
-        for j in reversed(range(len(paths))):
-            best[i][j] = max(best[i + 1][j], best[i][j + 1], fits[i][j] + best[i + 1][j + 1] if fits[i][j] else 0)
-    found, i, j = [], 0, 0
-    while i < len(layers):
-        if best[i][j] and fits[i][j] and best[i][j] == 1 + best[i + 1][j + 1]:
-            found.append(Pair(layers[i], paths[j], links[paths[j]]))
-            i, j = i + 1, j + 1
-        elif best[i][j] and best[i][j] == best[i][j + 1]:
-            j += 1
-        else:
-            found.append(Pair(layers[i], "", None, "no link in this order that it fits"))
-            i += 1
-    return found
-
-
-def _fits(layer: Layer, link: Any) -> bool:
+def fits(layer: Layer, link: Any) -> bool:
+    """Whether the link is of the layer's kind, and all blobs of the layer fit its arrays."""
     try:
-        return _akin(layer, link) and bool([part.shaped() for part in parts(layer, link)])
+        return akin(layer, link) and bool([part.shaped() for part in parts(layer, link)])
     except ModelError:
         return False
 
 
-def _akin(layer: Layer, link: Any) -> bool:
+def akin(layer: Layer, link: Any) -> bool:
     """Whether a link of that class could do what the layer does."""
     if isinstance(link, LayerLink):
         return link.layer.type == layer.type
     if isinstance(link, _DECONVOLUTIONS) or layer.inputs_first:
         return isinstance(link, _DECONVOLUTIONS) and layer.inputs_first
     own = next((role for kind, role in _ROLES if isinstance(link, kind)), "weight")
-    role = "mean" if _normalizes(link) else own
+    role = "mean" if normalizes(link) else own
+    if role == "weight" and "W" not in link._params:  # a link of the user's own kind
+        return all(layer.array_name(role) in link._params for role in layer.blobs)
     return role in layer.blobs
-
-
-def _with_affine(net: Net, found: list[Pair]) -> list[Pair]:
-    """A Scale without a link of its own goes where the BatchNorm before it went."""
-    homes = {id(pair.layer): pair for pair in found}
-    made = []
-    for pair in found:
-        norm = homes.get(id(norm_before(net, pair.layer)))
-        if pair.link is None and norm is not None and norm.link is not None and _normalizes(norm.link):
-            pair = Pair(pair.layer, norm.path, norm.link)
-        made.append(pair)
-    return made
-
-
-def norm_before(net: Net, layer: Layer) -> Layer | None:
-    """The normalisation whose result a layer of gamma and beta takes, so that both are one in Chainer."""
-    if not layer.rescales or "gamma" not in layer.blobs:
-        return None
-    writer = net.flow.reads[net.layers.index(layer)][0].layer
-    return net.layers[writer] if writer >= 0 and net.layers[writer].normalises else None
-
-
-def is_affine(net: Net, pair: Pair) -> bool:
-    """Whether a Scale's blobs go into the BatchNormalization of the BatchNorm before it."""
-    return pair.link is not None and _normalizes(pair.link) and norm_before(net, pair.layer) is not None

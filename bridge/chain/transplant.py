@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from bridge.chain.matching import Links, Pair, Part, is_affine, links_of, pairs, parts
+from bridge.chain.matching import Part, parts
+from bridge.chain.pairing import Links, Pair, is_affine, pairs
 from bridge.chain.renaming import Rename, chosen
+from bridge.chain.tracing import links_of
 from bridge.errors import ModelError, UsageError
 from bridge.schema import Net, times
 from bridge.show.table import table_text
 
-STATES = ("filled", "skipped", "missing", "mismatched")
+STATES = ("filled", "skipped", "missing", "mismatched", "ambiguous")
 _COLUMNS = ("layer", "blob", "array", "state", "detail")
 
 
@@ -70,6 +72,11 @@ class TransplantReport:
         """Blobs that do not fit their array; ``detail`` has both shapes."""
         return self._of("mismatched")
 
+    @property
+    def ambiguous(self) -> tuple[Row, ...]:
+        """Blobs that could go to several arrays, or share their only one with another blob; ``detail`` names them."""
+        return self._of("ambiguous")
+
     def check(self, where: str) -> None:
         """Check that every blob and every array was filled or skipped.
 
@@ -77,9 +84,9 @@ class TransplantReport:
             where: Name of the net, for the error.
 
         Raises:
-            ModelError: Some are missing or mismatched; the message names the first one.
+            ModelError: Some are missing, mismatched or ambiguous; the message names the first one.
         """
-        left = (*self.mismatched, *self.missing)
+        left = (*self.mismatched, *self.ambiguous, *self.missing)
         if left:
             first = left[0]
             what = f"layer '{first.layer}': blob '{first.role}'" if first.layer else f"array '{first.path}'"
@@ -112,12 +119,20 @@ class TransplantReport:
 
 
 def transplant(
-    net: Net, chain: Any, rename: Rename = None, skip: Iterable[str] = (), *, strict: bool = False, by: str = "name"
+    net: Net,
+    chain: Any,
+    rename: Rename = None,
+    skip: Iterable[str] = (),
+    *,
+    strict: bool = False,
+    by: str = "name",
+    args: Any = None,
 ) -> TransplantReport:
     """Copy a net's blobs into a chain that the user wrote.
 
     A layer goes to the link of its name: the whole path (``features/conv1``), or the last part of the path where
-    that is unique. Characters that Python does not allow in names may be underscores in the link's name.
+    that is unique, or the one link of its kind in a chain of that name (``conv1_1/conv``). Characters that Python
+    does not allow in names may be underscores in the link's name. What could be several links is left alone.
 
     Weights are changed to fit: a grouped weight becomes a dense one where the link has no groups; the weight
     of a convolution becomes that of a ``Linear``, and the reverse, where the number of values is the same;
@@ -132,19 +147,22 @@ def transplant(
             name and its replacement; or a function.
         skip: Names of layers and paths of links to leave out, or patterns.
         strict: Raise an error if a blob does not fit, or if a blob has no array or a parameter no blob.
-        by: ``name``, or ``order``. With ``order``, layers with blobs and links with arrays are matched in the order
-            of their definition, as many as possible, each layer to a link that it fits.
+        by: ``name``, or ``order``: whatever the names, each layer to the link that has its place in the chain and
+            that it fits. For that a copy of the chain is run once. A chain that does not run is matched in the
+            order in which layers and links are defined. Links that nothing tells apart are ``ambiguous``.
+        args: With ``order``, what to call the chain with: an array, or a list or tuple of arguments. By default
+            zeros in the shapes of the net's inputs, with a batch of one.
 
     Returns:
         The report, with one row per blob.
 
     Raises:
         UsageError: An argument is not valid, or two layers go to one array. The chain is unchanged then.
-        ModelError: ``strict``, and the report has missing or mismatched rows. The chain is unchanged then.
+        ModelError: ``strict``, and the report has missing, mismatched or ambiguous rows. The chain is unchanged then.
     """
     links = links_of(chain)
     plan = _Plan(net, links, chosen(skip, [*(layer.name for layer in net.layers), *links], "skip"))
-    for pair in pairs(net, links, rename, by):
+    for pair in pairs(net, chain, rename, by, args):
         plan.add(pair)
     plan.add_left_over()
     report = TransplantReport(tuple(plan.rows))
@@ -181,7 +199,7 @@ class _Plan:
         owner = self._origins.get(id(pair.layer.blobs.blob(role).origin))
         if owner is not None:
             return Row(pair.layer.name, role, "", "skipped", f"shared with layer '{owner}'")
-        return Row(pair.layer.name, role, "", "missing", pair.problem)
+        return Row(pair.layer.name, role, "", "ambiguous" if pair.candidates else "missing", pair.problem)
 
     def _add_parts(self, pair: Pair) -> None:
         name = pair.layer.name

@@ -1,14 +1,13 @@
 """Chainer 7.8.1, ChainerMN and onnx_chainer on today's NumPy, protobuf, onnx and Python.
 
 :func:`install` puts a finder in front of Python's own. It has the source of Chainer's
-modules rewritten, a line or two each, while they are imported::
+modules rewritten, a line or two each, while they are imported. ``import bridge`` has it
+called before Chainer is first imported, so that these two lines are all there is to it::
 
-    import bridge.compat
-
-    bridge.compat.install()
+    import bridge
     import chainer
 
-Only modules of ``chainer``, ``chainermn`` and ``onnx_chainer`` change, and only those
+Only modules of ``chainer``, ``chainercv``, ``chainermn`` and ``onnx_chainer`` change, and only those
 that need it on the versions installed here (:func:`patches` tells which and why). No
 name is put into NumPy, onnx, protobuf or ``pkg_resources``. One function of the standard
 library is wrapped, ``multiprocessing.spawn.get_preparation_data``, so that children that
@@ -25,11 +24,14 @@ from types import ModuleType
 
 from bridge.compat.children import follow, follow_request
 from bridge.compat.hook import Finder
+from bridge.compat.leftovers import clear
 from bridge.compat.table import CAFFE_FUNCTION, PATCHES, REQUESTED, Patch
 from bridge.errors import MissingExtraError, UsageError
 
 __all__ = ["Patch", "import_chainer", "install", "patches"]
 
+PACKAGES = ("chainer", "chainercv", "chainermn", "onnx_chainer")
+"""The packages that have modules to patch."""
 _HINT = 'pip install "weight-bridge[chainer]"'
 
 
@@ -59,6 +61,7 @@ def _install(without: tuple[str, ...]) -> None:
         raise UsageError(f"no patch '{unknown[0]}'", hint=f"patches: {', '.join(sorted(known))}")
     if any(isinstance(finder, Finder) for finder in sys.meta_path):
         return
+    clear(PACKAGES)
     for patch in PATCHES:
         if patch.name in without:
             patch.status = "left out"

@@ -71,6 +71,10 @@ def _numpy_refuses(attempt: Callable[[Any], object]) -> Callable[[], bool]:
     return refuses
 
 
+def _assign_a_shape(numpy: Any) -> None:
+    numpy.zeros(2).shape = (1, 2)
+
+
 def _protobuf_4() -> bool:
     import google.protobuf
 
@@ -79,6 +83,11 @@ def _protobuf_4() -> bool:
 
 def _onnx_lacks_mapping() -> bool:
     return find_spec("onnx") is not None and find_spec("onnx.mapping") is None
+
+
+def _gone(module: str) -> Callable[[], bool]:
+    """Whether a module of the standard library or of setuptools is not there."""
+    return lambda: find_spec(module) is None
 
 
 _IMPORT_OF_MAPPING = ((r"\bfrom onnx\.mapping import", "from bridge.compat.onnx_mapping import"),)
@@ -122,6 +131,19 @@ PATCHES: tuple[Patch, ...] = (
         "numpy.float is gone since NumPy 1.24; resize_images fails",
         _numpy_refuses(lambda numpy: numpy.float),
         ((r"\bnumpy\.float\b", "float"),),
+    ),
+    Patch(
+        "variable-initializer",
+        "chainer.initializers",
+        "a Variable or Parameter is no initializer: Chainer 1 took initialW=net.conv1.W, Chainer 7 raises TypeError",
+        _always,
+        (
+            (
+                r"(def _get_initializer\([^)]*\) -> types\.AbstractInitializer:\n)",
+                r"\1    if isinstance(initializer, chainer.Variable): initializer = initial_values(initializer)\n",
+            ),
+            (r"(?m)^import numpy$", "import numpy; from bridge.compat.initial import initial_values"),
+        ),
     ),
     Patch(
         "unsigned-padding",
@@ -178,6 +200,69 @@ PATCHES: tuple[Patch, ...] = (
         "NumPy 2.4 refuses int() of an array with an axis (1.25 warns); the slave fails, and the master waits for ever",
         _numpy_refuses(lambda numpy: int(numpy.ones(1))),
         ((r"int\(_size\)", "int(_size.item())"),),
+    ),
+    Patch(
+        "thread-daemon",
+        "chainer.iterators.multiprocess_iterator",
+        "Thread.setDaemon is deprecated since Python 3.10; MultiprocessIterator warns of it",
+        _always,
+        ((r"thread\.setDaemon\(True\)", "thread.daemon = True"),),
+    ),
+    Patch(
+        "maximum-into",
+        "chainer.dataset.convert",
+        "NumPy 2.5 deprecates numpy.maximum with the result as third argument; concat_examples with padding warns",
+        _numpy_refuses(lambda numpy: numpy.maximum(*[numpy.zeros(1)] * 3)),
+        ((r"numpy\.maximum\(shape, array\.shape, shape\)", "numpy.maximum(shape, array.shape, out=shape)"),),
+    ),
+    Patch(
+        "assigned-shape",
+        "chainer.links.activation.maxout",
+        "NumPy 2.5 deprecates assigning to the shape of an array; Maxout with an initializer warns",
+        _numpy_refuses(_assign_a_shape),
+        (
+            (
+                r"array\.shape = (\(out_size, pool_size(?:, in_size)?\))\n( +)(\w+)\(array\)\n +array\.shape = .*\n",
+                r"\3(array.reshape(\1))\n\n\n",
+            ),
+        ),
+    ),
+    Patch(
+        "chainercv-version",
+        "chainercv",
+        "imports pkg_resources (gone with setuptools 82, and warns before) to learn its own version",
+        _always,
+        ((r"(?m)^import pkg_resources$", "from bridge.compat import requirements as pkg_resources"),),
+    ),
+    Patch(
+        "chainercv-strtobool",
+        "chainercv.utils.download",
+        "imports distutils (gone with Python 3.12, unless setuptools stands in); 'import chainercv' fails",
+        _gone("distutils"),
+        ((r"from distutils\.util import strtobool", "from bridge.compat.requirements import strtobool"),),
+    ),
+    *(
+        Patch(
+            "chainercv-aliases",
+            f"chainercv.{module}",
+            "numpy.float and numpy.int are gone since NumPy 1.24, and numpy.bool until 2.0; 'import chainercv' fails",
+            _numpy_refuses(lambda numpy: numpy.float),
+            ((r"\bnp\.(bool|int|float)\b", r"\1"),),
+        )
+        for module in (
+            "datasets.coco.coco_instances_base_dataset",
+            "datasets.cub.cub_keypoint_dataset",
+            "datasets.voc.voc_bbox_dataset",
+            "datasets.voc.voc_utils",
+            "experimental.links.model.fcis.fcis",
+            "experimental.links.model.fcis.fcis_train_chain",
+            "experimental.links.model.fcis.utils.proposal_target_creator",
+            "links.model.fpn.mask_head",
+            "links.model.fpn.mask_utils",
+            "links.model.mobilenet.mobilenet_v2",
+            "utils.mask.scale_mask",
+            "visualizations.vis_point",
+        )
     ),
     *(
         Patch(
