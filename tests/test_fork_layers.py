@@ -23,8 +23,8 @@ RTOL, ATOL = 1e-4, 1e-5
 ENGINES = [
     (name, engine)
     for name in sorted(REFERENCES)
-    for engine in ("onnxruntime", "chainer")
-    if engine == "onnxruntime" or REGISTRY[name].to_chainer is not Layer.to_chainer
+    for engine, method in (("onnxruntime", "to_onnx"), ("chainer", "to_chainer"), ("numpy", "to_numpy"))
+    if getattr(REGISTRY[name], method) is not getattr(Layer, method)
 ]
 
 

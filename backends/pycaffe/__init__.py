@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from backends.pycaffe.child import TIMEOUT, Answer, missing, running, versions
+from backends.pycaffe.child import TIMEOUT, Answer, layer_types, missing, running, versions
 from bridge.caffe_files.prototxt import format, parse
 from bridge.caffe_files.upgrade import upgrade_net
 from bridge.errors import MissingFileError, UnsupportedLayerError, UsageError
@@ -24,7 +24,7 @@ from bridge.layers.split import Split
 from bridge.schema import Blob, RawLayer, RawNet, Shape
 from bridge.schema.message import Message
 
-__all__ = ["Session", "missing", "read", "versions"]
+__all__ = ["Session", "layer_types", "missing", "read", "versions"]
 
 _PATHS = ("source", "mean_file", "meanfile", "root_folder", "file_name", "filename")
 """Fields that make a layer of Caffe open files of its own."""

@@ -82,6 +82,11 @@ def versions(python: str | None = None, timeout: float = TIMEOUT) -> dict[str, s
     return {key: str(hello.get(key, "")) for key in ("caffe", "numpy", "python")}
 
 
+def layer_types(python: str | None = None, timeout: float = TIMEOUT) -> frozenset[str]:
+    """The layer types that Caffe over there has; errors as of :func:`versions`."""
+    return frozenset(map(str, running(python, timeout).hello.get("types", ())))
+
+
 class Child:
     """A child process with Caffe in it; one request at a time, each within a time limit.
 

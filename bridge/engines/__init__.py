@@ -27,6 +27,7 @@ class Engine(Protocol):
     """The contract of an engine, made as ``Engine(net, **options)`` for a :class:`~bridge.schema.ServedNet`.
 
     Inputs that only training needs may be given. Arrays are float32; inputs and outputs go by blob names.
+    Beside its ``Engine`` each module has ``lacking(net, **options)``: the indices of the layers that it cannot run.
     """
 
     def outputs(self, inputs: Arrays) -> dict[str, np.ndarray]:
@@ -66,6 +67,7 @@ ENGINES: dict[str, EngineEntry] = {
         EngineEntry("onnxruntime", "ONNX Runtime, on the exported model", ("onnxruntime",), "pip install onnxruntime"),
         EngineEntry("chainer", "Chainer, on the built chain", ("chainer",), "pip install 'weight-bridge[chainer]'"),
         EngineEntry("pycaffe", "the real Caffe, in another interpreter", (), "set BRIDGE_PYCAFFE_PYTHON", probed=True),
+        EngineEntry("numpy", "NumPy, for layers that Chainer lacks, such as DetectionOutput", (), "", asked=True),
         EngineEntry("opencv", "OpenCV 4, on the Caffe files", ("cv2",), _OPENCV, asked=True),
         EngineEntry(
             "opencv_onnx", "OpenCV, on the exported model", ("cv2",), "pip install opencv-python-headless", asked=True
@@ -125,6 +127,25 @@ def make(name: str, net: Net, **options: Any) -> Engine:
         raise problem
     engine: Engine = importlib.import_module(find(name).module).Engine(inference_net(net), **options)
     return engine
+
+
+def make_partial(name: str, net: Net, **options: Any) -> Engine:
+    """As :func:`make`; where the engine lacks layers of the net, a :class:`bridge.engines.pieces.PartialEngine`.
+
+    Raises:
+        UsageError: There is no engine of that name.
+        MissingExtraError: It does not work here.
+        UnsupportedLayerError: It cannot run any layer of the net.
+    """
+    from bridge.engines.pieces import PartialEngine
+
+    problem = missing(name, **options)
+    if problem is not None:
+        raise problem
+    module, served = importlib.import_module(find(name).module), inference_net(net)
+    lacking = module.lacking(served, **options)
+    partial = PartialEngine(lambda part: make(name, part, **options), served, lacking)
+    return partial if lacking and partial.computes else make(name, served, **options)
 
 
 def how_to_get_another(name: str) -> str:

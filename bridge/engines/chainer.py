@@ -33,6 +33,11 @@ class Engine:
         return result
 
 
+def lacking(net: ServedNet) -> list[int]:
+    """Indices of the layers that Chainer has no functions for."""
+    return [index for index, layer in enumerate(net.layers) if not layer.has_chainer]
+
+
 def _test_mode() -> Any:
     from contextlib import ExitStack
 

@@ -47,6 +47,11 @@ class Engine:
         return RuntimeSession(file, threads=self._threads)(inputs), graph
 
 
+def lacking(net: ServedNet, **_: object) -> list[int]:
+    """Indices of the layers that standard ONNX cannot say."""
+    return [index for index, layer in enumerate(net.layers) if not layer.has_onnx]
+
+
 class RuntimeSession:
     """An exported model, loaded; its weights stay where they are.
 

@@ -49,6 +49,11 @@ class Engine:
         ]
 
 
+def lacking(net: ServedNet) -> list[int]:
+    """Indices of the layers that OpenCV refuses the net for, by their types."""
+    return []
+
+
 def import_opencv(importer: str = "readNetFromCaffe") -> Any:
     """OpenCV, of a version with an importer of the given name.
 

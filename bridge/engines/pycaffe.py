@@ -10,6 +10,7 @@ import numpy as np
 from bridge.engines import Arrays, Tops
 from bridge.engines.files import definition_of, weights_of
 from bridge.errors import MissingExtraError
+from bridge.layers.base import registered_name
 from bridge.schema import ServedNet
 
 
@@ -52,6 +53,12 @@ class Engine:
     def _session(self, inputs: Arrays) -> Any:
         weights = weights_of(self._net) if any(layer.blobs for layer in self._net.layers) else None
         return _backend().Session(definition_of(self._net, inputs), weights, **self._options)
+
+
+def lacking(net: ServedNet, *, python: str | None = None, **_: object) -> list[int]:
+    """Indices of the layers whose types that Caffe does not have; its Python layers' classes are not looked for."""
+    known = _backend().layer_types(python)
+    return [index for index, layer in enumerate(net.layers) if registered_name(layer.definition) not in known]
 
 
 def _backend() -> Any:

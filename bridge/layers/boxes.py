@@ -77,6 +77,47 @@ def round_half_away(g: OnnxBuilder, x: str) -> str:
     return g.Mul(g.Sign(x), g.Add(whole, up))
 
 
+def united(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Intersection over union of a box (4) with others (P, 4), float32; a box turned inside out has no area.
+
+    Source: ``JaccardOverlap`` in bbox_util.cpp of SSD.
+    """
+    low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
+    shared = np.prod(np.maximum(high - low, 0), axis=1)
+    own, others = (np.prod(np.maximum(b[..., 2:] - b[..., :2], 0), axis=-1) for b in (box, boxes))
+    return np.divide(shared, own + others - shared, out=np.zeros_like(shared), where=shared != 0)
+
+
+def apart(boxes: np.ndarray, overlap: float, eta: float = 1.0, most: int = -1) -> list[int]:
+    """Places of the boxes that no better one that stays overlaps too much.
+
+    Args:
+        boxes: (P, 4) float32, two corners each, best first.
+        overlap: More than this, as intersection over union, is too much.
+        eta: Multiplies an ``overlap`` above 0.5 after each box that stays.
+        most: How many may stay; -1 for all.
+
+    Source: ``ApplyNMSFast`` in bbox_util.cpp of SSD.
+    """
+    kept: list[int] = []
+    covered = np.zeros(len(boxes), np.float32)
+    free = np.arange(len(boxes))
+    while free.size and len(kept) != most:
+        kept.append(int(free[0]))
+        if eta < 1 and overlap > 0.5:
+            overlap *= eta
+        covered = np.maximum(covered, united(boxes[kept[-1]], boxes))
+        behind = np.arange(kept[-1] + 1, len(boxes))
+        free = behind[covered[behind] <= np.float32(overlap)]
+    return kept
+
+
+def best_first(scores: np.ndarray, most: int = -1) -> np.ndarray:
+    """Places of scores (P), the best first and equal ones in their order; ``most`` of them, -1 for all."""
+    order = np.argsort(-scores, kind="stable")
+    return order if most < 0 else order[:most]
+
+
 def random_regions(rng: np.random.Generator, shape: Shape, shapes: Sequence[Shape | None]) -> np.ndarray:
     """Regions (R, 5): image of the batch, left, top, right, bottom, in pixels."""
     regions = rng.uniform(0, 100, shape)

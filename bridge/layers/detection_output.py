@@ -140,6 +140,54 @@ class DetectionOutput(CaffeLayer):
         reach = g.Mul(g.Mul(g.Exp(steps.part(g, loc, -1, 2, 4)), size), half)
         return g.Concat(g.Sub(centre, reach), g.Add(centre, reach), axis=-1)
 
+    def to_numpy(self, *x: np.ndarray) -> list[np.ndarray]:
+        images, scores = len(x[0]), x[1].reshape(len(x[0]), -1, self.num_classes)
+        if len(x) > 3:
+            background = x[3].reshape(images, -1, 2)[..., 1] < np.float32(self.objectness_score)
+            scores = np.where(background[..., None], np.eye(1, self.num_classes, dtype=np.float32), scores)
+        boxes = self._boxes_numpy(*x)
+        rows = [row for image in range(images) for row in self._rows_numpy(image, boxes[image], scores[image])]
+        none = np.full((images, 7), -1, np.float32)
+        none[:, 0] = np.arange(images)
+        return [np.array(rows or none, np.float32).reshape(1, 1, -1, 7)]
+
+    def _boxes_numpy(self, *x: np.ndarray) -> np.ndarray:
+        """(N, boxes, 4), or (N, boxes, classes, 4) where each class has its own."""
+        prior, variance = x[2].reshape(2, -1, 4)
+        if len(x) > 3:
+            prior = self._decoded_numpy(x[4].reshape(len(x[0]), -1, 4), prior, variance)
+        if self.share_location:
+            return self._decoded_numpy(x[0].reshape(len(x[0]), -1, 4), prior, variance)
+        own = x[0].reshape(len(x[0]), -1, self.num_classes, 4)
+        return self._decoded_numpy(own, prior[:, None], variance[:, None])
+
+    def _decoded_numpy(self, loc: np.ndarray, prior: np.ndarray, variance: np.ndarray) -> np.ndarray:
+        """Shifts (..., 4) applied to priors (..., 4), float32."""
+        moved = loc if self.variance_encoded_in_target else variance * loc
+        if self.code_type == "CORNER":
+            return prior + moved
+        low, high = prior[..., :2], prior[..., 2:]
+        size = high - low
+        if self.code_type == "CORNER_SIZE":
+            return prior + moved * np.concatenate([size, size], axis=-1)
+        centre = moved[..., :2] * size + (low + high) / np.float32(2)
+        with np.errstate(over="ignore"):
+            reach = np.exp(moved[..., 2:]) * size / np.float32(2)
+        return np.concatenate([centre - reach, centre + reach], axis=-1)
+
+    def _rows_numpy(self, image: int, boxes: np.ndarray, scores: np.ndarray) -> list[list[float]]:
+        """The rows of one image, from boxes (boxes, [classes,] 4) and scores (boxes, classes)."""
+        found: list[tuple[int, float, np.ndarray]] = []
+        for label in self.labels:
+            own, score = boxes if self.share_location else boxes[:, label], scores[:, label]
+            least = -np.inf if self.confidence_threshold is None else np.float32(self.confidence_threshold)
+            above = np.flatnonzero(score > least)
+            order = above[steps.best_first(score[above], self.top_k)]
+            kept = order[steps.apart(own[order], self.nms_threshold, self.eta)]
+            found += [(label, float(score[place]), own[place]) for place in kept]
+        best = steps.best_first(np.array([score for _, score, _ in found]), self.keep_top_k)
+        return [[image, found[place][0], found[place][1], *found[place][2]] for place in sorted(best)]
+
     def _kept(self, g: OnnxBuilder, boxes: str, scores: str, priors: Any) -> str:
         """(N, labels, boxes): the scores of boxes that stay, LOWEST for the others."""
         if self.top_k >= 0:

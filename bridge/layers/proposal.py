@@ -116,6 +116,40 @@ class Proposal(CaffeLayer):
         score = g.GatherND(values, found)
         return [rois, g.Unsqueeze(score, g.ints([1])) if self.python else score][: len(self.tops)]
 
+    def to_numpy(self, *x: np.ndarray) -> list[np.ndarray]:
+        count, info = len(self.anchors()), x[2].reshape(-1)
+        boxes, large = self._boxes_numpy(x[1], info)
+        scores = x[0][:, count:].transpose(0, 2, 3, 1).reshape(len(x[0]), -1)
+        rows, kept_scores = [np.zeros((0, 5), np.float32)], [np.zeros(0, np.float32)]
+        for image, score in enumerate(scores):
+            places = np.flatnonzero(large[image]) if self.python else np.arange(len(score))
+            score = score if self.python else np.where(large[image], score, np.float32(0))
+            order = places[steps.best_first(score[places], self.pre_nms_topn if self.pre_nms_topn > 0 else -1)]
+            grown = boxes[image][order] + np.array([0, 0, 1, 1], np.float32)  # corners belong to the box
+            most = self.post_nms_topn if self.post_nms_topn > 0 else -1
+            kept = order[steps.apart(grown, self.nms_thresh, most=most)]
+            rows.append(np.insert(boxes[image][kept], 0, image, axis=1))
+            kept_scores.append(score[kept])
+        score = np.concatenate(kept_scores)
+        return [np.concatenate(rows), score[:, None] if self.python else score][: len(self.tops)]
+
+    def _boxes_numpy(self, shifts: np.ndarray, info: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes (N, cells x anchors, 4), and whether they are large enough, (N, cells x anchors)."""
+        anchors, (height, width) = self.anchors(), shifts.shape[2:]
+        moved = shifts.transpose(0, 2, 3, 1).reshape(len(shifts), height, width, len(anchors), 4)
+        size = anchors[:, 2:] - anchors[:, :2] + 1
+        cells = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float32)
+        middle = cells[:, :, None] * np.float32(self.feat_stride) + anchors[:, :2] + size / 2
+        centre = moved[..., :2] * size + middle
+        with np.errstate(over="ignore"):
+            reach = np.exp(moved[..., 2:]) * size / np.float32(2)
+        last = info[[1, 0]] - 1
+        low, high = (np.maximum(np.minimum(corner, last), 0) for corner in (centre - reach, centre + reach))
+        factor = info[[3, 2]] if len(info) > 3 and not self.python else info[[2, 2]]
+        large = (high - low + 1 >= factor * np.float32(self.min_size)).all(axis=-1)
+        boxes = np.concatenate([low, high], axis=-1)
+        return boxes.reshape(len(shifts), -1, 4), large.reshape(len(shifts), -1)
+
     def _boxes(self, g: OnnxBuilder, shifts: str, info: str, numbers: int) -> tuple[str, str]:
         """Boxes (N, cells x anchors, 4), and whether they are large enough, (N, 1, cells x anchors)."""
         anchors, one, half = self.anchors(), g.const(np.float32(1)), g.const(np.float32(0.5))

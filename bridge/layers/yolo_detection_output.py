@@ -77,12 +77,37 @@ class YoloOutput(CaffeLayer):
         both = g.Concat(g.Sub(centre, reach), g.Add(centre, reach), axis=1)
         return g.Reshape(g.Transpose(both, perm=(0, 2, 3, 1)), g.ints([-1, 4]))
 
+    def cells_numpy(self, x: np.ndarray) -> np.ndarray:
+        """(boxes, 5 + classes, H, W) of a bottom."""
+        return x.reshape(self.num_box, 5 + self.num_classes, *x.shape[2:])
+
+    def corners_numpy(self, cells: np.ndarray, anchors: np.ndarray) -> np.ndarray:
+        """As :meth:`corners`."""
+        height, width = cells.shape[2:]
+        grid = np.stack(np.meshgrid(np.arange(width), np.arange(height))).astype(np.float32)
+        size = np.array([width, height], np.float32).reshape(2, 1, 1)
+        centre = (_sigmoid(cells[:, :2]) + grid) / size
+        with np.errstate(over="ignore"):
+            reach = np.exp(cells[:, 2:4]) * (anchors / 2).astype(np.float32)[:, :, None, None]
+        return np.concatenate([centre - reach, centre + reach], axis=1).transpose(0, 2, 3, 1).reshape(-1, 4)
+
+    def rows_numpy(self, boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """As :meth:`rows`."""
+        order = steps.best_first(scores)
+        kept = order[steps.apart(boxes[order], self._limit)]
+        rows = [[0, labels[place], scores[place], *boxes[place]] for place in kept]
+        return np.array(rows or [[0, -1, -1, -1, -1, -1, -1]], np.float32).reshape(1, 1, -1, 7)
+
+    @property
+    def _limit(self) -> float:
+        """The overlap that is allowed: an equal one is too much already."""
+        return float(np.nextafter(np.float32(self.nms_threshold), np.float32(0)))
+
     def rows(self, g: OnnxBuilder, boxes: str, labels: str, scores: str) -> str:
         """The rows of boxes (P, 4) with labels (P) and scores (P), all of one image."""
         batch = g.Reshape(scores, g.ints([1, 1, -1]))
-        limit = float(np.nextafter(np.float32(self.nms_threshold), np.float32(0)))  # equal is too much already
         lowest = float(steps.LOWEST_SCORE)
-        kept = steps.suppress(g, g.Reshape(boxes, g.ints([1, -1, 4])), batch, limit, lowest)
+        kept = steps.suppress(g, g.Reshape(boxes, g.ints([1, -1, 4])), batch, self._limit, lowest)
         values, places = steps.best(g, g.Reshape(kept, g.ints([-1])), 0, -1)
         found = g.Compress(places, g.Greater(values, g.const(steps.LOWEST_SCORE)), axis=0)
         columns = [g.Unsqueeze(g.Gather(part, found), g.ints([1])) for part in (labels, scores)]
@@ -137,10 +162,7 @@ class Yolov3DetectionOutput(YoloOutput):
         boxes, scores = [], []
         for place, bottom in enumerate(x):
             cells, space = self.cells(g, bottom)
-            sides = np.array(self.biases, np.float64).reshape(-1, 2)
-            chosen = sides[list(self.mask[place * self.num_box : (place + 1) * self.num_box])]
-            pixels = np.array(space[::-1]) * self.anchors_scale[place]
-            boxes.append(self.corners(g, cells, space, chosen / pixels))
+            boxes.append(self.corners(g, cells, space, self._anchors(place, space)))
             parts = g.Sigmoid(steps.part(g, cells, 1, 4, 5 + self.num_classes))
             score = g.Mul(steps.part(g, parts, 1, 0, 1), steps.part(g, parts, 1, 1, 1 + self.num_classes))
             scores.append(g.Reshape(g.Transpose(score, perm=(0, 2, 3, 1)), g.ints([-1, self.num_classes])))
@@ -149,6 +171,24 @@ class Yolov3DetectionOutput(YoloOutput):
         box, label = (g.Reshape(steps.part(g, above, 1, i, i + 1), g.ints([-1])) for i in (0, 1))
         labels = g.Add(g.Cast(label, to=g.FLOAT), g.const(np.float32(1)))
         return self.rows(g, g.Gather(every, box), labels, g.GatherND(score, above))
+
+    def _anchors(self, place: int, space: Shape) -> np.ndarray:
+        """(boxes, 2): width and height of a bottom's anchors, as parts of the image."""
+        sides = np.array(self.biases, np.float64).reshape(-1, 2)
+        chosen = sides[list(self.mask[place * self.num_box : (place + 1) * self.num_box])]
+        parts: np.ndarray = chosen / (np.array(space[::-1]) * self.anchors_scale[place])
+        return parts
+
+    def to_numpy(self, *x: np.ndarray) -> list[np.ndarray]:
+        boxes, scores = [], []
+        for place, bottom in enumerate(x):
+            cells = self.cells_numpy(bottom)
+            boxes.append(self.corners_numpy(cells, self._anchors(place, bottom.shape[2:])))
+            parts = _sigmoid(cells[:, 4:])
+            scores.append((parts[:, :1] * parts[:, 1:]).transpose(0, 2, 3, 1).reshape(-1, self.num_classes))
+        every, score = np.concatenate(boxes), np.concatenate(scores)
+        box, label = np.nonzero(score > np.float32(self.confidence_threshold))
+        return [self.rows_numpy(every[box], label + 1, score[box, label])]
 
 
 @layer_type("YoloDetectionOutput")
@@ -189,8 +229,7 @@ class YoloDetectionOutput(YoloOutput):
         boxes, scores, labels = [], [], []
         for bottom in x:
             cells, space = self.cells(g, bottom)
-            sides = np.array(self.biases[: 2 * self.num_box], np.float64).reshape(-1, 2)
-            boxes.append(self.corners(g, cells, space, sides / np.array(space[::-1])))
+            boxes.append(self.corners(g, cells, space, self._anchors(space)))
             classes = g.Softmax(steps.part(g, cells, 1, 5, 5 + self.num_classes), axis=1)
             score = g.Mul(g.Sigmoid(steps.part(g, cells, 1, 4, 5)), g.reduce("Max", classes, [1]))
             scores.append(g.Reshape(score, g.ints([-1])))
@@ -199,6 +238,29 @@ class YoloDetectionOutput(YoloOutput):
         above = g.GreaterOrEqual(score, g.const(np.float32(self.confidence_threshold)))
         every, score, label = (g.Compress(part, above, axis=0) for part in (every, score, label))
         return self.rows(g, every, g.Add(g.Cast(label, to=g.FLOAT), g.const(np.float32(1))), score)
+
+    def _anchors(self, space: Shape) -> np.ndarray:
+        """(boxes, 2): width and height of the anchors, as parts of the image."""
+        sides: np.ndarray = np.array(self.biases[: 2 * self.num_box], np.float64).reshape(-1, 2)
+        return sides / np.array(space[::-1])
+
+    def to_numpy(self, *x: np.ndarray) -> list[np.ndarray]:
+        boxes, scores, labels = [], [], []
+        for bottom in x:
+            cells = self.cells_numpy(bottom)
+            boxes.append(self.corners_numpy(cells, self._anchors(bottom.shape[2:])))
+            powers = np.exp(cells[:, 5:] - cells[:, 5:].max(axis=1, keepdims=True))
+            classes = powers / powers.sum(axis=1, keepdims=True)
+            scores.append((_sigmoid(cells[:, 4]) * classes.max(axis=1)).reshape(-1))
+            labels.append(classes.argmax(axis=1).reshape(-1))
+        every, score, label = (np.concatenate(parts) for parts in (boxes, scores, labels))
+        above = score >= np.float32(self.confidence_threshold)
+        return [self.rows_numpy(every[above], label[above] + 1, score[above])]
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return 1 / (1 + np.exp(-x))
 
 
 def _joined(g: OnnxBuilder, parts: Sequence[str]) -> str:

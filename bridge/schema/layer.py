@@ -220,6 +220,10 @@ class Layer(LayerHooks):
         """The forward computation on Chainer variables; one result per top."""
         raise UnsupportedLayerError(self.reason(), subject=self.label)
 
+    def to_numpy(self, *x: np.ndarray) -> Sequence[np.ndarray]:
+        """The tops from float32 bottoms, in NumPy alone: a second implementation where Chainer has none."""
+        raise UnsupportedLayerError(self.reason(), subject=self.label)
+
     @property
     def has_onnx(self) -> bool:
         """Whether the type can be said in ONNX: it overrides :meth:`to_onnx`, or declares inputs."""
@@ -229,6 +233,11 @@ class Layer(LayerHooks):
     def has_chainer(self) -> bool:
         """Whether Chainer can run the type: it overrides :meth:`to_chainer`, or declares inputs."""
         return self.is_input or type(self).to_chainer is not Layer.to_chainer
+
+    @property
+    def has_numpy(self) -> bool:
+        """Whether NumPy can run the type: it overrides :meth:`to_numpy`."""
+        return type(self).to_numpy is not Layer.to_numpy
 
     def reason(self) -> str:
         """Why the layer cannot be run or exported."""

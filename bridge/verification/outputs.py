@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,11 +10,12 @@ import numpy as np
 
 from bridge import engines
 from bridge.engines import Arrays
+from bridge.engines.pieces import PartialEngine
 from bridge.errors import BridgeError
 from bridge.schema import Net, times
 from bridge.verification.compare import metrics, same_bits
 from bridge.verification.inputs import Recorded, range_text
-from bridge.verification.results import DIFFERENT, SAME, SKIPPED, Metrics, OutputsResult, TopResult
+from bridge.verification.results import DIFFERENT, SAME, SKIPPED, Metrics, OutputsResult, TopResult, plural
 from bridge.verification.segments import Place, Runner, Segment, segment, sources
 from bridge.verification.tolerance import BoundedTops, Tolerances, bounds, fallback
 
@@ -25,14 +26,18 @@ class Side(NamedTuple):
     Attributes:
         name: What to call it.
         values: By place; the net's inputs as well.
+        by_numpy: Indices of the layers that an engine lacks, and that NumPy computed in its place.
+        notes: What the engine did not compute itself, one line each.
     """
 
     name: str
     values: dict[Place, np.ndarray]
+    by_numpy: frozenset[int] = frozenset()
+    notes: tuple[str, ...] = ()
 
 
 def engine_side(name: str, net: Net, inputs: Arrays, options: Mapping[str, object]) -> Side:
-    """Run a net in an engine.
+    """Run a net in an engine, as far as it has the net's layers.
 
     Raises:
         MissingExtraError: The engine does not work here.
@@ -40,7 +45,8 @@ def engine_side(name: str, net: Net, inputs: Arrays, options: Mapping[str, objec
         ModelError: The net does not fit the inputs.
     """
     net.infer({key: array.shape for key, array in inputs.items()})
-    tops = engines.make(name, net, **options).tops(inputs)
+    engine = engines.make_partial(name, net, **options)
+    tops = engine.tops(inputs)
     values = {
         Place(index, top): array
         for index, arrays in enumerate(tops)
@@ -48,7 +54,19 @@ def engine_side(name: str, net: Net, inputs: Arrays, options: Mapping[str, objec
         for top, array in enumerate(arrays)
         if array is not None
     }
-    return Side(name, {**_places(net, inputs), **values})
+    by_numpy, notes = (engine.by_numpy, _lacks(name, net, engine)) if isinstance(engine, PartialEngine) else ((), ())
+    return Side(name, {**_places(net, inputs), **values}, frozenset(by_numpy), tuple(notes))
+
+
+def _lacks(name: str, net: Net, engine: PartialEngine) -> Iterator[str]:
+    """What is done about the layers that an engine lacks."""
+    if engine.by_numpy:
+        labels = ", ".join(net.layers[index].label for index in sorted(engine.by_numpy))
+        yield f"engine {name} lacks {labels}: NumPy computed what it lacks"
+    if engine.lost:
+        first, *others = sorted(engine.lost)
+        more = f", and {plural(len(others), 'layer')} that it lacks or that depend on such" if others else ""
+        yield f"engine {name} lacks {net.layers[first].label}{more}: not compared with it"
 
 
 def recorded_side(recorded: Recorded, net: Net) -> Side:
@@ -153,6 +171,8 @@ class Comparison:
         if x is None or y is None:
             unseen = self.a.name if x is None else self.b.name
             return replace(subject, status=SKIPPED, why=f"{unseen} does not show it")
+        if index in self.a.by_numpy & self.b.by_numpy:
+            return replace(subject, status=SKIPPED, why="NumPy computed it on both sides")
         if same_bits(x, y) and x.shape == y.shape and not self.isolate:
             return replace(subject, metrics=Metrics(count=x.size), bound="equal to the last bit")
         compare = self._compare_values if x.shape == y.shape else self._compare_shapes

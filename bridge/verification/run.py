@@ -350,7 +350,9 @@ class _Run:
         for name in chosen:
             self.progress(f"running {name}")
             try:
-                yield engine_side(name, self.net, self.inputs, options.get(name, {}))
+                side = engine_side(name, self.net, self.inputs, options.get(name, {}))
+                self.remarks += side.notes
+                yield side
             except BridgeError as error:
                 if names is not None:
                     raise
