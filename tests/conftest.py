@@ -15,7 +15,7 @@ from pathlib import Path
 from types import CodeType, FunctionType
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 FIXTURES = ROOT / "fixtures"
@@ -39,7 +39,17 @@ settings.register_profile(
     max_examples=20_000,
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+_PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "dev")
+settings.load_profile(_PROFILE)
+settings.register_profile("first_failure", settings(), phases=[Phase.generate])
+
+
+@pytest.fixture
+def first_failure() -> Iterator[None]:
+    """The first failing example will do: Hypothesis looks for no smaller one. For tests that expect a failure."""
+    settings.load_profile("first_failure")
+    yield
+    settings.load_profile(_PROFILE)
 
 
 def missing(name: str, reason: str) -> None:

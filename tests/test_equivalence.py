@@ -171,6 +171,7 @@ def test_every_engine_computes_the_same(folder: Path, net: WholeNet) -> None:
     assert all(result.count("different") + result.count("not compared") == 0 for result in report.outputs)
 
 
+@pytest.mark.process
 @given(net=whole_nets(run=True))
 def test_every_export_computes_the_same(folder: Path, net: WholeNet) -> None:
     need("onnxruntime")

@@ -65,6 +65,7 @@ def kinds(net: Net, **options: Any) -> list[str]:
 # ---- as long as the net is -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_many_layers_take_time_in_proportion() -> None:
     """Every layer has an input and an output of its own, and all have one name."""
     count = 12_000

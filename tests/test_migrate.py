@@ -45,6 +45,7 @@ def test_a_folder_that_is_none() -> None:
         find_pairs("nowhere")
 
 
+@pytest.mark.slow
 def test_each_model_is_converted_and_proven_or_it_is_said_why_not(
     models: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

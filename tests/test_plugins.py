@@ -106,6 +106,7 @@ def test_the_example_keeps_the_contract(test: str, tmp_path: Path) -> None:
          "test_its_chain_keeps_nothing_between_two_inputs"),
     ],
 )  # fmt: skip
+@pytest.mark.usefixtures("first_failure")
 def test_the_contract_finds_what_is_wrong(right: str, wrong: str, test: str, tmp_path: Path) -> None:
     need("onnxruntime", "chainer")
     assert example().count(right) == 1
@@ -172,7 +173,7 @@ def saved(folder: Path, shape: tuple[int, ...], layer: str, roles: int) -> tuple
     return folder / "net.prototxt", folder / "net.npz"
 
 
-@pytest.mark.parametrize("shape", [(1, 64, 112, 112), (1, 32, 224, 224)])
+@pytest.mark.parametrize("shape", [(1, 64, 112, 112), pytest.param((1, 32, 224, 224), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_the_groupnorm_of_the_docs_is_verified_and_exported_at_any_size(
     tmp_path: Path, shape: tuple[int, ...], groups: int

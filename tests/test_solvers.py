@@ -29,6 +29,7 @@ def _chainer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(STATE, "stream", None)  # a command here would leave its own
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("case", CASES)
 def test_recorded_runs(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     solver = solver_in(tmp_path, TRAINING / case, monkeypatch)

@@ -12,7 +12,7 @@ from bridge.verification.compare import metrics
 from bridge.verification.outputs import Comparison, Side, engine_side
 from bridge.verification.results import TopResult
 from bridge.verification.segments import Runner
-from bridge.verification.tolerance import Tolerances, fallback
+from bridge.verification.tolerance import Given, Tolerances, fallback
 from tests.conftest import need
 from tests.nets import make, random_inputs
 
@@ -63,6 +63,22 @@ def test_sums_of_many_terms_and_places_in_large_images_raise_no_false_alarm(body
         assert result.status == "same", str(result)
         assert result.metrics is not None
         assert result.metrics.mismatches == 0, str(result.metrics)
+
+
+@pytest.mark.parametrize("classes", [1000, 21_841])
+def test_a_softmax_of_many_classes_with_even_scores_raises_no_false_alarm(classes: int) -> None:
+    need("onnxruntime", "chainer")
+    net = net_of('type: "Softmax"', 1, classes)
+    for seed in range(3):
+        inputs = {"x": random_inputs(net, seed)["x"] * np.float32(1e-3)}
+        sides = [engine_side(name, net, inputs, {}) for name in ("onnxruntime", "chainer")]
+        result = judge(net, *sides, seed=seed)
+        assert result.status == "same", str(result)
+
+
+def test_a_given_tolerance_is_none_for_what_is_not_finite() -> None:
+    bound = Given(0.5, 0.25).bound(np.float32([np.nan, np.inf, -np.inf, -1])).values
+    np.testing.assert_array_equal(bound, [0, 0, 0, 0.75])
 
 
 @pytest.mark.parametrize("body", ['type: "Reduction" reduction_param { operation: SUMSQ }', 'type: "L2Normalize"'])

@@ -96,6 +96,7 @@ FAULTS: list[tuple[Callable[[Any], None], str]] = [
 ]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("fault", "message"), FAULTS, ids=[fault.__name__ for fault, _ in FAULTS])
 def test_a_graph_is_also_what_it_declares(tmp_path: Path, fault: Callable[[Any], None], message: str) -> None:
     need("onnxruntime", "onnx")
@@ -182,6 +183,7 @@ def test_arrays_that_no_blob_is_in_are_named(tmp_path: Path) -> None:
     assert "'stray'" in str(report)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
 @pytest.mark.parametrize("mean", [[], [104, 117, 123], "image"], ids=["no mean", "channels", "image"])
 def test_an_export_with_preprocessing_agrees_and_a_wrong_one_does_not(tmp_path: Path, mean: Any, half: bool) -> None:
@@ -203,6 +205,7 @@ def test_an_export_with_preprocessing_agrees_and_a_wrong_one_does_not(tmp_path: 
     assert verified(source, against=tmp_path / "wrong.onnx").status == 1
 
 
+@pytest.mark.process
 def test_weights_of_a_float16_export_are_those_that_rounding_gives(tmp_path: Path) -> None:
     need("onnxruntime", "onnx")
     import onnx

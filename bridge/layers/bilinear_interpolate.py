@@ -55,6 +55,9 @@ class BilinearInterpolate(CaffeLayer):
             return tuple(int(np.float32(n) * np.float32(self.scale_factor)) for n in space)
         return tuple(n if wanted is None else wanted for n, wanted in zip(space, (self.dst_h, self.dst_w), strict=True))
 
+    def position_extent(self, *bottoms: Shape) -> int:
+        return max(bottoms[0][2:])
+
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if len(bottoms[0]) != 4:
             raise self.fail(f"the input has {len(bottoms[0])} axes", expected="4")

@@ -24,6 +24,10 @@ class HardSigmoid(ElementwiseLayer):
     alpha: float = 0.2
     beta: float = 0.5
 
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        return (-self.beta / self.alpha, (1 - self.beta) / self.alpha) if self.alpha else ()
+
     def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         return g.HardSigmoid(x[0], alpha=self.alpha, beta=self.beta)
 

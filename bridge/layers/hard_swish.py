@@ -21,6 +21,10 @@ class HardSwish(ElementwiseLayer):
     rounds_near_one = False
     message = "hardswish_param"
 
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        return (-3.0, 3.0)
+
     def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         if g.opset >= 14:
             return g.HardSwish(x[0])

@@ -68,6 +68,10 @@ class Pooling(CaffeLayer):
         _check(p, values)
         return values
 
+    @property
+    def chooses(self) -> bool:
+        return len(self.tops) > 1  # the second top has the places of the largest values
+
     def window(self, space: Shape) -> tuple[Shape, Shape, Shape]:
         """Kernel, stride and pad, each (height, width), for an image of extents ``space``."""
         return (space, (1, 1), (0, 0)) if self.global_pooling else (self.kernel_size, self.stride, self.pad)

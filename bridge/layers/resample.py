@@ -52,6 +52,9 @@ class Resample(CaffeLayer):
         """(height, width) of the top."""
         return tuple(bottoms[1][2:]) if len(bottoms) > 1 else (self.height, self.width)
 
+    def position_extent(self, *bottoms: Shape) -> int:
+        return max(bottoms[0][2:])
+
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if any(len(bottom) != 4 for bottom in bottoms):
             raise self.fail(f"the inputs have {', '.join(str(len(bottom)) for bottom in bottoms)} axes", expected="4")

@@ -18,7 +18,6 @@ class Softmax(NeuronLayer):
     Source: caffe.proto ``SoftmaxParameter``, softmax_layer.cpp; ONNX ``Softmax`` of opset 13.
     """
 
-    adds_many = False
     float16_safe = True
     rounds_near_one = False
     probabilities = True
@@ -29,6 +28,9 @@ class Softmax(NeuronLayer):
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         canonical_axis(self.axis, len(bottoms[0]), self)
         return (bottoms[0],)
+
+    def summed_axes(self, rank: int) -> Shape:
+        return (canonical_axis(self.axis, rank, self),)
 
     def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         return g.Softmax(x[0], axis=canonical_axis(self.axis, len(g.shape(x[0])), self))

@@ -288,8 +288,10 @@ class LayerHooks:
         """
         return ()
 
-    chooses: ClassVar[bool] = False
-    """The layer picks among its inputs, so that a small change may change everything: ArgMax, DetectionOutput."""
+    @property
+    def chooses(self) -> bool:
+        """The layer picks among its inputs, so that a small change may change everything: ArgMax, DetectionOutput."""
+        return False
 
     rounds_near_one: ClassVar[bool] = True
     """On the way the layer rounds numbers as large as 1 or as its largest input, where its result is small.

@@ -16,20 +16,13 @@ from bridge.layers.base import CaffeLayer
 from bridge.schema import Blob, Blobs, Layer, Net, Shape
 from bridge.testing.cases import LayerCase
 from bridge.testing.hooks import OPTIONS, layer_of
+from bridge.testing.numbers import bounds_of
+from bridge.testing.weights import MOVED, compared
 from bridge.verification.compare import same_bits
 from bridge.verification.inputs import make_inputs, write_recorded
-from bridge.verification.outputs import Comparison, Side, engine_side
-from bridge.verification.results import DIFFERENT, OutputsResult
-from bridge.verification.segments import Place, Runner
-from bridge.verification.tolerance import Bound, Tolerances, bounds
-
-MOVED = 4
-"""The planted fault, as a multiple of the bound."""
-WIDEST = 2e-3
-"""The widest bound that may be usual, relative to the largest number that the layer reads or writes.
-
-A wider one is right where the layer divides by what is nothing but rounding, as MVN does for a constant channel.
-"""
+from bridge.verification.outputs import Side, engine_side
+from bridge.verification.results import DIFFERENT
+from bridge.verification.segments import Place
 
 
 def _stored(layer: Layer) -> dict[str, Blob]:
@@ -91,7 +84,7 @@ def engines_agree(case: LayerCase) -> None:
     _check_shapes(net, b)
     for place, array in a.values.items():
         np.testing.assert_allclose(array, b.values[place], rtol=1e-3, atol=1e-4, err_msg=case.prototxt)
-    found = _compared(case, net, a, b)
+    found = compared(net, a, b, case.seed)
     assert found.count(DIFFERENT) == 0, [str(top) for top in found.tops]
 
 
@@ -107,12 +100,6 @@ def _check_shapes(net: Net, side: Side) -> None:
             assert fits, f"{side.name}: {shape}, inferred {most}"
 
 
-def _compared(case: LayerCase, net: Net, a: Side, b: Side) -> OutputsResult:
-    runner = Runner(net, "onnxruntime", OPTIONS)
-    with np.errstate(all="ignore"):
-        return Comparison(net, runner, a, b, given=Tolerances(), isolate=False, seed=case.seed).run()
-
-
 def faults_are_found(case: LayerCase) -> float:
     """One value of each top, moved by MOVED times its bound, is found.
 
@@ -122,7 +109,7 @@ def faults_are_found(case: LayerCase) -> float:
     widest = 0.0
     net, inputs = case.net(), case.inputs()
     side = engine_side("onnxruntime", net, inputs, OPTIONS)
-    for place, bound in _bounds(case, net, side).items():
+    for place, bound in bounds_of(net, side, case.seed).items():
         values = side.values[place].reshape(-1)
         finite = np.flatnonzero(np.isfinite(values) & (np.abs(values) < 1e30))
         if not finite.size:
@@ -135,22 +122,12 @@ def faults_are_found(case: LayerCase) -> float:
     return widest
 
 
-def _bounds(case: LayerCase, net: Net, side: Side) -> dict[Place, Bound]:
-    runner, last = Runner(net, "onnxruntime", OPTIONS), len(net.layers) - 1
-    if not any(place[0] == last for place in side.values):
-        return {}
-    part = runner.alone(last)
-    with np.errstate(all="ignore"):
-        found = bounds(runner, part, {place: side.values[place] for place in part.inputs}, case.seed + last)
-    return {place: bound for place, (bound, _) in found.items()}
-
-
 def _verdict(case: LayerCase, net: Net, side: Side, place: Place, at: Any, distance: float) -> str:
     moved = side.values[place].copy()
     value = moved.reshape(-1)[at]
     step = np.float32(value + np.float32(distance))
     moved.reshape(-1)[at] = step if step != value else np.nextafter(value, np.float32(np.inf))
-    found = _compared(case, net, side, Side("changed", {**side.values, place: moved}))
+    found = compared(net, side, Side("changed", {**side.values, place: moved}), case.seed)
     return next(top.status for top in found.tops if top.top == net.layers[-1].tops[place[1]])
 
 
@@ -183,7 +160,7 @@ def drawn_inputs_fit(case: LayerCase) -> None:
         sides += [engine_side("chainer", net, inputs, {})] if layer_of(net).has_chainer else []
     if len(sides) == 2:
         a, b = sides
-        found = _compared(case, net, a, b)
+        found = compared(net, a, b, case.seed)
         assert found.count(DIFFERENT) == 0, [str(top) for top in found.tops]
 
 

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from bridge import engines
 from bridge.layers.base import REGISTRY, CaffeLayer, registered_name
 from bridge.schema import Layer
-from bridge.testing import checks, hooks
+from bridge.testing import checks, hooks, numbers, weights
 from bridge.testing.cases import LayerCase
 
 ContractCheck = Callable[[LayerCase], None]
@@ -63,7 +63,16 @@ class LayerContract:
         self._need_onnx()
         widths: list[float] = []
         self._hold(lambda case: widths.append(checks.faults_are_found(case)))
-        assert np.median(widths) <= checks.WIDEST, f"half of the bounds are wider than {np.median(widths):.2g}"
+        assert np.median(widths) <= numbers.WIDEST, f"half of the bounds are wider than {np.median(widths):.2g}"
+
+    def test_a_small_fault_in_its_weights_is_found(self) -> None:
+        """One value of each blob, moved so far that a result passes four times its bound, is a difference."""
+        self._need_onnx()
+        faults: list[float] = []
+        self._hold(lambda case: faults.extend(weights.weight_faults_are_found(case)), part=2)
+        if faults:
+            smallest = np.median(faults)
+            assert smallest <= weights.LEAST, f"half of the faults that are found are larger than {smallest:.2g}"
 
     def test_its_float16_export_stays_within_its_bound(self) -> None:
         """The layer exported with ``half=True`` computes what it computes in float32, as far as float16 can."""
@@ -104,6 +113,39 @@ class LayerContract:
         self._need_chainer()
         self._hold(hooks.training_differs_as_declared)
 
+    def test_its_sums_run_over_the_axes_that_it_declares(self) -> None:
+        """``summed_axes``, ``adds_many``: one input changes outputs along the declared axes only, else a few."""
+        self._need_onnx()
+        self._hold(numbers.sums_run_over_the_declared_axes, part=2)
+
+    def test_its_rounding_stays_within_its_bound(self) -> None:
+        """``rounding_bound``, ``rounds_near_one``: the bound covers what the layer rounds, for small inputs, too."""
+        self._need_onnx()
+        self._hold(numbers.rounding_stays_within_its_bound, part=2)
+
+    def test_it_chooses_as_it_declares(self) -> None:
+        """``chooses``: where inputs tie, one rounding moves outputs by more than the bound, or else it never does."""
+        self._need_onnx()
+        found: list[bool] = []
+        self._hold(lambda case: found.append(numbers.it_chooses_as_declared(case)), part=2)
+        assert any(found), "chooses: no change of one rounding moved an output by more than its bound"
+
+    def test_its_places_are_as_far_as_it_declares(self) -> None:
+        """``position_extent``: no value is taken between pixels that are farther away than that."""
+        self._need_onnx()
+        self._hold(numbers.positions_fit, part=2)
+
+    def test_its_blobs_mean_what_it_declares(self) -> None:
+        """``flat_weight``, ``normalises``: the weight's rows and the stored statistics are used in that way."""
+        self._need_onnx()
+        self._hold(weights.flat_weight_is_the_same, part=2)
+        self._hold(weights.statistics_are_used, part=2)
+
+    def test_it_classifies_as_it_declares(self) -> None:
+        """``classifies``: a higher score of the right class makes the loss no larger."""
+        self._need_chainer()
+        self._hold(weights.classes_are_told_apart, part=2)
+
     # -- for subclasses ------------------------------------------------------------------------------
 
     def need(self, engine: str) -> None:
@@ -113,11 +155,11 @@ class LayerContract:
 
     # -- how the tests are run -----------------------------------------------------------------------
 
-    def _hold(self, check: ContractCheck) -> None:
-        """Run a check on every case that is drawn."""
-        examples = self.examples or max(10, hypothesis.settings().max_examples // 5)
+    def _hold(self, check: ContractCheck, part: int = 1) -> None:
+        """Run a check on every case that is drawn; ``part=2`` draws half as many, unless ``examples`` is set."""
+        examples = self.examples or max(10, hypothesis.settings().max_examples // 5) // part
 
-        @hypothesis.settings(max_examples=examples, deadline=None)
+        @hypothesis.settings(max_examples=examples, deadline=None, report_multiple_bugs=False)
         @hypothesis.given(self._cases())
         def holds(case: LayerCase) -> None:
             hypothesis.note(case.prototxt)
