@@ -90,7 +90,7 @@ def test_the_hint_of_an_unknown_last_layer_works_when_typed(tmp_path: Path, capf
     status, _, err = run(capfd, "export", *DETECTNET, "-o", str(target), "--no-check")
     assert status == 2
     assert not target.exists()
-    found = re.search(r"hint: everything before it can be exported with (.*)", err)
+    found = re.search(r"hint: everything before it can be exported with ([^;]*)", err)
     assert found
     status, _, err = run(capfd, "export", *DETECTNET, "-o", str(target), "--no-check", *shlex.split(found[1]))
     assert (status, target.exists()) == (0, True), err

@@ -11,7 +11,7 @@ from bridge.onnx_export.builder import GraphBuilder
 from bridge.onnx_export.dims import Dims, Extent, NeedsStaticError, input_dims, probe
 from bridge.onnx_export.fuse import clean_up
 from bridge.onnx_export.preprocess import Preprocess
-from bridge.schema import Layer, Net
+from bridge.schema import Layer, Net, Opaque
 
 _LIKELY = 224
 """The height and width to try if an image's are open and no file gives them."""
@@ -126,19 +126,24 @@ def _unfilled_hint(net: Net) -> str:
     return f"do the prototxt and the weights belong together?{by_hand}"
 
 
+_PLUGIN = "--plugin FILE.py says what the layer computes, see docs/plugins.md"
+
+
 def before_hint(net: Net, layers: Iterable[int]) -> str:
-    """How to export what lies before some layers; empty if nothing does.
+    """How to export what lies before some layers, and how to say what a layer of an unknown type computes.
 
     Args:
         net: The net.
         layers: Indices of the layers.
     """
+    layers = list(layers)
+    hints = [_PLUGIN] if any(isinstance(net.layers[index], Opaque) for index in layers) else []
     names = net.flow.outputs_without(layers)
     if not names:
-        return ""
+        return "".join(hints)
     options = [",".join(names)] if not any("," in name for name in names) else names
     given = " ".join(f"--output {shlex.quote(option)}" for option in options)
-    return f"everything before it can be exported with {given}"
+    return "; ".join([f"everything before it can be exported with {given}", *hints])
 
 
 def _is_utf8(name: str) -> bool:

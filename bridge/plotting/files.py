@@ -19,7 +19,7 @@ SUFFIXES = (".png", ".svg", ".html")
 WHATS = ("filters", "histograms", "graph", "features")
 
 
-def plot(
+def draw_net(
     net: Net, path: str | Path, what: str, *, layer: str = "", maps: Mapping[str, np.ndarray] | None = None
 ) -> None:
     """Write a picture of a net.
@@ -115,11 +115,11 @@ def feature_maps(net: Net, image: str | Path, layer: str = "", inputs: Mapping[s
     array = read_array(Path(image), name, (1, *shape[1:]))
     if mean is not None and mean.size:
         array = array - (mean if mean.ndim == 3 else mean[:, None, None])
-    served = served.with_input_shapes({name: array.shape})
+    sized = inference_net(served.with_input_shapes({name: array.shape}))
     engine = (engines.available() or ["onnxruntime"])[0]
-    tops = engines.make(engine, inference_net(served)).tops({name: np.asarray(array * scale, np.float32)})
+    tops = engines.make(engine, sized).tops({name: np.asarray(array * scale, np.float32)})
     made: dict[str, np.ndarray] = {}
-    for each, written in zip(served.layers, tops, strict=True):
+    for each, written in zip(sized.layers, tops, strict=True):
         value = written[0] if written else None
         if value is not None and value.ndim == 4 and (each.name == wanted if wanted else bool(each.blobs)):
             made[f"{each.name} ({each.type})"] = value[0]

@@ -163,8 +163,9 @@ def _kernel(layer: Layer) -> str:
         if len(blob.shape) == 4:
             return times(blob.shape[2:])
     size = layer.attributes().get("kernel_size")
-    known = isinstance(size, tuple) and size and all(size)
-    return times(size if len(size) > 1 else size * 2) if known else ""
+    if not isinstance(size, tuple) or not size or not all(size):
+        return ""
+    return times(size if len(size) > 1 else size * 2)
 
 
 def _short(text: str) -> str:
