@@ -27,10 +27,11 @@ from bridge.compat.children import follow, follow_request
 from bridge.compat.hook import Finder
 from bridge.compat.table import CAFFE_FUNCTION, PATCHES, REQUESTED, Patch
 from bridge.errors import MissingExtraError, UsageError
+from bridge.extras import pip
 
 __all__ = ["Patch", "import_chainer", "install", "patches"]
 
-_HINT = 'pip install "weight-bridge[chainer]"'
+_HINT = pip("chainer")
 
 
 def install(*, without: Collection[str] = (), caffe_function: bool = False) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import re
 from collections import Counter
@@ -15,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from bridge.errors import FormatError, MissingExtraError, UsageError
+from bridge.errors import FormatError, UsageError
 from bridge.files.atomic import atomic
 from bridge.finetuning.cache import digest
 from bridge.finetuning.config import MAPPED
 from bridge.finetuning.data import Data, Loading
-from bridge.finetuning.images import decode_all, suffixes
+from bridge.finetuning.images import decode_all, need_pillow, suffixes
 from bridge.finetuning.stored import map_rows, write_rows
 from bridge.schema import count
 
@@ -37,7 +36,7 @@ def from_folder(root: Path, loading: Loading, classes: Sequence[str]) -> Data:
     Raises:
         FormatError: It has no folders, or one whose name is not among ``classes``.
     """
-    _need_pillow()
+    need_pillow()
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not folders:
         raise FormatError("has no folders", expected="one per class", where=str(root))
@@ -83,7 +82,7 @@ def from_list(path: Path, loading: Loading) -> Data:
 
     Source: image_data_layer.cpp; the label comes after the last space.
     """
-    _need_pillow()
+    need_pillow()
     folder = Path(loading.root) if loading.root else path.parent
     paths, labels = [], []
     for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n"), 1):
@@ -99,11 +98,6 @@ def from_list(path: Path, loading: Loading) -> Data:
         paths.append(picture)
         labels.append(int(match[2]))
     return _Decoding(path, paths, labels, (), loading).run(())
-
-
-def _need_pillow() -> None:
-    if importlib.util.find_spec("PIL") is None:
-        raise MissingExtraError("reading pictures needs Pillow", hint="pip install 'weight-bridge[plot]'")
 
 
 @dataclass

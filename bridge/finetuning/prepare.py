@@ -172,7 +172,10 @@ def with_inputs(net: Net, size: tuple[int, int] | None) -> Net:
     """
     made = training_net(net)
     for layer in net.layers:
-        if isinstance(layer, DataSource) and made.inputs.get(layer.tops[0]) is None and size:
+        if isinstance(layer, DataSource) and made.inputs.get(layer.tops[0]) is None:
+            if not size:
+                problem = f"the size of the net's images is not known: data layer '{layer.name}' has no crop_size"
+                raise ModelError(problem, where=net.where, hint="--crop 227,227 gives it, as height and width")
             channels = channels_of(net, layer.tops[0])
             made = training_net(net, {layer.tops[0]: (1, channels or 3, *size), **dict.fromkeys(layer.tops[1:], (1,))})
     return made

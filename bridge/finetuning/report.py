@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bridge.extras import pip
 from bridge.files.atomic import atomic
 from bridge.finetuning.selection import some
 from bridge.schema import Net
@@ -49,7 +50,7 @@ def can_draw() -> list[str]:
     """A remark where pictures cannot be drawn; else empty."""
     if importlib.util.find_spec("matplotlib") is not None:
         return []
-    return ["no pictures: matplotlib is not installed (pip install 'weight-bridge[plot]')"]
+    return [f"no pictures: matplotlib is not installed ({pip('plot')})"]
 
 
 class _Pictures:
