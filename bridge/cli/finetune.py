@@ -20,6 +20,7 @@ from bridge.errors import BridgeError, UsageError
 from bridge.finetuning.listener import Listener
 
 if TYPE_CHECKING:
+    from bridge.finetuning.config import Config
     from bridge.finetuning.verdict import Verdict
 
 
@@ -132,6 +133,8 @@ if TYPE_CHECKING:
     metavar="[RUN]",
     help="Continue a run: --resume RUN alone, or the whole command with -o RUN --resume.",
 )
+@click.option("--show-data", is_flag=True, help="Draw pictures as the net sees them into RUN/data.png; no training.")
+@click.option("--find-lr", is_flag=True, help="Look for a learning rate, with a curve in RUN/find_lr.png; no training.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar, no remarks.")
 def finetune(files: tuple[str, ...], **given: Any) -> None:
     """Fine-tune a net on new data; writes model.onnx, model.caffemodel, model.npz, log and report.
@@ -164,11 +167,27 @@ def finetune(files: tuple[str, ...], **given: Any) -> None:
         quiet = given["quiet"] or not first
         with Progress(quiet or not sys.stderr.isatty(), quiet) as progress:
             listener = Listener(progress.step, progress.note, progress.work, None if quiet else progress.plan)
+            if given["show_data"] or given["find_lr"]:
+                _look(config, listener, given)
+                return
             run = run_finetune(config, listener, lambda folder: write_command(folder, given_words(context)))
     if first:
         found = f", {run.evaluation}" if run.evaluation is not None else ""
         click.echo(f"{config.output}: {run.outcome.iterations} iterations{found}")
         _judge(run.verdict)
+
+
+def _look(config: Config, listener: Listener, given: dict[str, Any]) -> None:
+    """Draw the data, or look for a rate, in place of a run."""
+    from bridge.finetuning.looks import find_rate, show_data
+
+    if given["show_data"]:
+        found = show_data(config, listener)
+        click.echo(f"{found.path}: {found.text}")
+    if given["find_lr"]:
+        search = find_rate(config, listener)
+        best = "no rate made the loss fall" if search.suggestion is None else f"try --lr {search.suggestion:g}"
+        click.echo(f"{search.path or config.output}: {len(search.rates)} rates up to {search.rates[-1]:.2g}; {best}")
 
 
 def _rerun(context: click.Context) -> None:

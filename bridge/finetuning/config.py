@@ -16,6 +16,8 @@ from bridge.finetuning.selection import Selection
 
 MAPPED = "images-"
 """Prefix of the files of decoded pictures in a run's folder."""
+LOOKS = ("data.png", "find_lr.")
+"""What ``--show-data`` and ``--find-lr`` write there before a run."""
 SETTINGS = "config.json"
 """The file of a run's settings."""
 _FREE = ("resume", "output", "workers", "cache_dir", "cache_memory", "snapshot_every", "last")
@@ -210,5 +212,5 @@ def open_folder(config: Config, lock: RunLock | None = None) -> None:
 
 
 def _is_foreign(entry: Path) -> bool:
-    """Whether an entry is not one of those that a run leaves if it is killed before its first step."""
-    return not entry.name.startswith((".", MAPPED))
+    """Whether an entry is not one of those that are there before a run's first step."""
+    return not entry.name.startswith((".", MAPPED, *LOOKS))

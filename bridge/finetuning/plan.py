@@ -13,7 +13,7 @@ from bridge.chain.build import NetChain, build_chain
 from bridge.errors import MissingExtraError, UsageError
 from bridge.finetuning import blas, datasets, prepare, snapshot
 from bridge.finetuning.batches import Batches, Images
-from bridge.finetuning.config import Config, check_folder
+from bridge.finetuning.config import Config
 from bridge.finetuning.cut import find_cut
 from bridge.finetuning.data import Data
 from bridge.finetuning.listener import Work, silent
@@ -138,8 +138,6 @@ def make_plan(config: Config, work: Work = silent) -> tuple[Plan, NetChain]:
         BridgeError: Whatever keeps the run from being started, in one line.
     """
     ranks = ranks_of(config.communicator)
-    if ranks.first:
-        check_folder(config)
     recorded = ranks.broadcast(snapshot.read_state(config.folder / snapshot.SNAPSHOT_FILE) if config.resume else None)
     made = prepare.prepared(config)
     net, objective = made.net, objective_of(made.net, config.recipe.label_smoothing, config.half)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +88,9 @@ class _Pictures:
         if not len(wrong) or self.run.validation is None:
             return {}
         true, predicted = ([self.names[k] for k in side[wrong]] for side in (evaluation.true, evaluation.predicted))
-        return {"mistakes.png": pictures.mistakes(self.run.validation.images(wrong), true, predicted)}
+        names = self.run.validation.names
+        files = [os.path.basename(names[k]) for k in wrong] if names else []
+        return {"mistakes.png": pictures.mistakes(self.run.validation.images(wrong), true, predicted, files)}
 
 
 def _wrong(evaluation: Evaluation) -> np.ndarray:
@@ -219,6 +222,7 @@ def _mistakes(run: Run, evaluation: Evaluation | None) -> Content:
                 names[evaluation.true[place]],
                 tag("br"),
                 tag("span", f"not {names[evaluation.predicted[place]]}", class_="soft"),
+                (tag("br"), tag("small", os.path.basename(files[place]))) if files else (),
             ),
         )
         for place, image in zip(wrong, run.validation.images(wrong), strict=True)
@@ -229,24 +233,29 @@ def _mistakes(run: Run, evaluation: Evaluation | None) -> Content:
 
 
 def _classes(run: Run, evaluation: Evaluation) -> Iterator[Markup]:
-    """A row per class, the worst first."""
+    """A row per class with precision and recall, the lowest recall first."""
     from bridge.finetuning.products import class_names
 
     names = class_names(run)
-    totals = np.bincount(evaluation.true, minlength=len(names))
-    right = np.bincount(evaluation.true[evaluation.true == evaluation.predicted], minlength=len(names))
+    size = len(names)
+    totals, given = (np.bincount(side, minlength=size) for side in (evaluation.true, evaluation.predicted))
+    right = np.bincount(evaluation.true[evaluation.true == evaluation.predicted], minlength=size)
     shares = right / np.maximum(1, totals)
-    order = [k for k in np.argsort(shares, kind="stable") if totals[k]]
+    order = [k for k in np.argsort(shares, kind="stable") if totals[k] or given[k]]
+    head = tag("tr", (tag("th", text) for text in ("class", "right", "recall", "precision", "")))
     rows = (
         tag(
             "tr",
             tag("td", names[k]),
             tag("td", f"{right[k]} of {totals[k]}", class_="number"),
-            tag("td", f"{shares[k]:.1%}", class_="number"),
+            tag("td", f"{shares[k]:.1%}" if totals[k] else "-", class_="number"),
+            tag("td", f"{right[k] / given[k]:.1%}" if given[k] else "-", class_="number"),
             tag("td", tag("meter", value=f"{shares[k]:.4f}")),
         )
         for k in order[:_ROWS]
     )
-    yield html.join(tag("h2", "Class by class, the worst first"), tag("table", tag("tbody", rows), class_="narrow"))
+    table = tag("table", tag("thead", head), tag("tbody", rows), class_="narrow")
+    text = "Recall is the share of a class that is recognised, precision the share of what is named so that is right."
+    yield html.join((tag("h2", "Class by class, the worst first"), tag("p", text, class_="soft"), table))
     if len(order) > _ROWS:
         yield tag("p", f"and {len(order) - _ROWS} more", class_="soft")
