@@ -68,9 +68,9 @@ def test_no_readable_picture_is_an_error(finished: Path, tmp_path: Path) -> None
     assert done.returncode == 2
     assert "a.png: is no picture" in done.stderr
     assert not (tmp_path / "out.csv").exists()
-    with pytest.raises(FormatError, match="has no pictures"):
-        from bridge.finetuning import classify
+    from bridge.finetuning import classify
 
+    with pytest.raises(FormatError, match="has no pictures"):
         classify(finished / "run", [_empty(tmp_path)], 1)
 
 

@@ -91,6 +91,12 @@ if TYPE_CHECKING:
 @click.option("--weight-decay", type=float, help="[default: 0.0005]")
 @click.option("--clip-gradients", type=float, help="Largest norm of all gradients together.")
 @click.option("--label-smoothing", default=0.0, type=click.FloatRange(0, 0.99))
+@click.option(
+    "--class-weights",
+    multiple=True,
+    metavar="balanced|CLASS=FACTOR",
+    help="More weight to rare classes, or to some; repeatable.",
+)
 @click.option("--patience", default=0, type=click.IntRange(0), help="Epochs without improvement after which to stop.")
 @click.option("--last", is_flag=True, help="The model is that of the last epoch, not of the best one.")
 @click.option("--scale", type=float, help="Factor on images, after the mean is subtracted.")

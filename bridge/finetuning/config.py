@@ -48,6 +48,7 @@ class Config:
         epochs: Passes over the data; a recipe with a ``max_iter`` takes precedence.
         batch_size: Images per step, of all processes together; 0 is the train prototxt's, or 32.
         recipe: The update rule and its rates.
+        class_weights: Name of a class -> factor on its images' loss; ``balanced`` gives rare classes more.
         lr_mult: Pattern of layer names -> factor on their learning rate.
         device: Chainer's name of a device, such as ``@numpy`` or ``@cupy:0``.
         communicator: ChainerMN's communicator, where several processes train together.
@@ -86,6 +87,7 @@ class Config:
     epochs: int = 10
     batch_size: int = 0
     recipe: Recipe = field(default_factory=Recipe)
+    class_weights: dict[str, float] | str = ""
     lr_mult: dict[str, float] = field(default_factory=dict)
     device: str = "@numpy"
     communicator: str = ""

@@ -13,6 +13,7 @@ from bridge.chain.build import NetChain, build_chain
 from bridge.errors import MissingExtraError, UsageError
 from bridge.finetuning import blas, datasets, prepare, snapshot
 from bridge.finetuning.batches import Batches, Images
+from bridge.finetuning.class_weights import class_weights
 from bridge.finetuning.config import Config
 from bridge.finetuning.cut import find_cut
 from bridge.finetuning.data import Data
@@ -142,6 +143,7 @@ def make_plan(config: Config, work: Work = silent) -> tuple[Plan, NetChain]:
     made = prepare.prepared(config)
     net, objective = made.net, objective_of(made.net, config.recipe.label_smoothing, config.half)
     fed = _feed(config, made, objective, ranks, work)
+    objective = dataclasses.replace(objective, weights=class_weights(config, net, objective, fed.train))
     chain = _chain(config, net, ranks)
     batches = _batches(config, made, objective, fed.train, ranks)
     iterations = config.recipe.max_iter or -(-config.epochs * batches.per_epoch // config.recipe.iter_size)

@@ -72,7 +72,7 @@ class _Pictures:
             made["loss"] = pictures.curves(self.log, ("loss",), best)
             if any("accuracy" in record for record in self.log):
                 made["accuracy"] = pictures.curves(self.log, ("accuracy",), best)
-        if self.evaluation is not None and self.evaluation.accuracy is not None:
+        if self.evaluation is not None and self.evaluation.accuracy is not None and self.evaluation.true.ndim == 1:
             matrix = pictures.counts(self.evaluation.true, self.evaluation.predicted, len(self.names))
             made["confusion.png"] = pictures.confusion(matrix, self.names)
             made.update(self._mistakes(self.evaluation))
@@ -139,9 +139,9 @@ def _sections(
         both = [html.image(made[name], name) for name in ("loss", "accuracy") if name in made]
         yield html.join(tag("h2", "Loss and accuracy"), tag("div", both, class_="side"))
     if evaluation is not None and evaluation.accuracy is not None:
-        yield html.join(
-            tag("h2", "Which class is taken for which"), _confusion(run, evaluation, made.get("confusion.png", b""))
-        )
+        if evaluation.true.ndim == 1:
+            matrix = _confusion(run, evaluation, made.get("confusion.png", b""))
+            yield html.join(tag("h2", "Which class is taken for which"), matrix)
         yield from _classes(run, evaluation)
     if "mistakes.png" in made:
         yield html.join(tag("h2", "Misclassified images"), _mistakes(run, evaluation))
@@ -238,8 +238,7 @@ def _classes(run: Run, evaluation: Evaluation) -> Iterator[Markup]:
 
     names = class_names(run)
     size = len(names)
-    totals, given = (np.bincount(side, minlength=size) for side in (evaluation.true, evaluation.predicted))
-    right = np.bincount(evaluation.true[evaluation.true == evaluation.predicted], minlength=size)
+    totals, given, right = _counts(evaluation, size)
     shares = right / np.maximum(1, totals)
     order = [k for k in np.argsort(shares, kind="stable") if totals[k] or given[k]]
     head = tag("tr", (tag("th", text) for text in ("class", "right", "recall", "precision", "")))
@@ -259,3 +258,13 @@ def _classes(run: Run, evaluation: Evaluation) -> Iterator[Markup]:
     yield html.join((tag("h2", "Class by class, the worst first"), tag("p", text, class_="soft"), table))
     if len(order) > _ROWS:
         yield tag("p", f"and {len(order) - _ROWS} more", class_="soft")
+
+
+def _counts(evaluation: Evaluation, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each class its images, those that are taken for it, and those of them that are right."""
+    true, predicted = evaluation.true, evaluation.predicted
+    if true.ndim > 1:
+        return true.sum(axis=0), predicted.sum(axis=0), (true & predicted).sum(axis=0)
+    every = (true, predicted, true[true == predicted])
+    totals, given, right = (np.bincount(side, minlength=size) for side in every)
+    return totals, given, right
