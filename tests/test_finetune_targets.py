@@ -25,7 +25,7 @@ def net_with(tmp_path: Path, loss: str, outputs: int, data: str = "") -> tuple[s
     if data:
         body = data + body[body.index('layer { name: "conv1"') :]
     label = (
-        f'layer {{ name: "label" type: "Input" top: "label" input_param {{ shape {{ dim: 1 dim: {outputs} }} }} }}\n'
+        f'layer {{ name: "label" type: "Input" top: "label" input_param {{ shape {{ dim: 10 dim: {outputs} }} }} }}\n'
     )
     body += (
         f'layer {{ name: "out" type: "InnerProduct" bottom: "fc6" top: "out" '
