@@ -18,6 +18,7 @@ import numpy as np
 from backends.mapped import mapped_blob
 from backends.wire import FileBytes
 from bridge.errors import BridgeError, FormatError, MissingExtraError
+from bridge.extras import pip
 from bridge.limits.budget import BUDGET, shape_problem
 from bridge.schema import Blob, RawLayer, RawNet, count
 from bridge.schema.message import Message
@@ -56,7 +57,7 @@ def read(path: str | Path, *, prototxt: str | Path | None = None) -> RawNet:
     try:
         import h5py
     except ImportError:
-        hint = "pip install 'weight-bridge[hdf5]'"
+        hint = pip("hdf5")
         raise MissingExtraError("h5py is not installed", where=str(path), hint=hint) from None
     source = FileBytes.open(path)
     walk = _Walk(h5py, source)

@@ -22,6 +22,7 @@ from bridge.errors import (
     ModelError,
     UnsupportedLayerError,
 )
+from bridge.extras import pip
 from bridge.schema import RawLayer, RawNet
 from tests.conftest import FASHION, FIXTURES, GOLDEN, TRAINING, need, zoo
 from tests.strategies import weights as strategies
@@ -446,4 +447,4 @@ def test_without_chainer_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "chainer", None)
     with pytest.raises(MissingExtraError, match="Chainer is not installed") as caught:
         read(FASHION / "fashion_alexnet.caffemodel")
-    assert caught.value.hint == 'pip install "weight-bridge[chainer]"'
+    assert caught.value.hint == pip("chainer")

@@ -18,6 +18,7 @@ from bridge.compat import caffe_schema, requirements
 from bridge.compat.hook import Finder, PatchedLoader
 from bridge.compat.table import PATCHES, Patch
 from bridge.errors import MissingExtraError, UsageError
+from bridge.extras import pip
 from tests.conftest import ROOT, need
 
 # What fails without each patch: code that raises then, and does not with it.
@@ -397,7 +398,7 @@ def test_without_chainer_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "chainer", None)
     with pytest.raises(MissingExtraError, match="Chainer is not installed") as caught:
         compat.import_chainer()
-    assert caught.value.hint == 'pip install "weight-bridge[chainer]"'
+    assert caught.value.hint == pip("chainer")
 
 
 @installed

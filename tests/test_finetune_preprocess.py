@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -141,3 +142,16 @@ def test_augmentation_follows_the_seed_and_moves_from_epoch_to_epoch(tmp_path: P
     assert not np.array_equal(images.get(np.arange(12), 2), all_of_them)
     np.testing.assert_array_equal(images.get(np.arange(12), 1), all_of_them)
     assert losses is not None
+
+
+def test_a_data_layer_without_a_size_names_crop(tmp_path: Path) -> None:
+    from bridge.errors import ModelError
+
+    data = 'layer { name: "pics" type: "ImageData" top: "data" top: "label" image_data_param { source: "list.txt" } }\n'
+    text = data + Path(MODEL[0]).read_text().split("\n", 1)[1].partition('layer { name: "prob"')[0]
+    loss = 'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc8" bottom: "label" top: "loss" }\n'
+    (tmp_path / "train.prototxt").write_text(re.sub(r'layer { name: "data" type: "Input".*\n', "", text) + loss)
+    files = (str(tmp_path / "train.prototxt"), MODEL[1])
+    with pytest.raises(ModelError, match="size of the net's images is not known: data layer 'pics'") as caught:
+        trained(config(tmp_path, files=files))
+    assert "--crop" in caught.value.hint

@@ -14,6 +14,7 @@ import numpy as np
 
 import bridge
 from bridge.errors import DifferenceError, MissingExtraError, MissingFileError
+from bridge.extras import pip
 
 if TYPE_CHECKING:
     from bridge.finetuning import Run
@@ -46,7 +47,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise MissingExtraError("the demo needs scikit-learn", hint="pip install 'weight-bridge[demo]'") from None
+        raise MissingExtraError("the demo needs scikit-learn", hint=pip("demo")) from None
     small = load_digits()
     grow = _interpolation(8, 28)
     images = grow @ (small.images * (255 / 16)) @ grow.T
@@ -93,8 +94,9 @@ def _readers(files: list[str]) -> str:
 
 
 def _exported(files: list[str], folder: Path, temporary: Path) -> list[tuple[str, str]]:
-    import onnxruntime as ort
+    from bridge.engines.onnxruntime import runtime
 
+    ort = runtime()
     net = bridge.load(*files)
     bridge.export_onnx(net, temporary / "fashion.onnx")
     session = ort.InferenceSession(str(temporary / "fashion.onnx"), providers=["CPUExecutionProvider"])

@@ -21,6 +21,7 @@ from bridge.errors import BridgeError, UsageError
 from bridge.finetuning.listener import Listener
 
 if TYPE_CHECKING:
+    from bridge.finetuning.config import Config
     from bridge.finetuning.verdict import Verdict
 
 
@@ -94,6 +95,12 @@ if TYPE_CHECKING:
 @click.option("--weight-decay", type=float, help="[default: 0.0005]")
 @click.option("--clip-gradients", type=float, help="Largest norm of all gradients together.")
 @click.option("--label-smoothing", default=0.0, type=click.FloatRange(0, 0.99))
+@click.option(
+    "--class-weights",
+    multiple=True,
+    metavar="balanced|CLASS=FACTOR",
+    help="More weight to rare classes, or to some; repeatable.",
+)
 @click.option("--patience", default=0, type=click.IntRange(0), help="Epochs without improvement after which to stop.")
 @click.option("--last", is_flag=True, help="The model is that of the last epoch, not of the best one.")
 @section("From pictures to inputs")
@@ -139,6 +146,8 @@ if TYPE_CHECKING:
     metavar="[RUN]",
     help="Continue a run: --resume RUN alone, or the whole command with -o RUN --resume.",
 )
+@click.option("--show-data", is_flag=True, help="Draw pictures as the net sees them into RUN/data.png; no training.")
+@click.option("--find-lr", is_flag=True, help="Look for a learning rate, with a curve in RUN/find_lr.png; no training.")
 def finetune(files: tuple[str, ...], **given: Any) -> None:
     """Fine-tune a net on new data; writes model.onnx, model.caffemodel, model.npz, log and report.
 
@@ -170,11 +179,27 @@ def finetune(files: tuple[str, ...], **given: Any) -> None:
         quiet = VOICE.quiet or not first
         with Progress(quiet or not sys.stderr.isatty(), quiet) as progress:
             listener = Listener(progress.step, progress.note, progress.work, None if quiet else progress.plan)
+            if given["show_data"] or given["find_lr"]:
+                _look(config, listener, given)
+                return
             run = run_finetune(config, listener, lambda folder: write_command(folder, given_words(context)))
     if first:
         found = f", {run.evaluation}" if run.evaluation is not None else ""
         click.echo(f"{config.output}: {run.outcome.iterations} iterations{found}")
         _judge(run.verdict)
+
+
+def _look(config: Config, listener: Listener, given: dict[str, Any]) -> None:
+    """Draw the data, or look for a rate, in place of a run."""
+    from bridge.finetuning.looks import find_rate, show_data
+
+    if given["show_data"]:
+        found = show_data(config, listener)
+        click.echo(f"{found.path}: {found.text}")
+    if given["find_lr"]:
+        search = find_rate(config, listener)
+        best = "no rate made the loss fall" if search.suggestion is None else f"try --lr {search.suggestion:g}"
+        click.echo(f"{search.path or config.output}: {len(search.rates)} rates up to {search.rates[-1]:.2g}; {best}")
 
 
 def _rerun(context: click.Context) -> None:

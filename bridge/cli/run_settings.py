@@ -42,6 +42,7 @@ def config_of(files: tuple[str, ...], given: dict[str, Any]) -> Config:
         classes=_class_names(given["class_names"]),
         epochs=given["epochs"] or 10,
         recipe=recipe,
+        class_weights=_weights(given["class_weights"]),
         lr_mult=dict(_factor(text) for text in given["lr_mults"]),
         device=_device(given),
         crop=_pair("--crop", given["crop"]),
@@ -147,6 +148,18 @@ def _pair(name: str, text: str | None) -> tuple[int, int] | None:
     if len(parts) != 2 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise UsageError(f"{name} {text}: expected one positive number, or H,W")
     return int(parts[0]), int(parts[1])
+
+
+def _weights(texts: tuple[str, ...]) -> dict[str, float] | str:
+    if texts in ((), ("balanced",)):
+        return "".join(texts)
+    try:
+        pairs = [(name, float(factor)) for name, _, factor in (text.rpartition("=") for text in texts)]
+        if all(name and 0 < factor < float("inf") for name, factor in pairs):
+            return dict(pairs)
+    except ValueError:
+        pass
+    raise UsageError(f"--class-weights {' '.join(texts)}: expected balanced, or CLASS=FACTOR with positive factors")
 
 
 def _factor(text: str) -> tuple[str, float]:

@@ -27,12 +27,13 @@ from bridge.compat.hook import Finder
 from bridge.compat.leftovers import clear
 from bridge.compat.table import CAFFE_FUNCTION, PATCHES, REQUESTED, Patch
 from bridge.errors import MissingExtraError, UsageError
+from bridge.extras import pip
 
 __all__ = ["Patch", "import_chainer", "install", "patches"]
 
 PACKAGES = ("chainer", "chainercv", "chainermn", "onnx_chainer")
 """The packages that have modules to patch."""
-_HINT = 'pip install "weight-bridge[chainer]"'
+_HINT = pip("chainer")
 
 
 def install(*, without: Collection[str] = (), caffe_function: bool = False) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from bridge.caffe_files.inference import inference_net
 from bridge.errors import MissingExtraError, UsageError
+from bridge.extras import pip
 from bridge.schema import Net
 
 Arrays = Mapping[str, np.ndarray]
@@ -64,8 +65,8 @@ _OPENCV = "pip install 'opencv-python-headless<5'"
 ENGINES: dict[str, EngineEntry] = {
     entry.name: entry
     for entry in (
-        EngineEntry("onnxruntime", "ONNX Runtime, on the exported model", ("onnxruntime",), "pip install onnxruntime"),
-        EngineEntry("chainer", "Chainer, on the built chain", ("chainer",), "pip install 'weight-bridge[chainer]'"),
+        EngineEntry("onnxruntime", "ONNX Runtime, on the exported model", ("onnxruntime",), pip("runtime")),
+        EngineEntry("chainer", "Chainer, on the built chain", ("chainer",), pip("chainer")),
         EngineEntry("pycaffe", "the real Caffe, in another interpreter", (), "set BRIDGE_PYCAFFE_PYTHON", probed=True),
         EngineEntry("numpy", "NumPy, for layers that Chainer lacks, such as DetectionOutput", (), "", asked=True),
         EngineEntry("opencv", "OpenCV 4, on the Caffe files", ("cv2",), _OPENCV, asked=True),

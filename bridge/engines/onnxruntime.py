@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -66,8 +68,7 @@ class RuntimeSession:
     """
 
     def __init__(self, file: OnnxFile, outputs: Sequence[str] = (), threads: int = 0) -> None:
-        import onnxruntime as ort
-
+        ort = runtime()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4
@@ -90,8 +91,21 @@ class RuntimeSession:
             raise _refusal(error) from None
 
 
+def runtime() -> Any:
+    """The module onnxruntime, imported here and nowhere else in this package.
+
+    Its builds for some systems send statistics to their maker, for which they look up a host and keep a number in the
+    user's cache. The environment variable ``ORT_DISABLE_TELEMETRY`` has to be set before the import.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
+
+
 def raised() -> tuple[type[Exception], ...]:
     """What ONNX Runtime raises when it cannot load or run a model."""
+    runtime()
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     return tuple(getattr(state, name) for name in _NAMES if hasattr(state, name))

@@ -231,10 +231,9 @@ def _reply(texts: dict[str, Any], arrays: dict[str, np.ndarray], limit: int) -> 
 
 
 def _outputs(texts: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    import onnxruntime as ort
+    from bridge.engines.onnxruntime import raised, runtime
 
-    from bridge.engines.onnxruntime import raised
-
+    ort = runtime()
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry(_FOLDER, texts["folder"])

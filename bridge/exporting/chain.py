@@ -147,10 +147,9 @@ def _check(data: bytes, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, 
 
 
 def _run(data: bytes, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    import onnxruntime as ort
+    from bridge.engines.onnxruntime import raised, runtime
 
-    from bridge.engines.onnxruntime import raised
-
+    ort = runtime()
     options = ort.SessionOptions()
     options.log_severity_level = 4
     try:

@@ -18,6 +18,7 @@ from typing import Any
 from bridge.caffe_files import prototxt as text_format
 from bridge.caffe_files.assemble import assemble
 from bridge.errors import FormatError, MissingExtraError, UsageError
+from bridge.extras import pip
 from bridge.files.sniff import Kind, sniff
 from bridge.schema import Blob, RawNet
 
@@ -72,7 +73,7 @@ READERS: dict[str, Reader] = {
     reader.name: reader
     for reader in (
         Reader("protobuf", ("caffemodel",), "caffemodel, straight from the bytes", options=("dialect",)),
-        Reader("hdf5", ("hdf5",), "Caffe's .caffemodel.h5", ("h5py",), "pip install h5py"),
+        Reader("hdf5", ("hdf5",), "Caffe's .caffemodel.h5", ("h5py",), pip("hdf5")),
         Reader("safetensors", ("safetensors",), "safetensors, as bridge convert writes it"),
         Reader("npz", ("npz",), "NumPy archive, as bridge convert writes it"),
         Reader("onnx", ("onnx",), "ONNX, as bridge export writes it"),
@@ -81,7 +82,7 @@ READERS: dict[str, Reader] = {
             ("caffemodel",),
             "caffemodel, through Chainer's CaffeFunction",
             ("chainer",),
-            "pip install 'weight-bridge[chainer]'",
+            pip("chainer"),
         ),
         Reader(
             "pycaffe",

@@ -12,6 +12,7 @@ import numpy as np
 from bridge.caffe_files.proto.encode import field_tag, prefixed
 from bridge.caffe_files.varint import varint
 from bridge.errors import FormatError, MissingExtraError
+from bridge.extras import pip
 from bridge.files.atomic import atomic, pieces
 from bridge.files.sniff import sniff
 from bridge.schema import Blob
@@ -93,7 +94,7 @@ def _h5py(where: str) -> Any:
     try:
         import h5py
     except ImportError:
-        hint = "pip install 'weight-bridge[hdf5]'"
+        hint = pip("hdf5")
         raise MissingExtraError("h5py is not installed", where=where, hint=hint) from None
     return h5py
 

@@ -87,8 +87,9 @@ class Images:
         return np.asarray(self._table[1][indices])
 
     def labels(self, indices: np.ndarray) -> np.ndarray:
-        """Labels (n) float32, as in Caffe."""
-        return np.asarray(self._labels[indices].reshape(-1))
+        """Labels (n), or several for each image (n, labels), float32, as in Caffe."""
+        own = self._labels.shape[2 if self._data.fixed else 1 :]
+        return np.asarray(self._labels[indices].reshape(-1, *own))
 
     def chunks(self, size: int, draws: int) -> Iterator[np.ndarray]:
         """All images in order, ``size`` at a time, for each of the ``draws`` augmented versions."""

@@ -16,6 +16,8 @@ from bridge.finetuning.selection import Selection
 
 MAPPED = "images-"
 """Prefix of the files of decoded pictures in a run's folder."""
+LOOKS = ("data.png", "find_lr.")
+"""What ``--show-data`` and ``--find-lr`` write there before a run."""
 SETTINGS = "config.json"
 """The file of a run's settings."""
 _FREE = ("resume", "output", "workers", "cache_dir", "cache_memory", "snapshot_every", "last")
@@ -46,6 +48,7 @@ class Config:
         epochs: Passes over the data; a recipe with a ``max_iter`` takes precedence.
         batch_size: Images per step, of all processes together; 0 is the train prototxt's, or 32.
         recipe: The update rule and its rates.
+        class_weights: Name of a class -> factor on its images' loss; ``balanced`` gives rare classes more.
         lr_mult: Pattern of layer names -> factor on their learning rate.
         device: Chainer's name of a device, such as ``@numpy`` or ``@cupy:0``.
         communicator: ChainerMN's communicator, where several processes train together.
@@ -84,6 +87,7 @@ class Config:
     epochs: int = 10
     batch_size: int = 0
     recipe: Recipe = field(default_factory=Recipe)
+    class_weights: dict[str, float] | str = ""
     lr_mult: dict[str, float] = field(default_factory=dict)
     device: str = "@numpy"
     communicator: str = ""
@@ -210,5 +214,5 @@ def open_folder(config: Config, lock: RunLock | None = None) -> None:
 
 
 def _is_foreign(entry: Path) -> bool:
-    """Whether an entry is not one of those that a run leaves if it is killed before its first step."""
-    return not entry.name.startswith((".", MAPPED))
+    """Whether an entry is not one of those that are there before a run's first step."""
+    return not entry.name.startswith((".", MAPPED, *LOOKS))

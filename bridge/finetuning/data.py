@@ -31,8 +31,9 @@ class Data:
 
     Attributes:
         x: (N, C, H, W) uint8 or float32; for ``fixed`` batches (batches, N, C, H, W).
-        y: Labels, int64 or float32 (N), or (batches, N).
-        classes: The names of the classes; empty where the data have none.
+        y: Labels, int64 or float32 (N), or (batches, N); several labels or targets per image are float32 with one
+            more axis, (N, labels).
+        classes: The names of the classes, or of several labels; empty where the data have none.
         names: The file of each image; empty where images have no files.
         fixed: Whether the first axis is a sequence of batches that are taken in order.
         notes: Remarks for the user, such as images that were skipped.
@@ -95,7 +96,7 @@ class Loading:
 
 
 def load_data(source: str, loading: Loading, classes: Sequence[str] = ()) -> Data:
-    """Data from a folder per class, an .npz, a list of ``path label`` lines, or ``module:function``.
+    """Data from a folder per class, an .npz, a .csv, a list of ``path label`` lines, or ``module:function``.
 
     Args:
         source: The path, or the callable's name; the callable returns (x, y) or a :class:`Data`.
@@ -110,15 +111,17 @@ def load_data(source: str, loading: Loading, classes: Sequence[str] = ()) -> Dat
     """
     path = Path(source)
     if path.is_dir() or (path.is_file() and path.suffix != ".npz"):
-        from bridge.finetuning.pictures_data import from_folder, from_list
+        from bridge.finetuning.pictures_data import from_folder, from_list, from_table
 
+        if path.suffix.lower() == ".csv":
+            return from_table(path, loading, classes)
         return from_folder(path, loading, classes) if path.is_dir() else from_list(path, loading)
     if path.is_file():
         return _share(_arrays(path, loading.shape), loading)
     if ":" in source:
         return _share(_callable(source, loading.shape), loading)
     raise MissingFileError(
-        "does not exist", where=source, hint="a folder per class, .npz, list file or module:function"
+        "does not exist", where=source, hint="a folder per class, .npz, .csv, list file or module:function"
     )
 
 
@@ -195,7 +198,7 @@ def shaped(x: np.ndarray, y: np.ndarray, shape: tuple[int, int, int], where: str
     Args:
         x: (N, C, H, W), (N, H, W) for one channel, or (N, H, W, C); (batches, N, C, H, W) or
             (batches, N, H, W, C) is a sequence of batches.
-        y: Labels, (N), (N, 1) or with batches (batches, N).
+        y: Labels, (N), (N, 1) or with batches (batches, N); (N, labels) are several for each image.
         shape: (C, H, W) of the net's input.
         where: The file, for messages.
         classes: The classes' names.
@@ -206,9 +209,9 @@ def shaped(x: np.ndarray, y: np.ndarray, shape: tuple[int, int, int], where: str
     lead = 2 if x.ndim == 5 else 1
     if y.shape == (*x.shape[:lead], 1):
         y = y[..., 0]
-    if x.shape[:lead] != y.shape or y.dtype.kind not in "uif":
+    if x.shape[:lead] != y.shape[:lead] or y.ndim > lead + 1 or y.dtype.kind not in "biuf":
         raise FormatError(
-            f"x is {times(x.shape)} and y is {times(y.shape)} {y.dtype}", expected="a label per image", where=where
+            f"x is {times(x.shape)} and y is {times(y.shape)} {y.dtype}", expected="labels for each image", where=where
         )
     if x.dtype.kind not in "uif" or x.dtype.itemsize > 8:
         raise FormatError(f"x is {x.dtype}", expected="numbers", where=where)
@@ -220,7 +223,7 @@ def shaped(x: np.ndarray, y: np.ndarray, shape: tuple[int, int, int], where: str
     if x.dtype != np.uint8:
         x = x.astype(np.float32, copy=False)
     _check_finite(x, y, where)
-    return Data(x, _labels(y), tuple(classes), fixed=lead == 2, content=digest(x))
+    return Data(x, labels_of(y, lead), tuple(classes), fixed=lead == 2, content=digest(x))
 
 
 def _channels_first(x: np.ndarray, lead: int, shape: Shape) -> np.ndarray:
@@ -239,9 +242,14 @@ def _check_finite(x: np.ndarray, y: np.ndarray, where: str) -> None:
             raise FormatError(f"{name} has {array[place]} at {list(place)}", expected="finite numbers", where=where)
 
 
-def _labels(y: np.ndarray) -> np.ndarray:
-    """Labels that are whole numbers as int64, others as float32."""
-    whole = y.dtype.kind in "ui" or bool(np.all(y == np.floor(y)))
+def labels_of(y: np.ndarray, lead: int = 1) -> np.ndarray:
+    """Labels that are whole numbers as int64, others, and several for an image, as float32.
+
+    Args:
+        y: Labels, (N) or with ``lead`` of 2 (batches, N), and perhaps one more axis.
+        lead: Axes that count images.
+    """
+    whole = y.ndim == lead and (y.dtype.kind in "bui" or bool(np.all(y == np.floor(y))))
     return y.astype(np.int64 if whole else np.float32)
 
 

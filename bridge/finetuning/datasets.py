@@ -10,7 +10,7 @@ from bridge.finetuning.data import Data, Loading, load_data, named, split
 from bridge.finetuning.listener import Work, silent
 from bridge.finetuning.objective import Objective
 from bridge.finetuning.parallel import Ranks
-from bridge.schema import Net, Shape
+from bridge.schema import Net, Shape, count
 
 
 def load_splits(
@@ -69,7 +69,14 @@ def check_labels(net: Net, objective: Objective, data: Data, where: str) -> list
     Raises:
         UsageError: Labels are not whole numbers, or not classes of the net; the hint names the usual remedy.
     """
-    if objective.scores is None:
+    wanted_each, each = count((net.inputs[objective.label] or (1,))[1:]), count(data.y.shape[2 if data.fixed else 1 :])
+    if each != wanted_each:
+        raise UsageError(f"each image has {_numbers(each)}, the net takes {_numbers(wanted_each)}", where=where)
+    if objective.answers and (data.y.min(initial=0) < 0 or data.y.max(initial=0) > 1):
+        raise UsageError(
+            f"labels run from {data.y.min():g} to {data.y.max():g}", expected="0 for no, 1 for yes", where=where
+        )
+    if objective.scores is None or objective.answers:
         return []
     if data.y.dtype.kind != "i":
         raise UsageError("labels are no whole numbers, and the net tells classes apart", where=where)
@@ -86,6 +93,10 @@ def check_labels(net: Net, objective: Objective, data: Data, where: str) -> list
     if wanted < objective.classes:
         return [f"the net tells {objective.classes} classes apart, the data have {wanted}"]
     return []
+
+
+def _numbers(number: int) -> str:
+    return "1 label" if number == 1 else f"{number} labels"
 
 
 def _remedy(net: Net, objective: Objective, labels: list[int], wanted: int) -> str:

@@ -21,8 +21,9 @@ class Evaluation:
     Attributes:
         loss: The mean loss per image.
         accuracy: The share of images whose class is predicted right, 0 to 1; ``None`` without classes.
-        true: The class of each image, int (N); in rank 0 the images of all ranks, its own first.
-        predicted: The predicted class of each, int (N).
+        true: The class of each image, int (N), or its answers (N, questions); in rank 0 the images of all ranks, its
+            own first.
+        predicted: What is predicted of each, in the same form.
         own: How many of them are images of this process.
     """
 
@@ -35,7 +36,8 @@ class Evaluation:
     def __str__(self) -> str:
         if self.accuracy is None:
             return f"validation loss {self.loss:.4g}"
-        return f"{self.accuracy:.1%} of {len(self.true)} held-out images right"
+        what = "images" if self.true.ndim == 1 else f"images' {self.true.shape[1]} labels each"
+        return f"{self.accuracy:.1%} of {len(self.true)} held-out {what} right"
 
 
 def forward(chain: NetChain, objective: Objective, source: Source, indices: np.ndarray, epoch: int) -> Any:
@@ -72,13 +74,14 @@ def evaluate(chain: NetChain, objective: Objective, source: Source, size: int, r
         for start in range(0, len(source), size):
             indices = np.arange(start, min(start + size, len(source)))
             values, label = forward(chain, objective, source, indices, 0)
-            loss += float(objective(values).array) * label.size
+            loss += float(objective(values).array) * len(label)
             found = objective.predicted(values)
             if found is not None:
                 right += int((found == label).sum())
                 predicted.append(np.asarray(chainer.backends.cuda.to_cpu(found)))
     loss, right, seen = ranks.summed(loss, right, len(source))  # type: ignore[assignment]
-    mine = np.concatenate(predicted) if predicted else np.zeros(0, int)
+    mine = np.concatenate(predicted).astype(int) if predicted else np.zeros(0, int)
     every = ranks.gathered((source.labels().astype(int), mine))
     true, guessed = (np.concatenate(parts) for parts in zip(*every, strict=True)) if every else (mine, mine)
-    return Evaluation(loss / max(1, seen), right / max(1, seen) if predicted else None, true, guessed, len(mine))
+    each = true.shape[1] if true.ndim > 1 else 1
+    return Evaluation(loss / max(1, seen), right / max(1, seen * each) if predicted else None, true, guessed, len(mine))

@@ -5,6 +5,7 @@ Workers import this module only. It needs Pillow and NumPy, so that they start q
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,12 +13,24 @@ from typing import Any
 
 import numpy as np
 
+from bridge.errors import MissingExtraError
+from bridge.extras import pip
 from bridge.limits.sources import image_faults
 
 _AHEAD = 8
 """Batches of pictures per worker that are decoded in advance."""
 _BATCH = 16
 """Pictures that a worker decodes at a time."""
+
+
+def need_pillow() -> None:
+    """Check that Pillow is there.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    if importlib.util.find_spec("PIL") is None:
+        raise MissingExtraError("reading pictures needs Pillow", hint=pip("finetune"))
 
 
 def suffixes() -> frozenset[str]:

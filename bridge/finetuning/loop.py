@@ -106,7 +106,7 @@ class Loop:
             OutputError: Log or snapshot cannot be written.
             KeyboardInterrupt: A signal asked the run to stop; a snapshot holds all steps that were done.
         """
-        with blas.threads(self.plan.config.threads), _own_generator(self.chain.xp), self._memory_errors_named():
+        with blas.threads(self.plan.config.threads), self.own_generator(), self._memory_errors_named():
             if self.plan.config.resume and (found := self.saver.restore()):
                 self._check_frozen(found[0])
                 self.at.state, self.at.best = found
@@ -160,7 +160,7 @@ class Loop:
         start = time.perf_counter()
         moving = self.trained.moving()
         try:
-            record, stop = self._gradients(state.iteration, interrupts.asked)
+            record, stop = self.gradients(state.iteration, interrupts.asked)
         except KeyboardInterrupt:  # nothing has changed but running statistics
             self.trained.put_back(moving)
             raise
@@ -185,7 +185,7 @@ class Loop:
         best = "validation_loss" in record and self.at.state.best_epoch == record["epoch"]
         self.listener.step({**record, **more, "seconds": seconds, "epoch_ends": epoch_ends, "best": best})
 
-    def _gradients(self, iteration: int, interrupted: bool) -> tuple[Record, bool]:
+    def gradients(self, iteration: int, interrupted: bool = False) -> tuple[Record, bool]:
         """The gradients of one update: the step's record, and whether a rank was asked to stop."""
         recipe, ranks, objective = self.plan.recipe, self.plan.ranks, self.plan.objective
         rate = recipe.rate(iteration)
@@ -284,6 +284,10 @@ class Loop:
                     where=str(self.plan.config.folder),
                     hint="lower the learning rate, or limit the gradients (--clip-gradients); --find-lr helps",
                 )
+
+    def own_generator(self) -> contextlib.AbstractContextManager[None]:
+        """Leave NumPy's global generator as it was, while the context is entered."""
+        return _own_generator(self.chain.xp)
 
     @contextlib.contextmanager
     def _memory_errors_named(self) -> Iterator[None]:

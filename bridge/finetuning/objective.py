@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from bridge.chain.functions import chainer
 from bridge.errors import ModelError
 from bridge.schema import Net
@@ -22,9 +24,11 @@ class Objective:
         label: The input blob of labels.
         losses: Blob -> weight in the sum.
         scores: The blob of class scores; ``None`` for a net without classes, such as a regression.
-        classes: The number of classes.
+        classes: The number of classes, or of yes-or-no questions.
+        answers: Whether the scores answer yes-or-no questions, so that several labels may hold at once.
         smoothing: Label smoothing: the share of the target that is spread evenly over all classes.
         half: Whether images and blobs are float16.
+        weights: The factor of each class on its images' loss; empty where all count the same.
     """
 
     data: str
@@ -32,8 +36,10 @@ class Objective:
     losses: Mapping[str, float]
     scores: str | None = None
     classes: int = 0
+    answers: bool = False
     smoothing: float = 0.0
     half: bool = False
+    weights: tuple[float, ...] = ()
 
     def __call__(self, values: Mapping[str, Any]) -> Any:
         """The loss, a scalar variable, from all blobs of a forward pass."""
@@ -42,11 +48,26 @@ class Objective:
         if self.smoothing and self.scores is not None:
             even = -F.mean(F.log_softmax(values[self.scores]))
             total = (1 - self.smoothing) * total + self.smoothing * even
+        if self.weights and self.scores is not None:
+            total = total + self._weighting(values)
         return total
 
+    def _weighting(self, values: Mapping[str, Any]) -> Any:
+        """What the classes' weights add to the mean loss: the mean of ``(weight - 1) * -log p(label)``."""
+        scores, labels = values[self.scores or ""], values[self.label].array.astype(np.int32).reshape(-1)
+        xp = chainer.backend.get_array_module(labels)
+        more = xp.asarray(self.weights, scores.dtype)[labels] - 1
+        return F.mean(-F.select_item(F.log_softmax(F.reshape(scores, (len(labels), -1))), labels) * more)
+
     def predicted(self, values: Mapping[str, Any]) -> Any:
-        """The class with the highest score of each image, (N); ``None`` where there are no scores."""
-        return None if self.scores is None else values[self.scores].array.argmax(axis=1).reshape(-1)
+        """The class with the highest score of each image, (N), or the answers, (N, questions).
+
+        ``None`` where there are no scores.
+        """
+        if self.scores is None:
+            return None
+        found = values[self.scores].array
+        return (found > 0).reshape(len(found), -1) if self.answers else found.argmax(axis=1).reshape(-1)
 
 
 def _weighted(top: Any, weight: float) -> Any:
@@ -60,18 +81,19 @@ def objective_of(net: Net, smoothing: float = 0.0, half: bool = False) -> Object
     Raises:
         ModelError: It has no loss, or inputs other than images and labels.
     """
-    weights = {
+    losses = {
         top: weight
         for layer in net.layers
         for top, weight in zip(layer.tops, layer.loss_weights, strict=False)
         if weight
     }
-    if not weights:
+    if not losses:
         raise ModelError("the net has no loss to train", where=net.where)
     data, label = _inputs(net)
     scores = _scores(net, label)
     classes = net.flow.final_shapes()[scores][1] if scores else 0
-    return Objective(data, label, weights, scores, classes, smoothing, half)
+    answers = any(layer.answers and scores in layer.bottoms[:1] for layer in net.layers)
+    return Objective(data, label, losses, scores, classes, answers, smoothing, half)
 
 
 def _inputs(net: Net) -> tuple[str, str]:
@@ -91,7 +113,7 @@ def _inputs(net: Net) -> tuple[str, str]:
 
 def _scores(net: Net, label: str) -> str | None:
     """The class scores of the loss with the greatest weight; of several with that weight, the last one's."""
-    found = [layer for layer in net.layers if layer.classifies and layer.bottoms[1:2] == (label,)]
+    found = [layer for layer in net.layers if (layer.classifies or layer.answers) and layer.bottoms[1:2] == (label,)]
     best = max(found, key=lambda layer: layer.loss_weights[0], default=None)
     if best is None:
         return None

@@ -160,28 +160,61 @@ def _reach(*weights: np.ndarray) -> float:
     return max(1e-12, *(float(np.abs(weight).max(initial=0)) for weight in weights))
 
 
-def mistakes(images: np.ndarray, true: Sequence[str], predicted: Sequence[str], columns: int = 6) -> bytes:
-    """Misclassified images on one sheet, each with its true and its predicted class.
+def mistakes(
+    images: np.ndarray, true: Sequence[str], predicted: Sequence[str], files: Sequence[str] = (), columns: int = 6
+) -> bytes:
+    """Misclassified images on one sheet, each with its true and its predicted class and its file.
 
     Args:
         images: (n, C, H, W) uint8, or float of any range.
         true: Names of their classes.
         predicted: Names of what they were taken for.
+        files: Names of their files, if they have any.
+        columns: How many stand side by side.
+    """
+    names = [f"\n{_short(name)}" for name in files] or [""] * len(images)
+    pairs = zip(true, predicted, names, strict=True)
+    return sheet(images, [f"{_short(right)}\nnot {_short(wrong, 15)}{file}" for right, wrong, file in pairs], columns)
+
+
+def sheet(images: np.ndarray, titles: Sequence[str], columns: int = 6) -> bytes:
+    """Images on one sheet, each below its title.
+
+    Args:
+        images: (n, C, H, W) uint8, or float of any range.
+        titles: A few short lines for each.
         columns: How many stand side by side.
     """
     rows = max(1, -(-len(images) // columns))
+    tallest = max((title.count("\n") for title in titles), default=0)
     with styled():
-        figure = figure_of(1.7 * columns, 2.15 * rows)
+        figure = figure_of(1.7 * columns, (1.85 + 0.15 * tallest) * rows)
         for index, image in enumerate(images):
             axes = figure.add_subplot(rows, columns, index + 1)
             axes.imshow(_shown(image), cmap="gray", vmin=0, vmax=1)
-            axes.set_title(
-                f"{_short(true[index])}\nnot {_short(predicted[index], 15)}",
-                fontsize=9,
-                fontweight="normal",
-                loc="center",
-            )
+            title = "\n".join(_short(line) for line in titles[index].split("\n"))
+            axes.set_title(title, fontsize=9, fontweight="normal", loc="center")
             axes.set_axis_off()
+        return png_of(figure)
+
+
+def rate_search(
+    rates: Sequence[float], losses: Sequence[float], smooth_losses: Sequence[float], suggestion: float | None
+) -> bytes:
+    """The loss over a rising learning rate, with the rate that is suggested."""
+    with styled():
+        figure = figure_of(6.4, 3.8)
+        axes = figure.add_subplot()
+        axes.plot(rates, losses, color=TRAIN, alpha=0.3, linewidth=0.9)
+        axes.plot(rates, smooth_losses, color=TRAIN, linewidth=1.8, label="training loss")
+        if suggestion is not None:
+            axes.axvline(suggestion, color=VALIDATION, linewidth=1.4, label=f"suggested rate {suggestion:g}")
+        axes.set_xscale("log")
+        axes.set_ylim(0, 1.6 * losses[0])
+        axes.set_xlabel("learning rate")
+        axes.set_title("loss while the rate rises")
+        axes.grid(visible=True)
+        axes.legend(fontsize=9)
         return png_of(figure)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
-import importlib.util
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from bridge.errors import FormatError, MissingExtraError, UsageError
+from bridge.errors import FormatError, UsageError
 from bridge.files.atomic import atomic
 from bridge.finetuning.cache import digest
 from bridge.finetuning.config import MAPPED
-from bridge.finetuning.data import Data, Loading
-from bridge.finetuning.images import decode_all, suffixes
+from bridge.finetuning.data import Data, Loading, labels_of
+from bridge.finetuning.images import decode_all, need_pillow, suffixes
 from bridge.finetuning.stored import map_rows, write_rows
 from bridge.schema import count
 
@@ -37,7 +38,7 @@ def from_folder(root: Path, loading: Loading, classes: Sequence[str]) -> Data:
     Raises:
         FormatError: It has no folders, or one whose name is not among ``classes``.
     """
-    _need_pillow()
+    need_pillow()
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not folders:
         raise FormatError("has no folders", expected="one per class", where=str(root))
@@ -83,7 +84,7 @@ def from_list(path: Path, loading: Loading) -> Data:
 
     Source: image_data_layer.cpp; the label comes after the last space.
     """
-    _need_pillow()
+    need_pillow()
     folder = Path(loading.root) if loading.root else path.parent
     paths, labels = [], []
     for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n"), 1):
@@ -101,9 +102,58 @@ def from_list(path: Path, loading: Loading) -> Data:
     return _Decoding(path, paths, labels, (), loading).run(())
 
 
-def _need_pillow() -> None:
-    if importlib.util.find_spec("PIL") is None:
-        raise MissingExtraError("reading pictures needs Pillow", hint="pip install 'weight-bridge[plot]'")
+def from_table(path: Path, loading: Loading, classes: Sequence[str]) -> Data:
+    """Data from a .csv with a header: a column of files, and one of classes or numbers, or several of numbers.
+
+    ``file,class`` with names makes classes, in the order of their names; ``file,x1,y1,x2,y2`` makes four targets for
+    each image, and the names of the columns are those of the targets.
+
+    Args:
+        path: The table.
+        loading: How pictures become arrays.
+        classes: The names of the classes where they are known already.
+
+    Raises:
+        FormatError: A row has another number of cells, or a cell is no number.
+    """
+    need_pillow()
+    header, rows = _table(path)
+    folder = Path(loading.root) if loading.root else path.parent
+    cells = [row[1:] for _, row in rows]
+    paths = [folder / row[0] for _, row in rows]
+    names: tuple[str, ...] = tuple(header[1:]) if len(header) > 2 else ()
+    if len(header) > 2 or all(_number(row[0]) for row in cells):
+        for (line, _), row in zip(rows, cells, strict=True):
+            if odd := [cell for cell in row if not _number(cell)]:
+                raise FormatError(f"'{odd[0]}' is no number", where=f"{path}:{line}")
+        labels = np.array([[float(cell) for cell in row] for row in cells], np.float64)
+    else:
+        names = tuple(classes) or tuple(sorted({row[0] for row in cells}))
+        if unknown := [row[0] for row in cells if row[0] not in names]:
+            raise FormatError(f"class '{unknown[0]}' is not among those of the training data", where=str(path))
+        labels = np.array([[names.index(row[0])] for row in cells], np.float64)
+    return _Decoding(path, paths, labels if len(header) > 2 else labels[:, 0], names, loading).run(())
+
+
+def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header, and each row with the number of its line."""
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.reader(file)
+        every = [(reader.line_num, row) for row in reader if row]
+    if len(every) < 2 or len(every[0][1]) < 2:
+        raise FormatError("has no rows", expected="a header such as file,class, and a row per picture", where=str(path))
+    header = every[0][1]
+    for number, row in every[1:]:
+        if len(row) != len(header):
+            raise FormatError(f"has {len(row)} cells", expected=f"{len(header)}", where=f"{path}:{number}")
+    return header, every[1:]
+
+
+def _number(cell: str) -> bool:
+    try:
+        return math.isfinite(float(cell))
+    except ValueError:
+        return False
 
 
 @dataclass
@@ -112,7 +162,7 @@ class _Decoding:
 
     source: Path
     paths: Sequence[Path]
-    labels: Sequence[int]
+    labels: Any
     classes: tuple[str, ...]
     loading: Loading
     kept: list[int] = field(default_factory=list)
@@ -148,7 +198,7 @@ class _Decoding:
         if not fits:
             notes = (*notes, f"decoded pictures are in {self.loading.folder}, {x.nbytes / 1e9:.1f} GB")
         notes = (*notes, *(f"skipped unreadable picture {line}" for line in self.bad))
-        y = np.array([self.labels[index] for index in self.kept], np.int64)
+        y = labels_of(np.array([self.labels[index] for index in self.kept]))
         names = tuple(str(self.paths[index]) for index in self.kept)
         return Data(x, y, self.classes, names, notes=notes, content=content)
 

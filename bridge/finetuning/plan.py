@@ -13,7 +13,8 @@ from bridge.chain.build import NetChain, build_chain
 from bridge.errors import MissingExtraError, UsageError
 from bridge.finetuning import blas, datasets, prepare, snapshot
 from bridge.finetuning.batches import Batches, Images
-from bridge.finetuning.config import Config, check_folder
+from bridge.finetuning.class_weights import class_weights
+from bridge.finetuning.config import Config
 from bridge.finetuning.cut import find_cut
 from bridge.finetuning.data import Data
 from bridge.finetuning.listener import Work, silent
@@ -138,12 +139,11 @@ def make_plan(config: Config, work: Work = silent) -> tuple[Plan, NetChain]:
         BridgeError: Whatever keeps the run from being started, in one line.
     """
     ranks = ranks_of(config.communicator)
-    if ranks.first:
-        check_folder(config)
     recorded = ranks.broadcast(snapshot.read_state(config.folder / snapshot.SNAPSHOT_FILE) if config.resume else None)
     made = prepare.prepared(config)
     net, objective = made.net, objective_of(made.net, config.recipe.label_smoothing, config.half)
     fed = _feed(config, made, objective, ranks, work)
+    objective = dataclasses.replace(objective, weights=class_weights(config, net, objective, fed.train))
     chain = _chain(config, net, ranks)
     batches = _batches(config, made, objective, fed.train, ranks)
     iterations = config.recipe.max_iter or -(-config.epochs * batches.per_epoch // config.recipe.iter_size)

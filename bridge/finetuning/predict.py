@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bridge import engines
-from bridge.errors import FormatError, MissingExtraError, MissingFileError
+from bridge.errors import BridgeError, FormatError, MissingFileError
+from bridge.finetuning.images import decode_all, decode_picture, need_pillow, suffixes
+from bridge.finetuning.listener import Work, silent
 from bridge.finetuning.preprocess import ImageTransform
+
+_THREADS = os.cpu_count() or 1
+"""Pictures that the net is computed for at a time, each by one thread."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model of a run says about a picture.
+
+    Attributes:
+        image: The picture's path.
+        found: ``{"class": name, "score": number}`` for the most likely classes, the highest score first; without
+            classes ``{"value": number}`` for each output of the net. Empty for a picture that cannot be read.
+        error: Why it cannot be read; else empty.
+    """
+
+    image: str
+    found: tuple[dict[str, Any], ...] = ()
+    error: str = ""
 
 
 def classify(run_dir: str | Path, images: Sequence[str | Path], top: int) -> list[list[dict[str, Any]]]:
@@ -19,7 +44,7 @@ def classify(run_dir: str | Path, images: Sequence[str | Path], top: int) -> lis
 
     Args:
         run_dir: Folder of a finished run.
-        images: Paths of pictures.
+        images: Paths of pictures, and of folders with pictures in them or in their folders.
         top: Number of classes per picture.
 
     Returns:
@@ -27,23 +52,89 @@ def classify(run_dir: str | Path, images: Sequence[str | Path], top: int) -> lis
         a list of ``{"value": number}``, one per output of the net.
 
     Raises:
-        MissingFileError: The folder holds no finished run.
+        MissingFileError: The folder holds no finished run, or a picture does not exist.
         FormatError: A picture cannot be read, or a file of the run is damaged.
-        MissingExtraError: ONNX Runtime is not installed.
+        MissingExtraError: ONNX Runtime or Pillow is not installed.
+    """
+    made = []
+    for prediction in predictions(run_dir, images, top):
+        if prediction.error:
+            raise _unreadable(prediction.image, prediction.error)
+        made.append(list(prediction.found))
+    return made
+
+
+def predictions(
+    run_dir: str | Path, images: Sequence[str | Path], top: int, workers: int = 2, work: Work = silent
+) -> Iterator[Prediction]:
+    """What the model says about each picture, in order; a picture that cannot be read has its reason.
+
+    Pictures are decoded in processes of their own, and the net runs on several at a time, each on its own: a picture
+    has the same numbers in any company.
+
+    Args:
+        run_dir: Folder of a finished run.
+        images: Paths of pictures, and of folders with pictures in them or in their folders.
+        top: Number of classes per picture.
+        workers: Processes that decode pictures; 0 decodes in this one.
+        work: Is told how many pictures are done.
+
+    Raises:
+        MissingFileError: The folder holds no finished run.
+        FormatError: A file of the run is damaged, or a folder has no pictures.
+        MissingExtraError: ONNX Runtime or Pillow is not installed.
     """
     folder = Path(run_dir)
     settings, labels = _settings(folder), _lines(folder / "labels.txt")
     if problem := engines.missing("onnxruntime"):
         raise problem
     session = _session(folder / "model.onnx")
-    return [_found(_run(session, settings, read_images(folder, [path])), labels, top) for path in images]
+    preprocess, size, channels = _reading(folder, settings)
+    paths = pictures_of(images)
+    decoded = zip(paths, decode_all(paths, size, channels, workers), strict=True)
+    done = 0
+    with ThreadPoolExecutor(_THREADS) as pool:
+        while chunk := list(itertools.islice(decoded, 4 * _THREADS)):
+            work("classifying pictures", done, len(paths))
+            inputs = [made if isinstance(made, str) else preprocess.apply(made[None]) for _, made in chunk]
+            for (path, _), numbers in zip(chunk, pool.map(lambda x: _run(session, settings, x), inputs), strict=True):
+                if isinstance(numbers, str):
+                    yield Prediction(str(path), (), numbers)
+                else:
+                    yield Prediction(str(path), _found(numbers, labels, top))
+            done += len(chunk)
 
 
-def _found(numbers: np.ndarray, labels: Sequence[str], top: int) -> list[dict[str, Any]]:
+def pictures_of(images: Sequence[str | Path]) -> list[Path]:
+    """The pictures, with those in folders by their endings, in order of their paths.
+
+    Raises:
+        FormatError: A folder has no pictures.
+    """
+    paths: list[Path] = []
+    for image in map(Path, images):
+        if not image.is_dir():
+            paths.append(image)
+            continue
+        known = suffixes()
+        found = sorted(path for path in image.rglob("*") if path.suffix.lower() in known and path.is_file())
+        if not found:
+            raise FormatError("has no pictures", where=str(image))
+        paths += found
+    return paths
+
+
+def _unreadable(path: str, reason: str) -> BridgeError:
+    if not Path(path).exists():
+        return MissingFileError("does not exist", where=path)
+    return FormatError(f"is no picture: {reason}", where=path)
+
+
+def _found(numbers: np.ndarray, labels: Sequence[str], top: int) -> tuple[dict[str, Any], ...]:
     if not labels:
-        return [{"value": float(number)} for number in numbers]
+        return tuple({"value": float(number)} for number in numbers)
     best = np.argsort(-numbers, kind="stable")[:top]
-    return [{"class": labels[k] if k < len(labels) else str(k), "score": float(numbers[k])} for k in best]
+    return tuple({"class": labels[k] if k < len(labels) else str(k), "score": float(numbers[k])} for k in best)
 
 
 def read_images(run_dir: str | Path, images: Sequence[str | Path]) -> np.ndarray:
@@ -61,45 +152,46 @@ def read_images(run_dir: str | Path, images: Sequence[str | Path]) -> np.ndarray
         FormatError: A picture cannot be read.
         MissingExtraError: Pillow is not installed.
     """
-    import importlib.util
-
-    if importlib.util.find_spec("PIL") is None:
-        raise MissingExtraError("reading pictures needs Pillow", hint="pip install 'weight-bridge[plot]'")
-    from bridge.finetuning.images import decode_picture
-
     folder = Path(run_dir)
-    settings = _settings(folder)
-    try:
-        preprocess = ImageTransform.from_json(settings, folder)
-        (height, width), channels = settings["resize"], settings["shape"][0]
-    except (KeyError, ValueError, TypeError, OSError) as error:
-        raise FormatError(f"is not what finetune wrote: {error}", where=str(folder / "preprocess.json")) from None
+    preprocess, size, channels = _reading(folder, _settings(folder))
     pixels = []
     for path in images:
-        made = decode_picture((str(path), height, width, channels))
+        made = decode_picture((str(path), *size, channels))
         if isinstance(made, str):
-            if not Path(path).exists():
-                raise MissingFileError("does not exist", where=str(path))
-            raise FormatError(f"is no picture: {made}", where=str(path))
+            raise _unreadable(str(path), made)
         pixels.append(made)
     return preprocess.apply(np.stack(pixels))
 
 
-def _session(path: Path) -> Any:
-    import onnxruntime
-
-    from bridge.engines.onnxruntime import raised
-
+def _reading(folder: Path, settings: dict[str, Any]) -> tuple[ImageTransform, tuple[int, int], int]:
+    """How a run reads pictures: preprocessing, (height, width) and channels."""
+    need_pillow()
     try:
-        return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        preprocess = ImageTransform.from_json(settings, folder)
+        height, width = settings["resize"]
+        return preprocess, (int(height), int(width)), int(settings["shape"][0])
+    except (KeyError, ValueError, TypeError, OSError) as error:
+        raise FormatError(f"is not what finetune wrote: {error}", where=str(folder / "preprocess.json")) from None
+
+
+def _session(path: Path) -> Any:
+    from bridge.engines.onnxruntime import raised, runtime
+
+    onnxruntime = runtime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # several pictures at a time
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except raised() as error:
         if not path.exists():
             raise MissingFileError("does not exist", where=str(path), hint="finetune says why it made none") from None
         raise FormatError(f"ONNX Runtime refuses it: {' '.join(str(error).split())}", where=str(path)) from None
 
 
-def _run(session: Any, settings: dict[str, Any], pixels: np.ndarray) -> np.ndarray:
-    """The net's outputs for one image, (n)."""
+def _run(session: Any, settings: dict[str, Any], pixels: np.ndarray | str) -> np.ndarray | str:
+    """The net's outputs for one image, (n); a reason why there is no image stays what it is."""
+    if isinstance(pixels, str):
+        return pixels
     outputs = [output.name for output in session.get_outputs()]
     if settings["output"] not in outputs:
         raise FormatError(

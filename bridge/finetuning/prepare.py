@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import bridge
 from bridge.caffe_files.inference import channels_of, training_net
-from bridge.errors import ModelError, UsageError
+from bridge.errors import BridgeError, ModelError, UsageError
 from bridge.finetuning.config import Config
 from bridge.finetuning.selection import frozen_layers
 from bridge.layers import build_layer
@@ -172,10 +172,29 @@ def with_inputs(net: Net, size: tuple[int, int] | None) -> Net:
     """
     made = training_net(net)
     for layer in net.layers:
-        if isinstance(layer, DataSource) and made.inputs.get(layer.tops[0]) is None and size:
+        if isinstance(layer, DataSource) and made.inputs.get(layer.tops[0]) is None:
+            if not size:
+                problem = f"the size of the net's images is not known: data layer '{layer.name}' has no crop_size"
+                raise ModelError(problem, where=net.where, hint="--crop 227,227 gives it, as height and width")
             channels = channels_of(net, layer.tops[0])
             made = training_net(net, {layer.tops[0]: (1, channels or 3, *size), **dict.fromkeys(layer.tops[1:], (1,))})
-    return made
+    return _with_targets(made) if any(isinstance(layer, DataSource) for layer in net.layers) else made
+
+
+def _with_targets(net: Net) -> Net:
+    """The net with as many labels for each image as a regression's loss compares; data layers do not say how many."""
+    rest = net.replace(layers=tuple(layer for layer in net.layers if not layer.is_loss))
+    try:
+        shapes = rest.flow.final_shapes()
+    except BridgeError:  # the error is told where the net is used
+        return net
+    shaped = {
+        layer.bottoms[1]: shapes[layer.bottoms[0]]
+        for layer in net.layers
+        if layer.is_loss and not layer.classifies and layer.default_loss_weight and len(layer.bottoms) > 1
+        if layer.bottoms[1] in net.inputs and layer.bottoms[0] in shapes
+    }
+    return net.with_input_shapes(shaped)
 
 
 def with_named_losses(net: Net) -> Net:

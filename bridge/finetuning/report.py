@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bridge.extras import pip
 from bridge.files.atomic import atomic
 from bridge.finetuning.selection import some
 from bridge.schema import Net
@@ -49,7 +51,7 @@ def can_draw() -> list[str]:
     """A remark where pictures cannot be drawn; else empty."""
     if importlib.util.find_spec("matplotlib") is not None:
         return []
-    return ["no pictures: matplotlib is not installed (pip install 'weight-bridge[plot]')"]
+    return [f"no pictures: matplotlib is not installed ({pip('plot')})"]
 
 
 class _Pictures:
@@ -70,7 +72,7 @@ class _Pictures:
             made["loss"] = pictures.curves(self.log, ("loss",), best)
             if any("accuracy" in record for record in self.log):
                 made["accuracy"] = pictures.curves(self.log, ("accuracy",), best)
-        if self.evaluation is not None and self.evaluation.accuracy is not None:
+        if self.evaluation is not None and self.evaluation.accuracy is not None and self.evaluation.true.ndim == 1:
             matrix = pictures.counts(self.evaluation.true, self.evaluation.predicted, len(self.names))
             made["confusion.png"] = pictures.confusion(matrix, self.names)
             made.update(self._mistakes(self.evaluation))
@@ -86,7 +88,9 @@ class _Pictures:
         if not len(wrong) or self.run.validation is None:
             return {}
         true, predicted = ([self.names[k] for k in side[wrong]] for side in (evaluation.true, evaluation.predicted))
-        return {"mistakes.png": pictures.mistakes(self.run.validation.images(wrong), true, predicted)}
+        names = self.run.validation.names
+        files = [os.path.basename(names[k]) for k in wrong] if names else []
+        return {"mistakes.png": pictures.mistakes(self.run.validation.images(wrong), true, predicted, files)}
 
 
 def _wrong(evaluation: Evaluation) -> np.ndarray:
@@ -135,9 +139,9 @@ def _sections(
         both = [html.image(made[name], name) for name in ("loss", "accuracy") if name in made]
         yield html.join(tag("h2", "Loss and accuracy"), tag("div", both, class_="side"))
     if evaluation is not None and evaluation.accuracy is not None:
-        yield html.join(
-            tag("h2", "Which class is taken for which"), _confusion(run, evaluation, made.get("confusion.png", b""))
-        )
+        if evaluation.true.ndim == 1:
+            matrix = _confusion(run, evaluation, made.get("confusion.png", b""))
+            yield html.join(tag("h2", "Which class is taken for which"), matrix)
         yield from _classes(run, evaluation)
     if "mistakes.png" in made:
         yield html.join(tag("h2", "Misclassified images"), _mistakes(run, evaluation))
@@ -218,6 +222,7 @@ def _mistakes(run: Run, evaluation: Evaluation | None) -> Content:
                 names[evaluation.true[place]],
                 tag("br"),
                 tag("span", f"not {names[evaluation.predicted[place]]}", class_="soft"),
+                (tag("br"), tag("small", os.path.basename(files[place]))) if files else (),
             ),
         )
         for place, image in zip(wrong, run.validation.images(wrong), strict=True)
@@ -228,24 +233,38 @@ def _mistakes(run: Run, evaluation: Evaluation | None) -> Content:
 
 
 def _classes(run: Run, evaluation: Evaluation) -> Iterator[Markup]:
-    """A row per class, the worst first."""
+    """A row per class with precision and recall, the lowest recall first."""
     from bridge.finetuning.products import class_names
 
     names = class_names(run)
-    totals = np.bincount(evaluation.true, minlength=len(names))
-    right = np.bincount(evaluation.true[evaluation.true == evaluation.predicted], minlength=len(names))
+    size = len(names)
+    totals, given, right = _counts(evaluation, size)
     shares = right / np.maximum(1, totals)
-    order = [k for k in np.argsort(shares, kind="stable") if totals[k]]
+    order = [k for k in np.argsort(shares, kind="stable") if totals[k] or given[k]]
+    head = tag("tr", (tag("th", text) for text in ("class", "right", "recall", "precision", "")))
     rows = (
         tag(
             "tr",
             tag("td", names[k]),
             tag("td", f"{right[k]} of {totals[k]}", class_="number"),
-            tag("td", f"{shares[k]:.1%}", class_="number"),
+            tag("td", f"{shares[k]:.1%}" if totals[k] else "-", class_="number"),
+            tag("td", f"{right[k] / given[k]:.1%}" if given[k] else "-", class_="number"),
             tag("td", tag("meter", value=f"{shares[k]:.4f}")),
         )
         for k in order[:_ROWS]
     )
-    yield html.join(tag("h2", "Class by class, the worst first"), tag("table", tag("tbody", rows), class_="narrow"))
+    table = tag("table", tag("thead", head), tag("tbody", rows), class_="narrow")
+    text = "Recall is the share of a class that is recognised, precision the share of what is named so that is right."
+    yield html.join((tag("h2", "Class by class, the worst first"), tag("p", text, class_="soft"), table))
     if len(order) > _ROWS:
         yield tag("p", f"and {len(order) - _ROWS} more", class_="soft")
+
+
+def _counts(evaluation: Evaluation, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each class its images, those that are taken for it, and those of them that are right."""
+    true, predicted = evaluation.true, evaluation.predicted
+    if true.ndim > 1:
+        return true.sum(axis=0), predicted.sum(axis=0), (true & predicted).sum(axis=0)
+    every = (true, predicted, true[true == predicted])
+    totals, given, right = (np.bincount(side, minlength=size) for side in every)
+    return totals, given, right

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from bridge.chain.build import NetChain
 from bridge.finetuning import blas
-from bridge.finetuning.config import SETTINGS, Config, open_folder
+from bridge.finetuning.config import SETTINGS, Config, check_folder, open_folder
 from bridge.finetuning.data import Data
 from bridge.finetuning.evaluation import Evaluation
 from bridge.finetuning.listener import Listener, silent
@@ -136,9 +136,12 @@ def finetune(config: Config, listener: Listener | None = None, on_folder: Callab
 
 def _lock(config: Config) -> contextlib.AbstractContextManager[RunLock | None]:
     """The folder's lock, in the process that writes there."""
-    if config.communicator and world().rank:
-        return contextlib.nullcontext()
-    return RunLock(config.folder, SETTINGS)
+    return RunLock(config.folder, SETTINGS) if _is_first(config) else contextlib.nullcontext()
+
+
+def _is_first(config: Config) -> bool:
+    """Whether this is the process that writes files."""
+    return not config.communicator or world().rank == 0
 
 
 def begin(config: Config, listener: Listener | None = None, lock: RunLock | None = None) -> Loop:
@@ -153,6 +156,8 @@ def begin(config: Config, listener: Listener | None = None, lock: RunLock | None
         BridgeError: Whatever keeps the run from being started; then no folder is made.
     """
     listener = listener or Listener()
+    if _is_first(config):
+        check_folder(config)
     with blas.threads(config.threads):
         plan, chain = make_plan(config, listener.work)
         loop = Loop.of(plan, chain, listener)

@@ -6,7 +6,6 @@ row differently in other company. So training from the cache has the bits of tra
 
 from __future__ import annotations
 
-import importlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -115,7 +114,9 @@ def software(engine: str) -> str:
     For example ``onnxruntime 1.20.0`` or ``chainer 7.8.1, numpy 2.2.0, openblas 0.3.28 Haswell``.
     """
     if engine == "onnxruntime":
-        return f"onnxruntime {importlib.import_module(engine).__version__}"
+        from bridge.engines.onnxruntime import runtime
+
+        return f"onnxruntime {runtime().__version__}"
     return f"chainer {chainer.__version__}, numpy {np.__version__}, {blas.loaded() or 'unknown BLAS'}"
 
 

@@ -18,6 +18,7 @@ class SigmoidCrossEntropyLoss(NormalizedLoss):
     Source: caffe.proto ``LossParameter``, sigmoid_cross_entropy_loss_layer.cpp.
     """
 
+    answers = True
     inference_type = "Sigmoid"
 
     normalization: Normalization = "BATCH_SIZE"

@@ -110,6 +110,10 @@ class LayerHooks:
     classifies: ClassVar[bool] = False
     """The first bottom holds one score for each class, the second the right class: SoftmaxWithLoss."""
 
+    answers: ClassVar[bool] = False
+    """The first bottom holds a score for each of some yes-or-no questions, above 0 for yes, the second the answers as 0
+    or 1: SigmoidCrossEntropyLoss."""
+
     probabilities: ClassVar[bool] = False
     """The top holds probabilities that add up to 1 along an axis: Softmax."""
 

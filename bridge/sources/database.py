@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from bridge.errors import FormatError, MissingExtraError, MissingFileError
+from bridge.extras import pip
 from bridge.layers.data import Data
 from bridge.sources import Surroundings
 from bridge.sources.datum import Datum, parse_datum
 from bridge.sources.items import Item, ItemSource
 
-_HINT = 'pip install "weight-bridge[data]"'
+_HINT = pip("data")
 
 
 class DatabaseSource(ItemSource):

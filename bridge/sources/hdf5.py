@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from bridge.errors import FormatError, MissingExtraError, MissingFileError, OutputError, UsageError
+from bridge.extras import pip
 from bridge.layers.base import CaffeLayer
 from bridge.layers.hdf5_data import HDF5Data
 from bridge.layers.hdf5_output import HDF5Output
@@ -22,7 +23,7 @@ def _h5py(where: str) -> Any:
     try:
         import h5py
     except ImportError:
-        hint = 'pip install "weight-bridge[hdf5]"'
+        hint = pip("hdf5")
         raise MissingExtraError("package h5py is not installed", where=where, hint=hint) from None
     return h5py
 

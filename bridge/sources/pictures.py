@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bridge.errors import FormatError, MissingExtraError, MissingFileError
+from bridge.extras import pip
 
 
 def read_picture(path: Path, channels: int | None) -> np.ndarray:
@@ -53,7 +54,7 @@ def _pillow() -> Any:
     try:
         from PIL import Image
     except ImportError:
-        raise MissingExtraError("Pillow is not installed", hint='pip install "weight-bridge[data]"') from None
+        raise MissingExtraError("Pillow is not installed", hint=pip("data")) from None
     return Image
 
 

@@ -10,14 +10,15 @@ from bridge.caffe.layer import Node, TypedNode
 from bridge.caffe.state import STATE
 from bridge.caffe.wiring import Wiring
 from bridge.errors import MissingExtraError, ModelError, UnsupportedLayerError
+from bridge.extras import pip
 
 if TYPE_CHECKING:
     from bridge.caffe.engines.chainer import ChainerEngine
     from bridge.caffe.engines.onnx import OnnxEngine
 
 _HINTS = {
-    "chainer": "pip install 'weight-bridge[chainer]'",
-    "onnxruntime": "pip install 'weight-bridge[runtime]'",
+    "chainer": pip("chainer"),
+    "onnxruntime": pip("runtime"),
 }
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from bridge.errors import MissingExtraError, UnsupportedLayerError
+from bridge.extras import pip
 from bridge.schema import Layer, Net
 
 
@@ -32,7 +33,7 @@ def write(net: Net, stream: IO[bytes]) -> None:
     try:
         import h5py
     except ImportError:
-        raise MissingExtraError("h5py is not installed", hint="pip install 'weight-bridge[hdf5]'") from None
+        raise MissingExtraError("h5py is not installed", hint=pip("hdf5")) from None
     shield = _Shield(getattr(stream, "raw", stream))  # a buffer would write where only positions are asked for
     try:
         with _interrupting(shield), h5py.File(shield, "w") as file:
