@@ -69,7 +69,7 @@ class BeforeImport:
     def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: object = None) -> None:
         """Call the function if the module is one of the packages; in any case leave finding it to the others."""
         if fullname in self.packages and self in sys.meta_path:
-            sys.meta_path.remove(self)  # type: ignore[arg-type]
+            sys.meta_path.remove(self)
             getattr(importlib.import_module(self.module), self.function)()
 
 
@@ -86,4 +86,4 @@ def before_import(packages: Collection[str], module: str, function: str) -> None
     """
     known = [finder for finder in sys.meta_path if isinstance(finder, BeforeImport)]
     if not any(finder.packages == frozenset(packages) for finder in known):
-        sys.meta_path.insert(0, BeforeImport(packages, module, function))  # type: ignore[arg-type]
+        sys.meta_path.insert(0, BeforeImport(packages, module, function))

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import bridge
+import bridge.caffe_files.assemble
+import bridge.caffe_files.prototxt
 from bridge.errors import ModelError, UsageError
 from tests import nets
 from tests.conftest import FASHION, need
@@ -136,3 +138,94 @@ def test_a_fashion_net_goes_into_a_users_class_and_back() -> None:
     bridge.transplant(net, chain, strict=True)
     for layer in bridge.from_chain(chain, net):
         assert all(values is net[layer.name].blobs[role] for role, values in layer.blobs.items())
+
+
+# ---- sizes of the links, and nets without blobs ------------------------------------------------
+
+HEADED = """
+layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 1 dim: 4 dim: 5 dim: 5 } } }
+layer { name: "conv" type: "Convolution" bottom: "x" top: "conv" convolution_param { num_output: 4 kernel_size: 3 group: 2 } }
+layer { name: "bn" type: "BatchNorm" bottom: "conv" top: "conv" }
+layer { name: "scale" type: "Scale" bottom: "conv" top: "conv" scale_param { bias_term: true } }
+layer { name: "fc8" type: "InnerProduct" bottom: "conv" top: "fc8" inner_product_param { num_output: 10 } }
+layer { name: "prob" type: "Softmax" bottom: "fc8" top: "prob" }
+"""  # noqa: E501
+
+
+def headed(outputs: int = 3, head: str = "head") -> Any:
+    L = links()
+    chain = holder(conv=L.Convolution2D(4, 4, 3, groups=2), bn=L.BatchNormalization(4, eps=1e-5))
+    chain.add_link(head, L.Linear(36, outputs))
+    return chain
+
+
+def test_a_new_head_of_other_classes_comes_back_with_its_size() -> None:
+    net, chain = nets.make(HEADED), headed()
+    bridge.transplant(net, chain)
+    back = bridge.from_chain(chain, net, rename={"fc8": "head"})
+    assert back["fc8"].outputs == 3
+    assert back["fc8"].attributes()["num_output"] == 3
+    assert np.array_equal(back["fc8"].weight, chain.head.W.array)
+    assert back["conv"].weight is net["conv"].weight
+    assert back.infer()[-1] == ((1, 3),)
+    assert back.notes[-1] == "layer 'fc8' (InnerProduct): 3 outputs, as its link has; 10 before"
+
+
+@pytest.mark.parametrize(
+    ("kind", "make"),
+    [
+        ('"Deconvolution" convolution_param { num_output: 4 kernel_size: 3 group: 2 }',
+         lambda L: L.Deconvolution2D(4, 6, 3, groups=2)),
+        ('"Convolution" convolution_param { num_output: 4 kernel_size: 3 group: 2 }',
+         lambda L: L.Convolution2D(4, 6, 3)),
+        ('"InnerProduct" inner_product_param { num_output: 4 transpose: true }', lambda L: L.Linear(100, 6)),
+    ],
+)  # fmt: skip
+def test_sizes_of_other_kinds_of_layers_come_back(kind: str, make: Any) -> None:
+    text = f'{HEADED.splitlines()[1]} layer {{ name: "l" type: {kind} bottom: "x" top: "l" }}'.replace(
+        f" {kind.split(maxsplit=1)[1]} bottom", " bottom"
+    )
+    text = text[:-1] + kind.split(maxsplit=1)[1] + " }"
+    net = nets.make(text)
+    link = make(links())
+    link.W.array[...] = 0
+    back = bridge.from_chain(holder(l=link), net)
+    assert back["l"].outputs == 6
+    back.infer()
+    assert all(not back["l"].blobs[role].any() for role in back["l"].blobs)
+
+
+def test_a_net_without_blobs_gets_all_of_them() -> None:
+    from bridge.chain.functions import chainer
+
+    bare = bridge.caffe_files.assemble.assemble(None, bridge.caffe_files.prototxt.parse(HEADED))
+    chain = headed(10, "fc8")
+    chain.bn.avg_mean[...] = 1.5
+    back = bridge.from_chain(chain, bare)
+    assert all(layer.blobs for layer in back if layer.roles(0))
+    x = np.random.default_rng(0).standard_normal((1, 4, 5, 5)).astype("f")
+    with chainer.using_config("train", False):
+        expected = chainer.functions.softmax(chain.fc8(chain.bn(chain.conv(x)))).array
+        np.testing.assert_allclose(bridge.build_chain(back)(x).array, expected, rtol=1e-5)
+    del chain.bn
+    with pytest.raises(UsageError, match=r"layer 'bn' .*its blobs have no arrays in the chain"):
+        bridge.from_chain(chain, bare)
+
+
+def test_a_head_that_the_next_layer_cannot_take_is_refused() -> None:
+    text = HEADED.replace('top: "prob"', 'top: "prob"') + (
+        'layer { name: "last" type: "InnerProduct" bottom: "fc8" top: "last" inner_product_param { num_output: 2 } }'
+    )
+    net, chain = nets.make(text), headed(3, "fc8")
+    chain.add_link("last", links().Linear(10, 2))
+    with pytest.raises(ModelError, match="layer 'last'"):
+        bridge.from_chain(chain, net)
+
+
+def test_filling_a_link_of_open_size_draws_nothing() -> None:
+    net = one(CONV, (6, 2, 3, 3), (6,))
+    chain = holder(l=links().Convolution2D(None, 6, 3, groups=2))
+    own, state = chain.l.W.initializer, np.random.get_state()[1].copy()
+    bridge.transplant(net, chain)
+    assert np.array_equal(np.random.get_state()[1], state)
+    assert chain.l.W.initializer is own

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from bridge.chain.build import NetChain
+from bridge.chain.build import NetChain, new_blobs
 from bridge.chain.functions import chainer
 from bridge.chain.matching import parts
 from bridge.chain.pairing import Pair, is_affine, pairs
 from bridge.chain.renaming import Rename, chosen
 from bridge.errors import ModelError, UsageError
-from bridge.schema import Blob, Blobs, Layer, Net, times
+from bridge.schema import Blob, Blobs, Layer, Net, Shape, times
 
 
 def from_chain(
@@ -23,7 +23,8 @@ def from_chain(
 
     A blob whose values training did not change stays the very blob that was read, so
     that a round trip is exact in whatever precision and shape the file had. What did change is
-    float32, as in the chain.
+    float32, as in the chain. A layer whose link has another number of outputs gets that number, which a note of the
+    net says. A net without blobs, of a prototxt alone, gets all of them from the chain.
 
     Args:
         chain: Made by :func:`~bridge.chain.build.build_chain`; or one of the user's own, which the net
@@ -99,16 +100,85 @@ def _with_layers(net: Net, layers: list[Layer]) -> Net:
 
 
 def _from_written(chain: Any, net: Net, rename: Rename, skip: set[str], by: str, args: Any) -> Net:
-    found = [pair for pair in pairs(net, chain, rename, by, args) if pair.layer.name not in skip]
+    whole = _with_placeholders(net)
+    found = [pair for pair in pairs(whole, chain, rename, by, args) if pair.layer.name not in skip]
+    sized = {id(pair.layer): _sized(whole, pair) for pair in found}
     changed: dict[int, Blob] = {}  # by the stored blob's origin: layers may share it
-    for pair in found:
-        for role, blob in _new_blobs(net, pair).items():
+    for pair in (pair._replace(layer=sized[id(pair.layer)]) for pair in found):
+        for role, blob in _new_blobs(whole, pair).items():
             origin = pair.layer.blobs.blob(role).origin
             if not _same(changed.setdefault(id(origin), blob).numpy(), blob.numpy()):
                 raise _failed(net, pair, role, "the chain has several values for a parameter that layers share")
     _check_all_found(net, found, changed)
-    layers = [layer.changed(blobs=_exchanged(layer.blobs, changed)) for layer in net.layers]
-    return _with_layers(net, layers)
+    made = [sized.get(id(layer), layer) for layer in whole.layers]
+    layers = [layer.changed(blobs=_exchanged(layer.blobs, changed)) for layer in made]
+    if whole is not net and skip:
+        layers = [net.layers[index] if layer.name in skip else layer for index, layer in enumerate(layers)]
+    return _resized_net(net, _with_layers(net, layers))
+
+
+def _with_placeholders(net: Net) -> Net:
+    """The net with blobs in layers that need some and have none; a chain's arrays take their places.
+
+    Raises:
+        ModelError: The shapes of the net's inputs are not known.
+    """
+    if all(layer.blobs or layer.uncovered or not layer.roles(0) for layer in net.layers):
+        return net
+    made = zip(net.layers, new_blobs(net, seed=0), strict=True)
+    return net.replace(layers=tuple(layer.changed(blobs=Blobs(blobs)) if blobs else layer for layer, blobs in made))
+
+
+def _sized(net: Net, pair: Pair) -> Layer:
+    """The layer with as many outputs as its link has, such as a new head's."""
+    layer, weight = pair.layer, getattr(pair.link, "W", None)
+    if layer.outputs is None or getattr(weight, "array", None) is None:
+        return layer
+    outputs = _outputs(layer, pair.link)
+    if outputs in (None, layer.outputs):
+        return layer
+    shapes = {role: _with_outputs(layer, blob.shape, outputs) for role, blob in layer.blobs.entries()}
+    if any(len(net_layers) > 1 for net_layers in _sharing(net, layer)):
+        return layer
+    blobs = {role: Blob.of(np.zeros(shape, np.float32)) for role, shape in shapes.items()}
+    return layer.resized(outputs).changed(blobs=Blobs(blobs))
+
+
+def _outputs(layer: Layer, link: Any) -> int | None:
+    """How many outputs a link has that is of the layer's kind."""
+    shape = link.W.shape
+    return shape[1] * getattr(link, "groups", 1) if layer.inputs_first else shape[0]
+
+
+def _with_outputs(layer: Layer, shape: Shape, outputs: int) -> Shape:
+    """The shape of a layer's blob if the layer had that many outputs."""
+    axis = (1 if layer.inputs_first or layer.weight_transposed else 0) if len(shape) > 1 else 0
+    extent = outputs // layer.group if layer.inputs_first and len(shape) > 1 else outputs
+    return (*shape[:axis], extent, *shape[axis + 1 :])
+
+
+def _sharing(net: Net, layer: Layer) -> list[list[str]]:
+    """For each blob of the layer the layers that have it."""
+    return [
+        [other.name for other in net.layers for _, theirs in other.blobs.entries() if theirs.origin is blob.origin]
+        for _, blob in layer.blobs.entries()
+    ]
+
+
+def _resized_net(net: Net, made: Net) -> Net:
+    """The net with a note for each layer that has the outputs of its link.
+
+    Raises:
+        ModelError: A layer behind it cannot take so many.
+    """
+    notes = [
+        f"{new.label}: {new.outputs} outputs, as its link has; {old.outputs} before"
+        for old, new in zip(net.layers, made.layers, strict=True)
+        if old.outputs != new.outputs
+    ]
+    if notes and None not in made.inputs.values():
+        made.infer()
+    return made.replace(notes=(*made.notes, *notes))
 
 
 def _new_blobs(net: Net, pair: Pair) -> dict[str, Blob]:

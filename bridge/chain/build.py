@@ -109,7 +109,7 @@ class NetChain(chainer.Chain):
         self._own: list[str | None] = []
         known: dict[int, _Home] = {}
         seen: Counter[str] = Counter()
-        every = _blobs(net, seed)  # all alive: what is shared is told by identity
+        every = new_blobs(net, seed)  # all alive: what is shared is told by identity
         for layer, blobs in zip(self._layers, every, strict=True):
             seen[layer.name] += 1
             self._homes.append(self._adopt(layer, escape(layer.name, seen[layer.name]), blobs, known))
@@ -291,7 +291,7 @@ def _find(values: Mapping[str, Any], name: str, layer: Layer) -> Any:
     return values[name]
 
 
-def _blobs(net: Net, seed: int | None) -> list[dict[str, Blob]]:
+def new_blobs(net: Net, seed: int | None) -> list[dict[str, Blob]]:
     """Each layer's stored blobs by role, or new ones by its fillers; a shared parameter is one blob."""
     shared: dict[str, Blob] = {}
     return [

@@ -92,7 +92,9 @@ class Part:
         target = self.target
         if isinstance(target, chainer.Parameter):
             if target.array is None:
+                own, target.initializer = target.initializer, _Nothing(target.initializer)
                 target.initialize(values.shape)
+                target.initializer = own
             target = target.array
         with np.errstate(all="ignore"):  # float64 of a file may be more than float32 can hold
             target[...] = chainer.backend.get_array_module(target).asarray(values.astype(target.dtype, copy=False))
@@ -122,6 +124,16 @@ class Part:
         if turned and (array.shape != own or own[0] == own[1]):
             return _reshaped(array, own[::-1]).T
         return _reshaped(array, own)
+
+
+class _Nothing:
+    """An initializer that leaves an array as it is, for one that is filled next; a random one takes its time."""
+
+    def __init__(self, own: Any) -> None:
+        self.dtype = getattr(own, "dtype", None)
+
+    def __call__(self, array: Any) -> None:
+        """Leave the array as it is."""
 
 
 def _reshaped(array: np.ndarray, shape: Shape) -> np.ndarray:
@@ -194,7 +206,7 @@ def _normalisation(layer: Layer, link: Any) -> list[Part]:
     return made + [Part(layer, role, link, role, layer.blobs[role].reshape(-1)) for role in affine]
 
 
-def fits(layer: Layer, link: Any) -> bool:
+def blobs_fit(layer: Layer, link: Any) -> bool:
     """Whether the link is of the layer's kind, and all blobs of the layer fit its arrays."""
     try:
         return akin(layer, link) and bool([part.shaped() for part in parts(layer, link)])

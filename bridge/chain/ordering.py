@@ -6,14 +6,15 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from bridge.chain.matching import fits
+from bridge.chain.build import LayerLink
+from bridge.chain.matching import blobs_fit
 from bridge.chain.tracing import INPUT, Trace
 from bridge.schema import Layer, Net
 
 _K = TypeVar("_K", bound=Hashable)
 
 
-class Place(NamedTuple):
+class LinkChoice(NamedTuple):
     """Where a layer may go.
 
     Attributes:
@@ -29,7 +30,7 @@ _INPUT = -1
 """Stands for the net's input among the indices of layers."""
 
 
-def by_definition(layers: Sequence[Layer], links: Mapping[str, Any]) -> list[Place]:
+def by_definition(layers: Sequence[Layer], links: Mapping[str, Any]) -> list[LinkChoice]:
     """As many layers as possible, each with a later link than the one before and one that all its blobs fit.
 
     Where several such alignments are possible, a layer has all the links that it has in any of them.
@@ -47,7 +48,7 @@ def by_definition(layers: Sequence[Layer], links: Mapping[str, Any]) -> list[Pla
         return any(before[i][j] + behind[rows - 1 - i][columns - j] == most for j in range(columns + 1))
 
     found = [tuple(path for j, path in enumerate(paths) if aligned(i, j)) for i in range(rows)]
-    return [Place(paths, len(paths) == 1 and not left_out(i)) for i, paths in enumerate(found)]
+    return [LinkChoice(paths, len(paths) == 1 and not left_out(i)) for i, paths in enumerate(found)]
 
 
 def _longest(fitting: Sequence[Sequence[bool]]) -> list[list[int]]:
@@ -61,7 +62,7 @@ def _longest(fitting: Sequence[Sequence[bool]]) -> list[list[int]]:
     return best
 
 
-def by_flow(net: Net, layers: Sequence[Layer], run: Trace) -> list[Place]:
+def by_flow(net: Net, layers: Sequence[Layer], run: Trace) -> list[LinkChoice]:
     """The links that have the place in the chain that the layer has in the net, and that all its blobs fit.
 
     A link stays in question if what it takes may be what the layer takes, and what takes its result what takes the
@@ -75,7 +76,7 @@ def by_flow(net: Net, layers: Sequence[Layer], run: Trace) -> list[Place]:
     own = {id(layer): index for index, layer in enumerate(net.layers)}
     kept = [tuple(path for path in run.links if path in found.get(own[id(layer)], ())) for layer in layers]
     claims = Counter(path for paths in kept for path in paths)
-    return [Place(paths, len(paths) == 1 and claims[paths[0]] == 1) for paths in kept]
+    return [LinkChoice(paths, len(paths) == 1 and claims[paths[0]] == 1) for paths in kept]
 
 
 class _Fits:
@@ -90,7 +91,7 @@ class _Fits:
         shapes = tuple((role, blob.shape) for role, blob in layer.blobs.entries())
         key = (layer.type, layer.group, layer.weight_transposed, shapes, self._kinds[path])
         if key not in self._known:
-            self._known[key] = fits(layer, self.links[path])
+            self._known[key] = blobs_fit(layer, self.links[path])
         return self._known[key]
 
 
@@ -98,8 +99,7 @@ def _kind(link: Any) -> tuple[Any, ...]:
     arrays = ((name, getattr(link, name)) for name in sorted({*link._params, *link._persistent}))
     shapes = tuple((name, getattr(array, "shape", None)) for name, array in arrays)
     sizes = tuple(str(getattr(link, name, None)) for name in ("groups", "ksize", "out_channels", "out_size"))
-    layer = getattr(link, "layer", None)
-    return (type(link), getattr(layer, "type", ""), shapes, sizes)
+    return (type(link), link.layer.type if isinstance(link, LayerLink) else "", shapes, sizes)
 
 
 def _layers_before(net: Net, layers: Sequence[Layer]) -> dict[int, frozenset[int]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from bridge.chain.matching import akin, normalizes
-from bridge.chain.ordering import Place, by_definition, by_flow
+from bridge.chain.ordering import LinkChoice, by_definition, by_flow
 from bridge.chain.renaming import Rename, renamer, unmatched
 from bridge.chain.tracing import FAILURES, links_of, sample, trace
 from bridge.errors import UsageError, nearest
@@ -106,7 +106,7 @@ def _by_order(net: Net, layers: list[Layer], chain: Any, links: Links, args: Any
     return _ordered(layers, by_flow(net, layers, run), links, "no link in its place that it fits")
 
 
-def _ordered(layers: list[Layer], found: list[Place], links: Links, problem: str, why: str = "") -> list[Pair]:
+def _ordered(layers: list[Layer], found: list[LinkChoice], links: Links, problem: str, why: str = "") -> list[Pair]:
     return [
         Pair(layer, place.paths[0], links[place.paths[0]])
         if place.sure
@@ -115,7 +115,7 @@ def _ordered(layers: list[Layer], found: list[Place], links: Links, problem: str
     ]
 
 
-def _told_apart(layers: list[Layer], found: list[Place], place: Place, why: str) -> str:
+def _told_apart(layers: list[Layer], found: list[LinkChoice], place: LinkChoice, why: str) -> str:
     """Which links, or which layers for one link, nothing tells apart; empty where there is no link."""
     if len(place.paths) != 1:
         return f"it could be {' or '.join(place.paths)}{why}" if place.paths else ""

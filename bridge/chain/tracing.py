@@ -22,7 +22,7 @@ FAILURES = (
 """What a chain that is called with the wrong arguments may raise."""
 
 
-class Call(NamedTuple):
+class LinkCall(NamedTuple):
     """One call of a link.
 
     Attributes:
@@ -49,7 +49,7 @@ class Trace(NamedTuple):
 
     links: dict[str, Any]
     before: dict[str, frozenset[str]]
-    calls: list[Call]
+    calls: list[LinkCall]
     result: Any
 
 
@@ -142,21 +142,21 @@ def _below(path: str, other: str) -> bool:
     return path != other and (not other or path.startswith(f"{other}/"))
 
 
-class _Calls(chainer.LinkHook):  # type: ignore[misc]
+class _Calls(chainer.LinkHook):
     """Records the calls of some links."""
 
     name = "bridge.calls"
 
     def __init__(self, paths: Mapping[int, str]) -> None:
         self.paths = paths
-        self.calls: list[Call] = []
+        self.calls: list[LinkCall] = []
 
     def forward_postprocess(self, args: Any) -> None:
         """Called by Chainer behind each call of a link."""
         path = self.paths.get(id(args.link))
         if path is not None:
             inputs = tuple(_variables((*args.args, *args.kwargs.values())))
-            self.calls.append(Call(path, inputs, tuple(_variables(args.out))))
+            self.calls.append(LinkCall(path, inputs, tuple(_variables(args.out))))
 
 
 def _variables(values: Any) -> Iterator[Any]:
@@ -170,7 +170,7 @@ def _variables(values: Any) -> Iterator[Any]:
         yield from _variables(tuple(values.values()))
 
 
-def _before(calls: list[Call], given: list[Any]) -> dict[str, frozenset[str]]:
+def _before(calls: list[LinkCall], given: list[Any]) -> dict[str, frozenset[str]]:
     """What the first call of each link takes; a variable that nothing made counts as the input."""
     made = {id(variable.node): INPUT for variable in given}
     before: dict[str, frozenset[str]] = {}

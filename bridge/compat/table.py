@@ -85,11 +85,6 @@ def _onnx_lacks_mapping() -> bool:
     return find_spec("onnx") is not None and find_spec("onnx.mapping") is None
 
 
-def _gone(module: str) -> Callable[[], bool]:
-    """Whether a module of the standard library or of setuptools is not there."""
-    return lambda: find_spec(module) is None
-
-
 _IMPORT_OF_MAPPING = ((r"\bfrom onnx\.mapping import", "from bridge.compat.onnx_mapping import"),)
 _USE_OF_MAPPING = (
     (r"(?m)^import onnx$", "import onnx; from bridge.compat import onnx_mapping"),
@@ -238,7 +233,7 @@ PATCHES: tuple[Patch, ...] = (
         "chainercv-strtobool",
         "chainercv.utils.download",
         "imports distutils (gone with Python 3.12, unless setuptools stands in); 'import chainercv' fails",
-        _gone("distutils"),
+        _always,
         ((r"from distutils\.util import strtobool", "from bridge.compat.requirements import strtobool"),),
     ),
     *(

@@ -13,12 +13,10 @@ from bridge.errors import BridgeError, ModelError, UsageError
 from bridge.finetuning.config import Config
 from bridge.finetuning.selection import frozen_layers
 from bridge.layers import build_layer
-from bridge.layers.base import CaffeLayer
 from bridge.layers.data_source import DataSource
 from bridge.layers.input import Input
 from bridge.layers.softmax_with_loss import SoftmaxWithLoss
-from bridge.schema import Blobs, Layer, Net
-from bridge.schema.message import Message
+from bridge.schema import Layer, Net
 
 LABEL = "label"
 
@@ -99,21 +97,12 @@ def with_heads(net: Net, heads: Iterable[Head]) -> Net:
                 f"--head {head.layer}={head.name}:{head.outputs}: the net has a layer '{head.name}' already"
             )
         given.add(head.name or head.layer)
-        if old.outputs is None:
-            raise UsageError("has no num_output to change", where=net.where, subject=old.label)
-        net = net.replace(layers=tuple(_with_head(old, head) if layer is old else layer for layer in net.layers))
+        try:
+            new = old.resized(head.outputs, head.name)
+        except UsageError as error:
+            raise error.at(net.where) from None
+        net = net.replace(layers=tuple(new if layer is old else layer for layer in net.layers))
     return net
-
-
-def _with_head(layer: Layer, head: Head) -> Layer:
-    """The layer with other outputs, without blobs."""
-    new = layer.changed(name=head.name or layer.name, blobs=Blobs(), num_output=head.outputs)
-    field, _ = new.filler("weight")
-    if not isinstance(new, CaffeLayer) or field in new.parameters():
-        return new
-    return new.with_parameters(
-        {field: Message(type="xavier")}
-    )  # Caffe's default, zeros, does not train in a deeper net
 
 
 def with_new_layers(net: Net) -> tuple[Net, list[str]]:

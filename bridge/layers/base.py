@@ -113,6 +113,22 @@ class CaffeLayer(Layer):
     def attributes(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name, _, _ in _own_fields(type(self))}
 
+    def resized(self: _Layer, outputs: int, name: str = "") -> _Layer:
+        made = super().resized(outputs, name)
+        field, _ = made.filler("weight")
+        if field in made.parameters():
+            return made
+        return made.with_parameters({field: Message(type="xavier")})  # Caffe's default, zeros, does not train
+
+    def filled(self: _Layer, *bottoms: Shape, seed: int | None = None) -> _Layer:
+        from bridge.layers.fillers import filled
+
+        shapes = self.blob_shapes(*bottoms)
+        return self.changed(
+            blobs=Blobs({role: Blob.of(filled(self, role, shape, seed=seed)) for role, shape in shapes.items()}),
+            uncovered="",
+        )
+
     @property
     def loss_weights(self) -> tuple[float, ...]:
         # Source: caffe.proto ``LayerParameter.loss_weight``, ``Layer::SetLossWeights``

@@ -88,6 +88,16 @@ class Blob:
         twin.origin = self.origin
         return twin
 
+    def __copy__(self) -> Blob:
+        return self  # nothing about it can change
+
+    def __deepcopy__(self, memo: object) -> Blob:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled with its values; blobs of one origin stay blobs of one origin."""
+        return (Blob.of, (self.numpy(),)) if self.origin is self else (self.origin.reshaped, (self.shape,))
+
     def __repr__(self) -> str:
         return f"Blob({times(self.shape)}, {self.dtype})"
 

@@ -170,6 +170,31 @@ class Layer(LayerHooks):
         """The layer with other values in its parameter message; see :meth:`changed`."""
         raise UsageError("its parameters cannot be changed: the type is not known", subject=self.label)
 
+    def resized(self: _L, outputs: int, name: str = "") -> _L:
+        """The layer with another number of outputs, and perhaps another name, without blobs.
+
+        Raises:
+            UsageError: The type has no number of outputs.
+        """
+        if self.outputs is None:
+            raise UsageError("has no num_output to change", subject=self.label)
+        return self.changed(name=name or None, blobs=Blobs(), num_output=outputs)
+
+    def filled(self: _L, *bottoms: Shape, seed: int | None = None) -> _L:
+        """The layer with new blobs for inputs of the given shapes, as its fillers make them.
+
+        Raises:
+            UnsupportedLayerError: The type is not known.
+            ModelError: The layer cannot take such inputs, or Caffe would not fill the blobs so.
+        """
+        raise UnsupportedLayerError(self.reason(), subject=self.label)
+
+    def __copy__(self: _L) -> _L:
+        return self  # nothing about it can change
+
+    def __deepcopy__(self: _L, memo: object) -> _L:
+        return self
+
     # -- running a layer: each type overrides these -------------------------------------------
 
     def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:

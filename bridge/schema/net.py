@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bridge.errors import NotFoundError, UsageError, nearest, printable
 from bridge.schema.blob import Blob, Shape, times
@@ -14,6 +14,9 @@ from bridge.schema.flow import Flow
 from bridge.schema.layer import Layer
 from bridge.schema.message import Message
 from bridge.show.table import table_text
+
+if TYPE_CHECKING:
+    from bridge.schema.diff import NetDiff
 
 _N = TypeVar("_N", bound="Net")
 
@@ -164,6 +167,70 @@ class Net:
         from bridge.schema.setting import set_blobs
 
         return set_blobs(self, self[layer], arrays)
+
+    def with_head(self: _N, layer: str, outputs: int, name: str = "", *, seed: int | None = None) -> _N:
+        """The net with a new head: a layer gets other outputs, and new blobs by its fillers.
+
+        ``net.with_head("fc8", 10)`` has ten classes. A filler that the file does not name is xavier.
+
+        Args:
+            layer: The layer's name.
+            outputs: The number of outputs.
+            name: A new name for it, so that Caffe does not fill it from the old weights.
+            seed: For the fillers; without it each call draws other values.
+
+        Raises:
+            NotFoundError: There is no such layer.
+            UsageError: It has no number of outputs, or another layer has the new name.
+            ModelError: A layer behind it cannot take so many, or the shapes of the net's inputs are not known.
+        """
+        old = self[layer]
+        if name and name != layer and name in self:
+            raise UsageError(f"the net has a layer '{name}' already", where=self.where)
+        bare = old.resized(outputs)
+        made = self.with_layer(bare, seed=seed)
+        made.infer()
+        named = made[layer].changed(name=name) if name else made[layer]
+        return made.replace(layers=tuple(named if other.name == layer else other for other in made.layers))
+
+    def with_layer(self: _N, layer: Layer, *, seed: int | None = None) -> _N:
+        """The net with a layer in the place of the one of its name, or behind the layers that write its bottoms.
+
+        ``net.with_layer(net["conv1"].changed(stride=2))`` changes a layer. One that needs blobs and has none gets
+        them from its fillers.
+
+        Args:
+            layer: The layer, such as one that :meth:`bridge.Layer.changed` made.
+            seed: For the fillers.
+
+        Raises:
+            ModelError: The layer cannot take its bottoms, or the shapes that new blobs depend on are not known.
+        """
+        from bridge.schema.setting import set_layer
+
+        return set_layer(self, layer, seed)
+
+    def diff(self, other: Net) -> NetDiff:
+        """How far another net's blobs are from this one's, layer by layer.
+
+        ``print(net.diff(tuned))`` shows what fine-tuning moved. The result is false where nothing differs.
+
+        Args:
+            other: The net to compare with.
+        """
+        from bridge.schema.diff import diff
+
+        return diff(self, other)
+
+    def __copy__(self: _N) -> _N:
+        return self  # nothing about it can change
+
+    def __deepcopy__(self: _N, memo: object) -> _N:
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle holds: the attributes, with the blobs' values."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def to_message(self) -> Message:
         """The net's definition as one ``NetParameter`` (V2) without blobs."""

@@ -1,4 +1,4 @@
-"""Blobs of a net that the user sets."""
+"""Blobs and layers of a net that the user sets."""
 
 from __future__ import annotations
 
@@ -32,6 +32,42 @@ def set_blobs(net: _N, layer: Layer, arrays: Mapping[str, Any]) -> _N:
     changed = net.replace(layers=layers)
     _check(changed, layer)
     return changed
+
+
+def set_layer(net: _N, layer: Layer, seed: int | None) -> _N:
+    """The net with a layer; see :meth:`bridge.Net.with_layer`."""
+    new = layer if layer.blobs or not layer.roles(0) else _filled(net, layer, seed)
+    if layer.name in net:
+        old = net[layer.name]
+        layers = tuple(new if other is old else other for other in net.layers)
+    else:
+        writers = [index for index, other in enumerate(net.layers) if {*other.tops} & {*layer.bottoms}]
+        place = 1 + max(writers, default=len(net) - 1)
+        layers = (*net.layers[:place], new, *net.layers[place:])
+    changed = net.replace(layers=layers)
+    _check(changed, new)
+    return changed
+
+
+def _filled(net: Net, layer: Layer, seed: int | None) -> Layer:
+    """The layer with new blobs for the shapes that its bottoms have where it is to be.
+
+    Raises:
+        ModelError: The shape of a bottom is not known.
+    """
+    known = {name: shape for name, shape in net.inputs.items() if shape is not None}
+    if len(known) == len(net.inputs):
+        last = net.layer_names.index(layer.name) if layer.name in net else len(net)
+        for other, tops in zip(net.layers[:last], net.infer(), strict=False):
+            known.update(zip(other.tops, tops, strict=False))
+    missing = [bottom for bottom in layer.bottoms if bottom not in known]
+    if missing:
+        hint = "give the net's inputs their shapes, with with_input_shapes"
+        raise layer.fail(f"the shape of '{missing[0]}' is not known", hint=hint).at(net.where)
+    try:
+        return layer.filled(*(known[bottom] for bottom in layer.bottoms), seed=seed)
+    except BridgeError as error:
+        raise error.at(net.where) from None
 
 
 def _blob(net: Net, layer: Layer, role: str, values: Any) -> Blob:
