@@ -184,13 +184,13 @@ selecting = click.option(
 )
 
 
-def output_blobs(texts: tuple[str, ...], net: Net) -> tuple[str, ...]:
-    """The blobs of repeated ``--output`` options. A blob whose own name has a comma is taken as it is.
+def output_blobs(texts: tuple[str, ...], net: Net | None) -> tuple[str, ...]:
+    """The blobs of repeated ``--output`` options. A blob of ``net`` whose own name has a comma is taken as it is.
 
     Raises:
         UsageError: A name is empty.
     """
-    written = {top for layer in net.layers for top in layer.tops}
+    written = {top for layer in net.layers for top in layer.tops} if net is not None else set()
     names = tuple(name for text in texts for name in ([text] if text in written else text.split(",")))
     if not all(names):
         raise UsageError(f"--output {','.join(texts)}: a blob's name is empty", hint="write --output a,b")

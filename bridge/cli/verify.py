@@ -82,6 +82,7 @@ def _repeated(args: list[str], option: str) -> list[str]:
     metavar="NAME=SHAPE|FILE",
     help="An input's extents (1,3,224,224), or its values: .npy, .npz or an image.",
 )
+@options.selecting
 @click.option("--save-inputs", type=click.Path(), metavar="F.npz", help="Write the inputs that were used.")
 @section("Consistency checks")
 @click.option(
@@ -160,6 +161,7 @@ def _arguments(given: dict[str, Any]) -> dict[str, Any]:
         "atol": _tolerance("--atol", given["atol"]),
         "value_range": None if given["value_range"] is None else _numbers("--range", given["value_range"]),
         "inputs": read_inputs(given["inputs"]),
+        "outputs": options.output_blobs(given["outputs"], None),
         "checks": given["checks"] or None,
     }
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from bridge.engines import Arrays, Tops, opencv
-from bridge.engines.opencv import feed, import_opencv, in_shape, refusal
 from bridge.engines.onnxruntime import lacking as lacking
+from bridge.engines.opencv import feed, import_opencv, in_shape, refusal
 from bridge.onnx_export import to_onnx_model
 
 

@@ -59,9 +59,13 @@ def suppress(g: OnnxBuilder, boxes: str, scores: str, overlap: float, lowest: fl
         lowest: Scores up to this one are out beforehand.
     """
     limit, threshold = g.const(np.int64(_NO_LIMIT)), g.const(np.float32(min(overlap, 1)))
+    # One more box, a point with a score just above the bound, always stays: OpenCV 5 dies of an empty index.
+    least = np.nextafter(np.float32(lowest), np.float32(np.inf))
+    boxes = g.Pad(boxes, g.ints([0, 0, 0, 0, 1, 0]), g.const(np.float32(0)))
+    scores = g.Pad(scores, g.ints([0, 0, 0, 0, 0, 1]), g.const(least))
     kept = g.NonMaxSuppression(boxes, scores, limit, threshold, g.const(np.float32(lowest)))
     out = g.Expand(g.const(LOWEST_SCORE), g.Shape(scores))
-    return g.ScatterND(out, kept, g.GatherND(scores, kept))
+    return part(g, g.ScatterND(out, kept, g.GatherND(scores, kept)), 2, 0, -1)
 
 
 def found(g: OnnxBuilder, scores: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from bridge.layers import boxes as steps
 from bridge.layers.base import CaffeLayer, Params, layer_type
 from bridge.schema import Shape, count, times
+from bridge.schema.hooks import DetectionRows
 
 if TYPE_CHECKING:
     from bridge.layers.builders import OnnxBuilder
@@ -76,6 +77,10 @@ class DetectionOutput(CaffeLayer):
     def labels(self) -> list[int]:
         """The classes that are put out."""
         return [label for label in range(self.num_classes) if label != self.background_label_id]
+
+    def detections(self, top: int) -> DetectionRows:
+        least = -np.inf if self.confidence_threshold is None else self.confidence_threshold
+        return DetectionRows(least, self.nms_threshold, self.keep_top_k)
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         loc, conf, prior, *first = bottoms
@@ -211,20 +216,38 @@ class DetectionOutput(CaffeLayer):
     def _rows(self, g: OnnxBuilder, boxes: str, kept: str, images: str) -> str:
         limits = [limit for limit in (self.top_k, self.keep_top_k) if limit >= 0]
         values, places = steps.best(g, kept, 2, min(limits, default=-1))
-        found = steps.found(g, values)
-        image, label = (steps.part(g, found, 1, i, i + 1) for i in range(2))
-        place = g.Unsqueeze(g.GatherND(places, found), g.ints([1]))
-        at = g.Concat(image, place, axis=1) if self.share_location else g.Concat(image, label, place, axis=1)
-        names = g.Gather(g.const(np.array(self.labels, np.float32)), label)
-        score = g.Unsqueeze(g.GatherND(values, found), g.ints([1]))
-        rows = g.Concat(g.Cast(image, to=1), names, score, g.GatherND(boxes, at), axis=1)
+        table = self._table(g, boxes, values, places, (images, steps.extent(g, kept, 2)))
+        stays = g.Cast(g.Greater(g.Reshape(values, g.ints([-1])), g.const(steps.LOWEST_SCORE)), to=1)
+        return g.Reshape(self._listed(g, table, stays, images), g.ints([1, 1, -1, 7]))
+
+    def _table(self, g: OnnxBuilder, boxes: str, values: str, places: str, extents: tuple[str, str]) -> str:
+        """(N x labels x M, 7): a row for each of the best boxes of each image and label, whether it stays or not."""
+        images, size = extents
+        shape, flat, column = g.Shape(values), g.ints([-1]), g.ints([-1, 1])
+        image = g.Reshape(steps.counted(g, images), g.ints([-1, 1, 1]))
+        first = image
+        if not self.share_location:
+            own = g.const(np.arange(len(self.labels), dtype=np.int64).reshape(1, -1, 1))
+            first = g.Add(g.Mul(image, g.ints([len(self.labels)])), own)
+        at = g.Reshape(g.Add(g.Mul(first, size), places), flat)
+        labels = g.const(np.array(self.labels, np.float32).reshape(1, -1, 1))
+        return g.Concat(
+            g.Reshape(g.Expand(g.Cast(image, to=1), shape), column),
+            g.Reshape(g.Expand(labels, shape), column),
+            g.Reshape(values, column),
+            g.Gather(g.Reshape(boxes, g.ints([-1, 4])), at, axis=0),
+            axis=1,
+        )
+
+    def _listed(self, g: OnnxBuilder, table: str, stays: str, images: str) -> str:
+        """The rows of the table that stay; where none does, a row (image, -1, ...) for each image. Never empty."""
         number = g.Unsqueeze(g.Cast(steps.counted(g, images), to=1), g.ints([1]))
         minus = g.Expand(g.const(np.float32(-1)), g.Concat(images, g.ints([6]), axis=0))
         none = g.Concat(number, minus, axis=1)
-        count = steps.extent(g, rows, 0)
-        length = g.Where(g.Equal(count, g.ints([0])), images, count)
-        chosen = g.Slice(g.Concat(rows, none, axis=0), g.ints([0]), length, g.ints([0]))
-        return g.Reshape(chosen, g.ints([1, 1, -1, 7]))
+        nothing = g.Cast(g.Equal(g.reduce("Sum", stays, [0]), g.const(np.zeros(1, np.float32))), to=1)
+        flags = g.Concat(stays, g.Expand(nothing, images), axis=0)
+        found = g.Reshape(g.NonZero(flags), g.ints([-1]))
+        return g.Gather(g.Concat(table, none, axis=0), found, axis=0)
 
 
 def _shaped(g: OnnxBuilder, x: str, *extents: int | str) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from bridge.layers import boxes as steps
 from bridge.layers.base import MANY, CaffeLayer, Params, layer_type
 from bridge.schema import Shape, times
+from bridge.schema.hooks import DetectionRows
 
 if TYPE_CHECKING:
     from bridge.layers.builders import OnnxBuilder
@@ -46,6 +47,9 @@ class YoloOutput(CaffeLayer):
     confidence_threshold: float = 0.01
     nms_threshold: float = 0.45
     biases: tuple[float, ...] = ()
+
+    def detections(self, top: int) -> DetectionRows:
+        return DetectionRows(self.confidence_threshold, self.nms_threshold, across_labels=True)
 
     def places(self, bottoms: tuple[Shape, ...]) -> int:
         """How many boxes there are in all bottoms."""

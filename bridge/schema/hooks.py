@@ -8,6 +8,7 @@ docs/plugins.md shows each with an example.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
@@ -25,6 +26,38 @@ PartialShape = tuple["int | None", ...]
 
 Fill = Callable[[np.random.Generator, Shape, Sequence["Shape | None"]], Any]
 """Makes an input: from a generator, the shape wanted, and the shapes of all bottoms as far as they are known."""
+
+
+@dataclass(frozen=True)
+class DetectionRows:
+    """How the rows of a top are detections, and how the layer chose them.
+
+    Attributes:
+        least: Scores are above this.
+        overlap: Boxes that overlap a better one by more than this, as intersection over union, are dropped.
+        most: Rows of an image at most; -1 for all.
+        across_labels: Boxes of different labels suppress each other, too.
+        keys: The columns of the image and the label.
+        score: The column of the score.
+        box: The first of the four columns of two opposite corners.
+    """
+
+    least: float
+    overlap: float
+    most: int = -1
+    across_labels: bool = False
+    keys: tuple[int, int] = (0, 1)
+    score: int = 2
+    box: int = 3
+
+    @property
+    def compared(self) -> list[int]:
+        """The columns that are numbers: the score and the box."""
+        return [self.score, *range(self.box, self.box + 4)]
+
+    def boxes(self, rows: np.ndarray) -> np.ndarray:
+        """The corners of rows (..., columns), (..., 4)."""
+        return rows[..., self.box : self.box + 4]
 
 
 class LayerHooks:
@@ -296,6 +329,16 @@ class LayerHooks:
     def chooses(self) -> bool:
         """The layer picks among its inputs, so that a small change may change everything: ArgMax, DetectionOutput."""
         return False
+
+    def detections(self, top: int) -> DetectionRows | None:
+        """For a top whose rows are detections, what its columns are; ``None`` for any other.
+
+        Verification then matches rows in any order, and leaves out those that only fill up.
+
+        Args:
+            top: Which of the tops, 0 for the first.
+        """
+        return None
 
     rounds_near_one: ClassVar[bool] = True
     """On the way the layer rounds numbers as large as 1 or as its largest input, where its result is small.

@@ -79,22 +79,22 @@ def metrics(a: np.ndarray, b: np.ndarray, bound: np.ndarray | float) -> Metrics:
         return Metrics(count=a.size)
     x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
     with np.errstate(all="ignore"):
-        difference = _difference(x, y)
+        apart = difference(x, y)
     limits = np.broadcast_to(np.asarray(bound, np.float64), x.shape)
     with np.errstate(all="ignore"):
-        relative = difference / np.fmax(np.abs(x), np.abs(y))
-        ratio = np.nan_to_num(np.where(difference > 0, difference / limits, 0), nan=np.inf)
+        relative = apart / np.fmax(np.abs(x), np.abs(y))
+        ratio = np.nan_to_num(np.where(apart > 0, apart / limits, 0), nan=np.inf)
     worst = int(np.argmax(ratio))
     place = np.unravel_index(worst, x.shape)
     return Metrics(
         count=x.size,
-        mismatches=int(np.count_nonzero(difference > limits)),
-        max_abs=float(difference.max()),
-        max_rel=float(np.where(difference > 0, np.nan_to_num(relative, nan=np.inf), 0).max()),
+        mismatches=int(np.count_nonzero(apart > limits)),
+        max_abs=float(apart.max()),
+        max_rel=float(np.where(apart > 0, np.nan_to_num(relative, nan=np.inf), 0).max()),
         max_ulps=_max_ulps(a, b),
         cosine=_cosine(x, y),
-        psnr=_psnr(x, difference),
-        index=tuple(int(i) for i in place) if difference.max() > 0 else None,
+        psnr=_psnr(x, apart),
+        index=tuple(int(i) for i in place) if apart.max() > 0 else None,
         a=float(x[place]),
         b=float(y[place]),
         bound=float(limits[place]),
@@ -109,9 +109,10 @@ def _spread(distances: np.ndarray, classes: Sequence[float], total: int) -> tupl
     return (total - distances.size, *map(int, counts))
 
 
-def _difference(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def difference(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Absolute differences; 0 where both are NaN or the same infinity, infinite where one is not finite."""
-    found = np.abs(x - y)
+    with np.errstate(invalid="ignore"):
+        found = np.abs(x - y)
     alike = (x == y) | (np.isnan(x) & np.isnan(y))
     return np.where(alike, 0, np.where(np.isnan(found), np.inf, found))
 

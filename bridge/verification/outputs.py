@@ -9,11 +9,14 @@ from typing import NamedTuple
 import numpy as np
 
 from bridge import engines
+from bridge.caffe_files.inference import inference_net, select_outputs
 from bridge.engines import Arrays
 from bridge.engines.pieces import PartialEngine
 from bridge.errors import BridgeError
-from bridge.schema import Net, times
+from bridge.schema import Net, Shape, times
+from bridge.schema.hooks import DetectionRows
 from bridge.verification.compare import metrics, same_bits
+from bridge.verification.detections import row_metrics
 from bridge.verification.inputs import Recorded, range_text
 from bridge.verification.results import DIFFERENT, SAME, SKIPPED, Metrics, OutputsResult, TopResult, plural
 from bridge.verification.segments import Place, Runner, Segment, segment, sources
@@ -67,6 +70,21 @@ def _lacks(name: str, net: Net, engine: PartialEngine) -> Iterator[str]:
         first, *others = sorted(engine.lost)
         more = f", and {plural(len(others), 'layer')} that it lacks or that depend on such" if others else ""
         yield f"engine {name} lacks {net.layers[first].label}{more}: not compared with it"
+
+
+def served(net: Net, outputs: Sequence[str], shapes: Mapping[str, Shape]) -> Net:
+    """What is run of a net: all that serves inference, or what leads to some of its blobs."""
+    return inference_net(select_outputs(net, outputs, shapes) if outputs else net, shapes)
+
+
+def no_engine(net: Net, engine_names: Sequence[str]) -> str:
+    """Why no engine is used, where none was asked for; empty if some are."""
+    lacking = [layer.label for layer in net if layer.uncovered]
+    if lacking:
+        number = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        return f"no engine was used: there are no weights for {lacking[0]}{number}"
+    hint = engines.how_to_get_another("")
+    return "" if engine_names else f"no engine works here: outputs were not compared ({hint})"
 
 
 def recorded_side(recorded: Recorded, net: Net) -> Side:
@@ -175,7 +193,7 @@ class Comparison:
             return replace(subject, status=SKIPPED, why="NumPy computed it on both sides")
         if same_bits(x, y) and x.shape == y.shape and not self.isolate:
             return replace(subject, metrics=Metrics(count=x.size), bound="equal to the last bit")
-        compare = self._compare_values if x.shape == y.shape else self._compare_shapes
+        compare = self._compare_values if x.shape == y.shape or self._rows(place) else self._compare_shapes
         result = compare(replace(subject, since=self._since(index)), place, x, y)
         return replace(result, inputs=self._inputs(index)) if result.status == DIFFERENT else result
 
@@ -184,7 +202,7 @@ class Comparison:
         if given is None and self.runner is None:
             given = fallback(y)
         if given is not None and (not self.isolate or self.runner is None):
-            found = metrics(x, y, given.bound(y).values)
+            found = self._measured(place, x, y, given.bound(y).values)
             status = DIFFERENT if found.mismatches else SAME
             return replace(subject, status=status, metrics=found, bound=given.bound(y).why)
         evaluation = self._alone(place[0])
@@ -193,14 +211,24 @@ class Comparison:
             return replace(subject, status=SKIPPED, why=why)
         bound, clean = evaluation[place]
         bound = given.bound(y) if given is not None else bound
-        found = metrics(x, y, bound.values)
+        found = self._measured(place, x, y, bound.values)
         result = replace(subject, metrics=found, bound=bound.why)
         if not found.mismatches and not self.isolate:
             return result
-        alone = metrics(clean, y, bound.values) if clean.shape == y.shape else Metrics(clean.size, clean.size)
+        alone = self._measured(place, clean, y, bound.values)
         carried = "within the bound on equal inputs; the rest is carried in by earlier layers"
         status, why = (DIFFERENT, "") if alone.mismatches else (SAME, carried if found.mismatches else "")
         return replace(result, status=status, alone=alone, why=why)
+
+    def _rows(self, place: Place) -> DetectionRows | None:
+        return self.net.layers[place.layer].detections(place.top)
+
+    def _measured(self, place: Place, x: np.ndarray, y: np.ndarray, bound: np.ndarray | float) -> Metrics:
+        """How far two values of a top are apart; all of it where their shapes are not the same."""
+        rows = self._rows(place)
+        if rows is not None and x.ndim == y.ndim and x.shape[-1] == y.shape[-1]:
+            return row_metrics(rows, x, y, bound)
+        return metrics(x, y, bound) if x.shape == y.shape else Metrics(x.size, x.size)
 
     def _compare_shapes(self, subject: TopResult, place: Place, x: np.ndarray, y: np.ndarray) -> TopResult:
         """Whether results of different shapes come from inputs of different shapes only."""

@@ -17,6 +17,9 @@ RATIOS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, float("inf"))
 ULPS = (1, 16, 256, 4096, 65536, 2**20, float("inf"))
 """Upper ends of the classes by which values of different weights are counted."""
 
+NAMED = 4
+"""So many layers that stand behind a difference are named; of more the first and their number."""
+
 ERROR, NOTE = "error", "note"
 """The severities of a finding; a note never fails a verification."""
 
@@ -111,6 +114,7 @@ class Metrics:
         bound: The bound there.
         ratio: The difference there, divided by the bound; above 1 it is a mismatch.
         spread: How many values are equal, and how many differ by each of RATIOS of the bound.
+        rows: For detections, how many were matched, and which were not; else empty.
     """
 
     count: int = 0
@@ -126,6 +130,7 @@ class Metrics:
     bound: float = 0.0
     ratio: float = 0.0
     spread: tuple[int, ...] = ()
+    rows: str = ""
 
 
 @dataclass(frozen=True)
@@ -160,6 +165,8 @@ class TopResult:
     def label(self) -> str:
         """``layer 'conv2' (Convolution)``, for messages, with the layers that stand behind it."""
         names = ", ".join(f"'{name}'" for name in self.since)
+        if len(self.since) > NAMED:
+            names = f"{len(self.since)} layers from '{self.since[0]}' on"
         return f"layer '{self.layer}' ({self.type})" + (f", or one of {names} before it" if names else "")
 
     @property
@@ -178,7 +185,8 @@ class TopResult:
                 f"bound {found.bound:.2g})"
             )
         verdict = {SAME: "agrees", DIFFERENT: "differs", SKIPPED: "was not compared"}[self.status]
-        return f"{subject} {verdict}: {self.why}" if self.why else f"{subject} {verdict}"
+        why = found.rows if self.status == DIFFERENT and found is not None and found.rows else self.why
+        return f"{subject} {verdict}: {why}" if why else f"{subject} {verdict}"
 
 
 @dataclass(frozen=True)

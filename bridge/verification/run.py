@@ -29,8 +29,10 @@ from bridge.verification.outputs import (
     Comparison,
     Side,
     engine_side,
+    no_engine,
     recorded_side,
     records,
+    served,
     uncompared_outputs,
     values_by_name,
 )
@@ -65,6 +67,7 @@ def verify(
     draws: int = drawing.DRAWS,
     value_range: Range | None = None,
     inputs: Mapping[str, Any] | None = None,
+    outputs: Sequence[str] = (),
     save_inputs: str | Path | None = None,
     checks: Collection[str] | None = None,
     skip_checks: Collection[str] = (),
@@ -92,6 +95,7 @@ def verify(
         draws: How many draws of random inputs to compare, at most.
         value_range: Bounds of random inputs.
         inputs: Extents, or the array, of input blobs by name.
+        outputs: Blobs to compute and to compare, with all that leads to them; by default all of the net.
         save_inputs: Write the inputs to this ``.npz`` file.
         checks: Names of the consistency checks to run; ``None`` is all, ``()`` none.
         skip_checks: Names of checks to leave out.
@@ -116,7 +120,7 @@ def verify(
         readers = (reader,)
     python = {"pycaffe": {"python": how["python"]}} if "python" in how else {}
     options = {**python, **(engine_options or {})}
-    run = _Run(Files.of(files, how), progress, subset)
+    run = _Run(Files.of(files, how), progress, subset, outputs)
     run.read(None if readers is None else tuple(dict.fromkeys(readers)))
     if against is not None:
         run.compare_with(Files.of(against, how))
@@ -138,8 +142,8 @@ def verify(
 class _Run:
     """One verification under way."""
 
-    def __init__(self, files: Files, progress: Callable[[str], None], subset: bool) -> None:
-        self.files, self.progress, self.subset = files, progress, subset
+    def __init__(self, files: Files, progress: Callable[[str], None], subset: bool, selected: Sequence[str]) -> None:
+        self.files, self.progress, self.subset, self.selected = files, progress, subset, tuple(selected)
         self.parts: list[PartsResult] = []
         self.halves: set[str] = set()
         self.draws, self.more = drawing.DRAWS, dict[str, Any]()
@@ -233,7 +237,7 @@ class _Run:
         """Find the net to run, and its inputs: recorded ones, or new ones."""
         shapes = {name: value for name, value in (inputs or {}).items() if isinstance(value, (tuple, list))}
         self.sources += [value for value in (recorded, *(inputs or {}).values()) if isinstance(value, (str, Path))]
-        self.net = inference_net(self.loaded.net, shapes)
+        self.net = served(self.loaded.net, self.selected, shapes)
         self.remarks += self.net.notes[len(self.loaded.net.notes) :]
         if recorded is not None:
             if inputs or span:
@@ -338,15 +342,9 @@ class _Run:
     def _engine_sides(self, names: tuple[str, ...] | None, options: Mapping[str, Mapping[str, Any]]) -> Iterator[Side]:
         """What each engine computes; one that was not asked for by name may fail."""
         chosen = engine_table.available(options) if names is None else names
-        lacking = [layer.label for layer in self.net if layer.uncovered]
-        if lacking and names is None:
-            number = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
-            self.remarks.append(f"no engine was used: there are no weights for {lacking[0]}{number}")
+        if names is None and (why := no_engine(self.net, chosen)):
+            self.remarks.append(why)
             return
-        if not chosen and names is None:
-            self.remarks.append(
-                f"no engine works here: outputs were not compared ({engine_table.how_to_get_another('')})"
-            )
         for name in chosen:
             self.progress(f"running {name}")
             try:
@@ -384,7 +382,7 @@ class _Run:
         """The second model in the same engine, unless it is the same net with the same weights."""
         if self.against is None or self.other is None or self.against.kind == "onnx":
             return
-        net = inference_net(self.other.net, {name: array.shape for name, array in self.inputs.items()})
+        net = served(self.other.net, self.selected, {name: array.shape for name, array in self.inputs.items()})
         alike = [layer.definition for layer in net] == [layer.definition for layer in self.net]
         blobs = self.weights[-1].blobs
         if alike and blobs and all(blob.status == SAME for blob in blobs):

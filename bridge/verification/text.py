@@ -138,6 +138,9 @@ class ReportText:
         yield from self._differences(different)
         if different:
             yield from self._first(different[0])
+        for top in shown:
+            if top.status == SAME and top.metrics is not None and top.metrics.rows:
+                yield from self._labelled("  compared", f"top '{top.top}': {(top.alone or top.metrics).rows}")
         for why in dict.fromkeys(top.why for top in result.tops if top.status == SKIPPED):
             number = sum(top.status == SKIPPED and top.why == why for top in result.tops)
             yield from self._labelled("  not compared", f"{plural(number, 'top')}: {why}")

@@ -39,6 +39,7 @@ import numpy as np
 
 from bridge.errors import BridgeError, UsageError, nearest
 from bridge.schema import Layer, Net, Shape, count
+from bridge.verification.detections import moved
 from bridge.verification.segments import Place, Runner, Segment
 
 UNIT = 2.0**-24
@@ -293,7 +294,10 @@ def _shaken(
         tops = runner.run(runner.alone(index), now)
         for place, array in tops.items():
             now[place] = _shifted(array, rng.choice([-1 / FACTOR, 1 / FACTOR], array.shape) * own[index][place].values)
-            found[place] = _distance(clean[place], now[place])
+            rows = runner.net.layers[index].detections(place.top)
+            found[place] = (
+                _distance(clean[place], now[place]) if rows is None else moved(rows, clean[place], now[place])
+            )
     return found
 
 
