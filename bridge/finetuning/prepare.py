@@ -16,7 +16,7 @@ from bridge.layers import build_layer
 from bridge.layers.data_source import DataSource
 from bridge.layers.input import Input
 from bridge.layers.softmax_with_loss import SoftmaxWithLoss
-from bridge.schema import Layer, Net
+from bridge.schema import Net
 
 LABEL = "label"
 
