@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 @manners.command()
 @click.argument("files", nargs=-1, metavar="FILES", type=click.Path())
 @options.reading
+@click.option("-o", "--output", default="", type=click.Path(), help="Folder of the run.")
 @click.option(
     "--data",
     default="",
     help="A folder per class, .npz with x and y, list of files, or module:function.  [default: with --solver, the data "
     "layers of the solver's net]",
 )
-@click.option("-o", "--output", default="", type=click.Path(), help="Folder of the run.")
 @section("More about the data")
 @click.option("--validation", default="", help="Validation data.  [default: a share of --data]")
 @click.option(
