@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 
-PACKAGES = (
+DISTRIBUTIONS = (
     "click", "numpy", "protobuf", "onnx", "rich", "onnxruntime", "chainer", "cupy", "cupy-cuda12x", "h5py",
     "safetensors", "pillow", "matplotlib", "lmdb", "mpi4py", "opencv-python", "opencv-python-headless", "openvino",
 )  # fmt: skip
@@ -13,7 +13,7 @@ PACKAGES = (
 def installed() -> dict[str, str]:
     """Name -> version of those that are installed."""
     found = {}
-    for name in PACKAGES:
+    for name in DISTRIBUTIONS:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
