@@ -52,7 +52,7 @@ def _shapes(texts: tuple[str, ...]) -> dict[str, Shape]:
     for name, extents in options.input_shapes(texts).items():
         numbers = tuple(extent for extent in extents if isinstance(extent, int))
         if len(numbers) != len(extents):
-            raise UsageError(f"--input {name}: an extent is open, expected numbers")
+            raise UsageError(f"--input {name}: an extent is open", expected="numbers")
         shapes[name] = numbers
     return shapes
 
