@@ -267,7 +267,7 @@ class Finding:
         check: The check's name.
         severity: ERROR or NOTE.
         layer: The layer's name; empty for the net as a whole.
-        message: What is odd.
+        message: What is wrong or unusual.
         hint: What to do about it.
     """
 
