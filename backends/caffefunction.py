@@ -118,7 +118,8 @@ def _parse(path: str | Path, caffe_function: Any) -> Any:
         raise MissingFileError(f"cannot be read: {error.strerror}", where=str(path)) from None
     kind = KINDS[identify(data[:HEAD])]
     if kind.name != "caffemodel":
-        raise FormatError(kind.problem or f"holds {kind.name}, expected a caffemodel", where=str(path), hint=kind.hint)
+        problem, expected = (kind.problem, "") if kind.problem else (f"holds {kind.name}", "a caffemodel")
+        raise FormatError(problem, expected=expected, where=str(path), hint=kind.hint)
     net = caffe_function.caffe_pb.NetParameter()
     try:
         net.MergeFromString(data)

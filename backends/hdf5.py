@@ -120,7 +120,7 @@ class _Walk:
                     raise self.error(inner, f"a data set {_text(key)} in a layer that has {len(group)}")
                 self.layers.setdefault(name, {})[int(key)] = self.blob(inner, item)
             else:
-                raise self.error(inner, "a data set where a layer's group, or a number in it, is expected")
+                raise self.error(inner, "is a data set", expected="a layer's group, or a number in it")
 
     def member(self, name: str, group: Any, key: str | bytes) -> Any:
         """What a name in a group stands for, if that lies in this file and is named once."""
@@ -142,7 +142,7 @@ class _Walk:
         if plist.get_layout() == h5d.VIRTUAL or plist.get_external_count():
             raise self.error(name, "its values lie in other files, which are not followed")
         if data.dtype.kind != "f" or data.dtype.itemsize > 8 or data.shape is None:
-            raise self.error(name, f"has type {data.dtype}, expected float16, float32 or float64")
+            raise self.error(name, f"has type {data.dtype}", expected="float16, float32 or float64")
         offset = data.id.get_offset()
         plain = self.h5py.h5t.py_create(data.dtype) == data.id.get_type()
         if plist.get_layout() == h5d.CONTIGUOUS and offset is not None and plain:
@@ -194,8 +194,9 @@ class _Walk:
             raise self.error("", f"its data sets take {self.packed} bytes, of which the file has {self.source.size}")
         BUDGET.expand(self.source.size, self.unpacked, self.source.name)
 
-    def error(self, name: str, message: str) -> FormatError:
-        return FormatError(message, where=f"{self.source.name}: /data/{name.removeprefix('/')}")
+    def error(self, name: str, message: str, expected: str = "") -> FormatError:
+        where = f"{self.source.name}: /data/{name.removeprefix('/')}"
+        return FormatError(message, where=where, expected=expected)
 
 
 def _text(key: str | bytes) -> str:

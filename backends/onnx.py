@@ -134,7 +134,7 @@ class _Tensor:
             raise self.span.error(self.span.start, f"{what} has no raw_data, in which alone values are read")
         blob = mapped_blob(source, start, tuple(self.dims), dtype, what)
         if stop >= 0 and stop - start != blob.nbytes:
-            raise source.error(start, f"{what} has {stop - start} bytes, expected {blob.nbytes}")
+            raise source.error(start, f"{what} has {stop - start} bytes", expected=f"{blob.nbytes}")
         return blob
 
 

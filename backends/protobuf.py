@@ -89,8 +89,9 @@ def _open(path: str | Path, kind: str) -> FileBytes:
     source = FileBytes.open(path)
     found = KINDS[identify(source.buffer[:HEAD])]
     if found.name != kind:
-        what = found.problem or f"holds {found.name}, expected a {kind}"
-        raise FormatError(what, where=str(path), hint=found.hint or "the reader is chosen by content if none is named")
+        problem, expected = (found.problem, "") if found.problem else (f"holds {found.name}", f"a {kind}")
+        hint = found.hint or "the reader is chosen by content if none is named"
+        raise FormatError(problem, expected=expected, where=str(path), hint=hint)
     return source
 
 

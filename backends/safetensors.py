@@ -91,5 +91,5 @@ def _blob(source: FileBytes, key: str, entry: dict[str, Any], start: int) -> Blo
         raise FormatError(f"array '{key}' has type {dtype}", expected=f"{', '.join(_DTYPES)}", where=source.name)
     nbytes = count(shape) * int(_DTYPES[dtype][2:])
     if last - first != nbytes:
-        raise source.error(start + first, f"array '{key}' has {last - first} bytes, expected {nbytes}")
+        raise source.error(start + first, f"array '{key}' has {last - first} bytes", expected=f"{nbytes}")
     return mapped_blob(source, start + first, tuple(shape), _DTYPES[dtype], f"array '{key}'")

@@ -116,8 +116,8 @@ class Stored:
         if shape is None:  # Caffe writes one always; other tools do not
             shape = () if values.count == 1 else (values.count,)
         if count(shape) != values.count:
-            message = f"{label} has {values.count} values, expected {count(shape)} = {times(shape)}"
-            raise source.error(self.span.start, message)
+            message, expected = f"{label} has {values.count} values", f"{count(shape)} = {times(shape)}"
+            raise source.error(self.span.start, message, expected=expected)
         location = None
         if values.at is not None:
             location = Location(source.name, values.at, values.count * values.dtype.itemsize, source.stamp)
@@ -171,7 +171,7 @@ def _raw(span: Span, kind: int | None, a: int, b: int, shape: Shape | None) -> P
         kind = {2: 2, 4: 1, 8: 0}.get((b - a) // count(shape))
     dtype = _RAW_DTYPES.get(kind or 0)
     if dtype is None:
-        raise span.error(a, f"raw_data_type {kind}, expected 0 (double), 1 (float) or 2 (half)")
+        raise span.error(a, f"raw_data_type {kind}", expected="0 (double), 1 (float) or 2 (half)")
     pieces = Pieces(dtype, -1)
     pieces.add(span, "raw_data", LENGTH, a, b)
     return pieces

@@ -81,9 +81,9 @@ class FileBytes:
         if self.stamp is not None:
             check_unchanged(self.name, self.stamp)
 
-    def error(self, at: int, message: str, hint: str = _DAMAGED) -> FormatError:
+    def error(self, at: int, message: str, hint: str = _DAMAGED, expected: str = "") -> FormatError:
         """An error that names the file and the byte."""
-        return FormatError(message, where=f"{self.name}: byte {at}", hint=hint)
+        return FormatError(message, where=f"{self.name}: byte {at}", expected=expected, hint=hint)
 
 
 class Span:
@@ -121,7 +121,7 @@ class Span:
             tag, at = self.varint(at, tag_at)
             number, wire = tag >> 3, tag & 7
             if not 0 < number < 1 << 29:
-                raise self.error(tag_at, f"field number {number}, expected 1 to {(1 << 29) - 1}")
+                raise self.error(tag_at, f"field number {number}", expected=f"1 to {(1 << 29) - 1}")
             if wire == VARINT:
                 value, at = self.varint(at, tag_at, number)
                 yield number, wire, value, at
@@ -138,8 +138,9 @@ class Span:
         elif wire == GROUP:
             return at, self._skip_group(number, at)
         else:
-            what = "end of a group that did not start" if wire == GROUP_END else f"wire type {wire}, expected 0 to 5"
-            raise self.error(tag_at, what, number=number)
+            if wire == GROUP_END:
+                raise self.error(tag_at, "end of a group that did not start", number=number)
+            raise self.error(tag_at, f"wire type {wire}", number=number, expected="0 to 5")
         if at + length > self.end:
             raise self._overrun(number, tag_at, at, length)
         if wire != LENGTH and at == tag_at + 1:
@@ -173,10 +174,10 @@ class Span:
         self.spend(start, _MESSAGE_COST)
         return Span(self.source, start, end, schema, f"{self.path}.{name}")
 
-    def error(self, at: int, message: str, hint: str = _DAMAGED, number: int = 0) -> FormatError:
+    def error(self, at: int, message: str, hint: str = _DAMAGED, number: int = 0, expected: str = "") -> FormatError:
         """An error about the field that begins at a byte."""
         path = f"{self.path}.{self._label(number, at)}" if number else self.path
-        return self.source.error(at, f"{path}: {message}", hint)
+        return self.source.error(at, f"{path}: {message}", hint, expected)
 
     def _label(self, number: int, at: int) -> str:
         """A field's name, with its index if it is repeated."""

@@ -17,6 +17,8 @@ from types import CodeType, FunctionType
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
+from tests.processes import DEPLOY, WEIGHTS
+
 ROOT = Path(__file__).resolve().parent.parent
 FIXTURES = ROOT / "fixtures"
 FASHION = FIXTURES / "fashion"
@@ -69,6 +71,15 @@ def need(*packages: str) -> None:
 @pytest.fixture(scope="session")
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("models") / "net.caffemodel"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> tuple[Path, Path]:
+    """The small AlexNet's prototxt and weights, in a folder of the test's own."""
+    files = tmp_path / "net.prototxt", tmp_path / "net.caffemodel"
+    for source, target in zip((DEPLOY, WEIGHTS), files, strict=True):
+        target.write_bytes(source.read_bytes())
+    return files
 
 
 def zoo(name: str) -> Path:

@@ -27,16 +27,6 @@ from tests import encode
 from tests.conftest import need
 from tests.processes import DEPLOY, ROOT, WEIGHTS, run
 
-
-@pytest.fixture
-def model(tmp_path: Path) -> tuple[Path, Path]:
-    """A prototxt and its weights, in a folder of the test's own."""
-    files = tmp_path / "net.prototxt", tmp_path / "net.caffemodel"
-    for source, target in zip((DEPLOY, WEIGHTS), files, strict=True):
-        target.write_bytes(source.read_bytes())
-    return files
-
-
 # -- every byte comes back -------------------------------------------------------------------------
 
 GBK, LATIN = "中文".encode("gbk"), "Größe".encode("latin-1")

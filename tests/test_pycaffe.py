@@ -211,7 +211,7 @@ def test_half_covered_layer() -> None:
 @pytest.mark.usefixtures("fake")
 def test_names_that_are_not_the_nets() -> None:
     with session("good") as net:
-        with pytest.raises(UsageError, match="expected inputs data, found x"):
+        with pytest.raises(UsageError, match="the inputs are x, expected data"):
             net.forward({"x": np.ones(2)})
         with pytest.raises(UsageError, match="no blob 'fc8'"):
             net.forward({"data": np.ones((1, 2))}, ["fc8"])

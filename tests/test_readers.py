@@ -401,12 +401,18 @@ class TestOnnx(ReaderContract):
     ("blobs", "message"),
     [
         ("[", "is not JSON"),
-        ("{}", "expected a list"),
-        ('[{"index": 9, "role": "weight", "key": "a", "shape": [2]}]', r"bridge.blobs\[0\]: expected index"),
+        ("{}", "is no list, expected a list of blobs"),
+        (
+            '[{"index": 9, "role": "weight", "key": "a", "shape": [2]}]',
+            r"bridge.blobs\[0\]: does not name an array, expected index",
+        ),
         ('[{"index": 0, "role": "weight", "key": "b", "shape": [2]}]', "no array 'b'"),
         ('[{"index": 0, "role": "weight", "key": "a", "shape": [3]}]', "has 2 values, expected 3 = 3"),
         ('[{"index": 0, "role": "weight", "key": "a", "shape": [-2]}]', "is not a shape"),
-        ('[{"index": 9, "role": "weight", "value": 1, "shape": [1]}]', r"bridge.blobs\[0\]: expected index"),
+        (
+            '[{"index": 9, "role": "weight", "value": 1, "shape": [1]}]',
+            r"bridge.blobs\[0\]: does not name an array, expected index",
+        ),
         ('[{"index": 0, "role": "weight", "value": "1", "shape": [1]}]', "no array 'None'"),
     ],
 )

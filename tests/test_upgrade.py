@@ -112,10 +112,10 @@ def test_padding_goes_into_the_next_layers() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (padded('layers { layer { name: "r" type: "relu" } bottom: "pad" }'), "layer 'r' (relu) takes a padding"),
-        (padded('layers { layer { name: "c" type: "conv" } bottom: "pad" bottom: "x" }'), "layer 'c' (conv) has 2"),
-        (padded("", 'top: "pad"'), "layer 'pad' (padding) has 0 bottoms"),
-        (padded("", 'bottom: "x"'), "layer 'pad' (padding) has 0 tops"),
+        (padded('layers { layer { name: "r" type: "relu" } bottom: "pad" }'), "layer 'r' (relu): takes a padding"),
+        (padded('layers { layer { name: "c" type: "conv" } bottom: "pad" bottom: "x" }'), "layer 'c' (conv): has 2"),
+        (padded("", 'top: "pad"'), "layer 'pad' (padding): has 0 bottoms"),
+        (padded("", 'bottom: "x"'), "layer 'pad' (padding): has 0 tops"),
         ("layer: 5", "'layer' holds a plain value"),
         ('input: "a" input_dim: 1', "1 input_dim for 1 inputs, expected 4"),
         ('input: "a" input: "b" input: "c" input_shape { } input_shape { }', "2 input_shape for 3 inputs"),

@@ -167,6 +167,7 @@ FAULTS: dict[str, tuple[str, Callable[[Any], object]]] = {
 }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("fault", FAULTS)
 def test_finds_a_planted_fault_and_names_its_layer(model: Path, tmp_path: Path, fault: str) -> None:
     onnx = pytest.importorskip("onnx")
@@ -342,7 +343,7 @@ def test_the_package_can_be_called_whichever_was_imported_first() -> None:
     import sys
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "UsageError: expected [PROTOTXT] WEIGHTS, found 3 files" in done.stderr
+    assert "UsageError: 3 files are given, expected [PROTOTXT] WEIGHTS" in done.stderr
 
 
 @pytest.mark.caffe

@@ -176,7 +176,7 @@ class Session:
     def _run(self, inputs: Mapping[str, Any], blobs: list[int] | None) -> list[np.ndarray]:
         if set(inputs) != set(self.inputs):
             wanted, given = (", ".join(sorted(names)) or "none" for names in (self.inputs, inputs))
-            raise UsageError(f"expected inputs {wanted}, found {given}", where=self._where)
+            raise UsageError(f"the inputs are {given}", expected=wanted, where=self._where)
         arrays = [np.asarray(array, "<f4", order="C") for array in inputs.values()]
         return self._ask("forward", arrays, inputs=[self._blobs.index(name) for name in inputs], blobs=blobs)[1]
 

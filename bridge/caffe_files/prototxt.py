@@ -85,7 +85,7 @@ class _Parser:
         line = self.text.count("\n", 0, self.start) + 1
         column = self.start - self.text.rfind("\n", 0, self.start)
         found = repr(self.token[:40]) if self.kind != "end" else "the end of the file"
-        return FormatError(f"expected {expected}, found {found}", where=f"{self.where}:{line}:{column}")
+        return FormatError(f"found {found}", expected=expected, where=f"{self.where}:{line}:{column}")
 
     def advance(self) -> None:
         while self.at < len(self.text):

@@ -230,7 +230,7 @@ def _take_padding(layer: Message, source: dict[str, Message]) -> Message:
         return layer
     inner = _shallow(layer.message("layer"))
     if inner.text("type") not in _SPATIAL:
-        raise _odd(layer, "takes a padding layer's output", "only conv and pool layers can")
+        raise _odd(layer, "takes a padding layer's output", "a conv or pool layer to do so")
     _expect_one(layer, "bottom")
     inner.set("pad", *padding[0].message("layer").all("pad"))
     padded = _shallow(layer)
@@ -241,13 +241,13 @@ def _take_padding(layer: Message, source: dict[str, Message]) -> Message:
 
 def _expect_one(layer: Message, field: str) -> None:
     if len(layer.all(field)) != 1:
-        raise _odd(layer, f"has {len(layer.all(field))} {field}s", "expected one, because of padding")
+        raise _odd(layer, f"has {len(layer.all(field))} {field}s", expected="one, because of padding")
 
 
-def _odd(layer: Message, found: str, expected: str) -> FormatError:
+def _odd(layer: Message, problem: str, expected: str) -> FormatError:
     inner = layer.message("layer")
     name, kind = inner.text("name"), inner.text("type")
-    return FormatError(f"layer '{name}' ({kind}) {found}; {expected}", where=layer.where)
+    return FormatError(problem, subject=f"layer '{name}' ({kind})", expected=expected, where=layer.where)
 
 
 def _v0_to_v1(connection: Message) -> Message:

@@ -74,7 +74,7 @@ def _rules(rename: Sequence[tuple[str, str]] | None) -> list[tuple[re.Pattern[st
         return [(re.compile(pattern), text) for pattern, text in rename or ()]
     except (TypeError, ValueError, re.error) as error:
         expected = "a mapping, pairs of a regular expression and its replacement, or a function"
-        raise UsageError(f"rename: {error}; expected {expected}") from None
+        raise UsageError(f"rename: {error}", expected=expected) from None
 
 
 def _expanded(match: re.Match[str], text: str) -> str:

@@ -137,7 +137,7 @@ def parse_shape(text: str) -> tuple[str, list[int | str]]:
     name, _, extents = text.rpartition("=")
     parts = [part.strip() for part in extents.split(",")]
     if not name or not all(parts):
-        raise UsageError(f"--input {text}: expected NAME=1,3,224,224")
+        raise UsageError(f"--input {text}", expected="NAME=1,3,224,224")
     shape: list[int | str] = []
     for part in parts:
         if part.removeprefix("-").isdecimal():
@@ -170,7 +170,7 @@ def closed_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     for name, extents in input_shapes(texts).items():
         numbers = tuple(extent for extent in extents if isinstance(extent, int))
         if len(numbers) != len(extents):
-            raise UsageError(f"--input {name}: an extent is open, expected numbers")
+            raise UsageError(f"--input {name}: an extent is open", expected="numbers")
         shapes[name] = numbers
     return shapes
 
@@ -203,7 +203,7 @@ def height_width(text: str | None) -> tuple[int, int] | None:
         return None
     parts = [part.strip() for part in text.split(",")]
     if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
-        raise UsageError(f"--resize {text}: expected a height and a width, such as 224,224")
+        raise UsageError(f"--resize {text}", expected="a height and a width, such as 224,224")
     return int(parts[0]), int(parts[1])
 
 

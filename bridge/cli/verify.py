@@ -177,7 +177,7 @@ def _numbers(option: str, text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise UsageError(f"{option} {text}: expected numbers between commas") from None
+        raise UsageError(f"{option} {text}", expected="numbers between commas") from None
 
 
 def _tolerance(option: str, text: str | None) -> dict[str, float | None] | None:

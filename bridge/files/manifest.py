@@ -186,7 +186,7 @@ def _listed(text: str, stored: Mapping[str, Blob], layers: int, source: str) -> 
     except (ValueError, RecursionError) as error:
         raise FormatError(f"is not JSON: {error}", where=where, hint=_DAMAGED) from None
     if not isinstance(listed, list):
-        raise FormatError("expected a list", where=where, hint=_DAMAGED)
+        raise FormatError("is no list", expected="a list of blobs", where=where, hint=_DAMAGED)
     for number, entry in enumerate(listed):
         yield _blob(entry, stored, layers, f"{where}[{number}]")
 
@@ -200,7 +200,8 @@ def _blob(entry: Any, stored: Mapping[str, Blob], layers: int, where: str) -> tu
         case {"index": int(index), "role": str(role), "shape": [*shape]} if 0 <= index < layers:
             key = str(entry.get("key", entry.get("initializer")))
         case _:
-            raise FormatError(f"expected index (below {layers}), role, key and shape", where=where, hint=_DAMAGED)
+            expected = f"index (below {layers}), role, key and shape"
+            raise FormatError("does not name an array", expected=expected, where=where, hint=_DAMAGED)
     if key not in stored:
         raise FormatError(f"the file has no array '{key}'", where=where, hint=_DAMAGED)
     if not all(type(extent) is int and extent >= 0 for extent in shape):

@@ -112,7 +112,9 @@ def split_files(files: Sequence[str | Path]) -> tuple[Path | None, Path | None]:
         FormatError: One of two files is neither, such as a web page that was saved as a prototxt.
     """
     if not 1 <= len(files) <= 2:
-        raise UsageError(f"expected [PROTOTXT] WEIGHTS, found {len(files)} files", hint="give the files of one model")
+        raise UsageError(
+            f"{len(files)} files are given", expected="[PROTOTXT] WEIGHTS", hint="give the files of one model"
+        )
     found: dict[bool, Path] = {}
     for file in map(Path, files):
         kind = kind_of(file)
@@ -219,7 +221,8 @@ def _chosen(kind: Kind, where: str, name: str) -> Reader:
     """The named reader, or the first, for a kind of content."""
     able = [reader for reader in READERS.values() if kind.name in reader.kinds]
     if not able:
-        raise FormatError(kind.problem or f"holds {kind.name}, expected weights", where=where, hint=kind.hint)
+        problem, expected = (kind.problem, "") if kind.problem else (f"holds {kind.name}", "weights")
+        raise FormatError(problem, expected=expected, where=where, hint=kind.hint)
     chosen = able[0] if name == "auto" else find(name)
     if chosen not in able:
         hint = f"readers for it: {', '.join(reader.name for reader in able)}"

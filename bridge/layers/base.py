@@ -1,10 +1,10 @@
 """What every layer type shares: its registration, and how its parameters are read.
 
-A layer type is one file in this folder with one class. The class statement says what
-the type is called, which message of ``LayerParameter`` its parameters are in, and,
-field by field, their names, types and defaults as in caffe.proto; reading them follows
-from that. It adds the shapes of its blobs and tops, and its lowerings to ONNX and
-Chainer, whose builders are passed in, so that no layer file imports a framework.
+A layer type is one file in this folder with one class. The class declares the name of the type,
+the message of ``LayerParameter`` that holds its parameters, and a field for each parameter, with
+the name, type and default of caffe.proto. The base class reads the parameters from these
+declarations. The class also gives the shapes of its blobs and tops, and its lowerings to ONNX and
+Chainer. A lowering is handed the builder that it uses, so no layer file imports a framework.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from bridge.layers.base import Params, layer_type
+from bridge.layers.base import CaffeLayer, Params, layer_type
 from bridge.layers.boxes import round_half_away
 from bridge.layers.convolution import Convolution
 from bridge.layers.inner_product import InnerProduct
@@ -70,8 +70,56 @@ def _rounded_chainer(F: ChainerFunctions, x: Any, form: _Format) -> Any:
     return x + (xp.sign(y) * xp.floor(xp.abs(y) + xp.float32(0.5)) * step - x.array)
 
 
+@dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class _Ristretto(CaffeLayer):
+    """What Ristretto's twins share: input, weights, bias and output are rounded to fixed-point numbers.
+
+    It stands before the class that computes, as in ``class X(_Ristretto, Convolution)``; ``super()`` is that class.
+    """
+
+    more_messages = ("quantization_param",)
+    harmless = _OTHER
+    float16_safe = False  # a value that falls to another side of a half is off by a whole step
+
+    input_format: _Format = (32, 16)
+    output_format: _Format = (32, 16)
+    weight_format: _Format = (32, 16)
+
+    @classmethod
+    def read(cls, p: Params) -> dict[str, Any]:
+        return {**super().read(p), **read_formats(p)}
+
+    def magnitudes(self) -> Layer:
+        wide = [(bits + 1, fraction) for bits, fraction in (self.input_format, self.weight_format)]
+        made: Any = super().magnitudes()
+        layer: Layer = dataclasses.replace(made, input_format=wide[0], weight_format=wide[1], output_format=_FINE)
+        return layer
+
+    def onnx_blobs(self, g: OnnxBuilder, *shape: Shape | None) -> list[str]:
+        computing: Any = super()
+        return [_rounded_onnx(g, blob, self.weight_format) for blob in computing.onnx_blobs(g, *shape)]
+
+    def onnx_input(self, g: OnnxBuilder, x: str) -> str:
+        return _rounded_onnx(g, x, self.input_format)
+
+    def onnx_output(self, g: OnnxBuilder, y: str) -> str:
+        return _rounded_onnx(g, y, self.output_format)
+
+    def chainer_blobs(self, F: ChainerFunctions, link: LayerArrays) -> tuple[Any, Any]:
+        computing: Any = super()
+        weight, bias = computing.chainer_blobs(F, link)
+        form = self.weight_format
+        return _rounded_chainer(F, weight, form), None if bias is None else _rounded_chainer(F, bias, form)
+
+    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
+        tops = super().to_chainer(F, link, *(_rounded_chainer(F, value, self.input_format) for value in x))
+        if not isinstance(tops, tuple):
+            return _rounded_chainer(F, tops, self.output_format)
+        return tuple(_rounded_chainer(F, top, self.output_format) for top in tops)
+
+
 @layer_type("ConvolutionRistretto")
-class RistrettoConvolution(Convolution):
+class RistrettoConvolution(_Ristretto, Convolution):
     """A Convolution whose input, weights, bias and output are rounded to fixed-point numbers.
 
     Ristretto rounds the bottom in its place, for other layers that read it too; here only this layer's input is.
@@ -82,48 +130,9 @@ class RistrettoConvolution(Convolution):
     Source: conv_ristretto_layer.cpp, base_ristretto_layer.cpp of pmgysel/caffe.
     """
 
-    more_messages = ("quantization_param",)
-    harmless = _OTHER
-    float16_safe = False  # a value that falls to another side of a half is off by a whole step
-
-    input_format: _Format = (32, 16)
-    output_format: _Format = (32, 16)
-    weight_format: _Format = (32, 16)
-
-    @classmethod
-    def read(cls, p: Params) -> dict[str, Any]:
-        return {**super().read(p), **read_formats(p)}
-
-    def magnitudes(self) -> Layer:
-        wide: dict[str, Any] = {name: (bits + 1, fraction) for name, (bits, fraction) in self._formats().items()}
-        made: Any = super().magnitudes()
-        layer: Layer = dataclasses.replace(made, **wide, output_format=_FINE)
-        return layer
-
-    def _formats(self) -> dict[str, _Format]:
-        return {"input_format": self.input_format, "weight_format": self.weight_format}
-
-    def onnx_blobs(self, g: OnnxBuilder, shape: Shape | None) -> list[str]:
-        return [_rounded_onnx(g, blob, self.weight_format) for blob in super().onnx_blobs(g, shape)]
-
-    def onnx_input(self, g: OnnxBuilder, x: str) -> str:
-        return _rounded_onnx(g, x, self.input_format)
-
-    def onnx_output(self, g: OnnxBuilder, y: str) -> str:
-        return _rounded_onnx(g, y, self.output_format)
-
-    def chainer_blobs(self, F: ChainerFunctions, link: LayerArrays) -> tuple[Any, Any]:
-        weight, bias = super().chainer_blobs(F, link)
-        form = self.weight_format
-        return _rounded_chainer(F, weight, form), None if bias is None else _rounded_chainer(F, bias, form)
-
-    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
-        tops = super().to_chainer(F, link, *(_rounded_chainer(F, value, self.input_format) for value in x))
-        return tuple(_rounded_chainer(F, top, self.output_format) for top in tops)
-
 
 @layer_type("FcRistretto")
-class RistrettoInnerProduct(InnerProduct):
+class RistrettoInnerProduct(_Ristretto, InnerProduct):
     """An InnerProduct whose input, weights, bias and output are rounded to fixed-point numbers.
 
     Attributes:
@@ -131,45 +140,6 @@ class RistrettoInnerProduct(InnerProduct):
 
     Source: fc_ristretto_layer.cpp, base_ristretto_layer.cpp of pmgysel/caffe.
     """
-
-    more_messages = ("quantization_param",)
-    harmless = _OTHER
-    float16_safe = False  # a value that falls to another side of a half is off by a whole step
-
-    input_format: _Format = (32, 16)
-    output_format: _Format = (32, 16)
-    weight_format: _Format = (32, 16)
-
-    @classmethod
-    def read(cls, p: Params) -> dict[str, Any]:
-        return {**super().read(p), **read_formats(p)}
-
-    def magnitudes(self) -> Layer:
-        wide: dict[str, Any] = {name: (bits + 1, fraction) for name, (bits, fraction) in self._formats().items()}
-        made: Any = super().magnitudes()
-        layer: Layer = dataclasses.replace(made, **wide, output_format=_FINE)
-        return layer
-
-    def _formats(self) -> dict[str, _Format]:
-        return {"input_format": self.input_format, "weight_format": self.weight_format}
-
-    def onnx_blobs(self, g: OnnxBuilder) -> list[str]:
-        return [_rounded_onnx(g, blob, self.weight_format) for blob in super().onnx_blobs(g)]
-
-    def onnx_input(self, g: OnnxBuilder, x: str) -> str:
-        return _rounded_onnx(g, x, self.input_format)
-
-    def onnx_output(self, g: OnnxBuilder, y: str) -> str:
-        return _rounded_onnx(g, y, self.output_format)
-
-    def chainer_blobs(self, F: ChainerFunctions, link: LayerArrays) -> tuple[Any, Any]:
-        weight, bias = super().chainer_blobs(F, link)
-        form = self.weight_format
-        return _rounded_chainer(F, weight, form), None if bias is None else _rounded_chainer(F, bias, form)
-
-    def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
-        top = super().to_chainer(F, link, _rounded_chainer(F, x[0], self.input_format))
-        return _rounded_chainer(F, top, self.output_format)
 
 
 def _levels(weight: np.ndarray, levels: np.ndarray) -> tuple[float, int, int]:
@@ -212,8 +182,33 @@ def _magnitudes(layer: Layer) -> Layer:
     return layer.with_changed(changes)
 
 
+class _Levelled(CaffeLayer):
+    """What FQ's twins share: the blob ``levels``, and a weight that is rounded to whole multiples of a step."""
+
+    statistics = frozenset({"levels"})
+
+    def magnitudes(self) -> Layer:
+        return _magnitudes(self)
+
+    def roles(self, stored: int) -> tuple[str, ...]:
+        return (*super().roles(stored), "levels")
+
+    def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:
+        return {**super().blob_shapes(*bottoms), "levels": (4,)}
+
+    def onnx_blobs(self, g: OnnxBuilder, shape: Shape | None = None) -> list[str]:
+        weight = _quantized_levels(self.blobs["weight"], self.blobs["levels"])
+        blobs = [str(g.const(weight if shape is None else weight.reshape(shape), f"{self.name}.weight", "weight"))]
+        return [*blobs, g.blob(self, "bias")] if "bias" in self.blobs else blobs
+
+    def chainer_blobs(self, F: ChainerFunctions, link: LayerArrays) -> tuple[Any, Any]:
+        computing: Any = super()
+        weight, bias = computing.chainer_blobs(F, link)
+        return weight + (_quantized_levels(weight.array, link.levels) - weight.array), bias
+
+
 @layer_type("FQConvolution")
-class FQConvolution(Convolution):
+class FQConvolution(_Levelled, Convolution):
     """A Convolution whose weight is rounded to whole multiples of a power of two.
 
     Blobs: ``weight``, ``bias`` if there is one, and ``levels`` (4): their number, the step, the lowest, the highest.
@@ -221,52 +216,12 @@ class FQConvolution(Convolution):
     Source: fq_conv_layer.cu, quant_functions.cu of EunhyeokPark/caffe-FQ.
     """
 
-    statistics = frozenset({"levels"})
-
-    def magnitudes(self) -> Layer:
-        return _magnitudes(self)
-
-    def roles(self, stored: int) -> tuple[str, ...]:
-        return (*super().roles(stored), "levels")
-
-    def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:
-        return {**super().blob_shapes(*bottoms), "levels": (4,)}
-
-    def onnx_blobs(self, g: OnnxBuilder, shape: Shape | None) -> list[str]:
-        weight = _quantized_levels(self.blobs["weight"], self.blobs["levels"])
-        blobs = [str(g.const(weight if shape is None else weight.reshape(shape), f"{self.name}.weight", "weight"))]
-        return [*blobs, g.blob(self, "bias")] if self.bias_term else blobs
-
-    def chainer_blobs(self, F: ChainerFunctions, link: LayerArrays) -> tuple[Any, Any]:
-        weight, bias = super().chainer_blobs(F, link)
-        return weight + (_quantized_levels(weight.array, link.levels) - weight.array), bias
-
 
 @layer_type("FQInnerProduct")
-class FQInnerProduct(InnerProduct):
+class FQInnerProduct(_Levelled, InnerProduct):
     """An InnerProduct whose weight is rounded to whole multiples of a power of two.
 
     Blobs: ``weight``, ``bias`` if there is one, and ``levels`` (4): their number, the step, the lowest, the highest.
 
     Source: fq_inner_product_layer.cu, quant_functions.cu of EunhyeokPark/caffe-FQ.
     """
-
-    statistics = frozenset({"levels"})
-
-    def magnitudes(self) -> Layer:
-        return _magnitudes(self)
-
-    def roles(self, stored: int) -> tuple[str, ...]:
-        return (*super().roles(stored), "levels")
-
-    def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:
-        return {**super().blob_shapes(*bottoms), "levels": (4,)}
-
-    def onnx_blobs(self, g: OnnxBuilder) -> list[str]:
-        weight = _quantized_levels(self.blobs["weight"], self.blobs["levels"])
-        blobs = [str(g.const(weight, f"{self.name}.weight", "weight"))]
-        return [*blobs, g.blob(self, "bias")] if self.bias_term else blobs
-
-    def chainer_blobs(self, F: ChainerFunctions, link: LayerArrays) -> tuple[Any, Any]:
-        weight, bias = super().chainer_blobs(F, link)
-        return weight + (_quantized_levels(weight.array, link.levels) - weight.array), bias

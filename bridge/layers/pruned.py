@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bridge.layers.base import layer_type
+from bridge.layers.base import CaffeLayer, layer_type
 from bridge.layers.convolution import Convolution
 from bridge.layers.inner_product import InnerProduct
 from bridge.schema import Shape
@@ -20,19 +20,39 @@ _TRAINING = dict.fromkeys(
     "says how training prunes; the masks that came of it are stored",
 )  # fmt: skip
 _MASKS = {"weight_mask": 1.0, "bias_mask": 1.0}
+_MATRICES = {"weight": 2, "bias": 1, "weight_mask": 2, "bias_mask": 1}
 
 
-def _roles(bias_term: bool) -> tuple[str, ...]:
-    return ("weight", "bias", "weight_mask", "bias_mask") if bias_term else ("weight", "weight_mask")
+class _Masked(CaffeLayer):
+    """What the twins share: a mask for each blob of the class that computes, which stands behind this one."""
+
+    if TYPE_CHECKING:
+        bias_term: bool
+
+    harmless = _TRAINING
+    initial = _MASKS
+
+    def roles(self, stored: int) -> tuple[str, ...]:
+        return ("weight", "bias", "weight_mask", "bias_mask") if self.bias_term else ("weight", "weight_mask")
+
+    def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:
+        shapes = super().blob_shapes(*bottoms)
+        return {role: shapes[role.removesuffix("_mask")] for role in self.roles(0)}
 
 
-def _with_masks(shapes: dict[str, Shape], bias_term: bool) -> dict[str, Shape]:
-    """The shapes of the blobs, a mask for each."""
-    return {role: shapes[role.removesuffix("_mask")] for role in _roles(bias_term)}
+class _Pruned(_Masked):
+    """What the pruned twins share: ``weight * weight_mask`` and ``bias * bias_mask``."""
+
+    def onnx_blobs(self, g: OnnxBuilder, shape: Shape | None = None) -> list[str]:
+        weight = g.Mul(g.blob(self, "weight", shape), g.blob(self, "weight_mask", shape))
+        return [weight, g.Mul(g.blob(self, "bias"), g.blob(self, "bias_mask"))] if self.bias_term else [weight]
+
+    def chainer_blobs(self, F: ChainerFunctions, link: LayerArrays) -> tuple[Any, Any]:
+        return link.W * link.weight_mask, link.b * link.bias_mask if self.bias_term else None
 
 
 @layer_type("CConvolution", "DNSConvolution")
-class PrunedConvolution(Convolution):
+class PrunedConvolution(_Pruned, Convolution):
     """A Convolution with ``weight * weight_mask`` and ``bias * bias_mask``.
 
     Blobs: ``weight``, ``bias``, ``weight_mask``, ``bias_mask``; those of the bias only with ``bias_term``.
@@ -41,25 +61,10 @@ class PrunedConvolution(Convolution):
     """
 
     more_messages = ("cconvolution_param", "dns_convolution_param")
-    harmless = _TRAINING
-    initial = _MASKS
-
-    def roles(self, stored: int) -> tuple[str, ...]:
-        return _roles(self.bias_term)
-
-    def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:
-        return _with_masks(super().blob_shapes(*bottoms), self.bias_term)
-
-    def onnx_blobs(self, g: OnnxBuilder, shape: Shape | None) -> list[str]:
-        weight = g.Mul(g.blob(self, "weight", shape), g.blob(self, "weight_mask", shape))
-        return [weight, g.Mul(g.blob(self, "bias"), g.blob(self, "bias_mask"))] if self.bias_term else [weight]
-
-    def chainer_blobs(self, F: ChainerFunctions, link: LayerArrays) -> tuple[Any, Any]:
-        return link.W * link.weight_mask, link.b * link.bias_mask if self.bias_term else None
 
 
 @layer_type("CInnerProduct", "DNSInnerProduct")
-class PrunedInnerProduct(InnerProduct):
+class PrunedInnerProduct(_Pruned, InnerProduct):
     """An InnerProduct with ``weight * weight_mask`` and ``bias * bias_mask``.
 
     Blobs: ``weight``, ``bias``, ``weight_mask``, ``bias_mask``; those of the bias only with ``bias_term``.
@@ -69,26 +74,11 @@ class PrunedInnerProduct(InnerProduct):
     """
 
     more_messages = ("cinner_product_param", "dns_inner_product_param")
-    harmless = _TRAINING
-    initial = _MASKS
-    ranks = {"weight": 2, "bias": 1, "weight_mask": 2, "bias_mask": 1}
-
-    def roles(self, stored: int) -> tuple[str, ...]:
-        return _roles(self.bias_term)
-
-    def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:
-        return _with_masks(super().blob_shapes(*bottoms), self.bias_term)
-
-    def onnx_blobs(self, g: OnnxBuilder) -> list[str]:
-        roles = ("weight", "bias")[: 1 + self.bias_term]
-        return [g.Mul(g.blob(self, role), g.blob(self, f"{role}_mask")) for role in roles]
-
-    def chainer_blobs(self, F: ChainerFunctions, link: LayerArrays) -> tuple[Any, Any]:
-        return link.W * link.weight_mask, link.b * link.bias_mask if self.bias_term else None
+    ranks = _MATRICES
 
 
 @layer_type("INQConvolution")
-class QuantizedConvolution(Convolution):
+class QuantizedConvolution(_Masked, Convolution):
     """A Convolution whose weights training has rounded to powers of two; its masks are not computed with.
 
     Blobs: ``weight``, ``bias``, ``weight_mask``, ``bias_mask``; those of the bias only with ``bias_term``.
@@ -97,18 +87,10 @@ class QuantizedConvolution(Convolution):
     """
 
     more_messages = ("inq_convolution_param",)
-    harmless = _TRAINING
-    initial = _MASKS
-
-    def roles(self, stored: int) -> tuple[str, ...]:
-        return _roles(self.bias_term)
-
-    def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:
-        return _with_masks(super().blob_shapes(*bottoms), self.bias_term)
 
 
 @layer_type("INQInnerProduct")
-class QuantizedInnerProduct(InnerProduct):
+class QuantizedInnerProduct(_Masked, InnerProduct):
     """An InnerProduct whose weights training has rounded to powers of two; its masks are not computed with.
 
     Blobs: ``weight``, ``bias``, ``weight_mask``, ``bias_mask``; those of the bias only with ``bias_term``.
@@ -117,12 +99,4 @@ class QuantizedInnerProduct(InnerProduct):
     """
 
     more_messages = ("inq_inner_product_param",)
-    harmless = _TRAINING
-    initial = _MASKS
-    ranks = {"weight": 2, "bias": 1, "weight_mask": 2, "bias_mask": 1}
-
-    def roles(self, stored: int) -> tuple[str, ...]:
-        return _roles(self.bias_term)
-
-    def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:
-        return _with_masks(super().blob_shapes(*bottoms), self.bias_term)
+    ranks = _MATRICES

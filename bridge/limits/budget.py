@@ -72,8 +72,9 @@ class Budget:
         """
         if self.used + nbytes > self.limit:
             held = f", beside {size(self.used)} in use" if self.used else ""
-            message = f"needs {size(nbytes)} of memory{held}, expected at most {size(self.limit)}"
-            raise BudgetError(message, where=where, hint=f"--memory {megabytes(self.used + nbytes)} allows it")
+            message, expected = f"needs {size(nbytes)} of memory{held}", f"at most {size(self.limit)}"
+            hint = f"--memory {megabytes(self.used + nbytes)} allows it"
+            raise BudgetError(message, where=where, expected=expected, hint=hint)
 
     def take(self, nbytes: int, where: str) -> None:
         """Count bytes as in use, until :meth:`give` is called with them; see :meth:`check`."""
@@ -121,8 +122,9 @@ class Budget:
             FormatError: They do.
         """
         if not self.given and unpacked > max(EXPANSION_FREE, EXPANSION * packed):
-            message = f"expands from {size(packed)} to {size(unpacked)}, expected at most {EXPANSION} times as much"
-            raise FormatError(message, where=where, hint=f"--memory {megabytes(2 * unpacked)} allows it")
+            message, expected = f"expands from {size(packed)} to {size(unpacked)}", f"at most {EXPANSION} times as much"
+            hint = f"--memory {megabytes(2 * unpacked)} allows it"
+            raise FormatError(message, where=where, expected=expected, hint=hint)
 
 
 BUDGET = Budget()
@@ -138,7 +140,7 @@ def set_limit(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     nbytes = int(match[1]) * _UNITS[match[2].upper()] if match else 0
     if nbytes < 1:
-        raise UsageError(f"--memory {text}: expected a size such as 4G or 500M")
+        raise UsageError(f"--memory {text}", expected="a size such as 4G or 500M")
     BUDGET._limit, BUDGET.given = nbytes, True
     return nbytes
 

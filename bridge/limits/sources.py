@@ -103,8 +103,8 @@ def open_file(path: str | Path) -> IO[bytes]:
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
-        what = "is a folder, expected a file" if stat.S_ISDIR(status.st_mode) else "is not a regular file"
-        raise MissingFileError(what, where=where)
+        what = "is a folder" if stat.S_ISDIR(status.st_mode) else "is not a regular file"
+        raise MissingFileError(what, expected="a file" if stat.S_ISDIR(status.st_mode) else "", where=where)
     OPENED.add(where, Stamp.of(status))
     return os.fdopen(descriptor, "rb")
 

@@ -1,8 +1,8 @@
 """An ONNX file whose weights are never in memory all at once.
 
 A ``ModelProto`` is written in parts: the messages without large tensors, then the tensors,
-streamed from wherever their values lie, then what is known only at the end. Fields may
-stand in any order in protocol buffers, so that nothing has to be known twice.
+copied piece by piece from the files that hold them, then what is known only at the end. Protocol
+buffers allow fields in any order, so each part is written as soon as it is known.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Names of ONNX operators that are also names of Caffe's layer types, kept apart from these.
+"""ONNX operators whose names are also names of Caffe's layer types, such as Flatten.
 
 A member equals the operator's name: ``node.op_type == Op.Flatten``.
 """

@@ -138,7 +138,7 @@ def _caffe_files(*args: Any, **keywords: Any) -> tuple[Any, Any] | None:
     texts = [part for part in parts if _is_text(part)]
     models = [part for part in parts if not any(part is text for text in texts)]
     if len(texts) != 1 or len(models) > 1:
-        raise UsageError("readNet: expected a prototxt and a caffemodel")
+        raise UsageError("readNet: the two files are not known", expected="a prototxt and a caffemodel")
     return texts[0], models[0] if models else b""
 
 

@@ -1,8 +1,7 @@
 """A parameter message as a tree of named fields, with no schema behind it.
 
-The text of a prototxt and the parameter messages inside a caffemodel both become
-this, so that a layer is built from the same thing whatever file it came from, and
-fields that only a fork of Caffe knows are kept under their own names.
+The text of a prototxt and the parameter messages inside a caffemodel both become such a tree. So a
+layer is built in the same way from either file, and fields that only a fork of Caffe has keep their names.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class HDF5Source(BatchSource):
         around = around or Surroundings()
         self.layer = cast(HDF5Data, layer)
         if self.layer.batch_size < 1:
-            raise self.layer.fail(f"parameter 'batch_size' is {self.layer.batch_size}, expected at least 1")
+            raise self.layer.fail("parameter 'batch_size'", found=f"{self.layer.batch_size}", expected="at least 1")
         if "transform_param" in layer.definition:
             raise self.layer.fail("has a transform_param, which it does not apply")
         listed = around.resolve(self.layer.source)
@@ -95,8 +95,8 @@ class HDF5Source(BatchSource):
         for place in range(self.layer.batch_size):
             for name, top, array in zip(self.layer.tops, batch, self._arrays, strict=True):
                 if array.shape[1:] != top.shape[1:]:
-                    problem = f"data set '{name}' has rows of {times(array.shape[1:])}, expected {times(top.shape[1:])}"
-                    raise FormatError(problem, where=str(self._files[self._file]))
+                    problem, expected = f"data set '{name}' has rows of {times(array.shape[1:])}", times(top.shape[1:])
+                    raise FormatError(problem, expected=expected, where=str(self._files[self._file]))
                 top[place] = array[self._order[self._row]]
             self._advance()
         return batch

@@ -30,7 +30,7 @@ class ItemSource(BatchSource):
         self.layer = cast(DataSource, layer)
         self.batch_size = int(layer.attributes().get("batch_size", 0))
         if self.batch_size < 1:
-            raise self.layer.fail(f"parameter 'batch_size' is {self.batch_size}, expected at least 1")
+            raise self.layer.fail("parameter 'batch_size'", found=f"{self.batch_size}", expected="at least 1")
         self.transformer = Transformer(self.layer, phase, around)
         self.open(around)
         self._ahead: Item | None = None

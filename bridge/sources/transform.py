@@ -69,7 +69,8 @@ class Transformer:
         if self.transform.mean_file and mean is not None and mean.shape != tuple(shape):
             raise self._layer.fail(f"the mean is {times(mean.shape)}, the image is {times(shape)}")
         if mean is not None and mean.shape[0] not in (1, channels):
-            raise self._layer.fail(f"has {mean.shape[0]} mean_value, expected 1 or one for each of {channels} channels")
+            expected = f"1 or one for each of {channels} channels"
+            raise self._layer.fail(f"has {mean.shape[0]} mean_value", expected=expected)
         return (channels, side or height, side or width)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:

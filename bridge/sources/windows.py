@@ -55,7 +55,7 @@ class WindowSource(BatchSource):
         if transform.crop_size < 1 or self.layer.batch_size < 1:
             raise self.layer.fail("crop_size and batch_size must be positive")
         if self.layer.crop_mode not in ("warp", "square"):
-            raise self.layer.fail(f"crop_mode is '{self.layer.crop_mode}', expected warp or square")
+            raise self.layer.fail("crop_mode", found=f"'{self.layer.crop_mode}'", expected="warp or square")
         transformer = Transformer(self.layer, phase, around)
         self._random = around.random.child()
         self._read(around)

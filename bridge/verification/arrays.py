@@ -42,7 +42,7 @@ def read_input(text: str) -> tuple[str, Shape | Path]:
     """
     name, _, value = text.rpartition("=")
     if not name or not value:
-        raise UsageError(f"--input {text}: expected NAME=1,3,224,224 or NAME=FILE")
+        raise UsageError(f"--input {text}", expected="NAME=1,3,224,224 or NAME=FILE")
     parts = [part.strip(" ") for part in value.split(",")]
     if all(map(_EXTENT.fullmatch, parts)):
         return name, tuple(map(int, parts))

@@ -182,8 +182,8 @@ class _Check:
         for name, extents in self.graph.outputs.items():
             if not fits(outputs[name].shape, extents, sizes):
                 found = times(outputs[name].shape)
-                message = f"output '{name}' of the exported model is {found}, expected {label(extents)}"
-                raise DifferenceError(message, where=self.net.where, hint=_HINT)
+                message, expected = f"output '{name}' of the exported model", label(extents)
+                raise DifferenceError(message, where=self.net.where, found=found, expected=expected, hint=_HINT)
 
     # -- the other side ----------------------------------------------------------------------------
 

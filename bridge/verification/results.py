@@ -73,7 +73,33 @@ class BlobResult:
 
 
 @dataclass(frozen=True)
-class WeightsResult:
+class Compared:
+    """Two sides, of which single things were compared; a base of what a verification finds.
+
+    Attributes:
+        a, b: Names of the sides.
+    """
+
+    a: str
+    b: str
+
+    @property
+    def verdicts(self) -> tuple[str, ...]:
+        """The status of each thing: SAME, DIFFERENT or SKIPPED."""
+        return ()
+
+    def count(self, status: str) -> int:
+        """How many have that status."""
+        return self.verdicts.count(status)
+
+    @property
+    def compared(self) -> int:
+        """How many were compared."""
+        return len(self.verdicts) - self.count(SKIPPED)
+
+
+@dataclass(frozen=True)
+class WeightsResult(Compared):
     """All stored blobs of two sides.
 
     Attributes:
@@ -82,19 +108,13 @@ class WeightsResult:
         why: Why nothing was compared; empty if it was.
     """
 
-    a: str
-    b: str
     blobs: tuple[BlobResult, ...] = ()
     why: str = ""
 
-    def count(self, status: str) -> int:
-        """How many blobs have that verdict."""
-        return sum(blob.status == status for blob in self.blobs)
-
     @property
-    def compared(self) -> int:
-        """How many blobs were compared."""
-        return len(self.blobs) - self.count(SKIPPED)
+    def verdicts(self) -> tuple[str, ...]:
+        """The status of each blob."""
+        return tuple(blob.status for blob in self.blobs)
 
 
 @dataclass(frozen=True)
@@ -190,7 +210,7 @@ class TopResult:
 
 
 @dataclass(frozen=True)
-class OutputsResult:
+class OutputsResult(Compared):
     """All tops of two sides on the same inputs.
 
     Attributes:
@@ -199,19 +219,13 @@ class OutputsResult:
         why: Why nothing was compared; empty if it was.
     """
 
-    a: str
-    b: str
     tops: tuple[TopResult, ...] = ()
     why: str = ""
 
-    def count(self, status: str) -> int:
-        """How many tops have that verdict."""
-        return sum(top.status == status for top in self.tops)
-
     @property
-    def compared(self) -> int:
-        """How many tops were compared."""
-        return len(self.tops) - self.count(SKIPPED)
+    def verdicts(self) -> tuple[str, ...]:
+        """The status of each top."""
+        return tuple(top.status for top in self.tops)
 
 
 @dataclass(frozen=True)
@@ -237,7 +251,7 @@ class PartResult:
 
 
 @dataclass(frozen=True)
-class PartsResult:
+class PartsResult(Compared):
     """All parts of two sides: inputs, outputs and layers of models, arrays of a recording.
 
     Attributes:
@@ -245,13 +259,12 @@ class PartsResult:
         parts: In the order of the first side, then those that only the second has.
     """
 
-    a: str
-    b: str
     parts: tuple[PartResult, ...] = ()
 
-    def count(self, status: str) -> int:
-        """How many parts have that verdict."""
-        return sum(part.status == status for part in self.parts)
+    @property
+    def verdicts(self) -> tuple[str, ...]:
+        """The status of each part."""
+        return tuple(part.status for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -262,7 +275,7 @@ class Finding:
         check: The check's name.
         severity: ERROR or NOTE.
         layer: The layer's name; empty for the net as a whole.
-        message: What is odd.
+        message: What is wrong or unusual.
         hint: What to do about it.
     """
 

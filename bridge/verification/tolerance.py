@@ -1,27 +1,29 @@
 """How far two correct engines may be apart: a bound that follows from what the layer computes.
 
-Both engines round each operation to float32, unit roundoff ``u = 2**-24``, in an order of
-their own.
+Both engines compute in float32. Each operation rounds by at most the unit roundoff
+``u = 2**-24`` of its result, and the engines do the operations in different orders.
 
-**Sums** (convolution, inner product, average pooling, affine layers): a sum of k terms is
-off by at most ``c sqrt(k) u`` times the sum of the terms' magnitudes, with a probability
-that c makes as good as certain. That sum is computed, value by value, by the layer itself
-with the magnitudes of its inputs and blobs. Where it overflows, the largest float32 stands for
-it: a sum that is finite has passed through nothing larger.
+**Sums** (convolution, inner product, average pooling, affine layers). The bound of a sum of k
+terms is ``c sqrt(k) u`` times the sum of the terms' magnitudes. The constant c, 12, is so large that
+two correct engines practically never differ by more. The layer itself computes the sum of the
+magnitudes, from the magnitudes of its inputs and blobs. Example: 577 terms whose magnitudes add up
+to 100 may differ by ``12 x 24 x 2**-24 x 100 = 0.0017``. If the sum of the magnitudes overflows, the
+largest float32 takes its place, because a finite sum has no larger partial sums.
 
-**Everything else**: a good algorithm gives the exact result of slightly wrong inputs.
-So each input is moved by ``STEP`` of itself, up or down at random, and the bound is how far
-the layer's own results then move, and a few roundings of the largest of them; of 1 and of
-the inputs, too, where the function works with ``1 + exp(x)`` or the like. A function that
-divides by a sum of k terms (MVN, Normalize) has that sum's error as well, ``c sqrt(k) u`` of
-its result, and one that finds places between n pixels (Interp) rounds them relative to n.
+**Other layers**. A good algorithm gives the exact result of slightly wrong inputs. So the layer runs
+again with each input moved by ``STEP`` of itself, up or down at random. The bound is the largest
+movement of a result, plus a few roundings of the largest result. Some functions also round numbers
+near 1 or near their largest input, such as ``1 + exp(x)``; the roundings are then relative to these
+numbers. A function that divides by a sum of k terms (MVN, Normalize, Softmax) also has the error of
+that sum, ``c sqrt(k) u`` of its result. A function that finds places between n pixels (Interp) rounds
+places as large as n.
 
-A layer whose sums in between are much larger than its result gives its bound itself
-(``rounding_bound``): the running sums of LRN, the mean of an MVN whose channel is nearly constant.
+A layer whose partial sums are much larger than its result computes its own bound
+(``rounding_bound``): LRN has running sums, and MVN the mean of a channel that is nearly constant.
 
-**Several layers at once**, where values in between are not known: on the way every value of
-every layer's result is moved up or down at random by a standard deviation, ``1/c`` of its
-own bound; three times the largest distance that the end then moves is the bound.
+**Several layers at once**, if the values between them are not known. Every value of every layer is
+moved up or down at random by a standard deviation, which is ``1/c`` of the value's own bound. The bound
+is three times the largest movement at the end.
 
 Source: N. J. Higham and T. Mary, A new approach to probabilistic rounding error analysis,
 2019; J. H. Wilkinson, Rounding errors in algebraic processes, 1963 (backward error);
@@ -45,22 +47,22 @@ from bridge.verification.segments import Place, Runner, Segment
 UNIT = 2.0**-24
 """Unit roundoff of float32."""
 FACTOR = 12
-"""c: two engines, each within 6 standard deviations of its rounding errors."""
+"""c: each of two engines is within 6 standard deviations of the exact result."""
 STEP = 64 * UNIT
-"""How far the inputs of layers that are no sums are moved, relative to themselves."""
+"""How far an input of a layer that is no sum is moved, relative to the input."""
 ROUNDINGS = 16
 """How often a layer that is no sum rounds numbers as large as its largest result."""
 TINY = 2.0**-126
 """Smallest normal float32: below it engines may flush to zero."""
 LARGEST = float(np.finfo(np.float32).max)
 FEWEST = 4
-"""A sum counts as one of at least so many terms: a runtime may fold factors into others, which rounds once more."""
+"""The fewest terms that a sum counts as having: a runtime may multiply constants together, which rounds once more."""
 WHOLE = 2.0**23
 """From here on every float32 is a whole number."""
 SAMPLES = 3
 """How often several layers are run with moved results."""
 SPREAD = 3
-"""What the largest movement is multiplied by: among many values it is some 4 standard deviations already."""
+"""The factor of the largest movement, which among many values is about 4 standard deviations itself."""
 
 
 class Bound(NamedTuple):

@@ -45,16 +45,8 @@ def normalize(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.nd
     return [y]
 
 
-@reference("PriorBox")
-def prior_box(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray]:
-    """prior_box_layer.cpp of SSD: note the ints that min_size and max_size go through."""
-    p = definition.message("prior_box_param")
-    ratios = [1.0]
-    for ratio in map(float, p.all("aspect_ratio")):
-        if all(abs(ratio - known) >= 1e-6 for known in ratios):
-            ratios.append(ratio)
-            if p.get("flip", True):
-                ratios.append(1 / ratio)
+def prior_centres(p: Message, bottoms: Arrays) -> tuple[tuple[int, int], list[list[tuple[F, F]]]]:
+    """The image's height and width, and for each cell of the first bottom the x and y of its boxes' centre."""
     (height, width), (image_height, image_width) = bottoms[0].shape[2:], bottoms[1].shape[2:]
     if "img_size" in p:
         image_height = image_width = p.get("img_size")
@@ -65,11 +57,25 @@ def prior_box(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.nd
         step_h = step_w = F(p.get("step"))
     elif "step_h" in p:
         step_h, step_w = F(p.get("step_h")), F(p.get("step_w"))
+    offset = F(p.get("offset", 0.5))
+    centres = [[((F(w) + offset) * step_w, (F(h) + offset) * step_h) for w in range(width)] for h in range(height)]
+    return (image_height, image_width), centres
+
+
+@reference("PriorBox")
+def prior_box(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray]:
+    """prior_box_layer.cpp of SSD: note the ints that min_size and max_size go through."""
+    p = definition.message("prior_box_param")
+    ratios = [1.0]
+    for ratio in map(float, p.all("aspect_ratio")):
+        if all(abs(ratio - known) >= 1e-6 for known in ratios):
+            ratios.append(ratio)
+            if p.get("flip", True):
+                ratios.append(1 / ratio)
+    (image_height, image_width), centres = prior_centres(p, bottoms)
     boxes = []
-    for h in range(height):
-        for w in range(width):
-            x = (F(w) + F(p.get("offset", 0.5))) * step_w
-            y = (F(h) + F(p.get("offset", 0.5))) * step_h
+    for rows in centres:
+        for x, y in rows:
             for s, size in enumerate(p.all("min_size")):
                 small = int(size)
                 sides = [(small, small)]

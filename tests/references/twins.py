@@ -9,6 +9,7 @@ import numpy as np
 
 from bridge.schema.message import Message
 from tests.references.common import Arrays, F, c_round, reference
+from tests.references.detection import prior_centres
 
 # ---- pruning and quantisation ------------------------------------------------------------------------
 
@@ -172,21 +173,10 @@ def spatial_dropout(definition: Message, blobs: Arrays, bottoms: Arrays) -> list
 def prior_box_clustered(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray]:
     """prior_box_clustered_layer.cpp of OpenVINO's toolbox: PriorBox, with the sides as they are given."""
     p = definition.message("prior_box_param")
-    (height, width), (image_height, image_width) = bottoms[0].shape[2:], bottoms[1].shape[2:]
-    if "img_size" in p:
-        image_height = image_width = p.get("img_size")
-    elif "img_h" in p:
-        image_height, image_width = p.get("img_h"), p.get("img_w")
-    step_h, step_w = F(image_height) / F(height), F(image_width) / F(width)
-    if "step" in p:
-        step_h = step_w = F(p.get("step"))
-    elif "step_h" in p:
-        step_h, step_w = F(p.get("step_h")), F(p.get("step_w"))
+    (image_height, image_width), centres = prior_centres(p, bottoms)
     boxes = []
-    for h in range(height):
-        for w in range(width):
-            x = (F(w) + F(p.get("offset", 0.5))) * step_w
-            y = (F(h) + F(p.get("offset", 0.5))) * step_h
+    for rows in centres:
+        for x, y in rows:
             for a, b in zip(p.all("width"), p.all("height"), strict=True):
                 boxes += [(x - F(a) / 2.0) / image_width, (y - F(b) / 2.0) / image_height]
                 boxes += [(x + F(a) / 2.0) / image_width, (y + F(b) / 2.0) / image_height]
