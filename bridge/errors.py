@@ -24,6 +24,12 @@ import itertools
 from collections.abc import Iterable
 from typing import TypeVar
 
+INSTALL_CHAINER = (
+    "echo 'setuptools<81' > build.txt && PIP_CONSTRAINT=build.txt PIP_BUILD_CONSTRAINT=build.txt "
+    "pip install 'weight-bridge[chainer]'"
+)
+"""How to install Chainer: its build needs an old setuptools, and old pips read another variable than new ones."""
+
 _Error = TypeVar("_Error", bound="BridgeError")
 
 

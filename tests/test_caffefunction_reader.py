@@ -15,6 +15,7 @@ from hypothesis import given
 from backends import protobuf
 from bridge.caffe_files.proto import caffe_pb2 as pb
 from bridge.errors import (
+    INSTALL_CHAINER,
     BridgeError,
     FormatError,
     MissingExtraError,
@@ -446,4 +447,4 @@ def test_without_chainer_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "chainer", None)
     with pytest.raises(MissingExtraError, match="Chainer is not installed") as caught:
         read(FASHION / "fashion_alexnet.caffemodel")
-    assert caught.value.hint == 'pip install "weight-bridge[chainer]"'
+    assert caught.value.hint == INSTALL_CHAINER

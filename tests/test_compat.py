@@ -17,7 +17,7 @@ from bridge import compat
 from bridge.compat import caffe_schema, requirements
 from bridge.compat.hook import Finder, PatchedLoader
 from bridge.compat.table import PATCHES, Patch
-from bridge.errors import MissingExtraError, UsageError
+from bridge.errors import INSTALL_CHAINER, MissingExtraError, UsageError
 from tests.conftest import ROOT, need
 
 # What fails without each patch: code that raises then, and does not with it.
@@ -286,7 +286,7 @@ def test_without_chainer_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "chainer", None)
     with pytest.raises(MissingExtraError, match="Chainer is not installed") as caught:
         compat.import_chainer()
-    assert caught.value.hint == 'pip install "weight-bridge[chainer]"'
+    assert caught.value.hint == INSTALL_CHAINER
 
 
 @installed

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import bridge
+from bridge.errors import INSTALL_CHAINER
 from tests.conftest import FASHION, ROOT, need
 
 MODEL = [str(FASHION / "deploy.prototxt"), str(FASHION / "fashion_alexnet.caffemodel")]
@@ -121,3 +122,12 @@ def test_the_action_runs_its_command(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("::notice title=bridge verify%3A PASSED::")
     assert (tmp_path / "report.html").is_file()
+
+
+def test_the_install_line_of_chainer_is_the_one_of_the_readme_and_of_tox() -> None:
+    readme, tox = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "tox.ini"))
+    for part in ("PIP_CONSTRAINT=build.txt PIP_BUILD_CONSTRAINT=build.txt", "setuptools<81"):
+        assert part in INSTALL_CHAINER
+        assert part in readme
+    assert (ROOT / "constraints" / "build.txt").read_text(encoding="utf-8").strip().splitlines()[-1] == "setuptools<81"
+    assert "PIP_BUILD_CONSTRAINT = constraints/build.txt" in tox

@@ -26,11 +26,9 @@ from types import ModuleType
 from bridge.compat.children import follow, follow_request
 from bridge.compat.hook import Finder
 from bridge.compat.table import CAFFE_FUNCTION, PATCHES, REQUESTED, Patch
-from bridge.errors import MissingExtraError, UsageError
+from bridge.errors import INSTALL_CHAINER, MissingExtraError, UsageError
 
 __all__ = ["Patch", "import_chainer", "install", "patches"]
-
-_HINT = 'pip install "weight-bridge[chainer]"'
 
 
 def install(*, without: Collection[str] = (), caffe_function: bool = False) -> None:
@@ -107,4 +105,4 @@ def import_chainer() -> ModuleType:
         return importlib.import_module("chainer")
     except ImportError as error:
         problem = "Chainer is not installed" if error.name == "chainer" else f"Chainer does not import: {error}"
-        raise MissingExtraError(problem, hint=_HINT) from None
+        raise MissingExtraError(problem, hint=INSTALL_CHAINER) from None

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from bridge.caffe_files.inference import inference_net
-from bridge.errors import MissingExtraError, UsageError
+from bridge.errors import INSTALL_CHAINER, MissingExtraError, UsageError
 from bridge.schema import Net
 
 Arrays = Mapping[str, np.ndarray]
@@ -64,7 +64,7 @@ ENGINES: dict[str, EngineEntry] = {
     entry.name: entry
     for entry in (
         EngineEntry("onnxruntime", "ONNX Runtime, on the exported model", ("onnxruntime",), "pip install onnxruntime"),
-        EngineEntry("chainer", "Chainer, on the built chain", ("chainer",), "pip install 'weight-bridge[chainer]'"),
+        EngineEntry("chainer", "Chainer, on the built chain", ("chainer",), INSTALL_CHAINER),
         EngineEntry("pycaffe", "the real Caffe, in another interpreter", (), "set BRIDGE_PYCAFFE_PYTHON", probed=True),
         EngineEntry("opencv", "OpenCV 4, on the Caffe files", ("cv2",), _OPENCV, asked=True),
         EngineEntry(

@@ -17,7 +17,7 @@ from typing import Any
 
 from bridge.caffe_files import prototxt as text_format
 from bridge.caffe_files.assemble import assemble
-from bridge.errors import FormatError, MissingExtraError, UsageError
+from bridge.errors import INSTALL_CHAINER, FormatError, MissingExtraError, UsageError
 from bridge.files.sniff import Kind, sniff
 from bridge.schema import Blob, RawNet
 
@@ -81,7 +81,7 @@ READERS: dict[str, Reader] = {
             ("caffemodel",),
             "caffemodel, through Chainer's CaffeFunction",
             ("chainer",),
-            "pip install 'weight-bridge[chainer]'",
+            INSTALL_CHAINER,
         ),
         Reader(
             "pycaffe",

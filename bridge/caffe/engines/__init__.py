@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from bridge.caffe.layer import Node, TypedNode
 from bridge.caffe.state import STATE
 from bridge.caffe.wiring import Wiring
-from bridge.errors import MissingExtraError, ModelError, UnsupportedLayerError
+from bridge.errors import INSTALL_CHAINER, MissingExtraError, ModelError, UnsupportedLayerError
 
 if TYPE_CHECKING:
     from bridge.caffe.engines.chainer import ChainerEngine
     from bridge.caffe.engines.onnx import OnnxEngine
 
 _HINTS = {
-    "chainer": "pip install 'weight-bridge[chainer]'",
+    "chainer": INSTALL_CHAINER,
     "onnxruntime": "pip install 'weight-bridge[runtime]'",
 }
 
