@@ -1,4 +1,4 @@
-"""Pages of the repository's root become pages of the site, and pages that the table of contents lacks are added to it."""
+"""The root's pages become pages of the site; pages that the table of contents lacks are added to it."""
 
 from __future__ import annotations
 

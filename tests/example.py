@@ -32,7 +32,7 @@ print("class", scores.argmax(), "with", scores.max().round(4))
 
 
 def fill(folder: Path) -> None:
-    """Put the small model of the repository under the names of the documents into a folder, with pictures and a script."""
+    """Put the small model, under the documents' names for it, into a folder, with pictures and a script."""
     from PIL import Image
 
     for name in ("deploy.prototxt", "train.prototxt"):

@@ -65,3 +65,29 @@ def test_each_model_is_converted_and_proven_or_it_is_said_why_not(
     before = (out / "deeplab_hole" / "weights.onnx").stat().st_mtime_ns
     assert [outcome.proven for outcome in migrate_folder(models, out)] == [False, True, True, False]
     assert (out / "deeplab_hole" / "weights.onnx").stat().st_mtime_ns == before, "it was converted again"
+
+
+def test_what_was_not_proven_is_tried_again_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine may have been installed since."""
+    from bridge.exporting import migrate
+
+    models, out, asked = tmp_path / "models", tmp_path / "out", []
+    models.mkdir()
+    for name in ("deploy.prototxt", "fashion_alexnet.caffemodel"):
+        shutil.copy(FASHION / name, models / name)
+    answers = {"export": (0, ()), "verify": (2, ("bridge: nothing was compared",))}
+
+    def command(*arguments: str) -> tuple[int, tuple[str, ...]]:
+        asked.append(arguments[0])
+        if arguments[0] == "export":
+            Path(arguments[-1]).touch()
+        return answers[arguments[0]]
+
+    monkeypatch.setattr(migrate, "_command", command)
+    said: list[str] = []
+    migrate_folder(models, out, progress=said.append)
+    assert said == ["fashion_alexnet.caffemodel: converted, not proven (bridge: nothing was compared)"]
+    answers["verify"] = (0, ())
+    assert migrate_folder(models, out)[0].proven
+    assert migrate_folder(models, out)[0].proven
+    assert asked == ["export", "verify"] * 2

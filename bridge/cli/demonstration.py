@@ -5,6 +5,7 @@ The model is an AlexNet in miniature that the real Caffe trained on Fashion-MNIS
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -44,10 +45,8 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     Returns:
         uint8 (N, 28, 28), scaled up from 8 x 8, and the digits, int64 (N).
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise MissingExtraError("the demo needs scikit-learn", hint=pip("demo")) from None
+    from sklearn.datasets import load_digits
+
     small = load_digits()
     grow = _interpolation(8, 28)
     images = grow @ (small.images * (255 / 16)) @ grow.T
@@ -73,6 +72,8 @@ def run(say: Callable[[str], None], on_step: Callable[[dict[str, Any]], None]) -
     Raises:
         BridgeError: A part failed.
     """
+    if importlib.util.find_spec("sklearn") is None:  # now, and not after the first steps
+        raise MissingExtraError("the demo needs scikit-learn", hint=pip("demo"))
     folder = model_folder()
     files = [str(folder / name) for name in MODEL_FILES[:2]]
     found = [("model", "AlexNet in miniature, trained by Caffe on Fashion-MNIST (141,927 bytes)")]

@@ -33,7 +33,6 @@ __all__ = ["Patch", "import_chainer", "install", "patches"]
 
 PACKAGES = ("chainer", "chainercv", "chainermn", "onnx_chainer")
 """The packages that have modules to patch."""
-_HINT = pip("chainer")
 
 
 def install(*, without: Collection[str] = (), caffe_function: bool = False) -> None:
@@ -111,4 +110,4 @@ def import_chainer() -> ModuleType:
         return importlib.import_module("chainer")
     except ImportError as error:
         problem = "Chainer is not installed" if error.name == "chainer" else f"Chainer does not import: {error}"
-        raise MissingExtraError(problem, hint=_HINT) from None
+        raise MissingExtraError(problem, hint=pip("chainer")) from None

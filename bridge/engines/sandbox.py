@@ -12,11 +12,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import selectors
+import queue
 import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -94,38 +95,35 @@ class Sandbox:
 
     def _ask(self, request: list[memoryview]) -> _Message:
         child = self._child = self._child or self._start()
+        talk = _Talk(child, request)
         try:
-            return self._answer(child, _Writer(cast("IO[bytes]", child.stdin), request))
+            return self._answer(child, talk)
         except BaseException:
-            self.close()  # a child in the middle of something cannot be asked again
+            child.kill()  # a child in the middle of something cannot be asked again
+            talk.join()
+            self.close()
             raise
 
-    def _answer(self, child: subprocess.Popen[bytes], request: _Writer) -> _Message:
+    def _answer(self, child: subprocess.Popen[bytes], talk: _Talk) -> _Message:
         """What the child says, while what it still has to read is written."""
         end = time.monotonic() + self.seconds
-        stdout = cast("IO[bytes]", child.stdout)
         found = bytearray()
-        with selectors.DefaultSelector() as selector:
-            selector.register(stdout, selectors.EVENT_READ)
-            selector.register(request.stream, selectors.EVENT_WRITE)
-            while len(found) < _LENGTHS.size or len(found) < sum(_LENGTHS.unpack_from(found), _LENGTHS.size):
-                events = selector.select(max(0.0, end - time.monotonic()))
-                if not events:
-                    raise TimeLimitError(f"did not end within {self.seconds:g} seconds")
-                for key, _ in events:
-                    if key.fileobj is not stdout:
-                        if request.step():
-                            selector.unregister(request.stream)
-                    elif piece := os.read(stdout.fileno(), 1 << 20):
-                        found += piece
-                        BUDGET.check(len(found), "the outputs of the graph")
-                    else:
-                        raise ModelError(f"ended ONNX Runtime ({_ending(child.wait())})")
+        while len(found) < _LENGTHS.size or len(found) < sum(_LENGTHS.unpack_from(found), _LENGTHS.size):
+            try:
+                piece = talk.pieces.get(timeout=max(0.0, end - time.monotonic()))
+            except queue.Empty:
+                raise TimeLimitError(f"did not end within {self.seconds:g} seconds") from None
+            if not piece:
+                raise ModelError(f"ended ONNX Runtime ({_ending(child.wait())})")
+            found += piece
+            BUDGET.check(len(found), "the outputs of the graph")
+            talk.more(found)
+        talk.join()
         return _unpack(memoryview(found))
 
     def _start(self) -> subprocess.Popen[bytes]:
         path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        child = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", __name__, str(BUDGET.limit)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -133,29 +131,52 @@ class Sandbox:
             env={**os.environ, "PYTHONPATH": path},
             bufsize=0,
         )
-        os.set_blocking(cast("IO[bytes]", child.stdin).fileno(), False)
-        return child
 
 
-class _Writer:
-    """A request on its way, as much at a time as the pipe takes."""
+class _Talk:
+    """A request on its way and its answer, by a thread each: Windows cannot wait for one of two pipes."""
 
-    def __init__(self, stream: IO[bytes], parts: list[memoryview]) -> None:
-        self.stream = stream
-        self._left = [part for part in reversed(parts) if part.nbytes]
+    def __init__(self, child: subprocess.Popen[bytes], request: Sequence[memoryview]) -> None:
+        self.pieces: queue.Queue[bytes] = queue.Queue(maxsize=8)
+        self._wanted = threading.Semaphore(1)
+        self._over = False
+        self._threads = [
+            threading.Thread(target=self._write, args=(cast("IO[bytes]", child.stdin), request), daemon=True),
+            threading.Thread(target=self._read, args=(cast("IO[bytes]", child.stdout),), daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
 
-    def step(self) -> bool:
-        """Write some; whether that was all."""
-        try:
-            part = self._left.pop()
-            written = os.write(self.stream.fileno(), part[: 1 << 20])
-            if written < part.nbytes:
-                self._left.append(part[written:])
-        except BlockingIOError:
-            self._left.append(part)
-        except BrokenPipeError:  # the child has ended, which reading from it tells
-            return True
-        return not self._left
+    def more(self, found: bytearray) -> None:
+        """Read on where the answer is not complete."""
+        self._over = len(found) >= _LENGTHS.size and len(found) >= sum(_LENGTHS.unpack_from(found), _LENGTHS.size)
+        self._wanted.release()
+
+    def join(self) -> None:
+        """Wait until neither thread uses the pipes; the answer is complete, or the child has ended."""
+        self._over = True
+        self._wanted.release()
+        for thread in self._threads:
+            thread.join()
+
+    def _write(self, stream: IO[bytes], request: Sequence[memoryview]) -> None:
+        with contextlib.suppress(OSError):  # the child has ended, which reading from it tells
+            for part in request:
+                rest = part
+                while rest.nbytes:
+                    rest = rest[os.write(stream.fileno(), rest[: 1 << 20]) :]
+
+    def _read(self, stream: IO[bytes]) -> None:
+        piece = b"."
+        while piece:
+            self._wanted.acquire()
+            if self._over:
+                return
+            try:
+                piece = os.read(stream.fileno(), 1 << 20)
+            except OSError:
+                piece = b""
+            self.pieces.put(piece)
 
 
 def _ending(status: int) -> str:

@@ -113,7 +113,8 @@ def migrate_folder(
     with ThreadPoolExecutor(jobs or max(1, (os.cpu_count() or 2) // 2)) as pool:
         outcomes = []
         for outcome in pool.map(lambda pair: _migrated(pair, root, target), pairs):
-            progress(f"{outcome.pair.weights}: {_verdict(outcome)}")
+            why = f" ({outcome.said[-1]})" if outcome.said and not outcome.proven else ""
+            progress(f"{outcome.pair.weights}: {_verdict(outcome)}{why}")
             outcomes.append(outcome)
     with atomic(target / "index.html") as stream:
         stream.write(_page(root, outcomes).encode())
@@ -161,11 +162,11 @@ def _likeness(a: Path, b: Path) -> float:
 
 
 def _migrated(pair: ModelFiles, root: Path, target: Path) -> Migration:
-    """What becomes of one model; from its record, if it was done before."""
+    """What becomes of one model; from its record, if it was proven before or could not be converted."""
     model = target / f"{pair.weights.replace('.caffemodel', '')}.onnx"
     record, stamp = model.with_suffix(".json"), _stamp(pair, root)
     known = _recorded(record)
-    if known is not None and known.pair == pair and known.stamp == stamp and (model.exists() or not known.converted):
+    if known is not None and known.pair == pair and known.stamp == stamp and _settled(known, model):
         return known
     model.parent.mkdir(parents=True, exist_ok=True)
     files = [str(root / name) for name in (pair.definition, pair.weights) if name]
@@ -177,12 +178,18 @@ def _migrated(pair: ModelFiles, root: Path, target: Path) -> Migration:
     return outcome
 
 
+def _settled(known: Migration, model: Path) -> bool:
+    """Whether a record need not be made again; another engine may prove what was not proven."""
+    return model.exists() and known.proven if known.converted else True
+
+
 def _command(*arguments: str) -> tuple[int, tuple[str, ...]]:
     """The status of a ``bridge`` command in a process of its own, and the last lines of what it said."""
     done = subprocess.run(
         [sys.executable, "-m", "bridge", *arguments], capture_output=True, text=True, errors="replace", check=False
     )
-    lines = [line for line in (done.stderr if arguments[0] == "export" else done.stdout).splitlines() if line.strip()]
+    spoken = done.stderr if arguments[0] == "export" or done.returncode == 2 else done.stdout
+    lines = [line for line in spoken.splitlines() if line.strip()]
     return done.returncode, tuple(line.strip() for line in lines[-_LINES:])
 
 

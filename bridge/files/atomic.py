@@ -21,6 +21,9 @@ from bridge.limits.sources import OPENED, Stamp, check_unchanged
 from bridge.schema import Blob, Net
 from bridge.schema.net import distinct
 
+WINDOWS = sys.platform == "win32"
+"""A folder has no descriptor there, and an open file cannot be renamed."""
+
 PIECE = 1 << 19
 """Bytes of a blob that are in memory at once while it is written; so few that they stay in the processor's cache."""
 
@@ -157,11 +160,11 @@ class _Draft:
         self.target = target
         self.name = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
         self.named = False
-        self.folder = os.open(target.parent, os.O_RDONLY)
+        self.folder = None if WINDOWS else os.open(target.parent, os.O_RDONLY)
         try:
             self.stream: IO[bytes] = os.fdopen(self._open(), "w+b")
         except BaseException:
-            os.close(self.folder)
+            self._close_folder()
             raise
         self.syncer = _Syncer(self.stream.fileno()) if durable else None
         if self.syncer:
@@ -187,9 +190,11 @@ class _Draft:
             link = f"/proc/self/fd/{self.stream.fileno()}"
             self.named = True  # set first, because an interrupt may come between
             os.link(link, self.name, src_dir_fd=self.folder, follow_symlinks=True)
+        if WINDOWS:
+            self.stream.close()
         os.replace(self.name, self.target)
         self.named = False
-        if self.syncer:
+        if self.syncer and self.folder is not None:
             os.fsync(self.folder)
 
     def close(self) -> None:
@@ -200,9 +205,13 @@ class _Draft:
         finally:
             with contextlib.suppress(OSError):  # the content is discarded
                 self.stream.close()
-            os.close(self.folder)
+            self._close_folder()
             if self.named:
                 self.name.unlink(missing_ok=True)
+
+    def _close_folder(self) -> None:
+        if self.folder is not None:
+            os.close(self.folder)
 
 
 class _Syncer(threading.Thread):

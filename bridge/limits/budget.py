@@ -166,7 +166,7 @@ def memory() -> int:
         found = 8 << 30
     for name in _CONTROL_GROUP:
         with contextlib.suppress(OSError, ValueError):
-            found = min(found, int(Path(name).read_text()))
+            found = min(found, int(Path(name).read_text(encoding="ascii")))
     return found
 
 
