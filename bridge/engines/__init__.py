@@ -43,7 +43,7 @@ class EngineEntry:
     """One line of the table: a name, the packages it needs, and how to install them.
 
     ``asked`` marks an engine that is known to differ from Caffe, and so runs only when it is
-    asked for by name.
+    asked for by name. ``piecewise`` marks one that gives the same for a few layers alone as for the whole net.
     """
 
     name: str
@@ -52,6 +52,7 @@ class EngineEntry:
     hint: str
     probed: bool = False
     asked: bool = False
+    piecewise: bool = False
 
     @property
     def module(self) -> str:
@@ -63,8 +64,20 @@ _OPENCV = "pip install 'opencv-python-headless<5'"
 ENGINES: dict[str, EngineEntry] = {
     entry.name: entry
     for entry in (
-        EngineEntry("onnxruntime", "ONNX Runtime, on the exported model", ("onnxruntime",), "pip install onnxruntime"),
-        EngineEntry("chainer", "Chainer, on the built chain", ("chainer",), "pip install 'weight-bridge[chainer]'"),
+        EngineEntry(
+            "onnxruntime",
+            "ONNX Runtime, on the exported model",
+            ("onnxruntime",),
+            "pip install onnxruntime",
+            piecewise=True,
+        ),
+        EngineEntry(
+            "chainer",
+            "Chainer, on the built chain",
+            ("chainer",),
+            "pip install 'weight-bridge[chainer]'",
+            piecewise=True,
+        ),
         EngineEntry("pycaffe", "the real Caffe, in another interpreter", (), "set BRIDGE_PYCAFFE_PYTHON", probed=True),
         EngineEntry("opencv", "OpenCV 4, on the Caffe files", ("cv2",), _OPENCV, asked=True),
         EngineEntry(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from bridge.verification.compare import metrics, same_bits
 from bridge.verification.inputs import Recorded, range_text
 from bridge.verification.results import DIFFERENT, SAME, SKIPPED, Metrics, OutputsResult, TopResult
 from bridge.verification.segments import Place, Runner, Segment, segment, sources
+from bridge.verification.stream import StreamedValues, groups
 from bridge.verification.tolerance import BoundedTops, Tolerances, bounds, fallback
 
 
@@ -28,19 +29,22 @@ class Side(NamedTuple):
     """
 
     name: str
-    values: dict[Place, np.ndarray]
+    values: Mapping[Place, np.ndarray]
 
 
 def engine_side(name: str, net: Net, inputs: Arrays, options: Mapping[str, object]) -> Side:
-    """Run a net in an engine.
+    """Run a net in an engine; one whose tops take much memory a few layers at a time, where the engine can.
 
     Raises:
         MissingExtraError: The engine does not work here.
         UnsupportedLayerError: It cannot run the net.
         ModelError: The net does not fit the inputs.
     """
-    net.infer({key: array.shape for key, array in inputs.items()})
-    tops = engines.make(name, net, **options).tops(inputs)
+    runs = groups(net, inputs)
+    engine = engines.make(name, net, **options)
+    if len(runs) > 1 and engines.find(name).piecewise:
+        return Side(name, StreamedValues(net, _places(net, inputs), runs, Runner(net, name, options).run))
+    tops = engine.tops(inputs)
     values = {
         Place(index, top): array
         for index, arrays in enumerate(tops)
@@ -49,6 +53,22 @@ def engine_side(name: str, net: Net, inputs: Arrays, options: Mapping[str, objec
         if array is not None
     }
     return Side(name, {**_places(net, inputs), **values})
+
+
+def cut_short(sides: Sequence[Side], needed: Collection[str]) -> list[str]:
+    """A remark for each side that could not be run to its end, a few layers at a time.
+
+    Raises:
+        BridgeError: One whose name is among ``needed`` could not.
+    """
+    lines = []
+    for side in sides:
+        problem = side.values.problem if isinstance(side.values, StreamedValues) else None
+        if problem is not None and side.name in needed:
+            raise problem
+        if problem is not None:
+            lines.append(f"{side.name} did not run the net to its end: {problem.args[0]}")
+    return lines
 
 
 def recorded_side(recorded: Recorded, net: Net) -> Side:
@@ -113,6 +133,24 @@ def uncompared_outputs(net: Net, results: Sequence[OutputsResult]) -> list[str]:
     return lines
 
 
+def compare_layers(
+    net: Net, comparisons: Sequence[Comparison], done: Callable[[int], None] = lambda _: None
+) -> list[OutputsResult]:
+    """Run comparisons side by side, layer by layer, so that values that were compared can be freed.
+
+    Args:
+        net: The net.
+        comparisons: Of its tops.
+        done: Is told of each layer, as long as its values are there.
+    """
+    found: list[list[TopResult]] = [[] for _ in comparisons]
+    for index in range(len(net.layers)):
+        for tops, comparison in zip(found, comparisons, strict=True):
+            tops += comparison.layer(index)
+        done(index)
+    return [comparison.result(tops) for tops, comparison in zip(found, comparisons, strict=True)]
+
+
 class Comparison:
     """Compares what two sides have for the tops of one net.
 
@@ -138,13 +176,18 @@ class Comparison:
 
     def run(self) -> OutputsResult:
         """Compare every top of every layer."""
-        tops = [
-            self._top(index, top)
-            for index, layer in enumerate(self.net.layers)
-            if not layer.is_input
-            for top in range(len(layer.tops))
-        ]
+        return self.result([top for index in range(len(self.net.layers)) for top in self.layer(index)])
+
+    def result(self, tops: Sequence[TopResult]) -> OutputsResult:
+        """The result, from those of all layers."""
         return OutputsResult(self.a.name, self.b.name, tuple(tops))
+
+    def layer(self, index: int) -> list[TopResult]:
+        """Compare every top of one layer."""
+        layer = self.net.layers[index]
+        found = [] if layer.is_input else [self._top(index, top) for top in range(len(layer.tops))]
+        self._known = (-1, {})
+        return found
 
     def _top(self, index: int, top: int) -> TopResult:
         layer, place = self.net.layers[index], Place(index, top)
