@@ -38,6 +38,8 @@ from tests.nets import random_inputs  # noqa: E402
 from tests.strategies.nets import whole_nets  # noqa: E402
 
 SCALES = (1.0, 1e-3, 30.0, 1.0, 1e3)
+_ENGINES: dict[str, dict[str, Any]] = {"onnxruntime": {"threads": 1}, "chainer": {}}
+"""Making a session's threads takes longer than running a net of this size."""
 _BATCH = 200
 """Examples that are drawn at once, so that the clock is looked at in between."""
 
@@ -47,10 +49,10 @@ def compared(net: Net, inputs: dict[str, np.ndarray], number: int) -> list[TopRe
     if any(name not in inputs for name in net.inputs):
         return []
     try:
-        sides = [engine_side(name, net, inputs, {}) for name in ("onnxruntime", "chainer")]
+        sides = [engine_side(name, net, inputs, options) for name, options in _ENGINES.items()]
     except BridgeError:
         return []
-    runner = Runner(net, "onnxruntime", {})
+    runner = Runner(net, "onnxruntime", _ENGINES["onnxruntime"])
     with np.errstate(all="ignore"):
         return list(Comparison(net, runner, *sides, given=Tolerances(), isolate=False, seed=number).run().tops)
 

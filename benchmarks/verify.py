@@ -1,17 +1,26 @@
-"""How long it takes to prove two files of VGG-16's size equal, bit by bit, against a plain read of both.
+"""How long a proof takes, and how much memory.
 
     python benchmarks/verify.py [--repeat 3] [--json verify.json]
+    python benchmarks/verify.py --nets [--json nets.json]
 
-Makes two files of 553 MB with random values in a temporary folder. Each time is the best of
-the repeats, the files in the page cache. Fails if the proof takes more than three times the
-plain read, as promised.
+The first proves two files of VGG-16's size equal, bit by bit, against a plain read of both. It makes two files
+of 553 MB with random values in a temporary folder. Each time is the best of the repeats, the files in the page
+cache. It fails if the proof takes more than three times the plain read, as promised.
+
+The second takes nets of large values and few weights (large_nets.py, random weights): the processor time that the
+check of an export takes, against one pass of the net through both engines; and the most memory that the check
+and ``bridge verify`` of one draw take, without what the interpreter and its packages take, against the largest
+layer (what it reads and writes) and the weights. It fails above 3 x the pass or 4 x the layer plus the weights.
+Each is measured in a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,11 +32,22 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import bridge  # noqa: E402
+from benchmarks.large_nets import NETS  # noqa: E402
+from benchmarks.plant import centred  # noqa: E402
+from bridge import engines  # noqa: E402
+from bridge.caffe_files.inference import inference_net  # noqa: E402
+from bridge.schema import Net, count  # noqa: E402
+from bridge.verification.inputs import make_inputs  # noqa: E402
 from tests.nets import make  # noqa: E402
 
 CHANNELS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)
 """Outputs of VGG-16's convolutions; 0 is a pooling."""
 PROMISE = 3.0
+LAYERS = 4.0
+"""So many times the largest layer, beside the weights, is what a proof may take of memory."""
+TINY = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 9 dim: 9 } } }\n' + (
+    'layer { name: "c" type: "Convolution" bottom: "data" top: "c" convolution_param { num_output: 4 kernel_size: 3 } }'
+)
 
 
 def vgg16() -> str:
@@ -64,7 +84,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--json")
+    parser.add_argument("--nets", action="store_true", help="nets of large values in place of two files")
+    parser.add_argument("--one", nargs=2, metavar=("NET", "WHAT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.one:
+        print(json.dumps(one(*options.one)))
+        return 0
+    if options.nets:
+        return nets(options.json)
     with tempfile.TemporaryDirectory() as folder:
         a, b = Path(folder) / "a.caffemodel", Path(folder) / "b.caffemodel"
         bridge.save(make(vgg16()), a)
@@ -76,6 +103,73 @@ def main() -> int:
     if options.json:
         Path(options.json).write_text(json.dumps({"bytes": size, "seconds": seconds}, indent=2))
     return int(seconds["weights and checks"] > PROMISE * seconds["plain read of both"])
+
+
+def nets(target: str | None) -> int:
+    """Measure each net, print a line for each, and tell whether one takes too much."""
+    rows = {}
+    for name in NETS:
+        figures = {}
+        for what in ("pass", "check", "verify"):
+            command = [sys.executable, __file__, "--one", name, what]
+            figures[what] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        layer, weights = figures["pass"]["layer"], figures["pass"]["weights"]
+        ratio = figures["check"]["seconds"] / figures["pass"]["seconds"]
+        used = {what: (figures[what]["memory"] - weights) / layer for what in figures}
+        rows[name] = {**figures, "time": ratio, "memory": used}
+        print(f"{name:16} one pass {figures['pass']['seconds']:6.1f} s, the check of an export {ratio:5.2f} x")
+        print(f"{'':16} largest layer {layer >> 20} MB, weights {weights >> 20} MB; beside the weights ", end="")
+        print(", ".join(f"{what} {times:.2f} x" for what, times in used.items()), flush=True)
+    if target:
+        Path(target).write_text(json.dumps(rows, indent=2))
+    return int(
+        any(
+            row["time"] > PROMISE or max(row["memory"]["check"], row["memory"]["verify"]) > LAYERS
+            for row in rows.values()
+        )
+    )
+
+
+def one(name: str, what: str) -> dict[str, float]:
+    """Measure one thing of one net in this process: seconds of processor time, and bytes of memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        work(make(TINY), what, Path(folder))  # the packages are loaded now
+        net = centred(make(NETS[name]()))
+        before, start = _high(), time.process_time()
+        work(net, what, Path(folder))
+        shapes = net.infer()
+        sizes = [
+            sum(4 * count(shapes[place.layer][place.top]) for place in net.flow.fed_reads()[index] if place.layer >= 0)
+            + sum(4 * count(shape) for shape in shapes[index])
+            for index in range(len(net.layers))
+        ]
+        return {
+            "seconds": time.process_time() - start,
+            "memory": _high() - before,
+            "layer": max(sizes),
+            "weights": sum(4 * count(blob.shape) for layer in net.layers for _, blob in layer.blobs.entries()),
+        }
+
+
+def work(net: Net, what: str, folder: Path) -> None:
+    """One pass of a net through both engines, the check of its export, or its verification by one draw."""
+    if what == "pass":
+        served = inference_net(net)
+        inputs = make_inputs(served, given=None, seed=0, value_range=None)
+        for name in ("onnxruntime", "chainer"):
+            engines.make(name, served).outputs(inputs)
+    elif what == "check":
+        bridge.export_onnx(net, folder / "net.onnx")
+    else:
+        bridge.save(net, folder / "net.npz")
+        chosen: dict[str, Any] = {"engines": ["onnxruntime", "chainer"], "readers": (), "checks": (), "draws": 1}
+        report = bridge.verify(folder / "net.npz", **chosen)
+        assert report.passed, report
+
+
+def _high() -> int:
+    """The most bytes that this process had in memory."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
 def measure(a: Path, b: Path, repeat: int) -> dict[str, float]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import bridge
-from bridge.verification.draws import Thresholds, output_remarks
+from bridge.verification.draws import OutputValues, Thresholds
 from bridge.verification.inputs import make_inputs
 from bridge.verification.segments import Place
 from tests.conftest import ROOT, need
@@ -29,20 +29,20 @@ def test_thresholds_are_counted_from_both_sides() -> None:
     thresholds = Thresholds(net)
     data = Place(-1, 0)
     assert thresholds.unmet() == []  # nothing is known of its input
-    thresholds.count({data: np.float32([1, 2])})
+    thresholds.count(1, {data: np.float32([1, 2])})
     assert thresholds.unmet() == [(1, 0.0), (1, 6.0)]
-    thresholds.count({data: np.float32([-1, 2])})
+    thresholds.count(1, {data: np.float32([-1, 2])})
     assert thresholds.remarks() == ["values on one side only of the threshold of layer 'six' (ReLU6) at 6"]
-    thresholds.count({data: np.float32([7])})
+    thresholds.count(1, {data: np.float32([7])})
     assert thresholds.unmet() == []
 
 
 def test_a_saturated_softmax_is_said_to_hide_faults() -> None:
     net = make(NET)
     thresholds = Thresholds(net)
-    thresholds.count({Place(3, 0): np.float32([[1, 0, 0, 0, 0], [0, 1, 0, 0, 0]])})
+    thresholds.count(3, {Place(3, 0): np.float32([[1, 0, 0, 0, 0], [0, 1, 0, 0, 0]])})
     assert "layer 'prob' (Softmax) is saturated" in thresholds.remarks()[0]
-    thresholds.count({Place(3, 0): np.float32([[1, 0, 0, 0, 0], [0.3, 0.7, 0, 0, 0]])})
+    thresholds.count(3, {Place(3, 0): np.float32([[1, 0, 0, 0, 0], [0.3, 0.7, 0, 0, 0]])})
     assert thresholds.remarks() == []
 
 
@@ -50,8 +50,11 @@ def test_a_saturated_softmax_is_said_to_hide_faults() -> None:
 def test_outputs_that_prove_nothing_are_named(value: float, words: str) -> None:
     net = make(NET)
     place = net.flow.last["prob"]
-    assert words in output_remarks(net, [{place: np.full((2, 5), value, np.float32)}])[0]
-    assert not output_remarks(net, [{place: np.arange(10, dtype=np.float32)}])
+    outputs = OutputValues(net)
+    outputs.count(place.layer, {place: np.full((2, 5), value, np.float32)})
+    assert words in outputs.remarks()[0]
+    outputs.count(place.layer, {place: np.arange(10, dtype=np.float32)})
+    assert not outputs.remarks()
 
 
 def test_draws_meet_thresholds_and_ties(tmp_path: Path) -> None:

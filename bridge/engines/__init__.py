@@ -45,7 +45,7 @@ class EngineEntry:
     """One line of the table: a name, the packages it needs, and how to install them.
 
     ``asked`` marks an engine that is known to differ from Caffe, and so runs only when it is
-    asked for by name.
+    asked for by name. ``piecewise`` marks one that gives the same for a few layers alone as for the whole net.
     """
 
     name: str
@@ -54,6 +54,7 @@ class EngineEntry:
     hint: str
     probed: bool = False
     asked: bool = False
+    piecewise: bool = False
 
     @property
     def module(self) -> str:
@@ -65,8 +66,10 @@ _OPENCV = "pip install 'opencv-python-headless<5'"
 ENGINES: dict[str, EngineEntry] = {
     entry.name: entry
     for entry in (
-        EngineEntry("onnxruntime", "ONNX Runtime, on the exported model", ("onnxruntime",), pip("runtime")),
-        EngineEntry("chainer", "Chainer, on the built chain", ("chainer",), pip("chainer")),
+        EngineEntry(
+            "onnxruntime", "ONNX Runtime, on the exported model", ("onnxruntime",), pip("runtime"), piecewise=True
+        ),
+        EngineEntry("chainer", "Chainer, on the built chain", ("chainer",), pip("chainer"), piecewise=True),
         EngineEntry("pycaffe", "the real Caffe, in another interpreter", (), "set BRIDGE_PYCAFFE_PYTHON", probed=True),
         EngineEntry("numpy", "NumPy, for layers that Chainer lacks, such as DetectionOutput", (), "", asked=True),
         EngineEntry("opencv", "OpenCV 4, on the Caffe files", ("cv2",), _OPENCV, asked=True),

@@ -17,10 +17,19 @@ class Engine:
 
     def __init__(self, net: ServedNet) -> None:
         self._chain: NetChain = build_chain(net)
+        self._bottoms = [layer.bottoms for layer in net.layers]
 
     def outputs(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        values: dict[str, Any] = {name: chainer.as_variable(array) for name, array in _float32(inputs).items()}
+        names, kept = self._chain.layer_tops(), set(self._chain.net_outputs)
+        last = {bottom: index for index, bottoms in enumerate(self._bottoms) for bottom in bottoms}
         with _test_mode():
-            values = self._chain.run(_float32(inputs))
+            for index, tops in self._chain.steps(values):
+                values.update(zip(names[index], tops, strict=False))
+                for name in self._bottoms[index]:
+                    if last[name] == index and name not in kept:
+                        values.pop(name, None)  # no later layer reads it
+                del tops
         return {name: _array(values[name]) for name in self._chain.net_outputs if name in values}
 
     def tops(self, inputs: Arrays) -> list[Tops]:

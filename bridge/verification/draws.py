@@ -35,6 +35,8 @@ _LISTED = 5
 
 PlacedValues = Mapping[Place, np.ndarray]
 Draw = Callable[[np.random.Generator, Shape], Any]
+Done = Callable[[int, PlacedValues], None]
+"""Is told of a layer, by its index, that was compared, with one side's values as far as they are in memory."""
 
 
 def _normal(scale: float) -> Draw:
@@ -93,19 +95,19 @@ class Thresholds:
         }
         self._peaks: dict[int, float] = {}
 
-    def count(self, values: PlacedValues) -> None:
-        """Count the values of one draw."""
-        for (index, threshold), sides in self._met.items():
-            array = values.get(self._reads[index])
+    def count(self, index: int, values: PlacedValues) -> None:
+        """Count what a layer reads, and the probabilities that it writes, in one draw."""
+        layer = self.net.layers[index]
+        for threshold in layer.thresholds if index in self._reads else ():
+            array, sides = values.get(self._reads[index]), self._met[index, threshold]
             if array is not None and len(sides) < 2:
                 sides.update(side for side, met in ((False, array < threshold), (True, array > threshold)) if met.any())
-        for index, layer in enumerate(self.net.layers):
-            top = values.get(Place(index, 0))
-            if layer.probabilities and top is not None and top.size:
-                # the sample that is least certain
-                axis = 1 if top.ndim > 1 else 0
-                peak = float(np.nan_to_num(top.max(axis=axis)).min())
-                self._peaks[index] = min(self._peaks.get(index, 1.0), peak)
+        top = values.get(Place(index, 0)) if layer.probabilities else None
+        if top is not None and top.size:
+            # the sample that is least certain
+            axis = 1 if top.ndim > 1 else 0
+            peak = float(np.nan_to_num(top.max(axis=axis)).min())
+            self._peaks[index] = min(self._peaks.get(index, 1.0), peak)
 
     def unmet(self) -> list[tuple[int, float]]:
         """Layers and thresholds that were not met from both sides; those whose input is not known are none of them."""
@@ -131,6 +133,22 @@ class Thresholds:
         return not outputs or outputs[-1] != 1
 
 
+def with_layers_alone(
+    results: Sequence[OutputsResult],
+    runner: Runner,
+    thresholds: Thresholds,
+    runs: Mapping[str, tuple[Side, LayerRun]],
+    seed: int,
+) -> list[OutputsResult]:
+    """The results with what a comparison of single layers adds, for those sides whose layers can be run alone."""
+    found = list(results)
+    for place, result in enumerate(found):
+        if result.b in runs:
+            tops = compare_alone(runner.net, runner, thresholds, *runs[result.b], seed)
+            found[place] = with_differences(result, tops.values())
+    return found
+
+
 def compare_alone(
     net: Net, runner: Runner, thresholds: Thresholds, side: Side, run: LayerRun, seed: int
 ) -> dict[Place, TopResult]:
@@ -151,13 +169,13 @@ def compare_alone(
         part = runner.alone(index)
         if any(place not in side.values for place in part.inputs):
             continue
-        values = {**side.values}
-        values.update(_around(net.layers[index].thresholds, part.inputs, side.values, seed + index))
-        theirs = run(index, {place: values[place] for place in part.inputs})
+        values = {place: side.values[place] for place in part.inputs}
+        values.update(_around(net.layers[index].thresholds, part.inputs, values, seed + index))
+        theirs = run(index, values)
         if theirs is None:
             continue
-        thresholds.count({place: values[place] for place in part.inputs})
-        both = Side(side.name, {**{place: values[place] for place in part.inputs}, **theirs})
+        thresholds.count(index, values)
+        both = Side(side.name, {**values, **theirs})
         with contextlib.suppress(BridgeError):
             for place, (bound, ours) in bounds(runner, part, values, seed + index).items():
                 if place in theirs:
@@ -185,20 +203,46 @@ def _compared(net: Net, place: Place, bound: Bound, ours: np.ndarray, theirs: np
     return replace(result, status=DIFFERENT if alone.mismatches else SAME, alone=alone)
 
 
-def output_remarks(net: Net, draws: Sequence[PlacedValues]) -> list[str]:
-    """A remark for each output that is NaN everywhere, or the same value everywhere, in all draws."""
-    lines = []
-    for name in net.outputs:
-        arrays = [
-            array for values in draws if (array := values.get(net.flow.last[name])) is not None and array.size > 1
-        ]
-        if not arrays:
-            continue
-        if all(np.isnan(array).all() for array in arrays):
-            lines.append(f"output '{name}' is NaN everywhere: that both sides agree proves nothing")
-        elif all(array.min() == array.max() for array in arrays):
-            lines.append(f"output '{name}' has one value everywhere: that both sides agree proves little")
-    return lines
+class OutputValues:
+    """Which outputs are NaN everywhere, or one value everywhere, in all draws.
+
+    Args:
+        net: The net.
+    """
+
+    def __init__(self, net: Net) -> None:
+        self._places = {net.flow.last[name]: name for name in net.outputs}
+        self._nan: dict[str, bool] = {}
+        self._constant: dict[str, bool] = {}
+
+    def count(self, index: int, values: PlacedValues) -> None:
+        """Count the outputs that a layer writes in one draw."""
+        for place, name in self._places.items():
+            array = values.get(place) if place[0] == index else None
+            if array is not None and array.size > 1:
+                lowest, highest = array.min(), array.max()
+                self._nan[name] = self._nan.get(name, True) and bool(np.isnan(lowest) and np.isnan(array).all())
+                self._constant[name] = self._constant.get(name, True) and bool(lowest == highest)
+
+    def remarks(self) -> list[str]:
+        """A remark for each of them."""
+        lines = []
+        for name in self._places.values():
+            if self._nan.get(name):
+                lines.append(f"output '{name}' is NaN everywhere: that both sides agree proves nothing")
+            elif self._constant.get(name):
+                lines.append(f"output '{name}' has one value everywhere: that both sides agree proves little")
+        return lines
+
+
+def counting(*counters: Thresholds | OutputValues) -> Done:
+    """One function that has each of them count."""
+
+    def done(index: int, values: PlacedValues) -> None:
+        for counter in counters:
+            counter.count(index, values)
+
+    return done
 
 
 def merged(results: Sequence[OutputsResult]) -> list[OutputsResult]:

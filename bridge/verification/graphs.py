@@ -38,6 +38,7 @@ class GraphRun(NamedTuple):
         remarks: What cannot be run, and why; what the graph does to its image input first.
         half: Whether it computes in float16.
         layer: Runs one layer of the graph on inputs; ``None`` instead of its tops where its nodes are not apart.
+        refused: Whether a runtime does not run it to its end.
     """
 
     side: Side
@@ -45,6 +46,7 @@ class GraphRun(NamedTuple):
     remarks: tuple[str, ...] = ()
     half: bool = False
     layer: LayerRun | None = None
+    refused: bool = False
 
 
 def run_graph(
@@ -100,6 +102,7 @@ def run_graph(
         tuple(remarks),
         half,
         functools.partial(_run_layer, runtime, inside, net, names),
+        bool(refusal),
     )
 
 

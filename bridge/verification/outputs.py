@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from bridge.verification.detections import row_metrics
 from bridge.verification.inputs import Recorded, range_text
 from bridge.verification.results import DIFFERENT, SAME, SKIPPED, Metrics, OutputsResult, TopResult, plural
 from bridge.verification.segments import Place, Runner, Segment, segment, sources
+from bridge.verification.stream import StreamedValues, groups
 from bridge.verification.tolerance import BoundedTops, Tolerances, bounds, fallback
 
 
@@ -34,7 +35,7 @@ class Side(NamedTuple):
     """
 
     name: str
-    values: dict[Place, np.ndarray]
+    values: Mapping[Place, np.ndarray]
     by_numpy: frozenset[int] = frozenset()
     notes: tuple[str, ...] = ()
 
@@ -42,13 +43,19 @@ class Side(NamedTuple):
 def engine_side(name: str, net: Net, inputs: Arrays, options: Mapping[str, object]) -> Side:
     """Run a net in an engine, as far as it has the net's layers.
 
+    A net whose tops take much memory is run a few layers at a time, where the engine can.
+
     Raises:
         MissingExtraError: The engine does not work here.
         UnsupportedLayerError: It cannot run the net.
         ModelError: The net does not fit the inputs.
     """
-    net.infer({key: array.shape for key, array in inputs.items()})
+    runs = groups(net, inputs)
     engine = engines.make_partial(name, net, **options)
+    by_numpy, lost, notes = _lacks(name, net, engine)
+    if len(runs) > 1 and engines.find(name).piecewise and not lost:
+        streamed = StreamedValues(net, _places(net, inputs), runs, Runner(net, name, options).run)
+        return Side(name, streamed, by_numpy, notes)
     tops = engine.tops(inputs)
     values = {
         Place(index, top): array
@@ -57,19 +64,22 @@ def engine_side(name: str, net: Net, inputs: Arrays, options: Mapping[str, objec
         for top, array in enumerate(arrays)
         if array is not None
     }
-    by_numpy, notes = (engine.by_numpy, _lacks(name, net, engine)) if isinstance(engine, PartialEngine) else ((), ())
-    return Side(name, {**_places(net, inputs), **values}, frozenset(by_numpy), tuple(notes))
+    return Side(name, {**_places(net, inputs), **values}, by_numpy, notes)
 
 
-def _lacks(name: str, net: Net, engine: PartialEngine) -> Iterator[str]:
-    """What is done about the layers that an engine lacks."""
+def _lacks(name: str, net: Net, engine: engines.Engine) -> tuple[frozenset[int], frozenset[int], tuple[str, ...]]:
+    """Which of the layers that an engine lacks NumPy computes, and which nobody does, with a remark for each kind."""
+    if not isinstance(engine, PartialEngine):
+        return frozenset(), frozenset(), ()
+    notes = []
     if engine.by_numpy:
         labels = ", ".join(net.layers[index].label for index in sorted(engine.by_numpy))
-        yield f"engine {name} lacks {labels}: NumPy computed what it lacks"
+        notes.append(f"engine {name} lacks {labels}: NumPy computed what it lacks")
     if engine.lost:
         first, *others = sorted(engine.lost)
         more = f", and {plural(len(others), 'layer')} that it lacks or that depend on such" if others else ""
-        yield f"engine {name} lacks {net.layers[first].label}{more}: not compared with it"
+        notes.append(f"engine {name} lacks {net.layers[first].label}{more}: not compared with it")
+    return engine.by_numpy, engine.lost, tuple(notes)
 
 
 def served(net: Net, outputs: Sequence[str], shapes: Mapping[str, Shape]) -> Net:
@@ -85,6 +95,22 @@ def no_engine(net: Net, engine_names: Sequence[str]) -> str:
         return f"no engine was used: there are no weights for {lacking[0]}{number}"
     hint = engines.how_to_get_another("")
     return "" if engine_names else f"no engine works here: outputs were not compared ({hint})"
+
+
+def cut_short(sides: Sequence[Side], needed: Collection[str]) -> list[str]:
+    """A remark for each side that could not be run to its end, a few layers at a time.
+
+    Raises:
+        BridgeError: One whose name is among ``needed`` could not.
+    """
+    lines = []
+    for side in sides:
+        problem = side.values.problem if isinstance(side.values, StreamedValues) else None
+        if problem is not None and side.name in needed:
+            raise problem
+        if problem is not None:
+            lines.append(f"{side.name} did not run the net to its end: {problem.args[0]}")
+    return lines
 
 
 def recorded_side(recorded: Recorded, net: Net) -> Side:
@@ -149,6 +175,24 @@ def uncompared_outputs(net: Net, results: Sequence[OutputsResult]) -> list[str]:
     return lines
 
 
+def compare_layers(
+    net: Net, comparisons: Sequence[Comparison], done: Callable[[int], None] = lambda _: None
+) -> list[OutputsResult]:
+    """Run comparisons side by side, layer by layer, so that values that were compared can be freed.
+
+    Args:
+        net: The net.
+        comparisons: Of its tops.
+        done: Is told of each layer, as long as its values are there.
+    """
+    found: list[list[TopResult]] = [[] for _ in comparisons]
+    for index in range(len(net.layers)):
+        for tops, comparison in zip(found, comparisons, strict=True):
+            tops += comparison.layer(index)
+        done(index)
+    return [comparison.result(tops) for tops, comparison in zip(found, comparisons, strict=True)]
+
+
 class Comparison:
     """Compares what two sides have for the tops of one net.
 
@@ -174,13 +218,18 @@ class Comparison:
 
     def run(self) -> OutputsResult:
         """Compare every top of every layer."""
-        tops = [
-            self._top(index, top)
-            for index, layer in enumerate(self.net.layers)
-            if not layer.is_input
-            for top in range(len(layer.tops))
-        ]
+        return self.result([top for index in range(len(self.net.layers)) for top in self.layer(index)])
+
+    def result(self, tops: Sequence[TopResult]) -> OutputsResult:
+        """The result, from those of all layers."""
         return OutputsResult(self.a.name, self.b.name, tuple(tops))
+
+    def layer(self, index: int) -> list[TopResult]:
+        """Compare every top of one layer."""
+        layer = self.net.layers[index]
+        found = [] if layer.is_input else [self._top(index, top) for top in range(len(layer.tops))]
+        self._known = (-1, {})
+        return found
 
     def _top(self, index: int, top: int) -> TopResult:
         layer, place = self.net.layers[index], Place(index, top)

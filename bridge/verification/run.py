@@ -28,6 +28,8 @@ from bridge.verification.inputs import (
 from bridge.verification.outputs import (
     Comparison,
     Side,
+    compare_layers,
+    cut_short,
     engine_side,
     no_engine,
     recorded_side,
@@ -39,7 +41,7 @@ from bridge.verification.outputs import (
 from bridge.verification.parts import compare_keys, compare_nets
 from bridge.verification.report import Report
 from bridge.verification.results import SAME, OutputsResult, PartsResult, WeightsResult
-from bridge.verification.segments import Place, Runner
+from bridge.verification.segments import Runner
 from bridge.verification.tolerance import Tolerance, Tolerances, half_tolerances
 from bridge.verification.versions import versions
 from bridge.verification.weights import Files, Loaded, compare_readers, compare_weights, stored_parts
@@ -145,7 +147,7 @@ class _Run:
     def __init__(self, files: Files, progress: Callable[[str], None], subset: bool, selected: Sequence[str]) -> None:
         self.files, self.progress, self.subset, self.selected = files, progress, subset, tuple(selected)
         self.parts: list[PartsResult] = []
-        self.halves: set[str] = set()
+        self.halves, self.refused = set[str](), set[str | Path]()
         self.draws, self.more = drawing.DRAWS, dict[str, Any]()
         self.drawn: list[str] = []
         self.layer_runs: dict[str, tuple[Side, LayerRun]] = {}
@@ -264,37 +266,29 @@ class _Run:
         record: str | Path | None,
     ) -> None:
         """Run the engines on each draw of inputs, and compare each other side with the first of them."""
-        thresholds, seen = drawing.Thresholds(self.net), list[dict[Place, np.ndarray]]()
+        thresholds, ends = drawing.Thresholds(self.net), drawing.OutputValues(self.net)
+        done = drawing.counting(thresholds, ends)
+        ran = False
         for values in self._each_draw(thresholds):
-            first = self._run_draw(names, options, compare, record if not seen else None)
-            if first is None:
+            if not self._run_draw(names, options, compare, None if ran else record, done):
                 break
-            self.first = first.name
-            thresholds.count(first.values)
-            ends = [self.net.flow.last[name] for name in self.net.outputs]
-            seen.append({place: first.values[place] for place in ends if place in first.values})
+            ran = True
             self.drawn += describe_inputs(values)
-        if not seen:
+        if not ran:
             wishes = {"compared with what is recorded": self.recorded, "recorded": record}
             self.undone += [f"nothing can run the net here, so nothing was {w}" for w, wish in wishes.items() if wish]
             return
         self.outputs = drawing.merged(self.outputs)
-        if self.more and not compare["given"].given:
-            self._compare_alone(thresholds, compare["seed"])
-        self.remarks += [*thresholds.remarks(), *drawing.output_remarks(self.net, seen)] if self.outputs else []
+        if self.more and self.runner is not None and not compare["given"].given:
+            runs = self.layer_runs
+            self.outputs = drawing.with_layers_alone(self.outputs, self.runner, thresholds, runs, compare["seed"])
+        self.remarks += [*thresholds.remarks(), *ends.remarks()] if self.outputs else []
         self.undone += [] if self.subset else uncompared_outputs(self.net, self.outputs)
         if not self.outputs:
             self.remarks.append(
                 f"{self.first} is all that can run the net here, and nothing is recorded: outputs were not compared "
                 f"({engine_table.how_to_get_another(self.first)})"
             )
-
-    def _compare_alone(self, thresholds: drawing.Thresholds, seed: int) -> None:
-        """Compare layers of the graphs on inputs of their own where no draw met their thresholds."""
-        for place, result in enumerate(self.outputs):
-            if self.runner is not None and result.b in self.layer_runs:
-                found = drawing.compare_alone(self.net, self.runner, thresholds, *self.layer_runs[result.b], seed)
-                self.outputs[place] = drawing.with_differences(result, found.values())
 
     def _each_draw(self, thresholds: drawing.Thresholds) -> Iterator[dict[str, np.ndarray]]:
         """The inputs of each draw; one only where they are recorded, or where all of them are given."""
@@ -315,29 +309,34 @@ class _Run:
         options: Mapping[str, Mapping[str, Any]],
         compare: dict[str, Any],
         record: str | Path | None,
-    ) -> Side | None:
-        """Compare all sides on one draw; the first of them, or ``None`` where nothing can run the net."""
+        done: drawing.Done,
+    ) -> bool:
+        """Compare all sides on one draw; whether anything can run the net."""
         fed = bool(self.inputs) or not self.net.inputs
         sides = list(self._engine_sides(names, options)) if fed else []
         runner = Runner(self.net, sides[0].name, options.get(sides[0].name, {})) if sides else None
         self.runner = runner
         sides += self._graph_sides() if fed else []
         if not sides:
-            return None
+            return False
         first, *others = sides
+        self.first = first.name
         if record is not None:
             self.write(record, records(self.net, first, self.inputs))
         if self.recorded is not None:
             others.append(recorded_side(self.recorded, self.net))
         if runner is not None:
             others += self._other_sides(first.name, options)
+        self.progress(f"comparing {first.name} with {', '.join(other.name for other in others)}")
+        comparisons = []
         for other in others:
-            self.progress(f"comparing {first.name} with {other.name}")
             own = {}
             if other.name in self.halves and not compare["given"].given:
                 own = {"given": half_tolerances(self.net, other.values), "isolate": True}
-            self.outputs.append(Comparison(self.net, runner, first, other, **{**compare, **own}).run())
-        return first
+            comparisons.append(Comparison(self.net, runner, first, other, **{**compare, **own}))
+        self.outputs += compare_layers(self.net, comparisons, lambda index: done(index, first.values))
+        self.remarks += cut_short([first, *others], names or ())
+        return True
 
     def _engine_sides(self, names: tuple[str, ...] | None, options: Mapping[str, Mapping[str, Any]]) -> Iterator[Side]:
         """What each engine computes; one that was not asked for by name may fail."""
@@ -363,6 +362,8 @@ class _Run:
         models = (self.files, *([self.against] if self.against else []))
         for path in [model.weights for model in models if model.kind == "onnx"]:
             self.progress(f"running the graph of {path}")
+            if path in self.refused:
+                continue  # another draw would end as the first did, after as long a time
             try:
                 run = run_graph(self.runtime, path, self.net, self.inputs, subset=self.subset)
             except ModelError as error:
@@ -371,6 +372,7 @@ class _Run:
             except BridgeError as error:
                 self.remarks.append(str(error.args[0]))
                 continue
+            self.refused |= {path} if run.refused else set()
             self.parts += [run.parts] if run.parts not in self.parts else []
             self.remarks += run.remarks
             if run.layer is not None and not run.half:
