@@ -18,6 +18,11 @@ class Engine:
     def __init__(self, net: ServedNet) -> None:
         self._chain: NetChain = build_chain(net)
 
+    @staticmethod
+    def lacking(net: ServedNet) -> list[int]:
+        """Indices of the layers that Chainer has no functions for."""
+        return [index for index, layer in enumerate(net.layers) if not layer.has_chainer]
+
     def outputs(self, inputs: Arrays) -> dict[str, np.ndarray]:
         with _test_mode():
             values = self._chain.run(_float32(inputs))
@@ -31,11 +36,6 @@ class Engine:
                 values.update(zip(names, tops, strict=False))
                 result.append(tuple(_array(top) for top in tops))
         return result
-
-
-def lacking(net: ServedNet) -> list[int]:
-    """Indices of the layers that Chainer has no functions for."""
-    return [index for index, layer in enumerate(net.layers) if not layer.has_chainer]
 
 
 def _test_mode() -> Any:

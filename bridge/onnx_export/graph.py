@@ -51,6 +51,7 @@ def lower(
     opset: int,
     inputs: Mapping[str, Sequence[Extent]] | None = None,
     dynamic_batch: bool = True,
+    dynamic_sides: bool = True,
     every_top: bool = False,
     allow_custom: bool = False,
     preprocess: Preprocess | None = None,
@@ -62,6 +63,7 @@ def lower(
         opset: Version of the default operator set.
         inputs: Extents of input blobs; a name instead of a number leaves that extent open.
         dynamic_batch: Leave the first extent of every input open where the net allows it.
+        dynamic_sides: Leave height and width of images open where the net allows it; needs ``dynamic_batch``.
         every_top: Make every value that a layer writes an output, as well as the net's own.
         allow_custom: Let what standard ONNX cannot say become nodes of a domain of ours.
         preprocess: What to do to the image input first.
@@ -73,8 +75,10 @@ def lower(
     """
     _refuse(net, allow_custom)
     shapes, sizes, asked = _open_extents(net, inputs or {}, dynamic_batch)
+    sides = _open_sides(net, shapes, sizes, inputs or {}) if dynamic_batch and dynamic_sides else set()
     if preprocess:
         shapes = preprocess.resized(shapes, (inputs or {}).keys(), net.where)
+        sizes = {symbol: size for symbol, size in sizes.items() if any(symbol in shape for shape in shapes.values())}
     notes: list[str] = []
     while True:
         try:
@@ -93,7 +97,10 @@ def lower(
                         where=net.where,
                         hint="give it as a number with --input",
                     ) from None
-                notes.append(f"the extent '{symbol}' is fixed at {sizes[symbol]}: the net does not allow it to be open")
+                if symbol not in sides:  # most nets have an image's sides fixed, which the input's extents show
+                    notes.append(
+                        f"the extent '{symbol}' is fixed at {sizes[symbol]}: the net does not allow it to be open"
+                    )
                 shapes = {
                     name: [sizes[symbol] if extent == symbol else extent for extent in shape]
                     for name, shape in shapes.items()
@@ -185,6 +192,24 @@ def _open_extents(
             shape[axis] = _batch_symbol(int(shape[axis]), name, sizes)
         shapes[name] = shape
     return shapes, sizes, asked
+
+
+def _open_sides(
+    net: Net, shapes: dict[str, list[Extent]], sizes: dict[str, int], given: Mapping[str, Sequence[Extent]]
+) -> set[str]:
+    """Names for height and width of the images among the inputs, put into ``shapes`` and ``sizes``; returns them."""
+    images = [name for name, shape in shapes.items() if len(shape) == 4 and name not in given]
+    images = [name for name in images if all(isinstance(side, int) and side > 1 for side in shapes[name][2:])]
+    names = set()
+    alike = len({tuple(shapes[name][2:]) for name in images}) == 1
+    for image in images:
+        for axis, side in ((2, "height"), (3, "width")):
+            symbol = side if alike else f"{image}_{side}"
+            if symbol not in sizes or symbol in names:
+                sizes[symbol] = int(shapes[image][axis])
+                shapes[image][axis] = symbol
+                names.add(symbol)
+    return names
 
 
 def _batch_axes(net: Net) -> dict[str, int]:
