@@ -16,9 +16,10 @@ import bridge
 from bridge import cli, engines
 from bridge.errors import BridgeError, DifferenceError, ModelError, UsageError
 from bridge.layers.batch_norm import BatchNorm
+from bridge.layers.detection_output import DetectionOutput
 from bridge.layers.pooling import Pooling
 from bridge.onnx_export import file as onnx_file
-from bridge.schema import Net
+from bridge.schema import Layer, Net
 from bridge.verification import exported
 from tests.conftest import FASHION, GOLDEN, ROOT, need
 from tests.encode import blob, chunk
@@ -253,6 +254,23 @@ def test_what_could_not_be_checked_is_said(
     assert note.startswith(remark)
 
 
+@pytest.fixture
+def lacking_detections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither Chainer nor NumPy has DetectionOutput."""
+    monkeypatch.setattr(DetectionOutput, "to_numpy", Layer.to_numpy)
+
+
+def test_what_chainer_lacks_is_compared_with_numpy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need("onnxruntime", "chainer")
+    net = load(CASE["detection_output"])[0]
+    assert not bridge.export_onnx(net, tmp_path / "out.onnx").notes
+    right = DetectionOutput.to_numpy
+    monkeypatch.setattr(DetectionOutput, "to_numpy", lambda self, *x: [top * 1.001 for top in right(self, *x)])
+    with pytest.raises(DifferenceError, match=r"layer 'l' \(DetectionOutput\)"):
+        bridge.export_onnx(net, tmp_path / "out.onnx")
+
+
+@pytest.mark.usefixtures("lacking_detections")
 def test_layers_before_one_that_chainer_lacks_are_compared(tmp_path: Path) -> None:
     need("onnxruntime", "chainer")
     net = load(CASE["detection_output"])[0]
@@ -260,7 +278,7 @@ def test_layers_before_one_that_chainer_lacks_are_compared(tmp_path: Path) -> No
     assert graph.notes == ["not compared, as Chainer has no such layer: layer 'l' (DetectionOutput)"]
 
 
-@pytest.mark.usefixtures("wrong_pooling")
+@pytest.mark.usefixtures("wrong_pooling", "lacking_detections")
 def test_a_wrong_layer_before_one_that_chainer_lacks_is_found(tmp_path: Path) -> None:
     need("onnxruntime", "chainer")
     text = (CASE["detection_output"] / "deploy.prototxt").read_text()

@@ -84,7 +84,7 @@ def test_regions_flow_on_in_any_number(features: int) -> None:
     from bridge.onnx_export import to_onnx_model
 
     net = assemble(None, prototxt.parse(REGIONS.format(pooling=POOLING[features])))
-    model, _ = to_onnx_model(net)
+    model, _ = to_onnx_model(net, dynamic_sides=False)
     rows, columns = model.graph.output[0].type.tensor_type.shape.dim
     assert (rows.dim_param, columns.dim_value) == ("rois_dim0", features)
     rng = np.random.default_rng(0)

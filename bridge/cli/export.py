@@ -26,7 +26,12 @@ if TYPE_CHECKING:
     metavar="NAME=1,3,224,224",
     help="Extents of an input; a name leaves an extent open.",
 )
-@click.option("--dynamic-batch/--static", default=True, show_default=True, help="Leave the batch size open.")
+@click.option(
+    "--dynamic-batch/--static",
+    default=True,
+    show_default=True,
+    help="Leave the batch size, height and width open where the net allows.",
+)
 @click.option(
     "--external-data",
     is_flag=False,

@@ -18,7 +18,7 @@ import numpy as np
 from bridge.caffe_files.inference import inference_net
 from bridge.errors import MissingExtraError, UsageError
 from bridge.extras import pip
-from bridge.schema import Net
+from bridge.schema import Net, ServedNet
 
 Arrays = Mapping[str, np.ndarray]
 Tops = tuple["np.ndarray | None", ...]
@@ -28,8 +28,12 @@ class Engine(Protocol):
     """The contract of an engine, made as ``Engine(net, **options)`` for a :class:`~bridge.schema.ServedNet`.
 
     Inputs that only training needs may be given. Arrays are float32; inputs and outputs go by blob names.
-    Beside its ``Engine`` each module has ``lacking(net, **options)``: the indices of the layers that it cannot run.
     """
+
+    @staticmethod
+    def lacking(net: ServedNet, **options: Any) -> list[int]:
+        """Indices of the layers that the engine cannot run, whatever they are fed."""
+        ...
 
     def outputs(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """The net's output blobs for the given input blobs."""
@@ -147,7 +151,7 @@ def make_partial(name: str, net: Net, **options: Any) -> Engine:
     if problem is not None:
         raise problem
     module, served = importlib.import_module(find(name).module), inference_net(net)
-    lacking = module.lacking(served, **options)
+    lacking = module.Engine.lacking(served, **options)
     partial = PartialEngine(lambda part: make(name, part, **options), served, lacking)
     return partial if lacking and partial.computes else make(name, served, **options)
 

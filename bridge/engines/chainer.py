@@ -19,6 +19,11 @@ class Engine:
         self._chain: NetChain = build_chain(net)
         self._bottoms = [layer.bottoms for layer in net.layers]
 
+    @staticmethod
+    def lacking(net: ServedNet) -> list[int]:
+        """Indices of the layers that Chainer has no functions for."""
+        return [index for index, layer in enumerate(net.layers) if not layer.has_chainer]
+
     def outputs(self, inputs: Arrays) -> dict[str, np.ndarray]:
         values: dict[str, Any] = {name: chainer.as_variable(array) for name, array in _float32(inputs).items()}
         names, kept = self._chain.layer_tops(), set(self._chain.net_outputs)
@@ -40,11 +45,6 @@ class Engine:
                 values.update(zip(names, tops, strict=False))
                 result.append(tuple(_array(top) for top in tops))
         return result
-
-
-def lacking(net: ServedNet) -> list[int]:
-    """Indices of the layers that Chainer has no functions for."""
-    return [index for index, layer in enumerate(net.layers) if not layer.has_chainer]
 
 
 def _test_mode() -> Any:

@@ -14,6 +14,11 @@ class Engine:
     def __init__(self, net: ServedNet) -> None:
         self._net = net
 
+    @staticmethod
+    def lacking(net: ServedNet) -> list[int]:
+        """Indices of the layers that have no NumPy form."""
+        return [index for index, layer in enumerate(net.layers) if not (layer.is_input or layer.has_numpy)]
+
     def outputs(self, inputs: Arrays) -> dict[str, np.ndarray]:
         values: dict[str, np.ndarray] = {}
         for layer, tops in zip(self._net.layers, self.tops(inputs), strict=True):
@@ -29,8 +34,3 @@ class Engine:
                 values.update(zip(layer.tops, (np.asarray(top, np.float32) for top in tops), strict=False))
             result.append(tuple(values.get(top) for top in layer.tops))
         return result
-
-
-def lacking(net: ServedNet) -> list[int]:
-    """Indices of the layers that have no NumPy form."""
-    return [index for index, layer in enumerate(net.layers) if not (layer.is_input or layer.has_numpy)]

@@ -30,6 +30,11 @@ class Engine:
     def __init__(self, net: ServedNet, *, opset: int | None = None, threads: int = 0) -> None:
         self._net, self._opset, self._threads = net, opset, threads
 
+    @staticmethod
+    def lacking(net: ServedNet, **_: object) -> list[int]:
+        """Indices of the layers that standard ONNX cannot say."""
+        return [index for index, layer in enumerate(net.layers) if not layer.has_onnx]
+
     def outputs(self, inputs: Arrays) -> dict[str, np.ndarray]:
         values, graph = self._run(inputs, every_top=False)
         return {graph.blobs.get(name, name): array for name, array in values.items()}
@@ -47,11 +52,6 @@ class Engine:
         if not graph.outputs:  # Silence layers read all outputs
             return {}, graph
         return RuntimeSession(file, threads=self._threads)(inputs), graph
-
-
-def lacking(net: ServedNet, **_: object) -> list[int]:
-    """Indices of the layers that standard ONNX cannot say."""
-    return [index for index, layer in enumerate(net.layers) if not layer.has_onnx]
 
 
 class RuntimeSession:

@@ -25,6 +25,11 @@ class Engine:
     def __init__(self, net: ServedNet) -> None:
         self._net = net
 
+    @staticmethod
+    def lacking(net: ServedNet) -> list[int]:
+        """Indices of the layers that OpenCV refuses the net for, by their types."""
+        return []
+
     def outputs(self, inputs: Arrays) -> dict[str, np.ndarray]:
         last: dict[str, np.ndarray] = {}
         for layer, arrays in zip(self._net.layers, self.tops(inputs), strict=True):
@@ -47,11 +52,6 @@ class Engine:
             tuple(map(inputs.get, layer.tops)) if layer.is_input else _tops(found.get(layer.name), wanted)
             for layer, wanted in zip(self._net.layers, shapes, strict=True)
         ]
-
-
-def lacking(net: ServedNet) -> list[int]:
-    """Indices of the layers that OpenCV refuses the net for, by their types."""
-    return []
 
 
 def import_opencv(importer: str = "readNetFromCaffe") -> Any:

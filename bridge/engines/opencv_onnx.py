@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from bridge.engines import Arrays, Tops, opencv
-from bridge.engines.onnxruntime import lacking as lacking
+from bridge.engines.onnxruntime import Engine as OnnxEngine
 from bridge.engines.opencv import feed, import_opencv, in_shape, refusal
 from bridge.onnx_export import to_onnx_model
 
 
 class Engine(opencv.Engine):
     """See :class:`bridge.engines.Engine`."""
+
+    lacking = staticmethod(OnnxEngine.lacking)
 
     def tops(self, inputs: Arrays) -> list[Tops]:
         cv2 = import_opencv("readNetFromONNX")

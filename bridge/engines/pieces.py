@@ -109,6 +109,11 @@ class PartialEngine:
         """Whether any layer is computed."""
         return any(index not in self.lost and not layer.is_input for index, layer in enumerate(self._net.layers))
 
+    @staticmethod
+    def lacking(net: ServedNet) -> list[int]:
+        """None: it is for nets whose layers an engine lacks."""
+        return []
+
     def outputs(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """The net's output blobs, as far as they are computed."""
         values = self._run(inputs)

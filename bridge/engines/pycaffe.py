@@ -33,6 +33,12 @@ class Engine:
         self._net = net
         self._options = {name: value for name, value in (("python", python), ("timeout", timeout)) if value}
 
+    @staticmethod
+    def lacking(net: ServedNet, *, python: str | None = None, **_: object) -> list[int]:
+        """Indices of the layers whose types that Caffe does not have; its Python layers' classes are not looked for."""
+        known = _backend().layer_types(python)
+        return [index for index, layer in enumerate(net.layers) if registered_name(layer.definition) not in known]
+
     def outputs(self, inputs: Arrays) -> dict[str, np.ndarray]:
         with self._session(inputs) as session:
             found: dict[str, np.ndarray] = session.forward(self._fed(inputs))
@@ -53,12 +59,6 @@ class Engine:
     def _session(self, inputs: Arrays) -> Any:
         weights = weights_of(self._net) if any(layer.blobs for layer in self._net.layers) else None
         return _backend().Session(definition_of(self._net, inputs), weights, **self._options)
-
-
-def lacking(net: ServedNet, *, python: str | None = None, **_: object) -> list[int]:
-    """Indices of the layers whose types that Caffe does not have; its Python layers' classes are not looked for."""
-    known = _backend().layer_types(python)
-    return [index for index, layer in enumerate(net.layers) if registered_name(layer.definition) not in known]
 
 
 def _backend() -> Any:

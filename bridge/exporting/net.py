@@ -38,6 +38,7 @@ def export_onnx(
     inputs: Mapping[str, Sequence[Extent]] | None = None,
     outputs: Sequence[str] = (),
     dynamic_batch: bool = True,
+    dynamic_sides: bool = True,
     allow_custom: bool = False,
     preprocess: Preprocess | None = None,
     half: bool = False,
@@ -57,6 +58,7 @@ def export_onnx(
             file's; a name instead of a number leaves that extent open.
         outputs: Blobs to put out; what none of them needs is left out. By default all that no layer reads.
         dynamic_batch: Leave the first extent of every input open where the net allows it.
+        dynamic_sides: Leave height and width of images open where the net allows it; needs ``dynamic_batch``.
         allow_custom: Write what standard ONNX cannot express as nodes of the domain ``org.weightbridge``.
         preprocess: Mean, scale and channel order, added as the model's first nodes.
         half: Compute in float16 between float32 inputs and outputs.
@@ -95,6 +97,7 @@ def export_onnx(
         opset=opset,
         inputs=inputs,
         dynamic_batch=dynamic_batch,
+        dynamic_sides=dynamic_sides,
         allow_custom=allow_custom,
         preprocess=preprocess,
     )

@@ -53,6 +53,10 @@ class Extents(Protocol):
     def __iter__(self) -> Iterator[int]:
         """All extents, which fixes them."""
 
+    @property
+    def extents(self) -> Shape:
+        """All extents at the net's own input shapes, without fixing them: only to decide whether one is to be read."""
+
     def fixed(self, axis: int) -> bool:
         """Whether the extent of an axis is known without fixing it."""
 

@@ -146,6 +146,8 @@ class Convolution(CaffeLayer):
         window = self.window(len(shape) - axis - 1)
         kernel, stride, pad, dilation = window
         fixed = [shape[i] if shape.fixed(i) else MANY for i in range(axis + 1, len(shape))]
+        own = map(self.shortfall, shape.extents[axis + 1 :], *window)
+        fixed = [shape[axis + 1 + i] if short else fixed[i] for i, short in enumerate(own)]
         trailing = tuple(map(add, pad, map(self.shortfall, fixed, *window)))
         y = getattr(g, self.onnx_operator)(
             self.onnx_input(g, self._fold(g, x, axis)), *blobs, kernel_shape=kernel or (1,), strides=stride or (1,),

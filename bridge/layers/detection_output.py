@@ -158,7 +158,7 @@ class DetectionOutput(CaffeLayer):
 
     def _boxes_numpy(self, *x: np.ndarray) -> np.ndarray:
         """(N, boxes, 4), or (N, boxes, classes, 4) where each class has its own."""
-        prior, variance = x[2].reshape(2, -1, 4)
+        prior, variance = x[2][0].reshape(2, -1, 4)
         if len(x) > 3:
             prior = self._decoded_numpy(x[4].reshape(len(x[0]), -1, 4), prior, variance)
         if self.share_location:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge.layers import boxes as steps
 from bridge.layers.base import CaffeLayer, Params, layer_type
 from bridge.limits.budget import BUDGET
 from bridge.schema import Shape
@@ -127,29 +126,27 @@ class PriorBox(CaffeLayer):
         return self._computed(g, *x)
 
     def _computed(self, g: OnnxBuilder, cells: str, image: str) -> str:
-        """The same, for extents that are known when the model runs."""
-        flat = g.ints([1, 1, -1])
+        """The same, for extents that are known when the model runs; each node takes a runtime some time."""
+        space = _space(g, cells)
+        count = g.Cast(space, to=1)
         size = g.const(_single(self.img)) if self.img else g.Cast(_space(g, image), to=1)
-        count = _space(g, cells)
-        step = g.const(_single(self.step)) if self.step else g.Div(size, g.Cast(count, to=1))
-        sides = self.sides()
-        bounds = {}
-        for axis, shape in ((0, [-1, 1, 1]), (1, [1, -1, 1])):  # rows, columns
-            n, s, whole = (g.Slice(value, g.ints([axis]), g.ints([axis + 1])) for value in (count, step, size))
-            places = g.Cast(steps.counted(g, n), to=1)
-            centre = g.Reshape(g.Mul(g.Add(places, g.const(self._offset)), s), g.ints(shape))
-            if self.fixed_size:
-                centre = g.Add(centre, g.const(self.shifts()[:, 1 - axis]))
-            half = g.const(sides[:, 1 - axis])
-            bounds[axis] = [g.Div(g.Sub(centre, half), whole), g.Div(g.Add(centre, half), whole)]
-        target = g.Concat(count, g.ints([len(sides), 1]), axis=0)
-        corners = [bounds[1][0], bounds[0][0], bounds[1][1], bounds[0][1]]
-        parts = [g.Expand(g.Unsqueeze(corner, g.ints([3])), target) for corner in corners]
-        boxes = g.Concat(*parts, axis=3)
+        step = g.const(_single(self.step)) if self.step else g.Div(size, count)
+        half = self.sides()
+        reach = np.stack([-half, half], axis=1) + self.shifts()[:, None]  # (boxes, first and last, x and y)
+        target, parts = g.Concat(space, g.ints([len(half), 2, 1]), axis=0), []
+        for axis, shape in ((1, [1, -1, 1, 1, 1]), (0, [-1, 1, 1, 1, 1])):  # x, y
+            place = g.const(np.int64(axis))
+            number, stride, whole = (g.Gather(value, place) for value in (count, step, size))
+            centre = g.Range(g.const(np.float32(0)), number, g.const(np.float32(1)))
+            centre = g.Reshape(g.Mul(g.Add(centre, g.const(self._offset)), stride), g.ints(shape))
+            part = g.Div(g.Add(centre, g.const(reach[..., 1 - axis, None])), whole)
+            parts.append(g.Expand(part, target))
+        boxes = g.Concat(*parts, axis=4)
         if self.clip:
             boxes = g.Clip(boxes, g.const(np.float32(0)), g.const(np.float32(1)))
-        variance = g.Expand(g.const(np.broadcast_to(_single(self.variance), (4,)).copy()), g.Shape(boxes))
-        return g.Concat(g.Reshape(boxes, flat), g.Reshape(variance, flat), axis=1)
+        variance = g.const(np.broadcast_to(_single(self.variance), (4,)).reshape(2, 2))
+        both = g.Concat(boxes, g.Expand(variance, g.Shape(boxes)), axis=0)
+        return g.Reshape(both, g.ints([1, 2, -1]))
 
     def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return F.as_variable(x[0].xp.asarray(self.boxes(x[0].shape[2:], x[1].shape[2:])))

@@ -163,6 +163,6 @@ def fits(shape: Shape, extents: Sequence[Extent], sizes: Mapping[str, int]) -> b
     return len(shape) == len(wanted) and all(n in (-1, m) for n, m in zip(wanted, shape, strict=True))
 
 
-def label(extents: Sequence[Extent]) -> str:
+def label(extents: Sequence[Extent], between: str = " x ") -> str:
     """Extents for people: ``batch x 3 x 224 x 224``."""
-    return " x ".join(map(str, extents)) or "a scalar"
+    return between.join(map(str, extents)) or "a scalar"

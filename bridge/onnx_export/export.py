@@ -32,6 +32,7 @@ class Options(TypedDict, total=False):
     opset: int | None
     inputs: Mapping[str, Sequence[Extent]] | None
     dynamic_batch: bool
+    dynamic_sides: bool
     every_top: bool
     allow_custom: bool
     preprocess: Preprocess | None
@@ -44,6 +45,7 @@ def to_onnx(
     opset: int | None = None,
     inputs: Mapping[str, Sequence[Extent]] | None = None,
     dynamic_batch: bool = True,
+    dynamic_sides: bool = True,
     allow_custom: bool = False,
     preprocess: Preprocess | None = None,
     half: bool = False,
@@ -59,6 +61,7 @@ def to_onnx(
         inputs: Extents of input blobs, such as ``{"data": [1, 3, 224, 224]}``; a name instead of a number leaves
             that extent open.
         dynamic_batch: Leave the first extent of every input open where the net allows it.
+        dynamic_sides: Leave height and width of images open where the net allows it; needs ``dynamic_batch``.
         allow_custom: Write what standard ONNX cannot express as nodes of the domain ``org.weightbridge``.
         preprocess: Mean, scale and channel order, added as the model's first nodes.
         half: Compute in float16 between float32 inputs and outputs.
@@ -75,6 +78,7 @@ def to_onnx(
         opset=opset,
         inputs=inputs,
         dynamic_batch=dynamic_batch,
+        dynamic_sides=dynamic_sides,
         allow_custom=allow_custom,
         preprocess=preprocess,
         half=half,
@@ -99,6 +103,7 @@ def to_onnx_file(
     opset: int | None = None,
     inputs: Mapping[str, Sequence[Extent]] | None = None,
     dynamic_batch: bool = True,
+    dynamic_sides: bool = True,
     every_top: bool = False,
     allow_custom: bool = False,
     preprocess: Preprocess | None = None,
@@ -114,6 +119,7 @@ def to_onnx_file(
         opset: Version of the default operator set, 13 to the newest that ``onnx`` knows; 17 by default.
         inputs: Extents of input blobs; a name instead of a number leaves that extent open.
         dynamic_batch: Leave the first extent of every input open where the net allows it.
+        dynamic_sides: Leave height and width of images open where the net allows it; needs ``dynamic_batch``.
         every_top: Make every value that a layer writes an output, as well as the net's own.
         allow_custom: Write what standard ONNX cannot express as nodes of the domain ``org.weightbridge``.
         preprocess: Mean, scale and channel order, added as the first nodes.
@@ -134,6 +140,7 @@ def to_onnx_file(
         opset=opset,
         inputs=inputs,
         dynamic_batch=dynamic_batch,
+        dynamic_sides=dynamic_sides,
         every_top=every_top,
         allow_custom=allow_custom,
         preprocess=preprocess,

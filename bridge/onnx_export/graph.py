@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bridge.errors import UnsupportedLayerError, UsageError
+from bridge.files.inspection import inspect_net
 from bridge.onnx_export.builder import GraphBuilder
-from bridge.onnx_export.dims import Dims, Extent, NeedsStaticError, input_dims, probe
+from bridge.onnx_export.dims import Dims, Extent, NeedsStaticError, input_dims, label, probe
 from bridge.onnx_export.fuse import clean_up
+from bridge.onnx_export.opening import fixed_extents, open_extents, open_sides
 from bridge.onnx_export.preprocess import Preprocess
 from bridge.schema import Layer, Net, Opaque
 
-_LIKELY = 224
-"""The height and width to try if an image's are open and no file gives them."""
+NODE = 60_000
+"""So many multiply-adds take a runtime as long as a node that computes next to nothing, some 2 microseconds."""
+SLOWER = 0.05
+"""The part of a model's time that open sides may cost where nobody asked for them."""
 
 
 @dataclass
@@ -51,6 +55,7 @@ def lower(
     opset: int,
     inputs: Mapping[str, Sequence[Extent]] | None = None,
     dynamic_batch: bool = True,
+    dynamic_sides: bool = True,
     every_top: bool = False,
     allow_custom: bool = False,
     preprocess: Preprocess | None = None,
@@ -62,6 +67,7 @@ def lower(
         opset: Version of the default operator set.
         inputs: Extents of input blobs; a name instead of a number leaves that extent open.
         dynamic_batch: Leave the first extent of every input open where the net allows it.
+        dynamic_sides: Leave height and width of images open where the net allows it; needs ``dynamic_batch``.
         every_top: Make every value that a layer writes an output, as well as the net's own.
         allow_custom: Let what standard ONNX cannot say become nodes of a domain of ours.
         preprocess: What to do to the image input first.
@@ -72,33 +78,75 @@ def lower(
         UsageError: ``inputs`` names a blob that is no input, or an extent cannot be open.
     """
     _refuse(net, allow_custom)
-    shapes, sizes, asked = _open_extents(net, inputs or {}, dynamic_batch)
+    shapes, sizes, asked = open_extents(net, inputs or {}, dynamic_batch)
+    sides = open_sides(net, shapes, sizes, inputs or {}) if dynamic_batch and dynamic_sides else set()
     if preprocess:
         shapes = preprocess.resized(shapes, (inputs or {}).keys(), net.where)
-    notes: list[str] = []
-    while True:
-        try:
-            dims = probe(net, shapes, sizes)
-            builder = GraphBuilder(opset, allow_custom=allow_custom)
-            return _Lowering(net, builder, shapes, sizes, dims, every_top).run(notes, preprocess)
-        except NeedsStaticError as error:
-            for symbol in sorted(error.symbols):
-                if symbol not in sizes:
-                    raise UnsupportedLayerError(
-                        f"a layer needs the extent '{symbol}' as a number, and only the values tell it", where=net.where
-                    ) from None
-                if symbol in asked:
-                    raise UsageError(
-                        f"the extent '{symbol}' cannot be left open: the net works for {sizes[symbol]} only",
-                        where=net.where,
-                        hint="give it as a number with --input",
-                    ) from None
-                notes.append(f"the extent '{symbol}' is fixed at {sizes[symbol]}: the net does not allow it to be open")
-                shapes = {
-                    name: [sizes[symbol] if extent == symbol else extent for extent in shape]
-                    for name, shape in shapes.items()
-                }
-                del sizes[symbol]
+        sizes = {symbol: size for symbol, size in sizes.items() if any(symbol in shape for shape in shapes.values())}
+    attempt = _Attempt(net, asked, sides, opset, every_top, allow_custom, preprocess)
+    graph = attempt.run(shapes, sizes)
+    left = sides & sizes.keys()
+    own = {name: sizes[name] for name in left if any(name in shape for shape in graph.inputs.values())}
+    if not own:
+        return graph
+    fixed = attempt.run(fixed_extents(shapes, own), {name: size for name, size in sizes.items() if name not in own})
+    more = len(graph.builder.nodes) - len(fixed.builder.nodes)
+    if more * NODE <= SLOWER * (inspect_net(net, values=False)["totals"]["multiply_adds"] or 0):
+        return graph
+    texts = [f"{name}={label(shape, ',')}" for name, shape in graph.inputs.items()]
+    opened = " ".join(f"--input {shlex.quote(text)}" for text in texts)
+    fixed.notes.append(
+        f"height and width are fixed: open, the model has {more} nodes more, which may take more than {SLOWER:.0%} of "
+        f"its time; {opened} opens them"
+    )
+    return fixed
+
+
+@dataclass
+class _Attempt:
+    """Lowers a net with some extents open, and fixes those that it does not allow to be.
+
+    Attributes:
+        asked: Open extents that the user asked for by name.
+        sides: Open extents that are tried without being asked for, and fixed without a word.
+    """
+
+    net: Net
+    asked: set[str]
+    sides: set[str]
+    opset: int
+    every_top: bool
+    allow_custom: bool
+    preprocess: Preprocess | None
+
+    def run(self, shapes: dict[str, list[Extent]], sizes: dict[str, int]) -> Graph:
+        sizes, notes = dict(sizes), list[str]()
+        while True:
+            try:
+                dims = probe(self.net, shapes, sizes)
+                builder = GraphBuilder(self.opset, allow_custom=self.allow_custom)
+                lowering = _Lowering(self.net, builder, shapes, sizes, dims, self.every_top)
+                return lowering.run(notes, self.preprocess)
+            except NeedsStaticError as error:
+                notes += self._told(sorted(error.symbols), sizes)
+                shapes = fixed_extents(shapes, {symbol: sizes.pop(symbol) for symbol in error.symbols})
+
+    def _told(self, symbols: Sequence[str], sizes: Mapping[str, int]) -> Iterator[str]:
+        """A note for each extent that is to be fixed; an error for one that cannot be."""
+        for symbol in symbols:
+            if symbol not in sizes:
+                raise UnsupportedLayerError(
+                    f"a layer needs the extent '{symbol}' as a number, and only the values tell it",
+                    where=self.net.where,
+                )
+            if symbol in self.asked:
+                raise UsageError(
+                    f"the extent '{symbol}' cannot be left open: the net works for {sizes[symbol]} only",
+                    where=self.net.where,
+                    hint="give it as a number with --input",
+                )
+            if symbol not in self.sides:  # most nets have an image's sides fixed, which the input's extents show
+                yield f"the extent '{symbol}' is fixed at {sizes[symbol]}: the net does not allow it to be open"
 
 
 def _refuse(net: Net, allow_custom: bool) -> None:
@@ -161,51 +209,6 @@ def _problem(layer: Layer, allow_custom: bool) -> str:
 
 def _without_weights(layer: Layer) -> bool:
     return not layer.blobs and not layer.uncovered and bool(layer.roles(0))
-
-
-def _open_extents(
-    net: Net, given: Mapping[str, Sequence[Extent]], dynamic_batch: bool
-) -> tuple[dict[str, list[Extent]], dict[str, int], set[str]]:
-    """The inputs' extents with names for open ones, the sizes to infer with, and the names asked for."""
-    unknown = [name for name in given if name not in net.inputs]
-    if unknown:
-        raise UsageError(
-            f"the net has no input '{unknown[0]}'", where=net.where, hint=f"its inputs: {', '.join(net.inputs)}"
-        )
-    shapes: dict[str, list[Extent]] = {}
-    sizes: dict[str, int] = {}
-    asked: set[str] = set()
-    batch_axes = _batch_axes(net)
-    for name, own in net.inputs.items():
-        shape = list(given.get(name, own or ()))
-        if name not in given and own is None:  # given extents may be none at all: a single number
-            raise net.flow.shapeless(name)
-        for axis, extent in enumerate(shape):
-            if isinstance(extent, str):
-                asked.add(extent)
-                fallback = own[axis] if own and axis < len(own) else _LIKELY if axis > 1 else 1
-                sizes.setdefault(extent, fallback)
-        axis = batch_axes.get(name, 0)
-        if name not in given and dynamic_batch and axis < len(shape):
-            shape[axis] = _batch_symbol(int(shape[axis]), name, sizes)
-        shapes[name] = shape
-    return shapes, sizes, asked
-
-
-def _batch_axes(net: Net) -> dict[str, int]:
-    """The batch axis of each blob, as the first layer that reads it defines it."""
-    axes: dict[str, int] = {}
-    for layer in net.layers:
-        for place, bottom in enumerate(layer.bottoms):
-            axes.setdefault(bottom, layer.batch_axis(place))
-    return axes
-
-
-def _batch_symbol(size: int, name: str, sizes: dict[str, int]) -> str:
-    """Inputs of one batch size share the symbol ``batch``; another size gets a symbol of its own."""
-    symbol = "batch" if sizes.get("batch", size) == size else f"{name}_batch"
-    sizes[symbol] = size
-    return symbol
 
 
 class _Lowering:

@@ -202,7 +202,7 @@ def _made(cv2: Any, net: Net, inputs: InputExtents | None) -> Any:
     """The net in OpenCV, with these extents of its inputs; without any, batches stay open where they can be."""
     from bridge.onnx_export import to_onnx_file
 
-    file, _ = to_onnx_file(net, inputs=inputs)
+    file, _ = to_onnx_file(net, inputs=inputs, dynamic_sides=False)
     return cv2.dnn.readNetFromONNX(np.frombuffer(file.tobytes(), np.uint8))
 
 
