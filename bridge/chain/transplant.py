@@ -44,9 +44,11 @@ class TransplantReport:
 
     Attributes:
         rows: One per blob, and one per array without a blob.
+        notes: What makes the chain compute something else than the net, though it is filled; one line each.
     """
 
     rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
 
     def _of(self, state: str) -> tuple[Row, ...]:
         return tuple(row for row in self.rows if row.state == state)
@@ -99,7 +101,8 @@ class TransplantReport:
     def __str__(self) -> str:
         cells = [(row.layer, row.role, row.path, row.state, row.detail) for row in self.rows]
         counts = ", ".join(f"{len(self._of(state))} {state}" for state in STATES)
-        return f"{table_text(('layer', 'blob', 'array', 'state', 'detail'), cells)}\n{counts}"
+        notes = "".join(f"\nnote: {note}" for note in self.notes)
+        return f"{table_text(('layer', 'blob', 'array', 'state', 'detail'), cells)}\n{counts}{notes}"
 
 
 def transplant(
@@ -149,7 +152,7 @@ def transplant(
     for pair in pairs(net, chain, rename, by, args):
         plan.add(pair)
     plan.add_left_over()
-    report = TransplantReport(tuple(plan.rows))
+    report = TransplantReport(tuple(plan.rows), plan.notes())
     if strict:
         report.check(net.where)
     for part, values in plan.fills:
@@ -209,6 +212,18 @@ class _Plan:
         if other != layer:
             raise UsageError(f"layers '{other}' and '{layer}' both go to '{path}'", where=self.net.where)
 
+    def notes(self) -> tuple[str, ...]:
+        """A note for each pair of an ``eps`` of links and of layers that are not the same."""
+        found: dict[tuple[float, float], list[str]] = {}
+        for part, _ in self.fills:
+            if (other := _other_eps(part)) is not None:
+                found.setdefault(other, []).append(part.layer.name)
+        return tuple(
+            f"eps is {links:g} in the links and {own:g} in the layers ({', '.join(names[:3])}"
+            f"{f' and {len(names) - 3} more' if len(names) > 3 else ''}); set link.eps = {own:g} for the net's results"
+            for (links, own), names in found.items()
+        )
+
     def add_left_over(self) -> None:
         """Add a row for each parameter without a blob."""
         for path, link in self.links.items():
@@ -226,7 +241,14 @@ def _how(part: Part, values: np.ndarray) -> str:
     """How a blob was changed to fit, and whether the link computes with another ``eps``."""
     stored = part.layer.blobs.blob(part.role).shape
     notes = [f"{times(stored)} as {times(values.shape)}"] if stored != values.shape else []
-    own, links = part.layer.attributes().get("eps"), getattr(part.link, "eps", None)
-    if part.array == "avg_var" and own != links:
-        notes.append(f"the link's eps is {links:g}, the layer's {own:g}")
+    if (other := _other_eps(part)) is not None:
+        notes.append(f"the link's eps is {other[0]:g}, the layer's {other[1]:g}")
     return "; ".join(notes)
+
+
+def _other_eps(part: Part) -> tuple[float, float] | None:
+    """The link's ``eps`` and the layer's, where a normalisation has another one than its link."""
+    own, links = part.layer.attributes().get("eps"), getattr(part.link, "eps", None)
+    if own is None or links is None or own == links or part.array in ("gamma", "beta", "avg_mean"):
+        return None
+    return links, own
