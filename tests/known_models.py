@@ -174,9 +174,9 @@ def googlenet() -> list[str]:
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
-def resnet(depth: int) -> list[str]:
+def resnet(depth: int, size: int = 224) -> list[str]:
     """Of He's: the shortcut comes first, strides in the first convolution, a bias only in conv1 of 50 layers."""
-    made = [data(1, 3, 224, 224)]
+    made = [data(1, 3, size, size)]
     made += normed("conv1", "bn_conv1", "scale_conv1", "data", 64, 7,
                    f"pad: 3 stride: 2 bias_term: {'true' if depth == 50 else 'false'}")  # fmt: skip
     made.append(pool("pool1", "conv1", "pool: MAX kernel_size: 3 stride: 2"))
@@ -186,7 +186,7 @@ def resnet(depth: int) -> list[str]:
             letter = "abcdef"[block] if depth == 50 or block == 0 or stage in (2, 5) else f"b{block}"
             made += bottleneck(f"{stage}{letter}", bottom, 32 << (stage - 1), 2 if stage > 2 else 1, block == 0)
             bottom = f"res{stage}{letter}"
-    made.append(pool("pool5", bottom, "pool: AVE kernel_size: 7 stride: 1"))
+    made.append(pool("pool5", bottom, "pool: AVE global_pooling: true"))
     return [*made, full("fc1000", "pool5", 1000), layer("prob", "Softmax", "fc1000")]
 
 
@@ -204,10 +204,10 @@ def bottleneck(name: str, bottom: str, width: int, stride: int, first: bool) -> 
     return [*made, layer(f"res{name}_relu", "ReLU", f"res{name}", top=f"res{name}")]
 
 
-def senet(groups: int = 1) -> list[str]:
-    """SE-ResNet-50, and with 32 groups SE-ResNeXt-50, without the layers' poolings of fixed size."""
+def senet(groups: int = 1, size: int = 224) -> list[str]:
+    """SE-ResNet-50, and with 32 groups SE-ResNeXt-50, by the names of their authors."""
     no_bias = "bias_term: false"
-    made = [data(1, 3, 224, 224)]
+    made = [data(1, 3, size, size)]
     made += normed(
         "conv1/7x7_s2", "conv1/7x7_s2/bn", "conv1/7x7_s2/bn/scale", "data", 64, 7, f"{no_bias} pad: 3 stride: 2"
     )

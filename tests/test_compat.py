@@ -130,6 +130,17 @@ def count(array):
 link = chainer.links.Maxout(4, 3, 2, initialW=count, initial_bias=count)
 assert link.linear.W.array.ravel().tolist() == list(range(24)) and link.linear.b.array.tolist() == list(range(6))
 """,
+    "numpy-fix": """
+import warnings, numpy, chainer
+warnings.simplefilter("error", DeprecationWarning)
+assert chainer.functions.fix(numpy.float32([-1.5, 1.5])).array.tolist() == [-1, 1]
+""",
+    "scipy-float16": """
+import numpy, chainer
+left = chainer.utils.CooMatrix(numpy.float16([2, 3]), numpy.int32([0, 1]), numpy.int32([1, 0]), (2, 2))
+product = chainer.functions.sparse_matmul(left, chainer.Variable(numpy.float16([[1, 2], [3, 4]])))
+assert product.dtype == "f2" and product.array.tolist() == [[6, 8], [3, 6]]
+""",
     "chainercv-version": """
 sys.modules["pkg_resources"] = None
 import chainercv
@@ -190,7 +201,7 @@ installed = pytest.mark.usefixtures("chainer_installed")
 def needs_of(name: str) -> None:
     """Skip where what the patch repairs is not installed, or not broken."""
     need(*{patch.module.partition(".")[0] for patch in PATCHES if patch.name == name} - {"chainermn", "onnx_chainer"})
-    need("chainer", *(["onnx"] if name == "onnx-mapping" else []))
+    need("chainer", *(["onnx"] if name == "onnx-mapping" else ["scipy"] if name == "scipy-float16" else []))
 
 
 # -- each patch ------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from bridge.errors import ModelError
 from bridge.schema import Net
 from bridge.schema.groups import spread_groups
 from tests import encode, nets
-from tests.conftest import need
+from tests.conftest import ROOT, need
 from tests.test_transplant import bits, links
 
 
@@ -222,3 +224,89 @@ def test_strict_fills_nothing_unless_everything_fits(alexnet: tuple[Path, Path])
     report = bridge.transplant(net, chain, skip=["fc8"], strict=True)
     assert bits(chain) != before
     assert {(row.layer, row.path) for row in report.skipped} == {("fc8", ""), ("", "fc8/W"), ("", "fc8/b")}
+
+
+# ---- the listings as they stand ---------------------------------------------------------------
+
+LISTINGS = """
+import bridge
+
+import numpy as np
+import chainer
+import chainer.functions as F
+import chainer.links as L
+from chainer import cuda, optimizers
+from chainer.links.caffe import CaffeFunction
+
+net = CaffeFunction('alexnet.caffemodel')
+
+class Alex(chainer.Chain):
+    insize = 99
+    def __init__(self):
+        super(Alex, self).__init__(
+            conv1 = L.Convolution2D(3, 6, 11, stride=4, initialW=net.conv1.W, initial_bias=net.conv1.b),
+            conv2 = L.Convolution2D(6, 16, 5, pad=2, initialW=net.conv2.W, initial_bias=net.conv2.b),
+            conv3 = L.Convolution2D(16, 24, 3, pad=1, initialW=net.conv3.W, initial_bias=net.conv3.b),
+            conv4 = L.Convolution2D(24, 24, 3, pad=1, initialW=net.conv4.W, initial_bias=net.conv4.b),
+            conv5 = L.Convolution2D(24, 16, 3, pad=1, initialW=net.conv5.W, initial_bias=net.conv5.b),
+            fc6 = L.Linear(64, 32, initialW=net.fc6.W, initial_bias=net.fc6.b),
+            fc7 = L.Linear(32, 32, initialW=net.fc7.W, initial_bias=net.fc7.b),
+            my_fc8 = L.Linear(32, 100),
+        )
+        self.train = True
+
+    def __call__(self, x, t):
+        h = F.max_pooling_2d(F.relu(F.local_response_normalization(self.conv1(x))), 3, stride=2)
+        h = F.max_pooling_2d(F.relu(F.local_response_normalization(self.conv2(h))), 3, stride=2)
+        h = F.relu(self.conv3(h))
+        h = F.relu(self.conv4(h))
+        h = F.max_pooling_2d(F.relu(self.conv5(h)), 3, stride=2)
+        h = F.dropout(F.relu(self.fc6(h)))
+        h = F.dropout(F.relu(self.fc7(h)))
+        h = self.my_fc8(h)
+        self.loss = F.softmax_cross_entropy(h, t)
+        return self.loss
+
+class DelGradient(object):
+    name = 'DelGradient'
+    def __init__(self, delTgt):
+        self.delTgt = delTgt
+
+    def __call__(self, opt):
+        for name,param in opt.target.namedparams():
+            for d in self.delTgt:
+                if d in name:
+                    grad = param.grad
+                    with cuda.get_device(grad):
+                        grad = 0
+
+model = Alex()
+optimizer = optimizers.MomentumSGD(lr=0.001)
+optimizer.setup(model)
+optimizer.add_hook(DelGradient(["conv1", "conv2"]))
+before = {name: param.data.copy() for name, param in model.namedparams()}
+x = np.random.RandomState(0).randn(2, 3, 99, 99).astype(np.float32)
+optimizer.update(model, x, np.array([1, 99], np.int32))
+"""
+CHECKS = """
+want = bridge.load("deploy.prototxt", "alexnet.caffemodel")
+for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7"):
+    dense = bridge.schema.groups.spread_groups(want[name].weight, want[name].group)
+    assert before["/" + name + "/W"].tobytes() == dense.tobytes(), name
+    assert before["/" + name + "/b"].tobytes() == want[name].bias.tobytes(), name
+assert not np.array_equal(model.my_fc8.W.data, before["/my_fc8/W"])
+print(type(net).__module__)
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("first", ["", "import bridge.compat; bridge.compat.install(caffe_function=True)\n"])
+def test_the_articles_listings_run_as_they_stand(alexnet: tuple[Path, Path], first: str) -> None:
+    """Under Chainer's CaffeFunction, whose grouped weights are dense, and under this package's, where they are not."""
+    code = f"import sys, warnings; sys.path.insert(0, {str(ROOT)!r}); warnings.simplefilter('ignore')\n"
+    code += f"{first}{LISTINGS}\nimport bridge.schema.groups\n{CHECKS}"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=alexnet[0].parent, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == ("bridge.chain.caffe_function" if first else "chainer.links.caffe.caffe_function")

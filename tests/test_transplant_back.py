@@ -74,6 +74,11 @@ def test_after_training_its_statistics_come_back_undivided() -> None:
 def test_another_eps_is_told() -> None:
     report = bridge.transplant(nets.make(NORMALISED), holder(bn=links().BatchNormalization(3)))
     assert "the link's eps is 2e-05, the layer's 1e-05" in [row.detail for row in report.filled]
+    note = "eps is 2e-05 in the links and 1e-05 in the layers (bn); set link.eps = 1e-05 for the net's results"
+    assert report.notes == (note,)
+    assert str(report).endswith(f"\nnote: {note}")
+    same = bridge.transplant(nets.make(NORMALISED), holder(bn=links().BatchNormalization(3, eps=1e-5)))
+    assert not same.notes
 
 
 # ---- and back, of a chain that was trained ----------------------------------------------------

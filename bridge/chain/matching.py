@@ -206,7 +206,7 @@ def _normalisation(layer: Layer, link: Any) -> list[Part]:
     return made + [Part(layer, role, link, role, layer.blobs[role].reshape(-1)) for role in affine]
 
 
-def link_fits(layer: Layer, link: Any) -> bool:
+def suits(layer: Layer, link: Any) -> bool:
     """Whether the link is of the layer's kind, and all blobs of the layer fit its arrays."""
     try:
         return akin(layer, link) and bool([part.shaped() for part in parts(layer, link)])

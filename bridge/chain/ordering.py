@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from bridge.chain.build import LayerLink
-from bridge.chain.matching import link_fits
+from bridge.chain.matching import suits
 from bridge.chain.tracing import INPUT, Trace
 from bridge.schema import Layer, Net
 
@@ -91,7 +91,7 @@ class _Fits:
         shapes = tuple((role, blob.shape) for role, blob in layer.blobs.entries())
         key = (layer.type, layer.group, layer.weight_transposed, shapes, self._kinds[path])
         if key not in self._known:
-            self._known[key] = link_fits(layer, self.links[path])
+            self._known[key] = suits(layer, self.links[path])
         return self._known[key]
 
 

@@ -72,7 +72,7 @@ def sample(net: Net, args: Any = None) -> tuple[Any, ...]:
     return tuple(np.zeros((1, *shape[1:]), np.float32) for shape in shapes if shape is not None)
 
 
-def trace(chain: Any, args: Iterable[Any]) -> Trace:
+def trace(chain: Any, args: Iterable[Any], method: str = "") -> Trace:
     """Run a copy of a chain in test mode; the chain itself keeps its state, and open sizes stay open.
 
     Arrays are not copied. No random number is drawn for parameters without a size.
@@ -80,6 +80,7 @@ def trace(chain: Any, args: Iterable[Any]) -> Trace:
     Args:
         chain: Any :class:`chainer.Link`.
         args: What to call it with.
+        method: The method to call, where it is not the chain itself.
 
     Raises:
         Exception: Whatever the chain raises, see :data:`FAILURES`.
@@ -91,7 +92,7 @@ def trace(chain: Any, args: Iterable[Any]) -> Trace:
     state = np.random.get_state()
     try:
         with chainer.using_config("train", False), chainer.using_config("enable_backprop", True), hook:
-            result = twin(*given)
+            result = (getattr(twin, method) if method else twin)(*given)
     finally:
         np.random.set_state(state)
     before = _before(hook.calls, [value for value in given if isinstance(value, chainer.Variable)])

@@ -45,9 +45,11 @@ class TransplantReport:
 
     Attributes:
         rows: One per blob, and one per array without a blob.
+        notes: What makes the chain compute something else than the net, though it is filled; one line each.
     """
 
     rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
 
     def _of(self, state: str) -> tuple[Row, ...]:
         return tuple(row for row in self.rows if row.state == state)
@@ -109,13 +111,15 @@ class TransplantReport:
         return f"<TransplantReport: {self._counts}>"
 
     def __str__(self) -> str:
-        return f"{table_text(_COLUMNS, self._cells)}\n{self._counts}"
+        notes = "".join(f"\nnote: {note}" for note in self.notes)
+        return f"{table_text(_COLUMNS, self._cells)}\n{self._counts}{notes}"
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
         from bridge.show import html
 
-        return html.fragment(html.tag("b", self._counts), html.table(_COLUMNS, self._cells))
+        notes = [html.tag("p", note) for note in self.notes]
+        return html.fragment(html.tag("b", self._counts), html.table(_COLUMNS, self._cells), *notes)
 
 
 def transplant(
@@ -165,7 +169,7 @@ def transplant(
     for pair in pairs(net, chain, rename, by, args):
         plan.add(pair)
     plan.add_left_over()
-    report = TransplantReport(tuple(plan.rows))
+    report = TransplantReport(tuple(plan.rows), plan.notes())
     if strict:
         report.check(net.where)
     for part, values in plan.fills:
@@ -225,6 +229,18 @@ class _Plan:
         if other != layer:
             raise UsageError(f"layers '{other}' and '{layer}' both go to '{path}'", where=self.net.where)
 
+    def notes(self) -> tuple[str, ...]:
+        """A note for each pair of an ``eps`` of links and of layers that are not the same."""
+        found: dict[tuple[float, float], list[str]] = {}
+        for part, _ in self.fills:
+            if (other := _other_eps(part)) is not None:
+                found.setdefault(other, []).append(part.layer.name)
+        return tuple(
+            f"eps is {links:g} in the links and {own:g} in the layers ({', '.join(names[:3])}"
+            f"{f' and {len(names) - 3} more' if len(names) > 3 else ''}); set link.eps = {own:g} for the net's results"
+            for (links, own), names in found.items()
+        )
+
     def add_left_over(self) -> None:
         """Add a row for each parameter without a blob."""
         for path, link in self.links.items():
@@ -242,7 +258,14 @@ def _how(part: Part, values: np.ndarray) -> str:
     """How a blob was changed to fit, and whether the link computes with another ``eps``."""
     stored = part.layer.blobs.blob(part.role).shape
     notes = [f"{times(stored)} as {times(values.shape)}"] if stored != values.shape else []
-    own, links = part.layer.attributes().get("eps"), getattr(part.link, "eps", None)
-    if part.array == "avg_var" and own != links:
-        notes.append(f"the link's eps is {links:g}, the layer's {own:g}")
+    if (other := _other_eps(part)) is not None:
+        notes.append(f"the link's eps is {other[0]:g}, the layer's {other[1]:g}")
     return "; ".join(notes)
+
+
+def _other_eps(part: Part) -> tuple[float, float] | None:
+    """The link's ``eps`` and the layer's, where a normalisation has another one than its link."""
+    own, links = part.layer.attributes().get("eps"), getattr(part.link, "eps", None)
+    if own is None or links is None or own == links or part.array in ("gamma", "beta", "avg_mean"):
+        return None
+    return links, own

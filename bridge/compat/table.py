@@ -75,6 +75,19 @@ def _assign_a_shape(numpy: Any) -> None:
     numpy.zeros(2).shape = (1, 2)
 
 
+def _scipy_refuses_float16() -> bool:
+    if find_spec("scipy") is None:
+        return False
+    import numpy
+    from scipy import sparse
+
+    try:
+        sparse.coo_matrix(numpy.zeros((1, 1), numpy.float16))
+    except (TypeError, ValueError):
+        return True
+    return False
+
+
 def _protobuf_4() -> bool:
     import google.protobuf
 
@@ -219,6 +232,25 @@ PATCHES: tuple[Patch, ...] = (
             (
                 r"array\.shape = (\(out_size, pool_size(?:, in_size)?\))\n( +)(\w+)\(array\)\n +array\.shape = .*\n",
                 r"\3(array.reshape(\1))\n\n\n",
+            ),
+        ),
+    ),
+    Patch(
+        "numpy-fix",
+        "chainer.functions.math.fix",
+        "NumPy 2.5 deprecates numpy.fix; F.fix, and the gradient of F.fmod, warn",
+        _numpy_refuses(lambda numpy: numpy.fix(0.5)),
+        ((r"\bxp\.fix\(", "xp.trunc("),),
+    ),
+    Patch(
+        "scipy-float16",
+        "chainer.functions.math.sparse_matmul",
+        "SciPy 1.15 and newer have no sparse matrices of float16; F.sparse_matmul of float16 fails",
+        _scipy_refuses_float16,
+        (
+            (
+                r"(def _coo_matmul_cpu\([^)]*\):\n)    # A_shape: [^\n]*",
+                r"\1    A_data = A_data.astype(numpy.promote_types(A_data.dtype, numpy.float32), copy=False)",
             ),
         ),
     ),

@@ -46,7 +46,7 @@ class Objective:
         terms = [_weighted(values[blob], weight) for blob, weight in self.losses.items()]
         total = terms[0] if len(terms) == 1 else sum(terms[1:], start=terms[0])
         if self.smoothing and self.scores is not None:
-            even = -F.mean(F.log_softmax(values[self.scores]))
+            even = -F.mean(F.log_softmax(F.cast(values[self.scores], total.dtype)))  # scores may be float16
             total = (1 - self.smoothing) * total + self.smoothing * even
         if self.weights and self.scores is not None:
             total = total + self._weighting(values)

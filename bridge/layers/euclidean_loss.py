@@ -22,4 +22,5 @@ class EuclideanLoss(Loss):
 
     def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         self.check_bottoms(*(value.shape for value in x))
-        return F.sum(F.square(x[0] - F.reshape(x[1], x[0].shape))) / (2 * x[0].shape[0])
+        truth = F.reshape(x[1], x[0].shape)
+        return F.sum(F.square(F.cast(x[0], truth.dtype) - truth)) / (2 * x[0].shape[0])  # predictions may be float16

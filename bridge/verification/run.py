@@ -14,6 +14,7 @@ from bridge.engines.sandbox import Sandbox
 from bridge.errors import BridgeError, ModelError, UsageError
 from bridge.files.atomic import refuse_sources
 from bridge.files.load import Reading, reader_options
+from bridge.schema import Net
 from bridge.verification import draws as drawing
 from bridge.verification.checks import run_checks
 from bridge.verification.inputs import (
@@ -25,6 +26,7 @@ from bridge.verification.inputs import (
     parse_range,
     write_recorded,
 )
+from bridge.verification.memory import HeldChain, HeldNet, chain_side, held_net, is_chain, read_all
 from bridge.verification.outputs import (
     Comparison,
     Side,
@@ -44,7 +46,7 @@ from bridge.verification.results import SAME, OutputsResult, PartsResult, Weight
 from bridge.verification.segments import Runner
 from bridge.verification.tolerance import Tolerance, Tolerances, half_tolerances
 from bridge.verification.versions import versions
-from bridge.verification.weights import Files, Loaded, compare_readers, compare_weights, stored_parts
+from bridge.verification.weights import Files, Loaded, compare_weights, stored_parts
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -52,11 +54,12 @@ if TYPE_CHECKING:
     from bridge.verification.graphs import LayerRun
 
 Model = str | Path | Sequence[str | Path]
+EngineOptions = Mapping[str, Mapping[str, Any]]
 
 
 def verify(
-    *files: str | Path,
-    against: Model | None = None,
+    *files: str | Path | Net,
+    against: Model | Any = None,
     engines: Sequence[str] | None = None,
     readers: Sequence[str] | None = None,
     recorded: str | Path | None = None,
@@ -73,16 +76,17 @@ def verify(
     save_inputs: str | Path | None = None,
     checks: Collection[str] | None = None,
     skip_checks: Collection[str] = (),
-    engine_options: Mapping[str, Mapping[str, Any]] | None = None,
+    engine_options: EngineOptions | None = None,
     progress: Callable[[str], None] = lambda _: None,
     **reading: Unpack[Reading],
 ) -> Report:
     """Verify a model: its readers against each other, its engines, its consistency.
 
     Args:
-        files: ``[PROTOTXT] WEIGHTS``, in any order.
+        files: ``[PROTOTXT] WEIGHTS``, in any order; or a net in memory.
         against: A second model of that form, compared blob by blob; an ONNX file's own graph
-            is run as well.
+            is run as well. Or a chain of your own, or a method of it such as ``model.features``: what its links
+            are given and compute is compared with the layers of their names.
         engines: Names of engines; ``None`` is all that work here, ``()`` none.
         readers: Names of readers; ``None`` is all that work here, ``()`` compares none.
         recorded: ``.npz`` file of recorded inputs and outputs (``in:BLOB``, ``out:BLOB``,
@@ -122,10 +126,12 @@ def verify(
         readers = (reader,)
     python = {"pycaffe": {"python": how["python"]}} if "python" in how else {}
     options = {**python, **(engine_options or {})}
-    run = _Run(Files.of(files, how), progress, subset, outputs)
+    run = _Run(held_net(files) or Files.of(files, how), progress, subset, outputs)
     run.read(None if readers is None else tuple(dict.fromkeys(readers)))
-    if against is not None:
-        run.compare_with(Files.of(against, how))
+    if is_chain(against):
+        run.against = HeldChain(against)
+    elif against is not None:
+        run.compare_with(held_net([against]) or Files.of(against, how))
     if checks is None or checks:
         run.check(checks, skip_checks, inputs)
     tolerances = Tolerances(rtol, atol)
@@ -144,7 +150,9 @@ def verify(
 class _Run:
     """One verification under way."""
 
-    def __init__(self, files: Files, progress: Callable[[str], None], subset: bool, selected: Sequence[str]) -> None:
+    def __init__(
+        self, files: Files | HeldNet, progress: Callable[[str], None], subset: bool, selected: Sequence[str]
+    ) -> None:
         self.files, self.progress, self.subset, self.selected = files, progress, subset, tuple(selected)
         self.parts: list[PartsResult] = []
         self.halves, self.refused = set[str](), set[str | Path]()
@@ -153,8 +161,8 @@ class _Run:
         self.layer_runs: dict[str, tuple[Side, LayerRun]] = {}
         self.runner: Runner | None = None
         self.runtime = Sandbox()
-        self.sources: list[str | Path] = [*files.names]
-        self.against: Files | None = None
+        self.sources: list[str | Path] = [*files.names] if isinstance(files, Files) else []
+        self.against: Files | HeldNet | HeldChain | None = None
         self.other: Loaded | None = None
         self.inputs: dict[str, np.ndarray] = {}
         self.recorded: Recorded | None = None
@@ -167,15 +175,15 @@ class _Run:
     def read(self, names: tuple[str, ...] | None) -> None:
         """Read the model with every reader, and compare what they deliver."""
         self.progress(f"reading {self.files.weights}")
-        self.loaded, self.weights, remarks = compare_readers(self.files, names)
+        self.loaded, self.weights, remarks = read_all(self.files, names)
         self.net = self.loaded.net
         self.remarks += [*self.net.notes, *remarks]
 
-    def compare_with(self, other: Files) -> None:
+    def compare_with(self, other: Files | HeldNet) -> None:
         """Compare with the weights of a second model."""
         self.progress(f"reading {other.weights}")
         self.against = other
-        self.sources += other.names
+        self.sources += other.names if isinstance(other, Files) else ()
         names = (str(self.files.weights), str(other.weights))
         try:
             self.other = other.read(definition=self.files.definition)
@@ -259,11 +267,7 @@ class _Run:
             self.remarks.append(f"outputs were not compared: {error.args[0]} ({error.hint})")
 
     def run_engines(
-        self,
-        names: tuple[str, ...] | None,
-        options: Mapping[str, Mapping[str, Any]],
-        compare: dict[str, Any],
-        record: str | Path | None,
+        self, names: tuple[str, ...] | None, options: EngineOptions, compare: dict[str, Any], record: str | Path | None
     ) -> None:
         """Run the engines on each draw of inputs, and compare each other side with the first of them."""
         thresholds, ends = drawing.Thresholds(self.net), drawing.OutputValues(self.net)
@@ -306,7 +310,7 @@ class _Run:
     def _run_draw(
         self,
         names: tuple[str, ...] | None,
-        options: Mapping[str, Mapping[str, Any]],
+        options: EngineOptions,
         compare: dict[str, Any],
         record: str | Path | None,
         done: drawing.Done,
@@ -327,6 +331,8 @@ class _Run:
             others.append(recorded_side(self.recorded, self.net))
         if runner is not None:
             others += self._other_sides(first.name, options)
+        if isinstance(self.against, HeldChain):
+            others.append(chain_side(self.against, self.net, self.inputs, self.remarks))
         self.progress(f"comparing {first.name} with {', '.join(other.name for other in others)}")
         comparisons = []
         for other in others:
@@ -338,7 +344,7 @@ class _Run:
         self.remarks += cut_short([first, *others], names or ())
         return True
 
-    def _engine_sides(self, names: tuple[str, ...] | None, options: Mapping[str, Mapping[str, Any]]) -> Iterator[Side]:
+    def _engine_sides(self, names: tuple[str, ...] | None, options: EngineOptions) -> Iterator[Side]:
         """What each engine computes; one that was not asked for by name may fail."""
         chosen = engine_table.available(options) if names is None else names
         if names is None and (why := no_engine(self.net, chosen)):
@@ -380,7 +386,7 @@ class _Run:
             self.halves |= {run.side.name} if run.half else set()
             yield run.side
 
-    def _other_sides(self, engine: str, options: Mapping[str, Mapping[str, Any]]) -> Iterator[Side]:
+    def _other_sides(self, engine: str, options: EngineOptions) -> Iterator[Side]:
         """The second model in the same engine, unless it is the same net with the same weights."""
         if self.against is None or self.other is None or self.against.kind == "onnx":
             return
