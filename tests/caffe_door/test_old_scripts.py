@@ -151,3 +151,24 @@ def test_a_parameter_of_another_shape(tmp_path: Path) -> None:
 def test_share_with_something_else(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"expected another caffe\.Net"):
         make(tmp_path, SMALL).share_with("net.caffemodel")
+
+
+def test_what_ssds_scripts_do_with_a_spec(tmp_path: Path) -> None:
+    n = caffe.NetSpec()
+    n.data = caffe.layers.Input(shape={"dim": [1, 3, 8, 8]})
+    n.conv = caffe.layers.Convolution(n.data, num_output=2, kernel_size=[3.0], pad=[(3 - 1) / 2])  # Python 3's division
+    n.pool = caffe.layers.Pooling(n.conv, kernel_size=4 / 2, stride=2)
+    n.update("conv", {"num_output": 5})
+    n.extra = caffe.layers.ReLU(n.pool)
+    assert (n.keys(), n.vals()[1]) == (["data", "conv", "pool", "extra"], n.conv)
+    del n["extra"]
+    proto = n.to_proto()
+    param = proto.layer[1].convolution_param
+    assert ([layer.name for layer in proto.layer], param.num_output, list(param.pad)) == (
+        ["data", "conv", "pool"],
+        5,
+        [1],
+    )
+    assert make(tmp_path, str(proto)).blobs["pool"].data.shape == (1, 5, 4, 4)
+    with pytest.raises(TypeError):
+        caffe.layers.Pooling(n.conv, kernel_size=2.5).to_proto()
