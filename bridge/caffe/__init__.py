@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         NCCL,
         Timer,
         has_nccl,
+        init_glog,
         init_log,
         log,
         set_device,
@@ -53,8 +54,8 @@ TRAIN, TEST = 0, 1
 
 _SOLVERS = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
 _STATE = (
-    "NCCL", "Timer", "has_nccl", "init_log", "log", "set_device", "set_mode_cpu", "set_mode_gpu", "set_multiprocess",
-    "set_random_seed", "set_solver_count", "set_solver_rank", "solver_count", "solver_rank",
+    "NCCL", "Timer", "has_nccl", "init_glog", "init_log", "log", "set_device", "set_mode_cpu", "set_mode_gpu",
+    "set_multiprocess", "set_random_seed", "set_solver_count", "set_solver_rank", "solver_count", "solver_rank",
 )  # fmt: skip
 _HOMES = {
     "Net": "net",
@@ -93,6 +94,7 @@ __all__ = [
     "draw",
     "get_solver",
     "has_nccl",
+    "init_glog",
     "init_log",
     "install",
     "io",

@@ -57,9 +57,10 @@ def _in_script(error: BridgeError) -> bool:
 def _module(name: str, arguments: list[str]) -> int:
     import runpy
 
-    from bridge.caffe.installing import install
+    from bridge.caffe.installing import install, restore_numpy_names
 
     install()
+    restore_numpy_names()
     sys.argv[1:] = arguments
     sys.path[0] = ""
     runpy.run_module(name, run_name="__main__", alter_sys=True)

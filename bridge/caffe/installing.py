@@ -9,12 +9,14 @@ import runpy
 import sys
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
 from types import ModuleType
 
 from bridge.errors import MissingFileError, UsageError
 
 _NAME, _OWN = "caffe", "bridge.caffe"
+_MESSAGES = "bridge.caffe.proto.caffe_pb2"
 
 
 def install() -> None:
@@ -36,19 +38,43 @@ def install() -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Finds ``caffe.X`` where ``bridge.caffe.X`` is."""
+    """Finds ``caffe.X`` where ``bridge.caffe.X`` is; what a fork adds, in the script's own ``caffe`` folders.
+
+    A ``caffe_pb2.py`` of the script's own that protobuf cannot load any more is this package's.
+    """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """The spec of a submodule; ``None`` for all else."""
         if not fullname.startswith(f"{_NAME}."):
-            return None
-        own = f"{_OWN}.{fullname.removeprefix(f'{_NAME}.')}"
-        found = importlib.util.find_spec(own)
+            return ModuleSpec(fullname, _Loader(_MESSAGES)) if _is_old_messages(fullname, path, target) else None
+        rest = fullname.removeprefix(f"{_NAME}.")
+        own = f"{_OWN}.{rest}"
+        found = _own_spec(own)
         if found is None:
-            return None
+            folders = [os.path.join(folder or os.curdir, _NAME) for folder in sys.path]
+            return None if "." in rest else PathFinder.find_spec(fullname, folders, target)
         return ModuleSpec(fullname, _Loader(own), is_package=found.submodule_search_locations is not None)
+
+
+def _is_old_messages(name: str, path: Sequence[str] | None, target: ModuleType | None) -> bool:
+    """Whether a module holds Caffe's messages in the form of protoc before 3.19, which protobuf 4 refuses."""
+    if not name.endswith("_pb2"):
+        return False
+    found = PathFinder.find_spec(name, path, target)
+    if found is None or found.origin is None or not found.origin.endswith(".py"):
+        return False
+    text = Path(found.origin).read_text(encoding="utf-8", errors="replace")
+    return all(part in text for part in ("_descriptor.FieldDescriptor(", "package='caffe'", "NetParameter"))
+
+
+def _own_spec(name: str) -> ModuleSpec | None:
+    """The spec of a module of this package; ``None`` if there is no such module."""
+    try:
+        return importlib.util.find_spec(name)
+    except ModuleNotFoundError:  # it would lie in a package that is a fork's
+        return None
 
 
 class _Loader(Loader):
@@ -68,6 +94,24 @@ class _Loader(Loader):
         module.__spec__ = self._spec
 
 
+def restore_numpy_names() -> None:
+    """Give NumPy back the names ``float``, ``int``, ``object`` and so on, which scripts from before 2022 use.
+
+    Each was Python's own type of that name. Names that NumPy has are left alone.
+
+    Source: NumPy 1.20 release notes, "Using the aliases of builtin types like np.int is deprecated".
+    """
+    import numpy as np
+
+    for name, kind in {
+        "long": int,
+        "unicode": str,
+        **{t.__name__: t for t in (bool, complex, float, int, object, str)},
+    }.items():
+        if name not in vars(np):
+            setattr(np, name, kind)
+
+
 def run_script(path: str, arguments: Sequence[str]) -> None:
     """Run a script as ``python SCRIPT ARGS`` does, with an ``import caffe`` that means this package.
 
@@ -81,6 +125,7 @@ def run_script(path: str, arguments: Sequence[str]) -> None:
     if not os.path.isfile(path):
         raise MissingFileError("does not exist", expected="a script in Python", where=path)
     install()
+    restore_numpy_names()
     sys.argv[:] = [path, *arguments]
     sys.path[0] = os.path.dirname(os.path.abspath(path))
     runpy.run_path(path, run_name="__main__")

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from bridge.caffe.blob import Blob, BlobVec, param_blob
-from bridge.caffe.sources import BatchSource, Sink, sink_of, source_of, surroundings
+from bridge.caffe.sources import BatchSource, Sink, surroundings
 from bridge.caffe.state import draw_seed
-from bridge.caffe_files.proto import schema
-from bridge.errors import ModelError, NotFoundError, UnsupportedLayerError
-from bridge.layers.base import CaffeLayer, build_layer, registered_name
+from bridge.errors import ModelError
+from bridge.layers.base import CaffeLayer
 from bridge.layers.fillers import filled
 from bridge.layers.loss import Loss
-from bridge.schema import Layer as TypedLayer
-from bridge.schema import Opaque, Shape, count
+from bridge.schema import Shape, count
 from bridge.schema.message import Message
 
 PHASES = ("TRAIN", "TEST")
+
+
+class Phase(int):
+    """A phase as a layer sees it: 0 or 1, and as text ``TRAIN`` or ``TEST``, as layers of Faster R-CNN take it."""
+
+    def __str__(self) -> str:
+        return PHASES[self]
 
 
 class Layer:
@@ -36,7 +39,7 @@ class Layer:
 
     Attributes:
         blobs: Its parameters.
-        phase: 0 in training, 1 in testing.
+        phase: 0 in training, 1 in testing; as text ``TRAIN`` or ``TEST``.
         param_str: The text of a Python layer's ``param_str``.
 
     Source: layer.hpp, python_layer.hpp.
@@ -55,6 +58,11 @@ class Layer:
 
     def __init__(self, definition: Any = None) -> None:
         pass
+
+    @property
+    def param_str_(self) -> str:
+        """What ``param_str`` was called before 2015."""
+        return self.param_str
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         """Called once; reads the parameters and makes the layer's blobs."""
@@ -98,7 +106,7 @@ class Node:
         self.need_backward = True
         self.propagate: list[bool] = [True] * len(bottoms)
         self.param_propagate: list[bool] = []
-        self._shaped: tuple[Shape, ...] | None = None
+        self._shaped: tuple[tuple[Shape, ...], list[Shape]] | None = None
 
     @property
     def label(self) -> str:
@@ -172,11 +180,12 @@ class TypedNode(Node):
     def reshape(self) -> None:
         """Give the tops their shapes."""
         shapes = self._bottom_shapes()
-        if shapes != self._shaped:
+        params = [blob.dims for blob in self.layer.blobs]
+        if (shapes, params) != self._shaped:
             tops = self.typed.checked_infer(*shapes)
             self._check_params(shapes)
             self._shape_tops(tops)
-            self._shaped = shapes
+            self._shaped = shapes, params
         elif self.typed.data_dependent:
             self._shaped = None
 
@@ -277,33 +286,6 @@ class SinkNode(TypedNode):
         self.sink.write([bottom.values() for bottom in self.bottoms])
 
 
-class PythonNode(Node):
-    """A layer in Python."""
-
-    def __init__(self, layer: Layer, definition: Message, bottoms: list[Blob], tops: list[Blob], phase: str) -> None:
-        super().__init__(definition, bottoms, tops, phase)
-        self.layer = layer
-
-    def setup(self) -> None:
-        """Hand the parameters over, and call the layer's ``setup`` and ``reshape``."""
-        self.layer.param_str = self.definition.message("python_param").text("param_str")
-        self.layer.phase = PHASES.index(self.phase)
-        self.layer.setup(self.bottoms, self.tops)
-        self.reshape()
-
-    def reshape(self) -> None:
-        """Call the layer's ``reshape``."""
-        self.layer.reshape(self.bottoms, self.tops)
-
-    def forward(self) -> None:
-        """Call the layer's ``forward``."""
-        self.layer.forward(self.bottoms, self.tops)
-
-    def backward(self) -> None:
-        """Call the layer's ``backward``."""
-        self.layer.backward(self.tops, [*self.propagate], self.bottoms)
-
-
 class _BuiltIn(Layer):
     """What ``net.layers`` shows of a layer of a known type."""
 
@@ -314,7 +296,7 @@ class _BuiltIn(Layer):
     def __init__(self, node: TypedNode) -> None:
         self._node = node
         self.type = node.definition.text("type")
-        self.phase = PHASES.index(node.phase)
+        self.phase = Phase(PHASES.index(node.phase))
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         """Nothing: the net has set the layer up."""
@@ -322,62 +304,3 @@ class _BuiltIn(Layer):
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         """Give the tops their shapes."""
         self._node.reshape()
-
-
-def make_node(definition: Message, bottoms: list[Blob], tops: list[Blob], phase: str) -> Node:
-    """A layer in its net, not set up yet.
-
-    Raises:
-        ModelError: Its parameters make no sense.
-        UnsupportedLayerError: Its type is not known.
-    """
-    if registered_name(definition) != definition.text("type"):
-        layer = _python_layer(definition)
-        if layer is not None:
-            return PythonNode(layer, definition, bottoms, tops, phase)
-    typed: TypedLayer = build_layer(definition)
-    if isinstance(typed, Opaque):
-        unknown = typed.problem.startswith("unknown layer type")
-        raise (UnsupportedLayerError if unknown else ModelError)(typed.problem, where=typed.label)
-    _check_loss(typed)
-    common = (cast(CaffeLayer, typed), definition, bottoms, tops, phase)
-    if source := source_of(typed):
-        return SourceNode(source, *common)
-    if sink := sink_of(typed):
-        return SinkNode(sink, *common)
-    if typed.is_input:
-        if typed.training_only:
-            raise UnsupportedLayerError("there is no source for data layers of this type", where=typed.label)
-        return InputNode(*common)
-    return TypedNode(*common)
-
-
-def _check_loss(typed: TypedLayer) -> None:
-    """Refuse a loss that a fork sums up otherwise: its number would be wrong. A net for inference has no loss."""
-    given = typed.definition.message("loss_param").names() if isinstance(typed, Loss) else []
-    for name in given:
-        if name not in schema("LossParameter").by_name:
-            hint = "leave the loss and its data out, as a deploy.prototxt does"
-            raise UnsupportedLayerError(
-                f"loss_param has '{name}', which is not computed here", where=typed.label, hint=hint
-            )
-
-
-def _python_layer(definition: Message) -> Layer | None:
-    """The user's own layer; ``None`` if there is no module of that name, but a layer type here that replaces it."""
-    param = definition.message("python_param")
-    module, name = param.text("module"), param.text("layer")
-    where = f"layer '{definition.text('name')}' ({definition.text('type')})"
-    try:
-        loaded = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise
-        if not isinstance(build_layer(definition), Opaque):
-            return None
-        hint = f"add its folder to PYTHONPATH or sys.path; searched: {', '.join(sys.path[:3])}, ..."
-        raise NotFoundError(f"there is no module '{module}'", where=where, hint=hint) from None
-    if not hasattr(loaded, name):
-        raise NotFoundError(f"module '{module}' ({loaded.__file__}) has no class '{name}'", where=where)
-    made: Layer = getattr(loaded, name)(definition)
-    return made

@@ -13,7 +13,8 @@ import numpy as np
 from bridge.caffe.backprop import mark_backward
 from bridge.caffe.blob import Blob
 from bridge.caffe.engines import Engines
-from bridge.caffe.layer import PHASES, InputNode, Layer, Node, TypedNode, make_node
+from bridge.caffe.layer import PHASES, InputNode, Layer, Node, TypedNode
+from bridge.caffe.making import make_node
 from bridge.caffe.pycaffe import PyNet
 from bridge.caffe.wiring import Wiring, wire
 from bridge.caffe_files import prototxt
@@ -204,8 +205,12 @@ class Net(PyNet):
 
     @property
     def name(self) -> str:
-        """The net's name."""
+        """The net's name; scripts may give it another one."""
         return self._wiring.name
+
+    @name.setter
+    def name(self, value: str) -> None:
+        self._wiring.name = value
 
     @property
     def _blob_names(self) -> list[str]:

@@ -55,10 +55,15 @@ def assign_proto(proto: Any, name: str, val: Any) -> None:
         for item in val:
             _assign(field.add(), item)
     elif isinstance(val, (list, tuple)):
-        field.extend(val)
+        try:
+            field.extend(val)
+        except TypeError:
+            field.extend([int(v) if isinstance(v, float) and v.is_integer() else v for v in val])
     elif isinstance(val, Mapping):
         field.SetInParent()
         _assign(field, val)
+    elif isinstance(val, float) and isinstance(field, int) and val.is_integer():
+        setattr(proto, name, int(val))  # a division that gave a whole number in Python 2
     else:
         setattr(proto, name, val)
 
@@ -154,7 +159,10 @@ class UnknownParameterError(ModelError, AttributeError):
 
 
 class NetSpec:
-    """A net whose blobs have the names that they are assigned to: ``n.conv1 = L.Convolution(n.data, ...)``."""
+    """A net whose blobs have the names that they are assigned to: ``n.conv1 = L.Convolution(n.data, ...)``.
+
+    Source: net_spec.py; ``keys``, ``vals``, ``update`` and ``del`` that of SSD.
+    """
 
     tops: OrderedDict[str, Top]
 
@@ -174,6 +182,21 @@ class NetSpec:
 
     def __getitem__(self, item: str) -> Top:
         return self.tops[item]
+
+    def __delitem__(self, name: str) -> None:
+        del self.tops[name]
+
+    def keys(self) -> list[str]:
+        """The names that were assigned, as SSD's scripts ask for them."""
+        return list(self.tops)
+
+    def vals(self) -> list[Top]:
+        """The blobs that were assigned, as SSD's scripts ask for them."""
+        return list(self.tops.values())
+
+    def update(self, name: str, params: dict[str, Any]) -> None:
+        """Change parameters of the layer that makes a blob, as SSD's scripts do."""
+        self.tops[name].fn.params.update(params)
 
     def to_proto(self) -> Any:
         """A ``NetParameter`` with all layers that are needed to compute what was assigned."""

@@ -178,7 +178,8 @@ class PyNet:
             shape = self.blobs[name].dims
             if array.shape[:1] != shape[:1]:
                 what = "Input is not batch sized" if field == "data" else "Diff is not batch sized"
-                hint = f"net.blobs['{name}'].reshape({', '.join(map(str, array.shape))}) makes room for it"
+                room = f"net.blobs['{name}'].reshape({', '.join(map(str, array.shape))}) makes room for it"
+                hint = room if array.shape else "give an array"
                 raise UsageError(f"{what}: '{name}' got {times(array.shape)}", expected=f"{times(shape)}", hint=hint)
             _check_fits(name, array, shape)
         for name, array in arrays.items():
@@ -282,6 +283,8 @@ class PyNet:
         Raises:
             ModelError: A layer's parameters do not fit; names the layer.
         """
+        if not isinstance(other, PyNet):
+            raise UsageError(f"share_with({other!r})", expected="another caffe.Net", where=self.where)
         weights.share_with(self, other)
 
     def save(self: Net, file: Any) -> None:  # type: ignore[misc]

@@ -77,8 +77,13 @@ class Solver:
         """The learning rate of the next update."""
         return self.settings.recipe.rate(self.iter)
 
-    def add_callback(self, on_start: Callable[[], Any], on_gradients_ready: Callable[[], Any]) -> None:
-        """Have functions called in each step: before its forward pass, and before its update."""
+    def add_callback(self, on_start: Callable[[], Any], on_gradients_ready: Callable[[], Any] | None = None) -> None:
+        """Have functions called in each step: before its forward pass, and before its update.
+
+        A single one is called before the update, as pycaffe does with an ``NCCL``.
+        """
+        if on_gradients_ready is None:
+            on_start, on_gradients_ready = (lambda: None), on_start
         self._callbacks.append((on_start, on_gradients_ready))
 
     def share_weights(self, net: Net) -> None:

@@ -139,6 +139,11 @@ def init_log(level: int = 0, stderr: bool = True) -> None:
     STATE.level, STATE.stream = level, sys.stderr if stderr else None
 
 
+def init_glog(*_: object) -> None:
+    """As :func:`init_log`; a name that forks have. The file of the log that they take is not written."""
+    init_log()
+
+
 def log(text: str, place: str = "bridge.caffe") -> None:
     """Write a line as glog does, once :func:`init_log` was called.
 
@@ -174,7 +179,29 @@ class Timer:
 
 
 class NCCL:
-    """Stands for Caffe's link between solvers of several processes, which there is none of here."""
+    """Caffe's link between solvers of several processes. Here a solver trains alone, so there is nothing to exchange.
 
-    def __init__(self, solver: object, uid: str) -> None:
-        raise MissingExtraError("NCCL is not available: has_nccl() is False")
+    Args:
+        solver: The solver.
+        uid: What :meth:`new_uid` gave.
+
+    Raises:
+        MissingExtraError: Several solvers are to train together.
+    """
+
+    def __init__(self, solver: object, uid: object) -> None:
+        if STATE.solvers > 1:
+            raise MissingExtraError(
+                f"NCCL is not available for {STATE.solvers} solvers: has_nccl() is False", hint="train with one device"
+            )
+
+    @staticmethod
+    def new_uid() -> bytes:
+        """A name for the solvers that train together."""
+        return os.urandom(16)
+
+    def bcast(self) -> None:
+        """Give all solvers the parameters of the first: nothing to do."""
+
+    def __call__(self, *_: object) -> None:
+        """Sum up gradients: nothing to do."""

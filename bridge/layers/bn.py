@@ -24,6 +24,7 @@ class BN(CaffeLayer):
     the batch's own unless ``moving_average`` is set. With two (``gamma``, ``beta``; SegNet, DeconvNet),
     INFERENCE has the statistics folded into the blobs, and LEARN uses the batch's own.
     Each blob has C values, in whatever shape the fork stores: (1, C, 1, 1), (1, C) or (C).
+    SegNet's may have two more tops, the batch's mean and variance, (1, C, 1, 1) each; INFERENCE has none.
 
     Attributes:
         eps: Added to the variance (``var_eps`` in the old form).
@@ -39,7 +40,7 @@ class BN(CaffeLayer):
     rounds_near_one = False
     message = "bn_param"
     bottom_count = (1, 1)
-    top_count = (1, 1)
+    top_count = (1, 3)
     ranks = {}
     chainer_params = {}
     statistics = frozenset({"mean", "variance"})
@@ -93,7 +94,7 @@ class BN(CaffeLayer):
         return (0, *range(2, rank)) if self.by_batch else ()
 
     def roles(self, stored: int) -> tuple[str, ...]:
-        two = stored == 2 if stored else bool(self.bn_mode)
+        two = stored == 2 if stored else bool(self.bn_mode) or len(self.tops) > 1
         return ("gamma", "beta") if two else ("gamma", "beta", "mean", "variance")
 
     def blob_shapes(self, *bottoms: Shape) -> dict[str, Shape]:
@@ -107,24 +108,30 @@ class BN(CaffeLayer):
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if len(bottoms[0]) < 2:
             raise self.fail(f"the input has {len(bottoms[0])} axes", expected="2 or more")
-        return (bottoms[0],)
+        if len(self.tops) > 1 and not self.by_batch:
+            raise self.fail(f"has {len(self.tops)} tops, but takes no statistics of the batch", expected="1 top")
+        return (bottoms[0], *[(1, bottoms[0][1], 1, 1)] * (len(self.tops) - 1))
 
-    def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
+    def to_onnx(self, g: OnnxBuilder, *x: str) -> str | tuple[str, ...]:
         channels = self.blobs.blob("gamma").size
         if "mean" in self.blobs and self.stored:
             blobs = [g.blob(self, role, (channels,)) for role in self.blobs]
             return g.BatchNormalization(x[0], *blobs, epsilon=self.eps)
         rank = len(g.shape(x[0]))
         gamma, beta = (g.blob(self, role, (channels, *[1] * (rank - 2))) for role in ("gamma", "beta"))
-        y = x[0] if self.bn_mode == "INFERENCE" else self._normalized(g, x[0], rank)
-        return g.Add(g.Mul(y, gamma), beta)
+        if self.bn_mode == "INFERENCE":
+            return g.Add(g.Mul(x[0], gamma), beta)
+        y, *statistics = self._normalized(g, x[0], rank)
+        tops = [g.Reshape(each, g.ints([1, channels, 1, 1])) for each in statistics[: len(self.tops) - 1]]
+        return g.Add(g.Mul(y, gamma), beta), *tops
 
-    def _normalized(self, g: OnnxBuilder, x: str, rank: int) -> str:
-        """By the statistics of the batch itself."""
+    def _normalized(self, g: OnnxBuilder, x: str, rank: int) -> tuple[str, str, str]:
+        """By the statistics of the batch itself; these too."""
         axes = (0, *range(2, rank))
-        centred = g.Sub(x, g.reduce("Mean", x, axes))
+        mean = g.reduce("Mean", x, axes)
+        centred = g.Sub(x, mean)
         variance = g.reduce("Mean", g.Mul(centred, centred), axes)
-        return g.Div(centred, g.Sqrt(g.Add(variance, g.const(np.float32(self.eps)))))
+        return g.Div(centred, g.Sqrt(g.Add(variance, g.const(np.float32(self.eps))))), mean, variance
 
     def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return F.caffe_bn(x[0], link, self)

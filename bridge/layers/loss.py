@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from bridge.layers.base import CaffeLayer, Params
 from bridge.schema import Shape, count, times
@@ -26,6 +26,8 @@ class Loss(CaffeLayer):
     default_loss_weight = 1.0
     bottom_count = (2, 2)
     top_count = (0, 1)  # Caffe makes the top where none is named
+    fork_fields: ClassVar[frozenset[str]] = frozenset()
+    """Fields of ``loss_param`` that only a fork has and that the layer computes with."""
 
     def reason(self) -> str:
         return "a loss has no part in inference"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bridge.layers.base import canonical_axis, layer_type
+from bridge.layers.base import Params, canonical_axis, layer_type
 from bridge.layers.loss import NormalizedLoss
 from bridge.schema import Shape, count
 
@@ -18,8 +18,10 @@ class SoftmaxWithLoss(NormalizedLoss):
 
     Attributes:
         axis: The axis of the classes.
+        class_weights: SegNet's factor on the places of each class; none counts each as one.
 
-    Source: caffe.proto ``SoftmaxParameter``, ``LossParameter``, softmax_loss_layer.cpp.
+    Source: caffe.proto ``SoftmaxParameter``, ``LossParameter``, softmax_loss_layer.cpp; the weights from
+    caffe-segnet's.
     """
 
     classifies = True
@@ -27,10 +29,26 @@ class SoftmaxWithLoss(NormalizedLoss):
     top_count = (0, 2)
     inference_type = "Softmax"
 
+    fork_fields = frozenset({"weight_by_label_freqs", "class_weighting"})
+
     axis: int = 1
+    class_weights: tuple[float, ...] = ()
+
+    @classmethod
+    def read(cls, p: Params) -> dict[str, Any]:
+        loss = p.other("loss_param")
+        weights = loss.read("class_weighting", tuple[float, ...], ())
+        given = loss.read("weight_by_label_freqs", bool, False)
+        if given and not weights:
+            raise loss.fail("has weight_by_label_freqs without a class_weighting for each class")
+        return {**super().read(p), "class_weights": weights if given else ()}
 
     def check_bottoms(self, *bottoms: Shape) -> None:
         axis = canonical_axis(self.axis, len(bottoms[0]), self)
+        if self.class_weights and len(self.class_weights) != bottoms[0][axis]:
+            raise self.fail(
+                f"has {len(self.class_weights)} class_weighting, expected {bottoms[0][axis]} for as many classes"
+            )
         self.check_labels(bottoms[0], bottoms[1], count(bottoms[0][:axis]) * count(bottoms[0][axis + 1 :]))
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:

@@ -15,6 +15,7 @@ from bridge.errors import MissingExtraError, ModelError, UnsupportedLayerError, 
 from bridge.files.load import load
 from bridge.files.sniff import HEAD, identify
 from bridge.opencv.detections import with_padded_detections
+from bridge.opencv.net import CaffeNet
 from bridge.schema import Net, Shape
 
 if TYPE_CHECKING:
@@ -26,15 +27,18 @@ _TEXT = ("prototxt",)
 _FRAMEWORKS = ("caffe", "tensorflow", "onnx", "tflite", "darknet", "torch", "dldt")
 
 
-def readNetFromCaffe(prototxt: Any, caffeModel: Any = b"") -> Any:
+def readNetFromCaffe(
+    prototxt: Any = b"", caffeModel: Any = b"", *, bufferProto: Any = b"", bufferModel: Any = b""
+) -> Any:
     """Read a Caffe model as OpenCV 4's ``cv2.dnn.readNetFromCaffe`` does.
 
     Args:
         prototxt: Path of the prototxt, or its content as bytes or an array of uint8.
         caffeModel: Path of the caffemodel, or its content; empty for a net without weights.
+        bufferProto, bufferModel: Other names of the two, for their content.
 
     Returns:
-        A ``cv2.dnn.Net``. Batch, height and width of its inputs are open where the net allows that. Rows of
+        What stands for a ``cv2.dnn.Net``, see :class:`bridge.opencv.net.CaffeNet`. Batch, height and width of its inputs are open where the net allows that. Rows of
         detections are filled up with zeros to ``keep_top_k`` for each image, as OpenCV's own layer does.
 
     Raises:
@@ -47,13 +51,18 @@ def readNetFromCaffe(prototxt: Any, caffeModel: Any = b"") -> Any:
     Source: OpenCV ``cv::dnn::readNetFromCaffe``.
     """
     cv2 = _cv2()
+    prototxt, caffeModel = (
+        (bufferProto if _empty(prototxt) else prototxt),
+        (caffeModel if _empty(bufferModel) else bufferModel),
+    )
     own = getattr(cv2.dnn, "readNetFromCaffe", None)
     if own is not None and own is not readNetFromCaffe:
         try:
             return own(*(_plain(part) for part in (prototxt, caffeModel) if not _empty(part)))
         except cv2.error:
             pass  # what it cannot read, or refuses, is read here
-    return _to_opencv(cv2, _load(prototxt, caffeModel))
+    served = _served(_load(prototxt, caffeModel))
+    return CaffeNet(served, lambda net: _opened(cv2, net))
 
 
 def readNet(*args: Any, **keywords: Any) -> Any:
@@ -182,8 +191,18 @@ def _file(part: Any, place: Path) -> Path:
 
 def _to_opencv(cv2: Any, net: Net) -> Any:
     """The net in OpenCV, with as many open extents as it takes."""
+    return _opened(cv2, _served(net))
+
+
+def _served(net: Net) -> Net:
+    """The net for inference, with OpenCV's rows of detections; complete."""
     served = with_padded_detections(inference_net(net))
     _check(served)
+    return served
+
+
+def _opened(cv2: Any, served: Net) -> Any:
+    """A served net in OpenCV, with as many open extents as it takes."""
     for inputs in _wishes(served):
         try:
             made = _made(cv2, served, inputs)

@@ -22,6 +22,7 @@ from bridge.layers.data import Data
 from bridge.layers.hdf5_data import HDF5Data
 from bridge.layers.hdf5_output import HDF5Output
 from bridge.layers.image_data import ImageData
+from bridge.layers.image_seg_data import DenseImageData
 from bridge.layers.memory_data import MemoryData
 from bridge.layers.window_data import WindowData
 from bridge.schema import Layer, Shape
@@ -88,6 +89,7 @@ class Sink:
 
 SOURCES: dict[type[CaffeLayer], str] = {
     Data: "bridge.sources.database:DatabaseSource",
+    DenseImageData: "bridge.sources.segmentation:DenseImageSource",
     HDF5Data: "bridge.sources.hdf5:HDF5Source",
     ImageData: "bridge.sources.image_list:ImageListSource",
     MemoryData: "bridge.sources.memory:MemorySource",

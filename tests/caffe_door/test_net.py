@@ -257,8 +257,8 @@ def test_losses_in_the_phase_test(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_a_fork_sums_up_otherwise(tmp_path: Path) -> None:
-    text = TRAINED.replace("loss_weight: 2", "loss_param { weight_by_label_freqs: true class_weighting: 0.5 }")
-    with pytest.raises(UnsupportedLayerError, match=r"layer 'loss' .*loss_param has 'weight_by_label_freqs'"):
+    text = TRAINED.replace("loss_weight: 2", "loss_param { pre_fixed_normalizer: 2 }")
+    with pytest.raises(UnsupportedLayerError, match=r"layer 'loss' .*loss_param has 'pre_fixed_normalizer'"):
         make(tmp_path, text)
     make(tmp_path, TRAINED.replace("loss_weight: 2", "loss_param { ignore_label: 1 }"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from bridge.layers.split import Split
 from bridge.onnx_export.graph import lower
 from bridge.onnx_export.model import DEFAULT_OPSET, to_file
 from bridge.schema import Blob as Stored
-from bridge.schema import Blobs, Layer, Net, Shape
+from bridge.schema import Blobs, Layer, Net, Shape, count
 
 if TYPE_CHECKING:
     from bridge.caffe.engines.chainer import ChainerEngine
@@ -80,6 +80,20 @@ class _Key(NamedTuple):
     versions: tuple[int, ...]
     shapes: tuple[Shape, ...]
     wanted: frozenset[str]
+
+
+class _Param(NamedTuple):
+    """A parameter as it was when a run began: its blob may have another memory and shape since."""
+
+    memory: Memory
+    array: np.ndarray
+    shape: Shape
+
+    @classmethod
+    def of(cls, blob: Blob) -> _Param:
+        """The parameter in a blob, whose memory was synced."""
+        memory = cast(ParamMemory, blob.data_memory)
+        return cls(memory, memory.synced((memory.size,)), blob.dims)
 
 
 class _Segment:
@@ -145,24 +159,24 @@ class _Segment:
             if name in self.written:
                 self.blobs[name].values()[...] = array
 
-    def session(self, key: _Key, arrays: dict[int, np.ndarray]) -> _Compiled:
+    def session(self, key: _Key, params: Sequence[Sequence[_Param]]) -> _Compiled:
         """The session for some outputs, inputs' shapes and parameters."""
         made = self._sessions.pop(key, None)
         if made is None:
-            made = self._compile(key, arrays)
+            made = self._compile(key, params)
             old = [other for other in self._sessions if other.versions != key.versions]
             for other in old or [*self._sessions][: max(0, len(self._sessions) - _KEPT + 1)]:
                 del self._sessions[other]
         self._sessions[key] = made
         return made
 
-    def _compile(self, key: _Key, arrays: dict[int, np.ndarray]) -> _Compiled:
+    def _compile(self, key: _Key, params: Sequence[Sequence[_Param]]) -> _Compiled:
         stored: dict[int, Stored] = {}
         layers: list[Layer] = [
             Input(name="", type="", tops=(name,), shapes=(shape,))
             for name, shape in zip(self.inputs, key.shapes, strict=True)
         ]
-        layers += [_with_blobs(node, arrays, stored) for node in self.nodes]
+        layers += [_with_blobs(node, own, stored) for node, own in zip(self.nodes, params, strict=True)]
         kept = {f"{name}/read": name for name in key.wanted if name not in self.outputs}
         layers += [Split(name="", type="", bottoms=(name,), tops=(own,)) for own, name in kept.items()]
         graph = lower(Net("", tuple(layers)), opset=DEFAULT_OPSET, dynamic_batch=False)
@@ -193,9 +207,8 @@ class _Run:
 
     def __init__(self, segment: _Segment, inputs: dict[str, np.ndarray]) -> None:
         self._segment, self.inputs = segment, inputs
-        params = segment.params
-        self._versions = tuple(memory.sync() for memory in params)
-        self._arrays = {id(memory): memory.synced((memory.size,)) for memory in params}
+        self._versions = tuple(memory.sync() for memory in segment.params)
+        self._params = [[_Param.of(blob) for blob in node.layer.blobs] for node in segment.nodes]
         self._asked = False
 
     def keep(self, names: Collection[str]) -> None:
@@ -208,7 +221,7 @@ class _Run:
             return {}
         shapes = tuple(array.shape for array in self.inputs.values())
         key = _Key(self._versions, shapes, frozenset(wanted))
-        return self._segment.session(key, self._arrays)(self.inputs)
+        return self._segment.session(key, self._params)(self.inputs)
 
     def fill(self, memory: Memory) -> None:
         """Compute what a blob holds; from the second blob on, all of them."""
@@ -221,11 +234,11 @@ class _Run:
             pending[name].data_memory.put(values[name])
 
 
-def _with_blobs(node: TypedNode, arrays: dict[int, np.ndarray], stored: dict[int, Stored]) -> Layer:
+def _with_blobs(node: TypedNode, params: Sequence[_Param], stored: dict[int, Stored]) -> Layer:
     """The layer with its parameters as blobs; shared ones have one origin."""
     blobs = {}
-    for role, blob in zip(node.roles, node.layer.blobs, strict=True):
-        array = arrays[id(blob.data_memory)]
-        origin = stored.setdefault(id(blob.data_memory), Stored.of(array))
-        blobs[role] = origin.reshaped(blob.dims) if array.size == blob.count else Stored.of(array[: blob.count])
+    for role, param in zip(node.roles, params, strict=True):
+        size = count(param.shape)
+        origin = stored.setdefault(id(param.memory), Stored.of(param.array))
+        blobs[role] = origin.reshaped(param.shape) if param.array.size == size else Stored.of(param.array[:size])
     return dataclasses.replace(node.typed, blobs=Blobs(blobs))

@@ -29,7 +29,8 @@ def caffe_bn(x: Any, link: LayerArrays, layer: BN) -> Any:
         layer: The layer's parameters.
 
     Returns:
-        Variable (N, C, ...).
+        Variable (N, C, ...); a tuple with the batch's mean and variance, (1, C, 1, 1),
+        where the layer has tops for them.
 
     Source: bn_layer.cpp of PSPNet and SegNet.
     """
@@ -44,8 +45,12 @@ def caffe_bn(x: Any, link: LayerArrays, layer: BN) -> Any:
     axes = (0, *range(2, x.ndim))
     if train:
         _accumulate(x.array, axes, link, layer.momentum)
-    centred = x - F.mean(x, axes, keepdims=True)
-    return centred / F.sqrt(F.mean(centred**2, axes, keepdims=True) + layer.eps) * gamma + beta
+    mean = F.mean(x, axes, keepdims=True)
+    centred = x - mean
+    variance = F.mean(centred**2, axes, keepdims=True)
+    y = centred / F.sqrt(variance + layer.eps) * gamma + beta
+    statistics = [F.reshape(values, (1, gamma.size, 1, 1)) for values in (mean, variance)[: len(layer.tops) - 1]]
+    return (y, *statistics) if statistics else y
 
 
 def _per_channel(values: Any, rank: int) -> Any:

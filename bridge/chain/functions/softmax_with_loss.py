@@ -27,6 +27,7 @@ _SMALLEST = np.finfo(np.float32).tiny
 def caffe_softmax_with_loss(x: Any, labels: Any, layer: SoftmaxWithLoss) -> Any:
     """The sum of ``-log softmax(x)[label]`` over the places that are not ignored, divided as the layer says.
 
+    Each place counts by its class's weight, if there are any; the divisor does not depend on these.
     The softmax is replaced by the smallest normal float32 where it is smaller.
 
     Args:
@@ -45,6 +46,9 @@ def caffe_softmax_with_loss(x: Any, labels: Any, layer: SoftmaxWithLoss) -> Any:
     shape = as_three_axes(x, layer.axis)
     target, valid = read_labels(labels, shape[1], layer, layer.ignore_label)
     counted = None if valid == target.size else target >= 0
+    if layer.class_weights:
+        weights = chainer.backend.get_array_module(target).asarray(layer.class_weights, dtype=np.float32)
+        counted = weights[target.clip(0)] * (target >= 0)
     return _SoftmaxLoss(shape, target, counted, layer.divisor(shape[0], shape[2], valid)).apply((x,))[0]
 
 
@@ -56,7 +60,8 @@ class _SoftmaxLoss(Node):
     Args:
         shape: Shape of the input as (outer, classes, inner).
         wanted: The label of each place, (outer * inner) int32; -1 where it is ignored.
-        counted: True for each place that is not ignored, (outer * inner) bool; ``None`` if none is ignored.
+        counted: How much each place counts, (outer * inner): bool, False if it is ignored, or float32 where classes
+            have weights; ``None`` if each counts as one.
         divisor: The sum is divided by it.
     """
 

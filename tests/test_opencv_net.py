@@ -1,0 +1,130 @@
+"""What old scripts ask of a net from ``readNetFromCaffe`` beside its outputs: values inside it, its layers, their weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import bridge
+from bridge.errors import NotFoundError, UsageError
+from tests.conftest import need
+
+TEXT = """
+input: "data" input_dim: 1 input_dim: 3 input_dim: 12 input_dim: 12
+layer { name: "conv1" type: "Convolution" bottom: "data" top: "conv1" convolution_param { num_output: 4 kernel_size: 3 } }
+layer { name: "relu1" type: "ReLU" bottom: "conv1" top: "conv1" }
+layer { name: "pool1" type: "Pooling" bottom: "conv1" top: "pool1" pooling_param { pool: MAX kernel_size: 2 stride: 2 } }
+layer { name: "conv2" type: "Convolution" bottom: "pool1" top: "last" convolution_param { num_output: 2 kernel_size: 3 } }
+layer { name: "side" type: "Power" bottom: "pool1" top: "side" power_param { scale: 2 } }
+layer { name: "prob" type: "Softmax" bottom: "last" top: "prob" }
+"""
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Any:
+    """The net in OpenCV by this package's way, also where OpenCV has its own."""
+    need("cv2", "onnx")
+    import cv2
+
+    from bridge.opencv import reading
+    from bridge.opencv.net import CaffeNet
+
+    rng = np.random.default_rng(0)
+    (tmp_path / "net.prototxt").write_text(TEXT)
+    loaded = bridge.load(tmp_path / "net.prototxt")
+    shapes = {"conv1": [(4, 3, 3, 3), (4,)], "conv2": [(2, 4, 3, 3), (2,)]}
+    layers = tuple(
+        layer.with_blobs([bridge.Blob.of(rng.normal(0, 0.2, s).astype(np.float32)) for s in shapes[layer.name]])  # type: ignore[attr-defined]
+        if layer.name in shapes
+        else layer
+        for layer in loaded.layers
+    )
+    return CaffeNet(reading._served(loaded.replace(layers=layers)), lambda each: reading._opened(cv2, each))
+
+
+def values(net: Any, x: np.ndarray) -> dict[str, np.ndarray]:
+    """What each layer gives, by its name, in plain NumPy."""
+
+    def conv(name: str, x: np.ndarray) -> np.ndarray:
+        weight, bias = net.getLayer(name).blobs
+        windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), (2, 3))
+        found: np.ndarray = np.einsum("nchwij,ocij->nohw", windows, weight) + bias.reshape(-1, 1, 1)
+        return found
+
+    first = conv("conv1", x)
+    relu = np.maximum(first, 0)
+    pool = relu.reshape(len(x), 4, 5, 2, 5, 2).max((3, 5))
+    last = conv("conv2", pool)
+    prob = np.exp(last) / np.exp(last).sum(1, keepdims=True)
+    return {"conv1": first, "relu1": relu, "pool1": pool, "conv2": last, "side": 2 * pool, "prob": prob}
+
+
+X = np.random.default_rng(1).normal(size=(1, 3, 12, 12)).astype(np.float32)
+
+
+def close(found: np.ndarray, wanted: np.ndarray) -> None:
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_values_inside_the_net(net: Any) -> None:
+    net.setInput(X, "data")
+    wanted = values(net, X)
+    for name, value in wanted.items():
+        close(net.forward(name), value)
+    close(net.forward("last"), wanted["conv2"])  # a blob's name
+    close(net.forward(), wanted["prob"])
+    for found, name in zip(net.forward(["pool1", "prob"]), ("pool1", "prob"), strict=True):
+        close(found, wanted[name])
+    net.setInput(2 * X)
+    close(net.forward("conv1"), values(net, 2 * X)["conv1"])
+    with pytest.raises(NotFoundError, match=r"no layer 'conv3'(.|\n)*conv"):
+        net.forward("conv3")
+
+
+def test_names_and_numbers(net: Any) -> None:
+    import cv2
+
+    assert isinstance(net, cv2.dnn.Net)
+    names = net.getLayerNames()
+    assert names == ("conv1", "relu1", "pool1", "conv2", "side", "prob")
+    assert [names[number - 1] for number in net.getUnconnectedOutLayers()] == ["side", "prob"]
+    assert net.getUnconnectedOutLayersNames() == ("side", "prob")
+    assert (net.getLayerId("pool1"), net.getLayerId("none"), net.empty()) == (3, -1, False)
+    assert (net.getLayer(4).name, net.getLayer("conv2").type) == ("conv2", "Convolution")
+    assert [blob.shape for blob in net.getLayer("conv2").blobs] == [(2, 4, 3, 3), (1, 2)]
+    assert net.getParam("conv2", 1).shape == (1, 2)
+    for wrong in (0, 7, "none"):
+        with pytest.raises(NotFoundError, match="no layer"):
+            net.getLayer(wrong)
+
+
+def test_weights_that_a_script_sets(net: Any) -> None:
+    """As colorization scripts do."""
+    net.setInput(X)
+    before = net.forward("conv2")
+    weight = np.random.default_rng(2).normal(0, 0.2, (2, 4, 3, 3)).astype(np.float32)
+    net.getLayer(net.getLayerId("conv2")).blobs = [weight, np.full([1, 2], 2.5, np.float32)]
+    wanted = values(net, X)
+    close(net.forward("conv2"), wanted["conv2"])  # the input is still there
+    close(net.forward("prob"), wanted["prob"])
+    assert np.abs(before - wanted["conv2"]).max() > 0.1
+    net.setParam("conv2", 1, np.zeros((1, 2)))
+    np.testing.assert_array_equal(net.getLayer("conv2").blobs[0], weight)
+    assert not net.getParam("conv2", 1).any()
+    with pytest.raises(UsageError, match=r"layer 'conv2' \(Convolution\): blobs are 3 x 3, expected 2 x 4 x 3 x 3, 2"):
+        net.getLayer("conv2").blobs = [np.zeros((3, 3))]
+
+
+def test_what_is_set_counts_for_parts_too(net: Any) -> None:
+    import cv2
+
+    net.setPreferableBackend(cv2.dnn.DNN_BACKEND_OPENCV)
+    net.setPreferableTarget(cv2.dnn.DNN_TARGET_CPU)
+    net.setInput(X)
+    close(net.forward("pool1"), values(net, X)["pool1"])
+    net.setPreferableTarget(cv2.dnn.DNN_TARGET_CPU)
+    with pytest.raises(AttributeError):
+        net.noSuchMethod()
