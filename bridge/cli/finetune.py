@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli import options, printable
+from bridge.cli import options
 from bridge.cli.progress import Progress
-from bridge.errors import BridgeError, FormatError, UsageError
+from bridge.cli.ranks import all_or_none
+from bridge.errors import FormatError, UsageError
 
 if TYPE_CHECKING:
     from bridge.finetuning import Config, Recipe
@@ -118,9 +116,16 @@ _USUAL = {
     help="Threads of a matrix product; more round otherwise.",
 )
 @click.option("--snapshot-every", default=0, type=click.IntRange(0), help="Iterations between snapshots.")
-@click.option("--device", default=None, help="-1 is the CPU; 0 or @cupy:0 a GPU.  [default: -1]")
+@click.option("--device", help="-1 is the CPU; 0 or @cupy:0 a GPU; gpu gives each process its own.  [default: -1]")
 @click.option("--half", is_flag=True, help="Store parameters and blobs as float16 (on a GPU).")
-@click.option("--communicator", default="", help="ChainerMN's, under mpiexec: naive, pure_nccl, ...")
+@click.option(
+    "--communicator",
+    default="",
+    help="ChainerMN's, under mpiexec: naive, flat, pure_nccl or non_cuda_aware.  [default: naive; on GPUs pure_nccl]",
+)
+@click.option(
+    "--scale-lr", is_flag=True, help="--batch-size is that of each process; the rate grows with their number."
+)
 @click.option("--seed", type=click.IntRange(0), help="Seed of order, augmentation, dropout and fillers.")
 @click.option("--resume", is_flag=True, help="Continue the run that is in the folder.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar, no remarks.")
@@ -135,9 +140,11 @@ def finetune(files: tuple[str, ...], **given: Any) -> None:
 
     if given["solver"] and blas.holds_batches(given["data"]):  # a replay of a Caffe run
         blas.exact_arithmetic()  # before NumPy is imported
+    from bridge.finetuning.parallel import communicator_for
     from bridge.finetuning.run import finetune as run_finetune
 
-    with _all_or_none(given["communicator"]) as first:
+    given["communicator"] = given["communicator"] or communicator_for(given["device"] or "")
+    with all_or_none(given["communicator"]) as first:
         config = _config(files, given)
         quiet = given["quiet"] or not first
         with Progress(quiet or not sys.stderr.isatty(), quiet) as progress:
@@ -171,36 +178,6 @@ def _from_own_data(files: tuple[str, ...], given: dict[str, Any]) -> None:
     click.echo(f"{given['output']}: {run.solver.iter} iterations{scores}")
 
 
-@contextlib.contextmanager
-def _all_or_none(communicator: str) -> Iterator[bool]:
-    """End all processes when one fails, because the others would wait for it for ever.
-
-    Ranks other than 0 wait for a moment before they say their error: rank 0 usually has the same and says it once.
-
-    Yields:
-        Whether this is rank 0.
-    """
-    if not communicator:
-        yield True
-        return
-    from bridge.finetuning.parallel import world
-
-    ranks = world()
-    try:
-        yield ranks.rank == 0
-    except (Exception, KeyboardInterrupt) as error:
-        if ranks.rank:
-            time.sleep(2)
-        text = str(error.args[0]) if isinstance(error, BridgeError) else f"{type(error).__name__}: {error}"
-        click.echo(f"bridge: rank {ranks.rank}: {printable(text)}", err=True)
-        if isinstance(error, BridgeError) and error.hint:
-            click.echo(f"  hint: {printable(error.hint)}", err=True)
-        sys.stderr.flush()
-        status = 130 if isinstance(error, KeyboardInterrupt) else 2
-        ranks.Abort(status)
-        os._exit(status)  # MPI may take a moment to end this process, and the error would be said twice
-
-
 def _config(files: tuple[str, ...], given: dict[str, Any]) -> Config:
     from bridge.finetuning.config import Config
 
@@ -212,8 +189,8 @@ def _config(files: tuple[str, ...], given: dict[str, Any]) -> Config:
     files = _with_own_net(files, given["solver"]) if given["solver"] else files
     same = (
         "data", "output", "validation", "validation_share", "root", "heads", "freeze", "unfreeze_at", "batch_size",
-        "communicator", "scale", "mean", "mirror", "workers", "max_bad", "cache", "cache_dir", "augment_cache",
-        "trunk_engine", "threads", "snapshot_every", "patience", "use_best", "half", "resume",
+        "communicator", "scale_lr", "scale", "mean", "mirror", "workers", "max_bad", "cache", "cache_dir",
+        "augment_cache", "trunk_engine", "threads", "snapshot_every", "patience", "use_best", "half", "resume",
     )  # fmt: skip
     return Config(
         files=files,
@@ -254,13 +231,11 @@ def _with_own_net(files: tuple[str, ...], solver: str) -> tuple[str, ...]:
 def _device(given: dict[str, Any]) -> str:
     """The device; with NCCL and none given, each process takes a GPU of its own."""
     from bridge.chain.devices import parse_device
+    from bridge.finetuning.parallel import place_on_machine
 
-    wanted = given["device"]
-    if wanted is None and given["communicator"] == "pure_nccl":
-        from bridge.finetuning.parallel import ranks_of
-
-        wanted = str(ranks_of("pure_nccl").local_rank)
-    device = parse_device(wanted or "-1")
+    rank, size = place_on_machine() if given["communicator"] else (0, 1)
+    usual = "gpu" if given["communicator"] == "pure_nccl" else "-1"
+    device = parse_device(given["device"] or usual, local_rank=rank, local_size=size)
     if given["half"] and device == "@numpy":
         raise UsageError("--half stores arrays as float16, which takes a GPU", hint="--device 0")
     return device

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bridge.chain import devices
 from bridge.chain.build import NetChain
 from bridge.finetuning import blas
 from bridge.finetuning.config import Config, open_folder
@@ -103,7 +104,7 @@ def finetune(
     """
     from bridge.finetuning.products import write_products
 
-    with blas.threads(config.threads):
+    with blas.threads(config.threads), devices.scope(config.device):
         loop = begin(config, on_step, on_note)
         run = Run(loop.plan, loop.chain, loop.run())
         if not loop.plan.ranks.first:
@@ -121,7 +122,7 @@ def begin(
     Raises:
         BridgeError: Whatever keeps the run from being started; then no folder is made.
     """
-    with blas.threads(config.threads):
+    with blas.threads(config.threads), devices.scope(config.device):
         plan, chain = make_plan(config)
         loop = Loop.of(plan, chain, on_step, on_note)
     for note in plan.notes:

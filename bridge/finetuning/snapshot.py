@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from bridge.chain.devices import to_host
 from bridge.chain.freezing import is_frozen
 from bridge.chain.functions import chainer
 from bridge.errors import FormatError
@@ -44,6 +45,8 @@ class State:
         engines: The trunk's engine in each stage of the run; empty where a stage has no trunk.
         software: What computes, with versions, such as ``numpy 2.2.0``.
         ranks: Processes that train together.
+        loss_scale: Factor on the loss in float16; 0 elsewhere.
+        calm: Steps without an overflow since it was changed.
     """
 
     iteration: int = 0
@@ -54,6 +57,8 @@ class State:
     engines: list[str] = field(default_factory=list)
     software: list[str] = field(default_factory=list)
     ranks: int = 1
+    loss_scale: float = 0.0
+    calm: int = 0
 
 
 class Trained:
@@ -76,13 +81,13 @@ class Trained:
     def copies(self) -> dict[str, np.ndarray]:
         """Copies of them, by path; of a parameter that is kept as float16, its float32 original."""
         values = {key: getattr(link, name) for key, (link, name) in self._places.items()}
-        return {key: np.array(_to_cpu(_precise(value))) for key, value in values.items()}
+        return {key: np.array(to_host(_precise(value))) for key, value in values.items()}
 
     def statistics(self) -> dict[str, np.ndarray]:
         """Copies of the running statistics, by path."""
         values = {key: getattr(link, name) for key, (link, name) in self._places.items()}
         chosen = {key: value for key, value in values.items() if not isinstance(value, chainer.Parameter)}
-        return {key: np.array(_to_cpu(value)) for key, value in chosen.items()}
+        return {key: np.array(to_host(value)) for key, value in chosen.items()}
 
     def fill(self, arrays: Mapping[str, np.ndarray]) -> None:
         """The opposite of :meth:`copies`.
@@ -131,10 +136,6 @@ def _precise(value: Any) -> Any:
     return getattr(value if original is None else original, "array", value)
 
 
-def _to_cpu(array: Any) -> Any:
-    return chainer.backends.cuda.to_cpu(array)
-
-
 def save_snapshot(path: Path, arrays: Mapping[str, np.ndarray], state: State, optimizer: Any = None) -> None:
     """Write a snapshot.
 
@@ -153,7 +154,7 @@ def save_snapshot(path: Path, arrays: Mapping[str, np.ndarray], state: State, op
         serializer = chainer.serializers.DictionarySerializer(path="optimizer/")
         serializer.save(optimizer)
         stored[_RULES] = np.frombuffer(json.dumps(_numbers(optimizer)).encode(), np.uint8)
-        stored.update((key, np.asarray(_to_cpu(value))) for key, value in serializer.target.items())
+        stored.update((key, np.asarray(value)) for key, value in serializer.target.items())
     with atomic(path) as file:
         np.savez(file, **stored)
 

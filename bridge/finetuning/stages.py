@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from bridge.chain.build import NetChain
+from bridge.chain.devices import to_host
 from bridge.chain.freezing import freeze, is_frozen, thaw
 from bridge.chain.functions import chainer
 from bridge.errors import UsageError
@@ -17,6 +16,7 @@ from bridge.finetuning.batches import Images
 from bridge.finetuning.cache import Cache, digest
 from bridge.finetuning.cut import Cut
 from bridge.finetuning.data import Data
+from bridge.finetuning.parallel import features_of_all
 from bridge.finetuning.sources import Source
 from bridge.finetuning.trunk import Choice, Trunk, software
 from bridge.schema import Net
@@ -130,12 +130,20 @@ class _Feeder:
         if self._trunk is None or not draws:
             return Source(images, self._plan.objective, self._trunk)
         cache = self._cache(images, data, draws)
-        if not cache.load():
-            cache.fill(self._trunk.to_host(x) for x in images.chunks(64, draws))
+        if not all(self._plan.ranks.exchanged(cache.load())):
+            self._fill(cache, images, draws)
         how = "reused" if cache.reused else "computed"
         each = f", {draws} draw{'s' * (draws > 1)} each" if images.augmented else ""
         self._say(f"features of {len(images)} images{each}: {how}, in {cache.place}")
         return Source(images, self._plan.objective, self._trunk, cache, draws)
+
+    def _fill(self, cache: Cache, images: Images, draws: int) -> None:
+        """Compute the features, each rank a part of them; the first rank of a machine writes those that go to files."""
+        ranks, trunk = self._plan.ranks, self._trunk
+        if trunk is None:
+            return
+        found = features_of_all(ranks, images.chunks(64, draws), lambda part: trunk.to_host(images.get(*part)))
+        cache.fill(found, writes=not ranks.local_rank, wait=lambda: ranks.exchanged(None))
 
     def _draws(self, images: Images, data: Data) -> int:
         """Augmented versions of each image in the cache; 0 for no cache."""
@@ -159,7 +167,7 @@ class _Feeder:
         cut = self._stage.cut
         layers = self._plan.net.layers[: cut.index if cut else 0]
         arrays = [
-            np.asarray(chainer.backends.cuda.to_cpu(getattr(array, "array", array)))
+            to_host(getattr(array, "array", array))
             for index, layer in enumerate(layers)
             for array in (self._chain.array(index, role) for role in self._chain.roles(index))
         ]
