@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -27,146 +27,67 @@ def _needs_chainer() -> None:
 # ---- arrays that are not NumPy's --------------------------------------------------------------
 
 
-class Foreign(np.ndarray):
-    """Stands for CuPy's array: outside Chainer's own functions it does not mix with NumPy's."""
-
-    inside = 0
-
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
-        _refuse(inputs, ufunc)
-        plain = [_plain(value) for value in inputs]
-        if out is not None:
-            options["out"] = tuple(_plain(value) for value in out)
-        made = getattr(ufunc, method)(*plain, **options)
-        return out[0] if out is not None else _foreign(made)
-
-    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        _refuse(_flat(args), function)
-        return _foreign(function(*_map(args, _plain), **_map(kwargs, _plain)))
-
-
-def _refuse(values: Any, function: Any) -> None:
-    mixed = [value for value in values if type(value) is np.ndarray and value.ndim]
-    if mixed and not Foreign.inside:
-        raise TypeError(f"{function}: NumPy's array among another's")
-
-
-def _flat(values: Any) -> Iterator[Any]:
-    for value in values:
-        yield from _flat(value) if isinstance(value, (list, tuple)) else (value,)
-
-
-def _map(value: Any, function: Callable[[Any], Any]) -> Any:
-    if isinstance(value, dict):
-        return {key: _map(item, function) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_map(item, function) for item in value)
-    return function(value)
-
-
-def _plain(value: Any) -> Any:
-    return value.view(np.ndarray) if isinstance(value, Foreign) else value
-
-
-def _foreign(value: Any) -> Any:
-    if isinstance(value, (tuple, list)):
-        return type(value)(map(_foreign, value))
-    return value.view(Foreign) if isinstance(value, np.ndarray) else value
-
-
-class ForeignModule:
-    """Stands for ``cupy``: NumPy's functions, for its own arrays alone."""
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(np, name)
-        if isinstance(found, (type, float)) or not callable(found):
-            return found
-        if isinstance(found, np.ufunc):
-            return _Ufunc(found)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if name not in ("asarray", "array"):
-                _refuse(_flat(args), name)
-            return _foreign(found(*_map(args, _plain), **_map(kwargs, _plain)))
-
-        return call
-
-
-class _Ufunc:
-    def __init__(self, ufunc: np.ufunc) -> None:
-        self.ufunc = ufunc
-        self.at = ufunc.at
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        _refuse(args, self.ufunc)
-        return _foreign(self.ufunc(*_map(args, _plain), **_map(kwargs, _plain)))
-
-
 @pytest.fixture
-def foreign(monkeypatch: Any) -> ForeignModule:
-    """Every array outside Chainer's functions is foreign, and every ``xp`` the foreign module."""
-    need("chainer")
+def device() -> Iterator[Any]:
+    """The stand-in for CuPy."""
+    from bridge.testing.device import standing_in
+    from bridge.testing.device_kernels import compiler
+
+    if compiler() is None:
+        pytest.skip("there is no C++ compiler to run kernels with")
+    with standing_in() as module:
+        yield module
+
+
+def passed(chain: Any, inputs: dict[str, Any], train: bool) -> tuple[list[Any], list[Any]]:
+    """The outputs of a chain, and the gradients of its inputs and parameters."""
     from bridge.chain.functions import chainer
 
-    module = ForeignModule()
-    node, device = chainer.function_node.FunctionNode, chainer.backend.CpuDevice
-    apply, own_module = node.apply, chainer.backend.get_array_module
+    chain.cleargrads()
+    with chainer.using_config("train", train), chainer.using_config("type_check", False), np.errstate(all="ignore"):
+        fed = {key: chainer.Variable(getattr(value, "_values", value)) for key, value in inputs.items()}
+        for key, value in inputs.items():
+            fed[key]._data[0] = value
+        values = chain.run(fed)
+        tops = [values[key] for key in chain.net_outputs if key in values]
+        loss = sum((top * top).array.sum() * 0 + F_sum(top * 0.5) for top in tops if top.requires_grad)
+        if not isinstance(loss, (int, float)):
+            loss.backward()
+    own = [param.grad for _, param in sorted(chain.namedparams())]
+    return [top.array for top in tops], [*(fed[key].grad for key in sorted(fed)), *own]
 
-    def applied(self: Any, inputs: Any) -> Any:
-        Foreign.inside += 1
-        try:
-            inputs = [chainer.as_variable(value) for value in inputs]
-            made = apply(self, [chainer.Variable(_plain(v.array), requires_grad=v.requires_grad) for v in inputs])
-        finally:
-            Foreign.inside -= 1
-        for variable in made:
-            variable._data[0] = _foreign(variable.array)
-        return made
 
-    monkeypatch.setattr(node, "apply", applied)
-    monkeypatch.setattr(device, "xp", property(lambda self: np if Foreign.inside else module))
-    pool = chainer.functions.max_pooling_2d  # gives places as a bare array
-    monkeypatch.setattr(chainer.functions, "max_pooling_2d", lambda *args, **options: _foreign(pool(*args, **options)))
-    monkeypatch.setattr(
-        chainer.backend, "get_array_module", lambda *args: own_module(*args) if Foreign.inside else module
-    )
-    return module
+def F_sum(variable: Any) -> Any:
+    from bridge.chain.functions import chainer
+
+    return chainer.functions.sum(variable)
 
 
 @pytest.mark.filterwarnings("ignore:A batch with no more than one sample")
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("name", sorted(CASES))
-def test_lowerings_never_mix_numpy_with_the_arrays_they_are_given(name: str, train: bool, foreign: Any) -> None:
-    from bridge.chain.functions import chainer
+def test_layers_compute_on_a_device_what_they_compute_on_the_host(name: str, train: bool, device: Any) -> None:
+    """Forward and backward; arrays of the host and the device never mix, and each kernel runs."""
+    from bridge.testing.device import DeviceArray, to_device
+    from bridge.testing.device_chainer import on_host
 
-    @settings(max_examples=10)
+    @settings(max_examples=6)
     @given(CASES[name])
     def check(case: Any) -> None:
-        net = case.net()
+        net, inputs = case.net(), case.inputs()
         try:
             chain = bridge.build_chain(net)
         except UnsupportedLayerError:
             return
-        inputs = case.inputs()
-        Foreign.inside += 1
-        try:
-            expected = run(copy.deepcopy(chain), inputs, train)
-        finally:
-            Foreign.inside -= 1
-        for link in chain.links():
-            for key in link._params:
-                getattr(link, key)._data[0] = _foreign(getattr(link, key).array)
-            for key in link._persistent:
-                setattr(link, key, _foreign(getattr(link, key)))
-        found = run(chain, {key: _foreign(value) for key, value in inputs.items()}, train)
-        for a, b in zip(found, expected, strict=True):
-            if net.layers[-1].type != "Dropout" or not train:
-                np.testing.assert_allclose(_plain(a), _plain(b), rtol=1e-4, atol=1e-5)
-
-    def run(chain: Any, inputs: Any, train: bool) -> list[np.ndarray]:
-        with chainer.using_config("train", train), np.errstate(all="ignore"):
-            values = chain.run(inputs)
-        return [values[key].array for key in chain.net_outputs if key in values]
+        before = copy.deepcopy(chain)
+        found = passed(to_device(chain), {key: DeviceArray(value) for key, value in inputs.items()}, train)
+        with on_host():
+            expected = passed(before, inputs, train)
+        if net.layers[-1].draws_random and train:
+            return
+        for mine, theirs in zip([*found[0], *found[1]], [*expected[0], *expected[1]], strict=True):
+            if theirs is not None:
+                np.testing.assert_allclose(mine.get(), theirs, rtol=1e-4, atol=1e-5)
 
     check()
 

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
 
 from bridge.errors import MissingExtraError, UsageError
 
-GPU_HINT = "pip install 'weight-bridge[cupy]' on a machine with an NVIDIA GPU"
+GPU_HINT = (
+    "on a machine with an NVIDIA GPU, pip install 'weight-bridge[cupy-cuda12x]' for a driver of CUDA 12, "
+    "'weight-bridge[cupy-cuda13x]' for one of CUDA 13; nvidia-smi shows the driver's version"
+)
+_NAMES = "-1 (CPU), 0, 1, ... or @cupy:0 (a GPU), gpu (each process its own)"
 
 
 def cuda_problem() -> str:
@@ -35,24 +44,77 @@ def cuda_devices() -> int:
     return int(cupy.cuda.runtime.getDeviceCount())
 
 
-def parse_device(text: str) -> str:
+def parse_device(name: Any, *, local_rank: int = 0, local_size: int = 1) -> str:
     """Chainer's name of a device.
 
     Args:
-        text: ``-1``, ``cpu`` or ``@numpy`` for the CPU; ``0``, ``1`` or ``@cupy:0`` for a GPU.
+        name: ``-1``, ``cpu`` or ``@numpy`` for the CPU; ``0``, ``1`` or ``@cupy:0`` for a GPU, as text or number;
+            ``gpu`` for the GPU with the number of this process on its machine; or a device of Chainer's own.
+        local_rank: The number of this process on its machine.
+        local_size: The number of processes on it.
 
     Returns:
         ``@numpy`` or ``@cupy:N``.
 
     Raises:
-        UsageError: The text is no such name.
-        MissingExtraError: It names a GPU, and no GPU can be used.
+        UsageError: There is no such device, or several processes would share a GPU.
+        MissingExtraError: It is a GPU, and no GPU can be used.
     """
-    name = {"-1": "@numpy", "cpu": "@numpy"}.get(text, f"@cupy:{text}" if text.isdecimal() else text)
-    if name == "@numpy":
-        return name
-    if not name.startswith("@cupy:") or not name.removeprefix("@cupy:").isdecimal():
-        raise UsageError(f"no device '{text}'", hint="devices: -1 (CPU), 0, 1, ... or @cupy:0 (GPU)")
+    text = str(getattr(name, "name", name))
+    wanted = {"-1": "@numpy", "cpu": "@numpy", "gpu": f"@cupy:{local_rank}"}.get(text)
+    wanted = wanted or (f"@cupy:{text}" if text.isdecimal() else text)
+    if wanted == "@numpy":
+        return wanted
+    number = wanted.removeprefix("@cupy:")
+    if number == wanted or not number.isdecimal():
+        raise UsageError(f"no device '{text}'", hint=f"devices: {_NAMES}")
+    if text != "gpu" and local_size > 1:
+        raise UsageError(f"{local_size} processes on one GPU", hint="--device gpu gives each its own")
     if problem := cuda_problem():
         raise MissingExtraError(f"device '{text}': {problem}", hint=GPU_HINT)
-    return name
+    if int(number) >= (count := cuda_devices()):
+        raise UsageError(f"no device '{text}': CUDA finds {count}, from 0 to {count - 1}", hint=f"devices: {_NAMES}")
+    return wanted
+
+
+def scope(name: str) -> AbstractContextManager[Any]:
+    """A context in which arrays are made, and kernels run, on a device.
+
+    CuPy has a current device. A run enters this scope once, around all that it computes; without it, arrays would
+    go to GPU 0 whichever GPU the chain is on.
+
+    Args:
+        name: ``@numpy`` or ``@cupy:N``.
+    """
+    from bridge.chain.functions import chainer
+
+    context: AbstractContextManager[Any] = chainer.using_device(chainer.get_device(name))
+    return context
+
+
+def free_memory() -> None:
+    """Give back the memory of a GPU that CuPy keeps for later arrays."""
+    if cuda_problem():
+        return
+    import cupy
+
+    cupy.get_default_memory_pool().free_all_blocks()
+
+
+def to_host(array: Any) -> np.ndarray:
+    """An array of NumPy or CuPy as one of NumPy; one of NumPy as it is."""
+    return array if isinstance(array, np.ndarray) else np.asarray(array.get())
+
+
+def numbers_on_host(numbers: Sequence[Any]) -> list[float]:
+    """Arrays of one value each as numbers, by one copy from the device.
+
+    Args:
+        numbers: Arrays of NumPy or CuPy without axes, of any dtypes.
+    """
+    from bridge.chain.functions import chainer
+
+    xp = chainer.backend.get_array_module(*numbers)
+    if xp is np:
+        return [float(number) for number in numbers]
+    return [float(number) for number in to_host(xp.stack([number.astype(np.float64) for number in numbers]))]

@@ -14,9 +14,13 @@ from bridge.cli import manners, options
 from bridge.show.table import print_styled, print_table, table_rows, terminal_width
 
 _PACKAGES = (
-    "numpy", "protobuf", "onnx", "onnxruntime", "chainer", "cupy", "cupy-cuda12x", "h5py",
-    "safetensors", "pillow", "matplotlib", "mpi4py", "opencv-python-headless",
+    "numpy", "protobuf", "onnx", "onnxruntime", "chainer", "cupy", "cupy-cuda12x", "cupy-cuda13x", "nvidia-cudnn-cu12",
+    "h5py", "safetensors", "pillow", "matplotlib", "mpi4py", "opencv-python-headless",
 )  # fmt: skip
+
+
+_CLOSE = 1e-3
+"""The largest relative difference from NumPy that a training step on a device may have."""
 
 
 @manners.command()
@@ -31,7 +35,7 @@ def doctor(as_json: bool) -> None:
     packages = [(name, version or "not installed") for name, version in data["packages"].items()]
     print_table("packages", ("package", "version"), packages)
     click.echo()
-    for title in ("readers", "engines", "devices"):
+    for title in ("readers", "engines", "devices", "gpu"):
         _list(title, data[title])
     click.echo("patches to Chainer, made as its modules are imported\n")
     for patch in data["patches"]:
@@ -74,7 +78,8 @@ def examine() -> dict[str, Any]:
             {"name": s.name, "summary": s.summary, "problem": s.problem, "hint": s.hint} for s in readers.available()
         ],
         "engines": [_engine(name) for name in engines.ENGINES],
-        "devices": [_cpu(), _cuda()],
+        "devices": [_cpu(), *_gpus()],
+        "gpu": _gpu(),
         "patches": _patches(),
     }
 
@@ -103,12 +108,36 @@ def _cpu() -> dict[str, str]:
     return {"name": "-1", "summary": f"CPU, {os.cpu_count()} cores", "problem": "", "hint": ""}
 
 
-def _cuda() -> dict[str, str]:
-    from bridge.chain.devices import GPU_HINT, cuda_problem
+def _gpus() -> list[dict[str, str]]:
+    """Every CUDA GPU, with what a training step on it differs from NumPy's; the first one where there is none."""
+    from bridge.chain.devices import cuda_devices, cuda_problem
 
-    problem = cuda_problem()
-    hint = GPU_HINT if problem else ""
-    return {"name": "@cupy:0", "summary": "the first CUDA GPU", "problem": problem, "hint": hint}
+    if problem := cuda_problem():
+        return [{"name": "@cupy:0", "summary": "the first CUDA GPU", "problem": problem, "hint": ""}]
+    return [_tried(f"@cupy:{number}") for number in range(cuda_devices())]
+
+
+def _tried(device: str) -> dict[str, str]:
+    """A device, tried by one training step: the driver's count of devices does not say that they compute."""
+    from bridge.chain.device_facts import step_differences
+
+    made = {"name": device, "summary": "", "problem": "", "hint": ""}
+    try:
+        found = step_differences(device)
+    except (RuntimeError, ImportError, OSError, MemoryError) as error:  # what CUDA and CuPy raise
+        return {**made, "problem": f"a training step fails: {type(error).__name__}: {str(error).splitlines()[0]}"}
+    text = ", ".join(f"{name} {value:.0e}" for name, value in found.items())
+    problem = "" if max(found.values()) < _CLOSE else "a training step gives other numbers than NumPy"
+    return {**made, "summary": f"one training step differs from NumPy's by: {text}", "problem": problem}
+
+
+def _gpu() -> list[dict[str, str]]:
+    """What a GPU needs: driver, CuPy and its libraries."""
+    from bridge.chain.device_facts import gpu_facts
+
+    return [
+        {"name": fact.name, "summary": fact.found, "problem": fact.problem, "hint": fact.hint} for fact in gpu_facts()
+    ]
 
 
 def _patches() -> list[dict[str, str]]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +12,10 @@ import click
 from bridge.cli import manners, options, printable
 from bridge.cli.manners import VOICE, section
 from bridge.cli.progress import Progress
+from bridge.cli.ranks import all_or_none
 from bridge.cli.rerun import given_words, stored_words, write_command
 from bridge.cli.run_settings import config_of
-from bridge.errors import BridgeError, UsageError
+from bridge.errors import UsageError
 from bridge.finetuning.listener import Listener
 
 if TYPE_CHECKING:
@@ -135,9 +133,16 @@ if TYPE_CHECKING:
 )
 @section("The run and the machine")
 @click.option("--snapshot-every", default=0, type=click.IntRange(0), help="Iterations between snapshots.")
-@click.option("--device", default=None, help="-1 is the CPU; 0 or @cupy:0 a GPU.  [default: -1]")
+@click.option("--device", help="-1 is the CPU; 0 or @cupy:0 a GPU; gpu gives each process its own.  [default: -1]")
 @click.option("--half", is_flag=True, help="Store parameters and blobs as float16 (on a GPU).")
-@click.option("--communicator", default="", help="ChainerMN's, under mpiexec: naive, pure_nccl, ...")
+@click.option(
+    "--communicator",
+    default="",
+    help="ChainerMN's, under mpiexec: naive, flat, pure_nccl or non_cuda_aware.  [default: naive; on GPUs pure_nccl]",
+)
+@click.option(
+    "--scale-lr", is_flag=True, help="--batch-size is that of each process; the rate grows with their number."
+)
 @click.option("--seed", type=click.IntRange(0), help="Seed of order, augmentation, dropout and fillers.")
 @click.option(
     "--resume",
@@ -172,9 +177,11 @@ def finetune(files: tuple[str, ...], **given: Any) -> None:
 
     if given["solver"] and blas.holds_batches(given["data"]):  # a replay of a Caffe run
         blas.exact_arithmetic()  # before NumPy is imported
+    from bridge.finetuning.parallel import communicator_for
     from bridge.finetuning.run import finetune as run_finetune
 
-    with _all_or_none(given["communicator"]) as first:
+    given["communicator"] = given["communicator"] or communicator_for(given["device"] or "")
+    with all_or_none(given["communicator"]) as first:
         config = config_of(files, given)
         quiet = VOICE.quiet or not first
         with Progress(quiet or not sys.stderr.isatty(), quiet) as progress:
@@ -243,33 +250,3 @@ def _from_own_data(files: tuple[str, ...], given: dict[str, Any]) -> None:
     outputs = [item for test in run.tests for item in test["outputs"].items()]
     scores = "".join(f", {name} {value:g}" for name, value in outputs if isinstance(value, float))
     click.echo(f"{given['output']}: {run.solver.iter} iterations{scores}")
-
-
-@contextlib.contextmanager
-def _all_or_none(communicator: str) -> Iterator[bool]:
-    """End all processes when one fails, because the others would wait for it for ever.
-
-    Ranks other than 0 wait for a moment before they say their error: rank 0 usually has the same and says it once.
-
-    Yields:
-        Whether this is rank 0.
-    """
-    if not communicator:
-        yield True
-        return
-    from bridge.finetuning.parallel import world
-
-    ranks = world()
-    try:
-        yield ranks.rank == 0
-    except (Exception, KeyboardInterrupt) as error:
-        if ranks.rank:
-            time.sleep(2)
-        text = str(error.args[0]) if isinstance(error, BridgeError) else f"{type(error).__name__}: {error}"
-        click.echo(f"bridge: rank {ranks.rank}: {printable(text)}", err=True)
-        if isinstance(error, BridgeError) and error.hint:
-            click.echo(f"  hint: {printable(error.hint)}", err=True)
-        sys.stderr.flush()
-        status = 130 if isinstance(error, KeyboardInterrupt) else 2
-        ranks.Abort(status)
-        os._exit(status)  # MPI may take a moment to end this process, and the error would be said twice

@@ -33,9 +33,9 @@ def config_of(files: tuple[str, ...], given: dict[str, Any]) -> Config:
     files = _with_own_net(files, given["solver"]) if given["solver"] else files
     same = (
         "data", "output", "validation", "validation_share", "root", "heads", "freeze", "freeze_exactly", "train",
-        "train_head", "unfreeze_at", "batch_size",
-        "communicator", "scale", "mean", "mirror", "workers", "max_bad", "cache", "cache_dir", "augment_cache",
-        "trunk_engine", "threads", "snapshot_every", "patience", "last", "half", "resume",
+        "train_head", "unfreeze_at", "batch_size", "communicator", "scale_lr", "scale", "mean", "mirror", "workers",
+        "max_bad", "cache", "cache_dir", "augment_cache", "trunk_engine", "threads", "snapshot_every", "patience",
+        "last", "half", "resume",
     )  # fmt: skip
     return Config(
         files=files,
@@ -77,13 +77,11 @@ def _with_own_net(files: tuple[str, ...], solver: str) -> tuple[str, ...]:
 def _device(given: dict[str, Any]) -> str:
     """The device; with NCCL and none given, each process takes a GPU of its own."""
     from bridge.chain.devices import parse_device
+    from bridge.finetuning.parallel import place_on_machine
 
-    wanted = given["device"]
-    if wanted is None and given["communicator"] == "pure_nccl":
-        from bridge.finetuning.parallel import ranks_of
-
-        wanted = str(ranks_of("pure_nccl").local_rank)
-    device = parse_device(wanted or "-1")
+    rank, size = place_on_machine() if given["communicator"] else (0, 1)
+    usual = "gpu" if given["communicator"] == "pure_nccl" else "-1"
+    device = parse_device(given["device"] or usual, local_rank=rank, local_size=size)
     if given["half"] and device == "@numpy":
         raise UsageError("--half stores arrays as float16, which takes a GPU", hint="--device 0")
     return device

@@ -41,7 +41,10 @@ class Arithmetic:
 
     def norm(self, arrays: list[Any]) -> Any:
         """The L2 norm of all arrays together."""
-        return np.sqrt(np.float32(sum(float((array * array).sum()) for array in arrays)))
+        sums = [(array * array).sum() for array in arrays]
+        if self.xp is not np:
+            return self.xp.sqrt(self.xp.stack(sums).sum())
+        return np.sqrt(np.float32(sum(map(float, sums))))
 
 
 class CaffesArithmetic(Arithmetic):

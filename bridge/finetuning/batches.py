@@ -6,7 +6,6 @@ have seen without the interruption.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -29,14 +28,12 @@ class Batches:
         data: The training data.
         size: Images per batch; fixed batches have their own size.
         seed: Seed of the order.
-        images: Least number of images in an epoch; where the data have fewer, some come twice.
     """
 
-    def __init__(self, data: Data, size: int, seed: int, images: int = 0) -> None:
+    def __init__(self, data: Data, size: int, seed: int) -> None:
         self._data, self._seed = data, seed
-        self._images = max(images, len(data))
-        self.size = data.y.shape[1] if data.fixed else min(size, self._images)
-        self.per_epoch = len(data) if data.fixed else -(-self._images // self.size)
+        self.size = data.y.shape[1] if data.fixed else min(size, len(data))
+        self.per_epoch = len(data) if data.fixed else -(-len(data) // self.size)
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, int))
 
     def __getitem__(self, number: int) -> Batch:
@@ -45,8 +42,7 @@ class Batches:
         if self._data.fixed:
             return Batch(np.array([place]), epoch)
         if self._order[0] != epoch:
-            order = np.random.default_rng([self._seed, 2, epoch]).permutation(len(self._data))
-            self._order = epoch, np.resize(order, self._images)
+            self._order = epoch, np.random.default_rng([self._seed, 2, epoch]).permutation(len(self._data))
         return Batch(self._order[1][place * self.size : (place + 1) * self.size], epoch)
 
     def epoch_ends(self, iteration: int, batches: int) -> bool:
@@ -91,8 +87,7 @@ class Images:
         own = self._labels.shape[2 if self._data.fixed else 1 :]
         return np.asarray(self._labels[indices].reshape(-1, *own))
 
-    def chunks(self, size: int, draws: int) -> Iterator[np.ndarray]:
-        """All images in order, ``size`` at a time, for each of the ``draws`` augmented versions."""
-        for draw in range(draws):
-            for start in range(0, len(self._data), size):
-                yield self.get(np.arange(start, min(start + size, len(self._data))), draw)
+    def chunks(self, size: int, draws: int) -> list[tuple[np.ndarray, int]]:
+        """Arguments of :meth:`get` for all images in order, ``size`` at a time, in each of ``draws`` versions."""
+        rows = np.arange(len(self._data))
+        return [(rows[at : at + size], draw) for draw in range(draws) for at in range(0, len(rows), size)]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,19 @@ class Cache:
         self.place, self.reused = str(self._folder), True
         return True
 
-    def fill(self, batches: Iterable[Mapping[str, np.ndarray]]) -> None:
+    def fill(
+        self,
+        batches: Iterable[Mapping[str, np.ndarray]],
+        *,
+        writes: bool = True,
+        wait: Callable[[], object] = lambda: None,
+    ) -> None:
         """Store the features of all rows, given in order.
+
+        Args:
+            batches: The features.
+            writes: Whether this process writes the files; another process on this machine may.
+            wait: Called before the files are read, to wait for the process that writes them.
 
         Raises:
             OutputError: The files cannot be written, for example because the disk is full.
@@ -70,15 +82,21 @@ class Cache:
             self._fill_memory(first, parts)
             return
         shapes: dict[str, Shape] = {blob: values.shape[1:] for blob, values in first.items()}
-        self._folder.mkdir(parents=True, exist_ok=True)
-        write_rows(self._paths(shapes), _chained(first, parts))
-        with atomic(self._index) as file:  # last: where the index is, all files are whole
-            file.write(json.dumps({blob: list(shape) for blob, shape in shapes.items()}).encode())
+        if writes:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_rows(self._paths(shapes), _chained(first, parts))
+            with atomic(self._index) as file:  # last: where the index is, all files are whole
+                file.write(json.dumps({blob: list(shape) for blob, shape in shapes.items()}).encode())
+        else:
+            collections.deque(parts, 0)
+        wait()
+        self.reused = False
         self.place = str(self._folder)
         self._arrays = {blob: map_rows(path, np.float32, shapes[blob]) for blob, path in self._paths(shapes).items()}
 
     def _fill_memory(self, first: Mapping[str, np.ndarray], parts: Iterator[Mapping[str, np.ndarray]]) -> None:
         self._arrays = {blob: np.empty((self._rows, *values.shape[1:]), np.float32) for blob, values in first.items()}
+        self.place, self.reused = "memory", False
         start = 0
         for part in _chained(first, parts):
             for blob, values in part.items():

@@ -20,8 +20,8 @@ LOOKS = ("data.png", "find_lr.")
 """What ``--show-data`` and ``--find-lr`` write there before a run."""
 SETTINGS = "config.json"
 """The file of a run's settings."""
-_FREE = ("resume", "output", "workers", "cache_dir", "cache_memory", "snapshot_every", "last")
-"""Settings that may change when a run is resumed: they do not change what it computes."""
+_FREE = ("resume", "output", "workers", "cache_dir", "cache_memory", "snapshot_every", "last", "communicator")
+"""Settings that may change when a run is resumed: they do not change what it computes, but for the last place."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Config:
         lr_mult: Pattern of layer names -> factor on their learning rate.
         device: Chainer's name of a device, such as ``@numpy`` or ``@cupy:0``.
         communicator: ChainerMN's communicator, where several processes train together.
+        scale_lr: Whether ``batch_size`` is that of each process, and the learning rate grows with their number.
         scale, mean, crop, resize, mirror, swap: Preprocessing; ``None`` is what the prototxt says.
         workers: Processes that decode pictures; 0 decodes in this process.
         max_bad: Number of unreadable pictures that are skipped; one more is an error.
@@ -91,6 +92,7 @@ class Config:
     lr_mult: dict[str, float] = field(default_factory=dict)
     device: str = "@numpy"
     communicator: str = ""
+    scale_lr: bool = False
     scale: float | None = None
     mean: str | None = None
     crop: tuple[int, int] | None = None

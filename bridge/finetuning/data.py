@@ -80,7 +80,6 @@ class Loading:
         memory: Bytes of decoded pictures that are kept in memory; more go to a file.
         folder: Folder of that file.
         root: Folder that the paths of a list start from; empty is the list's own.
-        share: Number of this process, and of all processes that share the data.
         work: Is told how many pictures are decoded.
     """
 
@@ -91,7 +90,6 @@ class Loading:
     memory: int = 1 << 30
     folder: Path = field(default_factory=Path)
     root: str = ""
-    share: tuple[int, int] = (0, 1)
     work: Work = silent
 
 
@@ -117,19 +115,12 @@ def load_data(source: str, loading: Loading, classes: Sequence[str] = ()) -> Dat
             return from_table(path, loading, classes)
         return from_folder(path, loading, classes) if path.is_dir() else from_list(path, loading)
     if path.is_file():
-        return _share(_arrays(path, loading.shape), loading)
+        return _arrays(path, loading.shape)
     if ":" in source:
-        return _share(_callable(source, loading.shape), loading)
+        return _callable(source, loading.shape)
     raise MissingFileError(
         "does not exist", where=source, hint="a folder per class, .npz, .csv, list file or module:function"
     )
-
-
-def _share(data: Data, loading: Loading) -> Data:
-    rank, size = loading.share
-    if size > 1 and data.fixed:
-        raise UsageError("a sequence of fixed batches cannot be shared by several processes")
-    return data if size == 1 else data.take(np.arange(rank, len(data), size), data.notes)
 
 
 def _arrays(path: Path, shape: tuple[int, int, int]) -> Data:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from bridge.errors import UsageError
@@ -22,7 +24,7 @@ def load_splits(
         config: The settings.
         shape: (N, C, H, W) of the net's input.
         resize: (height, width) that pictures are brought to.
-        ranks: The processes; each loads its part.
+        ranks: The processes; rank 0 loads the data for all.
         work: Is told how many pictures are decoded.
 
     Returns:
@@ -35,16 +37,17 @@ def load_splits(
     loading = Loading(
         shape=(shape[1], shape[2], shape[3]),
         resize=resize,
-        workers=config.workers,
+        workers=config.workers * ranks.local_size,
         max_bad=config.max_bad,
         memory=config.cache_memory,
         folder=config.folder,
         root=config.root,
-        share=(ranks.rank, ranks.size),
         work=work,
     )
-    data = load_data(config.data, loading)
-    held_out = load_data(config.validation, loading, data.classes) if config.validation else None
+    data = _shared(config.data, loading, ranks)
+    if ranks.size > 1 and data.fixed:
+        raise UsageError("a sequence of fixed batches cannot be shared by several processes", where=config.data)
+    held_out = _shared(config.validation, loading, ranks, data.classes) if config.validation else None
     for found, where in ((data, config.data), (held_out, config.validation)):
         if found is not None and not len(found):
             raise UsageError("has no images", where=where)
@@ -58,6 +61,20 @@ def load_splits(
     if not len(train):
         raise UsageError(f"{len(data)} images leave none to train on", where=config.data)
     return data.take(train, data.notes), data.take(held) if len(held) else None
+
+
+def _shared(source: str, loading: Loading, ranks: Ranks, classes: Sequence[str] = ()) -> Data:
+    """The data of a source, in every rank.
+
+    Rank 0 loads them. The others get what it has in memory; where pictures went to a file, they map the file, or
+    decode for themselves on a machine that does not see it.
+    """
+    data = load_data(source, loading, classes) if ranks.first else None
+    mapped = ranks.broadcast(data is not None and isinstance(data.x, np.memmap))
+    if mapped:
+        return data if data is not None else load_data(source, loading, classes)
+    found: Data = ranks.broadcast(data)
+    return found
 
 
 def check_labels(net: Net, objective: Objective, data: Data, where: str) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bridge.chain.build import NetChain
+from bridge.chain.devices import to_host
 from bridge.chain.functions import chainer
 from bridge.finetuning.objective import Objective
 from bridge.finetuning.parallel import Ranks
@@ -21,17 +22,14 @@ class Evaluation:
     Attributes:
         loss: The mean loss per image.
         accuracy: The share of images whose class is predicted right, 0 to 1; ``None`` without classes.
-        true: The class of each image, int (N), or its answers (N, questions); in rank 0 the images of all ranks, its
-            own first.
-        predicted: What is predicted of each, in the same form.
-        own: How many of them are images of this process.
+        true: The class of each image, int (N), or its answers (N, questions).
+        predicted: What is predicted of each, in the same form; empty in ranks other than 0.
     """
 
     loss: float
     accuracy: float | None
     true: np.ndarray
     predicted: np.ndarray
-    own: int
 
     def __str__(self) -> str:
         if self.accuracy is None:
@@ -51,9 +49,8 @@ def forward(chain: NetChain, objective: Objective, source: Source, indices: np.n
 
 def run_features(chain: NetChain, objective: Objective, source: Source, features: Any) -> Any:
     """The same, from what the trained part reads of the images."""
-    label, xp = objective.label, chain.xp
-    if xp is not np:
-        features = {name: xp.asarray(values) for name, values in features.items()}
+    label = objective.label
+    features = {name: chain.xp.asarray(values) for name, values in features.items()}
     if objective.half:
         features = {name: x if name == label else x.astype(np.float16) for name, x in features.items()}
     return chain.run(features, start=source.start), features[label]
@@ -66,22 +63,25 @@ def evaluate(chain: NetChain, objective: Objective, source: Source, size: int, r
         chain: What is evaluated.
         objective: Its loss, and the blob of class scores.
         source: The images.
-        size: Images per forward pass.
+        size: Images per forward pass, of all ranks together.
         ranks: The processes; each has a part of the images, and rank 0 gets the predictions of all.
     """
     loss, right, predicted = 0.0, 0, []
+    mine = np.arange(len(source))[ranks.span(len(source))]
+    size = -(-size // ranks.size)
     with chainer.using_config("train", False), chainer.no_backprop_mode():
-        for start in range(0, len(source), size):
-            indices = np.arange(start, min(start + size, len(source)))
+        for start in range(0, len(mine), size):
+            indices = mine[start : start + size]
             values, label = forward(chain, objective, source, indices, 0)
             loss += float(objective(values).array) * len(label)
             found = objective.predicted(values)
             if found is not None:
                 right += int((found == label).sum())
-                predicted.append(np.asarray(chainer.backends.cuda.to_cpu(found)))
-    loss, right, seen = ranks.summed(loss, right, len(source))  # type: ignore[assignment]
-    mine = np.concatenate(predicted).astype(int) if predicted else np.zeros(0, int)
-    every = ranks.gathered((source.labels().astype(int), mine))
-    true, guessed = (np.concatenate(parts) for parts in zip(*every, strict=True)) if every else (mine, mine)
+                predicted.append(to_host(found))
+    loss, right, seen = ranks.summed(loss, right, len(mine))  # type: ignore[assignment]
+    true = source.labels().astype(int)
+    every = ranks.gathered(np.concatenate(predicted).astype(int) if predicted else true[:0])
+    guessed = np.concatenate(every) if every else true[:0]
     each = true.shape[1] if true.ndim > 1 else 1
-    return Evaluation(loss / max(1, seen), right / max(1, seen * each) if predicted else None, true, guessed, len(mine))
+    accuracy = None if objective.scores is None else right / max(1, seen * each)
+    return Evaluation(loss / max(1, seen), accuracy, true, guessed)

@@ -5,17 +5,22 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from bridge.chain import devices
 from bridge.chain.build import NetChain
+from bridge.chain.devices import numbers_on_host
 from bridge.chain.freezing import is_frozen
 from bridge.chain.functions import chainer
+from bridge.chain.functions.helper_rows import part_of_batch
 from bridge.errors import ModelError, UsageError
 from bridge.finetuning import blas
+from bridge.finetuning.batches import Batch
 from bridge.finetuning.evaluation import Evaluation, evaluate, forward
 from bridge.finetuning.interrupts import Interrupts
 from bridge.finetuning.listener import Listener
@@ -106,10 +111,18 @@ class Loop:
             OutputError: Log or snapshot cannot be written.
             KeyboardInterrupt: A signal asked the run to stop; a snapshot holds all steps that were done.
         """
-        with blas.threads(self.plan.config.threads), self.own_generator(), self._memory_errors_named():
+        config = self.plan.config
+        with (
+            blas.threads(config.threads),
+            devices.scope(config.device),
+            self.own_generator(),
+            self._memory_errors_named(),
+        ):
             if self.plan.config.resume and (found := self.saver.restore()):
                 self._check_frozen(found[0])
                 self.at.state, self.at.best = found
+                if self.at.state.loss_scale:
+                    self.updater.set_loss_scale(self.at.state.loss_scale, self.at.state.calm)
             self.enter([stage for stage in self.plan.stages if stage.start <= self.at.state.iteration][-1])
             self._train()
             return self._outcome()
@@ -168,6 +181,7 @@ class Loop:
             self._check_finite(record["loss"], state.iteration)
             self.plan.ranks.average_gradients(self.chain)
             self.updater.update(record["lr"])
+            state.loss_scale, state.calm = self.updater.loss_scale or 0.0, self.updater.calm
             epoch_ends = batches.epoch_ends(state.iteration, self.plan.recipe.iter_size)
             state.iteration += 1
             if epoch_ends or state.iteration == self.plan.iterations:
@@ -187,37 +201,54 @@ class Loop:
 
     def gradients(self, iteration: int, interrupted: bool = False) -> tuple[Record, bool]:
         """The gradients of one update: the step's record, and whether a rank was asked to stop."""
-        recipe, ranks, objective = self.plan.recipe, self.plan.ranks, self.plan.objective
+        recipe, ranks = self.plan.recipe, self.plan.ranks
         rate = recipe.rate(iteration)
         self.seed(iteration)
         for param in self.at.params:
             param.cleargrad()
-        source, loss, right, seen, epoch = self.inputs.train, 0.0, 0, 0, 0
-        for part in range(recipe.iter_size):
-            batch = self.plan.batches[iteration * recipe.iter_size + part]
-            values, label = forward(self.chain, objective, source, batch.indices, batch.epoch)
+        batches = [self.plan.batches[iteration * recipe.iter_size + part] for part in range(recipe.iter_size)]
+        found = numbers_on_host([number for batch in batches for number in self._gradients(batch)])
+        weights = [ranks.part(len(batch.indices)).weight for batch in batches]
+        loss = sum(value * weight if weight != 1 else value for value, weight in zip(found[::2], weights, strict=True))
+        right = sum(value for value, weight in zip(found[1::2], weights, strict=True) if weight)
+        loss, right, stop = ranks.summed(loss, right, interrupted)
+        loss /= recipe.iter_size * ranks.size
+        record = {"iteration": iteration, "epoch": batches[-1].epoch, "loss": loss, "lr": rate}
+        if self.updater.loss_scale is not None:
+            record["loss_scale"] = self.updater.loss_scale
+        if self.plan.objective.scores is not None:
+            record["accuracy"] = right / max(1, self._answers(batches))
+        return record, bool(stop)
+
+    def _answers(self, batches: list[Batch]) -> int:
+        """How many labels the images of some batches have, in all ranks."""
+        data = self.plan.train
+        each = int(np.prod(data.y.shape[1:]))  # of an image, or of a fixed batch
+        return each * sum(len(batch.indices) for batch in batches)
+
+    def _gradients(self, batch: Batch) -> tuple[Any, Any]:
+        """Add the gradients of this rank's part of a batch; its mean loss, and how many images it has right.
+
+        Both numbers are arrays on the device: reading one would wait for all that the device still computes.
+        """
+        objective, total = self.plan.objective, len(batch.indices)
+        rows, weight = self.plan.ranks.part(total)
+        with part_of_batch(rows, total):
+            values, label = forward(self.chain, objective, self.inputs.train, batch.indices[rows], batch.epoch)
             value = objective(values)
             predicted = objective.predicted(values)
             del values  # the graph keeps what the backward pass needs
-            value.backward(loss_scale=self.updater.loss_scale)
-            loss += float(value.array)
-            if predicted is not None:
-                right += int((predicted == label).sum())
-            seen, epoch = seen + label.size, batch.epoch
-        loss, right, seen, stop = ranks.summed(loss, right, seen, interrupted)  # type: ignore[assignment]
-        loss /= recipe.iter_size * ranks.size
-        record = {"iteration": iteration, "epoch": epoch, "loss": loss, "lr": rate}
-        if objective.scores is not None:
-            record["accuracy"] = right / max(1, seen)
-        return record, bool(stop)
+            weighted = value if weight == 1 else value * weight
+            weighted.backward(loss_scale=self.updater.loss_scale)
+        return value.array, value.array * 0 if predicted is None else (predicted == label).sum()
 
     def seed(self, iteration: int) -> None:
-        """Seed the generator that dropout draws from, by the run's seed, the step and the rank.
+        """Seed the generator that dropout draws from, by the run's seed and the step.
 
         Every step has a seed of its own, so a step's draws do not depend on what else draws from the generator.
         """
         if self.plan.random:
-            mixed = (self.plan.recipe.seed * 1_000_003 + iteration * 9_176 + self.plan.ranks.rank) % 2**32
+            mixed = (self.plan.recipe.seed * 1_000_003 + iteration * 9_176) % 2**32
             self.chain.xp.random.seed(mixed)
 
     def _check_finite(self, loss: float, iteration: int) -> None:
@@ -294,11 +325,34 @@ class Loop:
         try:
             yield
         except MemoryError as error:
+            traceback.clear_frames(error.__traceback__)  # they hold the arrays of the step
             raise UsageError(
                 f"not enough memory in iteration {self.at.state.iteration}: {str(error) or 'no more is available'}",
                 where=str(self.plan.config.folder),
-                hint="the last snapshot is kept; a new run may take a smaller --batch-size",
+                hint=f"the last snapshot is kept; a new run may take {self._remedy()}",
             ) from None
+
+    def _remedy(self) -> str:
+        """The options with which the memory suffices, found by trying the forward and the backward pass."""
+        size, ranks = self.plan.batches.size, self.plan.ranks.size
+        fitting = size // 2 if self.at.inputs is not None and not self.plan.train.fixed else 0
+        while fitting and not self._fits(fitting):
+            fitting //= 2
+        if fitting < ranks:
+            return "a smaller --batch-size"
+        given = fitting // ranks if self.plan.config.scale_lr else fitting
+        parts, rest = divmod(size * self.plan.recipe.iter_size, fitting)
+        same = "" if rest else f" --iter-size {parts}, with as many images in a step as before"
+        return f"--batch-size {given}{same}"
+
+    def _fits(self, size: int) -> bool:
+        """Whether the memory suffices for a batch of this size."""
+        devices.free_memory()
+        try:
+            self._gradients(Batch(np.arange(size) % len(self.plan.train), 0))
+        except MemoryError:
+            return False
+        return True
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bridge.chain.build import NetChain
+from bridge.chain.devices import numbers_on_host
 from bridge.chain.functions import chainer
 from bridge.errors import ModelError, UsageError
 from bridge.finetuning.recipe import SOLVERS, Recipe
@@ -18,7 +19,10 @@ from bridge.schema import Net
 _RATES = ("alpha", "lr")
 """Names of the learning rate in Chainer's optimizers."""
 LOSS_SCALE = 128.0
-"""Factor on the loss in float16, where small gradients would become 0; the update divides by it."""
+"""First factor on the loss in float16, where small gradients would become 0; the update divides by it."""
+_CALM = 1000
+"""Updates without an overflow after which the factor is doubled."""
+_GREATEST = 2.0**24
 Factors = tuple[float, float]
 """Factors on the learning rate and on the weight decay."""
 
@@ -35,7 +39,9 @@ class Updater:
 
     Attributes:
         optimizer: Chainer's, or Caffe's in Chainer's form.
-        loss_scale: Factor on the loss in the backward pass; ``None`` is 1.
+        loss_scale: Factor on the loss in the backward pass; ``None`` is 1. A step whose gradients overflow is left out
+            and halves it; a thousand steps without double it.
+        calm: Steps without an overflow since it was changed.
 
     Raises:
         UsageError: There is no optimizer of that name.
@@ -55,10 +61,11 @@ class Updater:
         replay = replay and chain.xp is np and not half
         params = [param for param, _ in factors]
         self.optimizer: Any = CaffeOptimizer(recipe, params, replay=replay) if self._caffe else _chainers(recipe)
-        self.loss_scale = LOSS_SCALE if half else None
+        self.loss_scale: float | None = None
+        self.calm = 0
         if half:
             self.optimizer.use_fp32_update()
-            self.optimizer.set_loss_scale(LOSS_SCALE)
+            self.set_loss_scale(LOSS_SCALE)
         self.optimizer.setup(chain)
         for param, (lr, decay) in factors:
             if self._caffe:
@@ -73,17 +80,35 @@ class Updater:
         """Whether the optimizer subtracts the decay itself, apart from the gradient."""
         return isinstance(self.optimizer, chainer.optimizers.AdamW)
 
+    def set_loss_scale(self, value: float, calm: int = 0) -> None:
+        """Change the factor on the loss; ``calm`` is the number of steps that it has had without an overflow."""
+        self.loss_scale, self.calm = value, calm
+        self.optimizer.set_loss_scale(value)
+
     def update(self, rate: float) -> None:
-        """One update from the gradients.
+        """One update from the gradients; none where gradients have overflowed in float16.
 
         Args:
             rate: The learning rate; each parameter has its own factor on it.
         """
+        if self.loss_scale is not None and not self._rescale(self.loss_scale):
+            return
         if self._caffe:
             self.optimizer.rate = rate
         else:
             self._set_rate(rate)
         self.optimizer.update()
+
+    def _rescale(self, scale: float) -> bool:
+        """Adapt the factor on the loss to the gradients; whether they are finite."""
+        grads = [param.grad for param, _ in self._factors if param.grad is not None]
+        if grads and not all(numbers_on_host([abs(grad).max() < np.inf for grad in grads])):
+            self.set_loss_scale(max(1.0, scale / 2))
+            return False
+        self.calm += 1
+        if self.calm == _CALM:
+            self.set_loss_scale(min(_GREATEST, scale * 2))
+        return True
 
     def _set_rate(self, rate: float) -> None:
         recipe = self._recipe

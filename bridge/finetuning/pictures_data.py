@@ -169,8 +169,6 @@ class _Decoding:
     bad: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        rank, size = self.loading.share
-        self.paths, self.labels = self.paths[rank::size], self.labels[rank::size]
         self.row = (self.loading.shape[0], *self.loading.resize)
 
     def run(self, notes: tuple[str, ...]) -> Data:

@@ -84,7 +84,7 @@ class Plan:
     @property
     def images_per_step(self) -> int:
         """Images of all processes that make one update."""
-        return self.batches.size * self.recipe.iter_size * self.ranks.size
+        return self.batches.size * self.recipe.iter_size
 
     @functools.cached_property
     def random(self) -> bool:
@@ -149,7 +149,7 @@ def make_plan(config: Config, work: Work = silent) -> tuple[Plan, NetChain]:
     iterations = config.recipe.max_iter or -(-config.epochs * batches.per_epoch // config.recipe.iter_size)
     plan = Plan(
         config=config,
-        recipe=dataclasses.replace(config.recipe, max_iter=iterations),
+        recipe=dataclasses.replace(_paced(config, ranks), max_iter=iterations),
         net=net,
         objective=objective,
         preprocess=fed.preprocess,
@@ -167,6 +167,12 @@ def make_plan(config: Config, work: Work = silent) -> tuple[Plan, NetChain]:
         _check_resumed(plan, recorded)
     plan = dataclasses.replace(plan, stages=_stages(plan, chain, made.frozen))
     return dataclasses.replace(plan, notes=(*plan.notes, *_changes(plan))), chain
+
+
+def _paced(config: Config, ranks: Ranks) -> Recipe:
+    """The recipe; with ``scale_lr`` its rate grows with the batch. Source: arXiv:1706.02677, section 2.1."""
+    factor = ranks.size if config.scale_lr else 1
+    return dataclasses.replace(config.recipe, base_lr=config.recipe.base_lr * factor)
 
 
 class _Feed(NamedTuple):
@@ -198,7 +204,7 @@ def _batches(config: Config, made: prepare.Prepared, objective: Objective, train
     shape = made.net.inputs[objective.data] or ()
     own = shape[0] if made.for_training else 0
     size = config.batch_size or (own if own > 1 else 32)
-    return Batches(train, -(-size // ranks.size), config.recipe.seed + ranks.rank, ranks.largest(len(train)))
+    return Batches(train, size * ranks.size if config.scale_lr else size, config.recipe.seed)
 
 
 def _chain(config: Config, net: Net, ranks: Ranks) -> NetChain:
@@ -263,13 +269,14 @@ def _digests(train: Data, validation: Data | None) -> list[str]:
 
 
 def _check_resumed(plan: Plan, recorded: State) -> None:
-    """Check that a run is continued with the data, the processes and the engines that it began with."""
+    """Check that a run is continued with the data, the batches and the engines that it began with."""
     where = str(plan.config.folder)
     if recorded.data != _digests(plan.train, plan.validation):
         raise UsageError("the data are not those that the run began with", where=where, hint="name a new folder")
-    if recorded.ranks != plan.ranks.size:
+    if plan.config.scale_lr and recorded.ranks != plan.ranks.size:
         raise UsageError(
-            f"the run began with {recorded.ranks} processes, found {plan.ranks.size}",
+            f"the run began with {recorded.ranks} processes, found {plan.ranks.size}; with --scale-lr their number "
+            "decides about batches and learning rate",
             where=where,
             hint=f"mpiexec -n {recorded.ranks}, or name a new folder",
         )
@@ -283,11 +290,20 @@ def _check_resumed(plan: Plan, recorded: State) -> None:
 
 
 def _changes(plan: Plan) -> list[str]:
-    """A remark where a run is continued with other software, which may round otherwise."""
-    if plan.recorded is None or plan.recorded.software == (now := _software(plan.stages)):
+    """Remarks where a run is continued with other software or another number of processes, which round otherwise."""
+    if plan.recorded is None:
         return []
-    before = "; ".join(plan.recorded.software) or "unknown software"
-    return [f"the run began with {before}; now it is {'; '.join(now)}: values may differ in the last place"]
+    pairs = [("; ".join(plan.recorded.software) or "unknown software", "; ".join(_software(plan.stages)))]
+    pairs.append((_processes(plan.recorded.ranks), _processes(plan.ranks.size)))
+    return [
+        f"the run began with {before}; now it is {now}: values may differ in the last place"
+        for before, now in pairs
+        if before != now
+    ]
+
+
+def _processes(number: int) -> str:
+    return f"{number} process{'es' * (number > 1)}"
 
 
 # -- remarks -------------------------------------------------------------------------------------

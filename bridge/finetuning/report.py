@@ -94,9 +94,8 @@ class _Pictures:
 
 
 def _wrong(evaluation: Evaluation) -> np.ndarray:
-    """The first of this process's images that are misclassified."""
-    wrong = np.flatnonzero(evaluation.true != evaluation.predicted)
-    return wrong[wrong < evaluation.own][:_SHOWN]
+    """The first images that are misclassified."""
+    return np.flatnonzero(evaluation.true != evaluation.predicted)[:_SHOWN]
 
 
 def _first_filters(before: Net, after: Net) -> tuple[np.ndarray, np.ndarray] | None:

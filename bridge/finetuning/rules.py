@@ -16,6 +16,7 @@ import numpy as np
 
 from bridge.chain.freezing import is_frozen
 from bridge.chain.functions import chainer
+from bridge.finetuning import rule_kernels
 from bridge.finetuning.arithmetic import Arithmetic, CaffesArithmetic
 from bridge.finetuning.recipe import Recipe
 
@@ -65,7 +66,9 @@ class CaffeRule(chainer.UpdateRule):
         do = CaffesArithmetic() if optimizer.replay else Arithmetic(xp)
         history = [self.state[f"history{index}"] for index in range(_HISTORIES[optimizer.recipe.type])]
         arrays = (param.data, param.grad, *history)
-        if xp is np and param.size > _CHUNK and all(array.flags.c_contiguous for array in arrays):
+        if rule_kernels.can_update(*arrays):
+            rule_kernels.update(optimizer.recipe, arrays, optimizer.scale_of(xp), *self._factors(), optimizer.t)
+        elif xp is np and param.size > _CHUNK and all(array.flags.c_contiguous for array in arrays):
             flat = [array.reshape(-1) for array in arrays]
             for start in range(0, param.size, _CHUNK):
                 self._update(do, *(array[start : start + _CHUNK] for array in flat))
@@ -76,11 +79,15 @@ class CaffeRule(chainer.UpdateRule):
         optimizer, recipe = self._optimizer, self._optimizer.recipe
         for scale in optimizer.grad_scales:
             grad = grad * scale
-        decay = np.float32(recipe.weight_decay) * np.float32(self.decay_mult)
+        decay, rate = self._factors()
         if decay:
             grad = do.plus(decay, data if recipe.regularization_type == "L2" else do.xp.sign(data), grad)
-        rate = np.float32(optimizer.rate) * np.float32(self.lr_mult)
         data -= _STEPS[recipe.type](do, recipe, grad, list(history), rate, optimizer.t)
+
+    def _factors(self) -> tuple[np.float32, np.float32]:
+        """The parameter's weight decay and its rate."""
+        decay = np.float32(self._optimizer.recipe.weight_decay) * np.float32(self.decay_mult)
+        return decay, np.float32(self._optimizer.rate) * np.float32(self.lr_mult)
 
 
 class CaffeOptimizer(chainer.GradientMethod):
@@ -94,14 +101,16 @@ class CaffeOptimizer(chainer.GradientMethod):
 
     Attributes:
         rate: The learning rate of the next update.
-        grad_scales: Factors on the gradients, applied one after the other before the update.
+        grad_scales: Factors on the gradients, applied one after the other before the update; numbers, or arrays on the
+            device.
     """
 
     def __init__(self, recipe: Recipe, params: Sequence[Any] = (), *, replay: bool = False) -> None:
         super().__init__()
         self.recipe, self.replay, self._params = recipe, replay, params
         self.rate = recipe.rate(0)
-        self.grad_scales: list[np.float32] = []
+        self.grad_scales: list[Any] = []
+        self._scale: Any = None
 
     def create_update_rule(self) -> CaffeRule:
         """The rule for one parameter."""
@@ -113,8 +122,9 @@ class CaffeOptimizer(chainer.GradientMethod):
             loss = lossfun(*args, **kwargs)
             self.target.cleargrads()
             loss.backward(loss_scale=self._loss_scale)
-        scales = (self._clip(), np.float32(1) / np.float32(self.recipe.iter_size))
-        self.grad_scales = [scale for scale in scales if scale != 1]
+        self.grad_scales, self._scale = self._clip(), None
+        if self.recipe.iter_size != 1:
+            self.grad_scales.append(np.float32(1) / np.float32(self.recipe.iter_size))
         self.call_hooks("pre")
         self.t += 1
         for param in self._params or self.target.params():
@@ -125,16 +135,29 @@ class CaffeOptimizer(chainer.GradientMethod):
             param.update()
         self.call_hooks("post")
 
-    def _clip(self) -> np.float32:
-        """The factor that reduces the norm of all gradients to ``clip_gradients``; 1 where it is not above."""
+    def scale_of(self, xp: Any) -> Any:
+        """The product of :attr:`grad_scales`, (1) float32 on the device."""
+        if self._scale is None:
+            self._scale = xp.ones(1, np.float32)
+            for scale in self.grad_scales:
+                self._scale = self._scale * scale
+        return self._scale
+
+    def _clip(self) -> list[Any]:
+        """The factor that reduces the norm of all gradients to ``clip_gradients``; none where it is not above.
+
+        On a GPU, factor and norm stay on the device: each copy to the host would wait for it.
+        """
         limit = np.float32(self.recipe.clip_gradients)
         if limit <= 0:
-            return np.float32(1)
+            return []
         grads = [param.grad for param in self._params or self.target.params() if param.grad is not None]
         grads = [grad.astype(np.float32, copy=False) for grad in grads]
         do = CaffesArithmetic() if self.replay else Arithmetic(self.target.xp)
         norm = do.norm(grads) / np.float32(self._loss_scale or 1)
-        return np.float32(limit / norm if norm > limit else 1)
+        if do.xp is not np:
+            return [do.xp.where(norm > limit, limit / norm, np.float32(1)).astype(np.float32)]
+        return [np.float32(limit / norm)] if norm > limit else []
 
 
 def _sgd(do: Arithmetic, r: Recipe, g: Any, h: _History, rate: np.float32, t: int) -> Any:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bridge.chain import devices
 from bridge.chain.build import NetChain
 from bridge.finetuning import blas
 from bridge.finetuning.config import SETTINGS, Config, check_folder, open_folder
@@ -124,7 +125,7 @@ def finetune(config: Config, listener: Listener | None = None, on_folder: Callab
     """
     from bridge.finetuning.products import write_products
 
-    with blas.threads(config.threads), _lock(config) as lock:
+    with blas.threads(config.threads), devices.scope(config.device), _lock(config) as lock:
         loop = begin(config, listener, lock)
         if loop.plan.ranks.first:
             on_folder(config.folder)
@@ -158,7 +159,7 @@ def begin(config: Config, listener: Listener | None = None, lock: RunLock | None
     listener = listener or Listener()
     if _is_first(config):
         check_folder(config)
-    with blas.threads(config.threads):
+    with blas.threads(config.threads), devices.scope(config.device):
         plan, chain = make_plan(config, listener.work)
         loop = Loop.of(plan, chain, listener)
         for note in plan.notes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +83,8 @@ class Saver:
         if not content and not (ranks.size == 1 and path.exists()):
             return None
         state, arrays = snapshot.load_snapshot(path, content, self._optimizer)
-        if ranks.rank:
-            own = {key: arrays.get(_of_rank(ranks.rank, key)) for key in self._trained.statistics()}
-            arrays.update({key: values for key, values in own.items() if values is not None})
+        arrays.update(_statistics(arrays, self._trained.statistics(), state.ranks, ranks))
+        state.ranks = ranks.size
         try:
             self._trained.fill(arrays)
         except (KeyError, ValueError) as error:
@@ -96,6 +96,17 @@ class Saver:
             # Where it is newer than the snapshot, its epoch is done again and may come out otherwise, on a GPU.
             state.best, state.best_epoch, state.best_accuracy = newer.best, newer.best_epoch, newer.best_accuracy
         return state, self._best
+
+
+def _statistics(
+    arrays: Mapping[str, np.ndarray], names: Iterable[str], before: int, ranks: Ranks
+) -> dict[str, np.ndarray]:
+    """A rank's running statistics in a snapshot; with another number of ranks than ``before``, the mean of all."""
+    found = {}
+    for key in names:
+        kept = [arrays[key], *(arrays[_of_rank(rank, key)] for rank in range(1, before))]
+        found[key] = kept[ranks.rank] if before == ranks.size else np.mean(kept, 0, np.float64).astype(kept[0].dtype)
+    return found
 
 
 def _of_rank(rank: int, key: str) -> str:

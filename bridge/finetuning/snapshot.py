@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from bridge.chain.devices import to_host
 from bridge.chain.freezing import is_frozen
 from bridge.chain.functions import chainer
 from bridge.errors import FormatError
@@ -49,6 +50,8 @@ class State:
         software: What computes, with versions, such as ``numpy 2.2.0``.
         ranks: Processes that train together.
         frozen: Digest of the arrays that training does not change.
+        loss_scale: Factor on the loss in float16; 0 elsewhere.
+        calm: Steps without an overflow since it was changed.
     """
 
     iteration: int = 0
@@ -61,6 +64,8 @@ class State:
     software: list[str] = field(default_factory=list)
     ranks: int = 1
     frozen: str = ""
+    loss_scale: float = 0.0
+    calm: int = 0
 
     def is_better(self, loss: float, accuracy: float | None) -> bool:
         """Whether an epoch with these results is better than the best one before."""
@@ -89,12 +94,12 @@ class Trained:
     def copies(self) -> dict[str, np.ndarray]:
         """Copies of them, by path; of a parameter that is kept as float16, its float32 original."""
         values = {key: getattr(link, name) for key, (link, name) in self._places.items()}
-        return {key: np.array(_to_cpu(_precise(value))) for key, value in values.items()}
+        return {key: np.array(to_host(_precise(value))) for key, value in values.items()}
 
     def digest_of_others(self) -> str:
         """SHA-256 of the chain's other arrays: frozen parameters, and running statistics as they are now."""
         others = [
-            (f"chain{path}/{name}", _to_cpu(getattr(getattr(link, name), "array", getattr(link, name))))
+            (f"chain{path}/{name}", to_host(getattr(getattr(link, name), "array", getattr(link, name))))
             for path, link in sorted(self._chain.namedlinks())
             for name in sorted({*link._params, *link._persistent})
             if is_frozen(getattr(link, name)) or name in link._persistent
@@ -105,7 +110,7 @@ class Trained:
         """Copies of the running statistics, by path."""
         values = {key: getattr(link, name) for key, (link, name) in self._places.items()}
         chosen = {key: value for key, value in values.items() if not isinstance(value, chainer.Parameter)}
-        return {key: np.array(_to_cpu(value)) for key, value in chosen.items()}
+        return {key: np.array(to_host(value)) for key, value in chosen.items()}
 
     def moving(self) -> dict[str, Any]:
         """Copies, on the chain's device, of the running statistics that a forward pass in training changes."""
@@ -164,10 +169,6 @@ def _precise(value: Any) -> Any:
     return getattr(value if original is None else original, "array", value)
 
 
-def _to_cpu(array: Any) -> Any:
-    return chainer.backends.cuda.to_cpu(array)
-
-
 def save_snapshot(path: Path, arrays: Mapping[str, np.ndarray], state: State, optimizer: Any = None) -> None:
     """Write a snapshot.
 
@@ -186,7 +187,7 @@ def save_snapshot(path: Path, arrays: Mapping[str, np.ndarray], state: State, op
         serializer = chainer.serializers.DictionarySerializer(path="optimizer/")
         serializer.save(optimizer)
         stored[_RULES] = np.frombuffer(json.dumps(_numbers(optimizer)).encode(), np.uint8)
-        stored.update((key, np.asarray(_to_cpu(value))) for key, value in serializer.target.items())
+        stored.update((key, np.asarray(value)) for key, value in serializer.target.items())
     with atomic(path) as file:
         np.savez(file, **stored)
 

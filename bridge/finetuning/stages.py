@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from bridge.chain.build import NetChain
+from bridge.chain.devices import to_host
 from bridge.chain.freezing import freeze, is_frozen, thaw
 from bridge.chain.functions import chainer
 from bridge.errors import UsageError
@@ -18,6 +17,7 @@ from bridge.finetuning.cache import Cache, Features, digest
 from bridge.finetuning.cut import Cut
 from bridge.finetuning.data import Data
 from bridge.finetuning.listener import Listener
+from bridge.finetuning.parallel import features_of_all
 from bridge.finetuning.sources import Source
 from bridge.finetuning.trunk import Choice, Trunk, software
 from bridge.schema import Net
@@ -135,20 +135,28 @@ class _Feeder:
         if self._trunk is None or not draws:
             return Source(images, self._plan.objective, self._trunk)
         cache = self._cache(images, data, draws)
-        if not cache.load():
-            cache.fill(self._computed(self._trunk, images, draws))
+        if not all(self._plan.ranks.exchanged(cache.load())):
+            self._fill(cache, self._trunk, images, draws)
         how = "reused" if cache.reused else "computed"
         each = f", {draws} draw{'s' * (draws > 1)} each" if images.augmented else ""
         self._say(f"features of {len(images)} images{each}: {how}, in {cache.place}")
         return Source(images, self._plan.objective, self._trunk, cache, draws)
 
-    def _computed(self, trunk: Trunk, images: Images, draws: int) -> Iterator[Features]:
-        """Features of all images in order, some at a time."""
-        done, total = 0, len(images) * draws
+    def _fill(self, cache: Cache, trunk: Trunk, images: Images, draws: int) -> None:
+        """Compute the features, each rank a part of them; the first rank of a machine writes those that go to files."""
+        ranks = self._plan.ranks
+        parts = images.chunks(_CHUNK if trunk.alone else 4 * _CHUNK, draws)
+        found = features_of_all(ranks, parts, lambda part: trunk.to_host(images.get(*part)))
+        told = self._told(found, len(images) * draws)
+        cache.fill(told, writes=not ranks.local_rank, wait=lambda: ranks.exchanged(None))
+
+    def _told(self, parts: Iterable[Features], total: int) -> Iterator[Features]:
+        """The same, and the listener is told how many images are done."""
+        done = 0
         self._work(_FEATURES, done, total)
-        for x in images.chunks(_CHUNK if trunk.alone else 4 * _CHUNK, draws):
-            yield trunk.to_host(x)
-            done += len(x)
+        for part in parts:
+            yield part
+            done += len(next(iter(part.values())))
             self._work(_FEATURES, done, total)
 
     def _draws(self, images: Images, data: Data) -> int:
@@ -173,7 +181,7 @@ class _Feeder:
         cut = self._stage.cut
         layers = self._plan.net.layers[: cut.index if cut else 0]
         arrays = [
-            np.asarray(chainer.backends.cuda.to_cpu(getattr(array, "array", array)))
+            to_host(getattr(array, "array", array))
             for index, layer in enumerate(layers)
             for array in (self._chain.array(index, role) for role in self._chain.roles(index))
         ]

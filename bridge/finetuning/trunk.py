@@ -15,6 +15,7 @@ import numpy as np
 from bridge import engines
 from bridge.chain.back import from_chain
 from bridge.chain.build import NetChain
+from bridge.chain.devices import to_host
 from bridge.chain.functions import chainer
 from bridge.errors import ModelError, UnsupportedLayerError, UsageError
 from bridge.finetuning import blas
@@ -26,7 +27,6 @@ TRUNK_ENGINES = ("chainer", "onnxruntime")
 _CLOSE = 1e-5
 """The largest difference from Chainer's features, relative to the largest of them and 1, with which ``auto`` takes
 ONNX Runtime."""
-_to_cpu = chainer.backends.cuda.to_cpu
 _THREADS = os.cpu_count() or 1
 """Images that are computed at a time; each is computed by one thread, so this decides about no value."""
 
@@ -159,7 +159,7 @@ class Trunk:
 
     def to_host(self, x: np.ndarray) -> Features:
         """The features as float32 arrays of NumPy."""
-        return {blob: np.asarray(_to_cpu(values), np.float32) for blob, values in self(x).items()}
+        return {blob: np.asarray(to_host(values), np.float32) for blob, values in self(x).items()}
 
 
 class OnnxTrunk:

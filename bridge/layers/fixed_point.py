@@ -156,17 +156,18 @@ def _levels(weight: np.ndarray, levels: np.ndarray) -> tuple[float, int, int]:
     return float(2.0 ** np.ceil(np.log2(step))), low, high
 
 
-def _quantized_levels(weight: np.ndarray, levels: np.ndarray) -> np.ndarray:
+def _quantized_levels(weight: Any, levels: Any, xp: Any = np) -> Any:
     """A weight rounded to whole multiples of a step.
 
     Args:
         weight: float32.
         levels: (4): how many levels, the step, the lowest and the highest level; a step of 0 is worked out.
+        xp: NumPy or CuPy, whichever they are of.
     """
     step, low, high = _levels(weight, levels)
     y = weight / np.float32(step)
-    y = np.sign(y) * np.floor(np.abs(y) + np.float32(0.5))
-    return (np.clip(y, low, high) * np.float32(step)).astype(np.float32)
+    y = xp.sign(y) * xp.floor(abs(y) + np.float32(0.5))
+    return (xp.clip(y, low, high) * np.float32(step)).astype(np.float32)
 
 
 def _magnitudes(layer: Layer) -> Layer:
@@ -204,7 +205,7 @@ class _Levelled(CaffeLayer):
     def chainer_blobs(self, F: ChainerFunctions, link: LayerArrays) -> tuple[Any, Any]:
         computing: Any = super()
         weight, bias = computing.chainer_blobs(F, link)
-        return weight + (_quantized_levels(weight.array, link.levels) - weight.array), bias
+        return weight + (_quantized_levels(weight.array, link.levels, link.xp) - weight.array), bias
 
 
 @layer_type("FQConvolution")

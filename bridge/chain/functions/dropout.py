@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bridge.chain.functions import chainer
+from bridge.chain.functions.helper_rows import is_part, uniform
 
 F = chainer.functions
 
@@ -20,7 +21,8 @@ F = chainer.functions
 def dropout(x: Any, ratio: float = 0.5) -> Any:
     """In training, zero values with the probability ``ratio`` and scale the rest by ``1 / (1 - ratio)``.
 
-    The random numbers, and the values bit for bit, are those of ``chainer.functions.dropout``.
+    The random numbers, and the values bit for bit, are those of ``chainer.functions.dropout``; of a part of a batch,
+    those of its rows.
 
     Args:
         x: Variable of any shape.
@@ -31,6 +33,9 @@ def dropout(x: Any, ratio: float = 0.5) -> Any:
 
     Source: dropout_layer.cpp; ``chainer.functions.dropout``.
     """
+    if is_part() and chainer.config.train:
+        kept = uniform(x.xp, x.shape) >= ratio
+        return F.dropout(x, ratio, mask=x.dtype.type(1 / (1 - ratio)) * kept)
     if x.requires_grad or type(x.array) is not np.ndarray or not chainer.config.train:
         return F.dropout(x, ratio)
     kept = np.random.rand(*x.shape) >= ratio

@@ -17,8 +17,43 @@ from typing import Any
 import numpy as np
 
 from bridge.chain.functions import chainer
+from bridge.chain.functions.helper_kernels import Kernel, contiguous, has_kernel
+from bridge.schema import count
 
 _chainers: Any = chainer.functions.normalization.local_response_normalization
+_forward = Kernel(
+    "lrn",
+    """extern "C" __global__ void lrn(
+    const float* x, float* y, float* scale, int n, int channels, int inner, int half,
+    float k, float alpha, float beta) {
+    EACH(i, n) {
+        int c = i / inner % channels;
+        float sum = 0;
+        for (int j = MOST(c - half, 0); j <= LEAST(c + half, channels - 1); ++j) {
+            float value = x[i + (long long)(j - c) * inner];
+            sum += value * value;
+        }
+        scale[i] = k + alpha * sum;
+        y[i] = x[i] * powf(scale[i], -beta);
+    }
+}""",
+)
+_backward = Kernel(
+    "lrn_gradient",
+    """extern "C" __global__ void lrn_gradient(
+    const float* x, const float* y, const float* scale, const float* gy, float* gx,
+    int n, int channels, int inner, int half, float alpha, float beta) {
+    EACH(i, n) {
+        int c = i / inner % channels;
+        float sum = 0;
+        for (int j = MOST(c - half, 0); j <= LEAST(c + half, channels - 1); ++j) {
+            long long at = i + (long long)(j - c) * inner;
+            sum += gy[at] * y[at] / scale[at];
+        }
+        gx[i] = gy[i] * powf(scale[i], -beta) - 2 * alpha * beta * x[i] * sum;
+    }
+}""",
+)
 _CHUNK = 1 << 18
 """Bytes of images to compute at a time, so that they stay in the cache; at least one image."""
 
@@ -42,7 +77,7 @@ def local_response_normalization(x: Any, n: int = 5, k: float = 2, alpha: float 
 
 
 class LocalResponseNormalization(_chainers.LocalResponseNormalization):
-    """Chainer's normalization with another way to compute it on the CPU."""
+    """Chainer's normalization with other ways to compute it on the CPU and, in float32, on a GPU."""
 
     def forward_cpu(self, inputs: tuple[np.ndarray]) -> tuple[np.ndarray]:
         """The normalized values."""
@@ -58,9 +93,22 @@ class LocalResponseNormalization(_chainers.LocalResponseNormalization):
             np.multiply(x[part], self.power[part], out=y[part])
         return (y,)
 
+    def forward_gpu(self, inputs: tuple[Any]) -> tuple[Any]:
+        """The normalized values, on a GPU."""
+        if not has_kernel(inputs[0]):
+            values: tuple[Any] = super().forward_gpu(inputs)
+            return values
+        self.retain_inputs((0,))
+        self.retain_outputs((0,))
+        x, xp = contiguous(inputs[0])
+        y, self.scale = xp.empty_like(x), xp.empty_like(x)
+        extents = (x.size, x.shape[1], count(x.shape[2:]), self.n // 2)
+        _forward(xp, x.size, x, y, self.scale, *extents, float(self.k), float(self.alpha), float(self.beta))
+        return (y,)
+
     def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> Any:
         """The gradient of the input."""
-        if grad_outputs[0].xp is not np:
+        if grad_outputs[0].xp is not np and not has_kernel(grad_outputs[0].array):
             return super().backward(indexes, grad_outputs)
         return _Gradient(self).apply((*self.get_retained_inputs(), *self.get_retained_outputs(), *grad_outputs))
 
@@ -82,6 +130,13 @@ class _Gradient(chainer.FunctionNode):
             taken = sums.astype(np.float64)
             taken *= factor
             np.subtract(gx[part], taken, out=gx[part], casting="same_kind")  # fused, too
+        return (gx,)
+
+    def forward_gpu(self, inputs: tuple[Any, ...]) -> tuple[Any]:
+        (x, xp), (y, _), (gy, _) = map(contiguous, inputs)
+        own, gx = self.function, xp.empty(x.shape, x.dtype)
+        extents = (x.size, x.shape[1], count(x.shape[2:]), own.n // 2)
+        _backward(xp, x.size, x, y, own.scale, gy, gx, *extents, float(own.alpha), float(own.beta))
         return (gx,)
 
 

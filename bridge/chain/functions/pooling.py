@@ -1,16 +1,18 @@
-"""Pooling with Caffe's windows: on the CPU by our own functions, on a GPU by Chainer's.
+"""Pooling with Caffe's windows: by our own functions, for float16 and float64 on a GPU by Chainer's.
 
 Source: pooling_layer.cpp, pooling_layer.cu.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bridge.chain.functions import chainer
-from bridge.chain.functions.helper_windows import MaxPooling, WindowSum, first_places
+from bridge.chain.functions.helper_kernels import has_kernel
+from bridge.chain.functions.helper_windows import Axes, MaxPooling, WindowSum, first_places
 from bridge.layers.pooled_axis import LOWEST
 
 if TYPE_CHECKING:
@@ -36,21 +38,29 @@ def caffe_pooling(x: Any, layer: Pooling) -> Any:
 
 
 def _max(x: Any, layer: Pooling) -> Any:
-    if x.xp is not np:
+    if x.xp is not np and not has_kernel(x.array):
         return max_by_chainer(x, layer)
     axes = layer.axes(x.shape[2:])
-    (y,) = MaxPooling(axes).apply((x,))
+    function = MaxPooling(axes)
+    (y,) = function.apply((x,))
     if len(layer.tops) < 2:
         return y
-    return y, chainer.as_variable(first_places(x.array, y.array, axes).astype(x.dtype))
+    place = first_places(x.array, y.array, axes) if function.place is None else function.place
+    return y, chainer.as_variable(place.astype(x.dtype))
 
 
 def _average(x: Any, layer: Pooling) -> Any:
-    rows, columns = layer.axes(x.shape[2:])
-    area = np.outer(rows.lengths, columns.lengths).astype(x.dtype)
+    return _sums(x, layer) / _areas(layer.axes(x.shape[2:]), x.dtype.str, x.device.name, x.xp)
+
+
+@functools.lru_cache(maxsize=256)
+def _areas(axes: Axes, dtype: str, device: str, xp: Any) -> Any:
+    """What AVE divides by, (1, 1, rows, columns); kept on the device, because a copy there would wait in each pass."""
+    rows, columns = axes
+    area = np.outer(rows.lengths, columns.lengths).astype(dtype)
     area[area == 0] = np.nan
-    sums = _sums(x, layer)
-    return sums / x.xp.asarray(np.broadcast_to(area, sums.shape))
+    with chainer.using_device(chainer.get_device(device)):
+        return xp.asarray(area[None, None])
 
 
 def _stochastic(x: Any, layer: Pooling) -> Any:
@@ -63,7 +73,7 @@ def _stochastic(x: Any, layer: Pooling) -> Any:
 
 def _sums(x: Any, layer: Pooling) -> Any:
     """The sum over each window; 0 where the window is empty."""
-    if x.xp is not np:
+    if x.xp is not np and not has_kernel(x.array):
         return sums_by_chainer(x, layer)
     return WindowSum(layer.axes(x.shape[2:])).apply((x,))[0]
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bridge.chain.functions import chainer
+from bridge.chain.functions.helper_kernels import Kernel, contiguous, has_kernel
 from bridge.chain.functions.helper_labels import read_labels
 from bridge.chain.functions.helper_node import Node
 from bridge.chain.functions.softmax import as_three_axes, normalized
@@ -21,6 +22,35 @@ if TYPE_CHECKING:
     from bridge.layers.softmax_with_loss import SoftmaxWithLoss
 
 F = chainer.functions
+_pick = Kernel(
+    "softmax_loss",
+    """extern "C" __global__ void softmax_loss(
+    const float* softmax, const int* target, float* loss, int n, int classes, int inner, int ignore, float smallest) {
+    EACH(i, n) {
+        int label = target[i];
+        long long first = i / inner * classes * inner + i % inner;
+        if (label == ignore) loss[i] = 0;
+        else if (label < 0 || label >= classes) loss[i] = nanf("");
+        else {
+            float p = softmax[first + (long long)label * inner];
+            loss[i] = p == p ? -logf(MOST(p, smallest)) : p;
+        }
+    }
+}""",
+)
+_gradient = Kernel(
+    "softmax_loss_gradient",
+    """extern "C" __global__ void softmax_loss_gradient(
+    const float* softmax, const int* target, const float* gy, float* gx, int n, int classes, int inner, int ignore,
+    float divisor) {
+    EACH(i, n) {
+        int k = i % inner, channel = i / inner % classes;
+        int label = target[i / inner / classes * inner + k];
+        gx[i] = label == ignore ? 0 : (softmax[i] - (label == channel ? 1 : 0)) * (gy[0] / divisor);
+    }
+}""",
+)
+_NONE_IGNORED = -(1 << 31)
 _SMALLEST = np.finfo(np.float32).tiny
 
 
@@ -39,11 +69,18 @@ def caffe_softmax_with_loss(x: Any, labels: Any, layer: SoftmaxWithLoss) -> Any:
         Variable of no axes; float32 where ``x`` is float16, otherwise of the dtype of ``x``.
 
     Raises:
-        ModelError: A label is negative or not below the number of classes, and is not ``ignore_label``.
+        ModelError: A label is negative or not below the number of classes, and is not ``ignore_label``. On a GPU the
+            loss is NaN instead, because to ask for the labels would wait for the device in every step.
 
     Source: softmax_loss_layer.cpp.
     """
     shape = as_three_axes(x, layer.axis)
+    if has_kernel(x.array):
+        target = labels.array.reshape(-1).astype(np.int32)
+        ignored = layer.ignore_label
+        valid = target.size if ignored is None else int((target != ignored).sum())
+        divisor = layer.divisor(shape[0], shape[2], valid)
+        return _DeviceLoss(shape, target, _NONE_IGNORED if ignored is None else ignored, divisor).apply((x,))[0]
     target, valid = read_labels(labels, shape[1], layer, layer.ignore_label)
     counted = None if valid == target.size else target >= 0
     if layer.class_weights:
@@ -109,3 +146,32 @@ class _SoftmaxLoss(Node):
             gx *= counted
         gx *= gy.array / self.divisor
         return (chainer.as_variable(gx.reshape(x.shape).astype(x.dtype, copy=False)),)
+
+
+class _DeviceLoss(chainer.FunctionNode):
+    """The loss on a GPU, float32, without a second derivative.
+
+    Args:
+        shape: Shape of the input as (outer, classes, inner).
+        target: The label of each place, (outer * inner) int32.
+        ignored: The label to ignore.
+        divisor: The sum is divided by it.
+    """
+
+    def __init__(self, shape: Shape, target: Any, ignored: int, divisor: int) -> None:
+        self.shape, self.target, self.ignored, self.divisor = shape, target, ignored, divisor
+
+    def forward_gpu(self, inputs: tuple[Any]) -> tuple[Any]:
+        x, xp = contiguous(inputs[0])
+        self.extents = x.shape
+        self.softmax = xp.ascontiguousarray(normalized(xp, x.reshape(self.shape)))
+        losses, (_, classes, inner) = xp.empty(self.target.shape, x.dtype), self.shape
+        _pick(xp, losses.size, self.softmax, self.target, losses, losses.size, classes, inner, self.ignored, _SMALLEST)
+        return (losses.sum() / np.float32(self.divisor),)
+
+    def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> tuple[Any]:
+        gy, xp = contiguous(grad_outputs[0].array)
+        gx = xp.empty(self.extents, gy.dtype)
+        own = (self.softmax, self.target, gy, gx, gx.size, *self.shape[1:], self.ignored, float(self.divisor))
+        _gradient(xp, gx.size, *own)
+        return (chainer.as_variable(gx),)

@@ -1,0 +1,144 @@
+"""Training steps on the stand-in for CuPy: how often they wait for the device, and what they compute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import need
+from tests.finetuning import config
+
+RULES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
+
+
+@pytest.fixture(autouse=True)
+def _needs() -> None:
+    need("chainer")
+    from bridge.testing.device_kernels import compiler
+
+    if compiler() is None:
+        pytest.skip("there is no C++ compiler to run kernels with")
+
+
+def loops(tmp_path: Path, **recipe: Any) -> Iterator[Any]:
+    """Two loops of the same plan, of a net without a trunk, before their first steps."""
+    from bridge.finetuning import Recipe
+    from bridge.finetuning.run import begin
+
+    settings = {"weight_decay": 5e-4, "seed": 7, "clip_gradients": 0.5, **recipe}
+    for name in ("host", "device"):
+        made = config(tmp_path, output=str(tmp_path / name), freeze=(), epochs=1, recipe=Recipe(**settings))
+        loop = begin(made)
+        loop.enter(loop.plan.stages[0])
+        yield loop
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_step_copies_to_the_host_once_and_computes_the_same(rule: str, tmp_path: Path) -> None:
+    """The loss and the number of right images come back in one copy; the norm of the gradients stays on the device."""
+    from bridge.testing.device import standing_in, to_device
+
+    momentum = {"AdaGrad": 0.0, "RMSProp": 0.0}.get(rule, 0.9)
+    rate = {"RMSProp": 0.001}.get(rule, 0.01)
+    host, device = loops(tmp_path, type=rule, momentum=momentum, base_lr=rate, iter_size=2)
+    expected = [host._step(step, False)[0] for step in range(3)]
+    to_device(device.chain)
+    with standing_in() as module:
+        found = []
+        for step in range(3):
+            before = module.copies
+            found.append(device._step(step, False)[0])
+            assert module.copies - before == 1
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4)
+    for (name, param), (_, own) in zip(
+        sorted(device.chain.namedparams()), sorted(host.chain.namedparams()), strict=True
+    ):
+        np.testing.assert_allclose(param.array.get(), own.array, rtol=1e-3, atol=2e-5, err_msg=name)
+
+
+def test_the_stand_in_refuses_what_a_device_refuses() -> None:
+    from bridge.testing.device import DeviceArray, DeviceModule
+
+    xp = DeviceModule()
+    x = xp.asarray(np.ones(3, np.float32))
+    assert isinstance(x, DeviceArray)
+    for refused in (
+        lambda: np.asarray(x),
+        lambda: np.sum(x),
+        lambda: np.sqrt(x),
+        lambda: x + np.ones(3, np.float32),
+        lambda: xp.add(x, np.ones(3)),
+        lambda: x.__setitem__(0, np.ones(1)),
+    ):
+        with pytest.raises(TypeError):
+            refused()
+    for name in ("nan_to_nothing", "ctypeslib", "record"):
+        with pytest.raises(AttributeError, match="CuPy has no attribute"):
+            getattr(xp, name)
+    with pytest.raises(AttributeError, match="CuPy's array has no attribute"):
+        x.byteswap  # noqa: B018
+    before = xp.copies
+    assert float((np.float32(2) * x).sum()) == 6
+    assert xp.copies == before + 1
+
+
+def test_the_stand_in_offers_what_the_installed_cupy_offers() -> None:
+    need("cupy")
+    import cupy
+
+    from bridge.testing.device_names import ARRAY_NAMES, MODULE_NAMES
+
+    assert [name for name in MODULE_NAMES if not hasattr(cupy, name)] == []
+    assert [name for name in ARRAY_NAMES if not hasattr(cupy.ndarray, name)] == []
+    assert cupy.RawKernel
+    assert cupy.random.rand
+    assert cupy.random.seed
+
+
+def test_too_little_memory_names_the_batch_that_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory for 10 images: of 32 and its halves, 8 fit."""
+    from bridge.errors import UsageError
+    from bridge.finetuning import loop as loops_module
+    from bridge.finetuning.run import begin
+
+    own = loops_module.forward
+
+    def little(chain: Any, objective: Any, source: Any, indices: Any, epoch: int) -> Any:
+        if len(indices) > 10:
+            raise MemoryError("out of memory allocating 1,024 bytes")
+        return own(chain, objective, source, indices, epoch)
+
+    monkeypatch.setattr(loops_module, "forward", little)
+    with pytest.raises(UsageError, match="out of memory allocating 1,024 bytes") as caught:
+        begin(config(tmp_path, freeze=())).run()
+    assert "--batch-size 8 --iter-size 4, with as many images in a step" in caught.value.hint
+
+
+def test_an_overflow_in_float16_is_left_out_and_lowers_the_scale(tmp_path: Path) -> None:
+    from bridge.finetuning.run import begin
+
+    loop = begin(config(tmp_path, freeze=(), half=True))
+    loop.enter(loop.plan.stages[0])
+    loop.updater.set_loss_scale(2.0**24)
+    before = {name: param.array.copy() for name, param in loop.chain.namedparams()}
+    with np.errstate(all="ignore"):
+        record, _ = loop._step(0, False)
+    assert record["loss_scale"] == 2.0**24
+    assert loop.updater.loss_scale == loop.at.state.loss_scale == 2.0**23
+    assert all(np.array_equal(param.array, before[name]) for name, param in loop.chain.namedparams())
+    loop.updater.set_loss_scale(128.0, 999)
+    with np.errstate(all="ignore"):
+        loop._step(1, False)
+    assert (loop.updater.loss_scale, loop.updater.calm) == (256.0, 0)
+    assert not all(np.array_equal(param.array, before[name]) for name, param in loop.chain.namedparams())
+
+
+def test_a_small_net_trains_for_a_step_on_a_device_as_with_numpy() -> None:
+    from bridge.chain.device_facts import step_differences
+
+    assert step_differences("@numpy") == {"loss": 0, "gradient": 0, "parameter": 0}
