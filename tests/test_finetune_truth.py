@@ -124,7 +124,7 @@ def test_a_model_is_held_against_the_most_frequent_class(
     loop = trained(config(tmp_path, epochs=1))
     outcome = loop.run()
     right = float(np.mean(np.equal(true, predicted)))
-    found = Evaluation(1.0, right, np.array(true), np.array(predicted), len(true))
+    found = Evaluation(1.0, right, np.array(true), np.array(predicted))
     verdict = judge(loop.plan, dataclasses.replace(outcome, evaluation=found))
     assert verdict.learned is learned
     assert bool(verdict.causes) == (learned is False)
