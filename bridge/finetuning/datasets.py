@@ -6,15 +6,21 @@ import numpy as np
 
 from bridge.errors import UsageError
 from bridge.finetuning.config import Config
-from bridge.finetuning.data import Data, Loading, load_data, named, split
+from bridge.finetuning.data import Data, Loading, named, split
 from bridge.finetuning.listener import Work, silent
+from bridge.finetuning.material import Material, loaded_data
 from bridge.finetuning.objective import Objective
 from bridge.finetuning.parallel import Ranks
 from bridge.schema import Net, Shape, count
 
 
 def load_splits(
-    config: Config, shape: Shape, resize: tuple[int, int], ranks: Ranks, work: Work = silent
+    config: Config,
+    shape: Shape,
+    resize: tuple[int, int],
+    ranks: Ranks,
+    work: Work = silent,
+    material: Material | None = None,
 ) -> tuple[Data, Data | None]:
     """Load the data of a run, and hold out a part for validation.
 
@@ -24,6 +30,7 @@ def load_splits(
         resize: (height, width) that pictures are brought to.
         ranks: The processes; each loads its part.
         work: Is told how many pictures are decoded.
+        material: Data in memory, in place of those that the settings name.
 
     Returns:
         Training data, and validation data or ``None``.
@@ -43,8 +50,9 @@ def load_splits(
         share=(ranks.rank, ranks.size),
         work=work,
     )
-    data = load_data(config.data, loading)
-    held_out = load_data(config.validation, loading, data.classes) if config.validation else None
+    given = material or Material()
+    data = loaded_data(given.data, config.data, loading)
+    held_out = loaded_data(given.validation, config.validation, loading, data.classes) if config.validation else None
     for found, where in ((data, config.data), (held_out, config.validation)):
         if found is not None and not len(found):
             raise UsageError("has no images", where=where)
