@@ -16,18 +16,18 @@ from bridge.finetuning.recipe import Recipe
 from bridge.finetuning.run import Run, execute
 from bridge.schema import Net
 
-Images = str | Path | Data | tuple[np.ndarray, np.ndarray]
+Dataset = str | Path | Data | tuple[np.ndarray, np.ndarray]
 """A path as for ``--data``, or images (N, C, H, W) and labels (N)."""
 _USUAL = Recipe(momentum=0.9, weight_decay=0.0005)
 
 
 def finetune(
     net: Net | Config,
-    data: Images | None = None,
+    data: Dataset | None = None,
     *,
     output: str | Path = "",
     head: Mapping[str, int] | None = None,
-    validation: Images | None = None,
+    validation: Dataset | None = None,
     freeze: str | tuple[str, ...] = (),
     train: str | tuple[str, ...] = (),
     train_head: bool = False,
@@ -60,7 +60,7 @@ def finetune(
         train: Patterns of the names of layers to train; all others are frozen.
         train_head: Whether new heads are trained, and all other layers are frozen.
         epochs: Passes over the data.
-        batch_size: Images per step; 0 is the net's own, where it was made for training, or 32.
+        batch_size: Dataset per step; 0 is the net's own, where it was made for training, or 32.
         recipe: The update rule and its rates; SGD with a rate of 0.01 by default.
         mean: Mean that is taken off: one number, one per channel (``"104,117,123"``), or a .binaryproto.
         scale: Factor on images after that.
@@ -103,12 +103,12 @@ def finetune(
     return execute(config, listener, material=Material(net, _arrays(data), _arrays(validation)))
 
 
-def _named(data: Images) -> str:
+def _named(data: Dataset) -> str:
     """The name of the data in messages, and in the settings that are written."""
     return str(data) if isinstance(data, (str, Path)) else "arrays"
 
 
-def _arrays(data: Images | None) -> Data | tuple[np.ndarray, np.ndarray] | None:
+def _arrays(data: Dataset | None) -> Data | tuple[np.ndarray, np.ndarray] | None:
     return None if isinstance(data, (str, Path)) else data
 
 
