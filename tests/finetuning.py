@@ -74,7 +74,7 @@ def run(settings: Any, notes: list[str] | None = None) -> Any:
     """Run it to its products."""
     from bridge.finetuning import Listener, finetune
 
-    return finetune(settings, Listener() if notes is None else Listener(note=notes.append))
+    return finetune(settings, listener=Listener() if notes is None else Listener(note=notes.append))
 
 
 def trained(settings: Any, notes: list[str] | None = None) -> Any:

@@ -142,7 +142,9 @@ def test_a_norm_that_uses_the_batch_is_no_part_of_the_frozen_trunk(name: str, tm
         return head + norm + mark + tail
 
     files = changed_model(tmp_path / "net", insert)
-    made = trained(config(tmp_path, files=files, freeze=("conv*",), epochs=1, trunk_engine="chainer"))
+    made = trained(
+        config(tmp_path, files=files, freeze=("conv*",), freeze_exactly=True, epochs=1, trunk_engine="chainer")
+    )
     below = [layer.name for layer in made.plan.net][: made.plan.stages[0].cut.index]
     assert "conv2" in below
     assert ("bn" in below) == ("use_global_stats: true" in NORMS[name])

@@ -44,8 +44,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (np.zeros((4, 28, 28)), np.zeros(3, int), "x is 4 x 28 x 28 and y is 3"),
         (np.zeros((4, 3, 28, 28)), np.zeros(4, int), "images are 3 x 28 x 28, expected 1 x 28 x 28"),
         (np.zeros((4, 28, 28), "S3"), np.zeros(4, int), "expected numbers"),
-        (np.zeros((4, 28, 28)), np.zeros(4, "U3"), "expected a label per image"),
-        (np.zeros((2, 2, 28, 28)), np.zeros((2, 2), int), "expected a label per image"),
+        (np.zeros((4, 28, 28)), np.zeros(4, "U3"), "expected labels for each image"),
+        (np.zeros((2, 2, 28, 28)), np.zeros((2, 2), int), "images are 2 x 28 x 28"),
         (np.full((4, 28, 28), np.inf), np.zeros(4, int), r"data\.npz: x has inf at \[0, 0, 0, 0\]"),
         (np.zeros((4, 28, 28)), np.float32([0, 1, np.nan, 1]), r"y has nan at \[2\]"),
     ],
@@ -102,7 +102,7 @@ def test_a_python_callable(tmp_path: Path) -> None:
     run = tmp_path / "run"
     arguments = ["finetune", *MODEL, "--head", "fc8=4", "--epochs", "1", "-o", run, "-q", "--data"]
     done = call(*arguments, "mine:digits", env=environment(PYTHONPATH=str(tmp_path)))
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr  # noise: no better than guessing
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_validation_folders_are_those_of_the_data_where_classes_are_renamed(pict
     ],
 )
 def test_a_file_of_class_names(text: bytes, expected: Any, tmp_path: Path) -> None:
-    from bridge.cli.finetune import _class_names
+    from bridge.cli.run_settings import _class_names
 
     (tmp_path / "names.txt").write_bytes(text)
     if isinstance(expected, tuple):

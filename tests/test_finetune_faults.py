@@ -17,7 +17,7 @@ import pytest
 
 from bridge.errors import BridgeError, FormatError, ModelError, OutputError, UsageError
 from tests.conftest import ROOT, missing, need
-from tests.finetuning import MODEL, call, command, config, log_of, run, same_bits, small_npz, trained
+from tests.finetuning import MODEL, call, command, config, log_of, run, same_bits, small_npz, small_pictures, trained
 
 
 @pytest.fixture(autouse=True)
@@ -156,6 +156,18 @@ def test_a_full_disk(whole: Path, small_disk: Path) -> None:
     assert same_bits(whole / "run", small_disk / "run")
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_disk_that_fills_while_pictures_are_decoded(workers: int, small_disk: Path, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    line = ["finetune", *MODEL, "--data", small_pictures(tmp_path / "pictures"), "--head", "fc8=3", "-q"]
+    more = ["--resize", "256", "--crop", "28", "--cache-memory", "0", "--workers", workers, "-o", small_disk / "run"]
+    done = call(*line, *more)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "cannot be written: No space left on device" in done.stderr
+    assert not list((small_disk / "run").iterdir())
+
+
 def _limit(kind: int, size: int) -> Callable[[], None]:
     return lambda: resource.setrlimit(kind, (size, size))
 
@@ -239,7 +251,7 @@ def test_an_image_too_large_for_the_memory(tmp_path: Path) -> None:
         ({"heads": ("fc8=4", "fc8=5")}, UsageError, "layer 'fc8' two heads"),
         ({"recipe": "Adamm"}, UsageError, "no optimizer 'Adamm'"),
         ({"freeze": ("cov*",)}, UsageError, "cov"),
-        ({"freeze": ("*",)}, UsageError, "nothing to train"),
+        ({"freeze": ("*",), "freeze_exactly": True}, UsageError, "nothing to train"),
         ({"lr_mult": {"fx*": 2.0}}, UsageError, "fx"),
         ({"lr_mult": {"*": 0.0}}, UsageError, "nothing to train"),
         ({"data": "/nowhere/at/all"}, BridgeError, "does not exist"),
@@ -306,7 +318,7 @@ def test_outputs_without_a_class_are_remarked_on(tmp_path: Path) -> None:
         ({"scale": None}, "numbers from 0 to 255"),
         ({"validation_share": 0.005}, "none are held out"),
         ({"validation_share": 0.0, "patience": 2}, "without validation data"),
-        ({"freeze": (), "unfreeze_at": 1}, "without --freeze"),
+        ({"freeze": (), "unfreeze_at": 1}, "where nothing is frozen"),
         ({"unfreeze_at": 5}, "after the last of 1 epochs"),
         ({"freeze": ("conv*", "fc8")}, "new parameters are frozen, and stay as their fillers made them: fc8"),
     ],

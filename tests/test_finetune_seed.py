@@ -216,7 +216,8 @@ from bridge.caffe_files import prototxt
 from bridge.finetuning import Config, Listener, finetune, read_solver
 files = f"{folder}/train.prototxt", f"{folder}/start.caffemodel"
 recipe = read_solver(prototxt.parse_file(f"{folder}/solver.prototxt"))
-run = finetune(Config(files, f"{folder}/../batches.npz", output, recipe=recipe, scale=0.00390625), Listener(note=print))
+config = Config(files, f"{folder}/../batches.npz", output, recipe=recipe, scale=0.00390625)
+run = finetune(config, listener=Listener(note=print))
 """
 """A replay from Python."""
 

@@ -95,6 +95,22 @@ def test_a_run_that_learns_nothing_says_so_and_ends_with_status_1(tmp_path: Path
     assert "no better than guessing" in (tmp_path / "run" / "report.html").read_text()
 
 
+@pytest.mark.parametrize(
+    ("first", "last", "words"),
+    [
+        (1.8, 1.61, "stays at that of guessing"),
+        (38.4, 38.3, "hardly moved, from 38.4 to 38.3: the rate 0.01 is too low"),
+        (2.0, 40.0, "rose from 2 to 40: the rate 0.01 is too high"),
+        (2.0, 0.1, "the held-out ones are not"),
+        (40.0, 20.0, "still 20"),
+    ],
+)
+def test_the_losses_tell_what_is_usually_wrong(first: float, last: float, words: str) -> None:
+    from bridge.finetuning.verdict import cause_of_losses
+
+    assert words in cause_of_losses(first, last, 1.609, 0.01)
+
+
 def test_chance_is_the_binomial_tail() -> None:
     from bridge.finetuning.verdict import chance
 

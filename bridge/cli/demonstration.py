@@ -141,7 +141,7 @@ def _train(files: list[str], output: Path, freeze: tuple[str, ...], on_step: Cal
         scale=1 / 256,
         recipe=recipe,
     )
-    return finetune(config, Listener(on_step))
+    return finetune(config, listener=Listener(on_step))
 
 
 def _accuracy(run: Run) -> float:

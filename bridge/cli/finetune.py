@@ -178,7 +178,7 @@ def finetune(files: tuple[str, ...], **given: Any) -> None:
     if given["solver"] and blas.holds_batches(given["data"]):  # a replay of a Caffe run
         blas.exact_arithmetic()  # before NumPy is imported
     from bridge.finetuning.parallel import communicator_for
-    from bridge.finetuning.run import finetune as run_finetune
+    from bridge.finetuning.run import execute
 
     given["communicator"] = given["communicator"] or communicator_for(given["device"] or "")
     with all_or_none(given["communicator"]) as first:
@@ -189,7 +189,7 @@ def finetune(files: tuple[str, ...], **given: Any) -> None:
             if given["show_data"] or given["find_lr"]:
                 _look(config, listener, given)
                 return
-            run = run_finetune(config, listener, lambda folder: write_command(folder, given_words(context)))
+            run = execute(config, listener, lambda folder: write_command(folder, given_words(context)))
     if first:
         found = f", {run.evaluation}" if run.evaluation is not None else ""
         click.echo(f"{config.output}: {run.outcome.iterations} iterations{found}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from bridge.lazy import lazy
 
 if TYPE_CHECKING:
+    from bridge.finetuning.api import finetune as finetune
     from bridge.finetuning.blas import exact_arithmetic as exact_arithmetic
     from bridge.finetuning.config import Config as Config
     from bridge.finetuning.listener import Listener as Listener
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from bridge.finetuning.recipe import Recipe as Recipe
     from bridge.finetuning.recipe import read_solver as read_solver
     from bridge.finetuning.run import Run as Run
-    from bridge.finetuning.run import finetune as finetune
 else:
     __all__ = lazy(
         __name__,
@@ -28,6 +28,6 @@ else:
             "Recipe": "bridge.finetuning.recipe",
             "read_solver": "bridge.finetuning.recipe",
             "Run": "bridge.finetuning.run",
-            "finetune": "bridge.finetuning.run",
+            "finetune": "bridge.finetuning.api",
         },
     )

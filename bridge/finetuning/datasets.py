@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from bridge.errors import UsageError
 from bridge.finetuning.config import Config
 from bridge.finetuning.data import Data, Loading, load_data, named, split
 from bridge.finetuning.listener import Work, silent
+from bridge.finetuning.material import Arrays, Material, loaded_data
 from bridge.finetuning.objective import Objective
 from bridge.finetuning.parallel import Ranks
 from bridge.schema import Net, Shape, count
 
 
 def load_splits(
-    config: Config, shape: Shape, resize: tuple[int, int], ranks: Ranks, work: Work = silent
+    config: Config,
+    shape: Shape,
+    resize: tuple[int, int],
+    ranks: Ranks,
+    work: Work = silent,
+    material: Material | None = None,
 ) -> tuple[Data, Data | None]:
     """Load the data of a run, and hold out a part for validation.
 
@@ -26,6 +30,7 @@ def load_splits(
         resize: (height, width) that pictures are brought to.
         ranks: The processes; rank 0 loads the data for all.
         work: Is told how many pictures are decoded.
+        material: Data in memory, in place of those that the settings name.
 
     Returns:
         Training data, and validation data or ``None``.
@@ -44,10 +49,11 @@ def load_splits(
         root=config.root,
         work=work,
     )
-    data = _shared(config.data, loading, ranks)
+    given = material or Material()
+    data = _shared(given.data, config.data, loading, ranks)
     if ranks.size > 1 and data.fixed:
         raise UsageError("a sequence of fixed batches cannot be shared by several processes", where=config.data)
-    held_out = _shared(config.validation, loading, ranks, data.classes) if config.validation else None
+    held_out = _shared(given.validation, config.validation, loading, ranks, data.classes) if config.validation else None
     for found, where in ((data, config.data), (held_out, config.validation)):
         if found is not None and not len(found):
             raise UsageError("has no images", where=where)
@@ -63,12 +69,14 @@ def load_splits(
     return data.take(train, data.notes), data.take(held) if len(held) else None
 
 
-def _shared(source: str, loading: Loading, ranks: Ranks, classes: Sequence[str] = ()) -> Data:
-    """The data of a source, in every rank.
+def _shared(given: Arrays, source: str, loading: Loading, ranks: Ranks, classes: tuple[str, ...] = ()) -> Data:
+    """The data that are given, or else those of a source, in every rank.
 
-    Rank 0 loads them. The others get what it has in memory; where pictures went to a file, they map the file, or
-    decode for themselves on a machine that does not see it.
+    Rank 0 reads the source. The others get what it has in memory; where pictures went to a file, they map the file,
+    or decode for themselves on a machine that does not see it.
     """
+    if given is not None or ranks.size == 1:
+        return loaded_data(given, source, loading, classes)
     data = load_data(source, loading, classes) if ranks.first else None
     mapped = ranks.broadcast(data is not None and isinstance(data.x, np.memmap))
     if mapped:

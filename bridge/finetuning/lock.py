@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
 from bridge.errors import OutputError, UsageError
 
@@ -25,12 +24,12 @@ class RunLock:
 
     def __init__(self, folder: Path, marker: str) -> None:
         self._folder, self._marker = folder, marker
-        self._file: IO[bytes] | None = None
+        self._handle: int | None = None
 
     @property
     def taken(self) -> bool:
         """Whether this process has the lock."""
-        return self._file is not None
+        return self._handle is not None
 
     def take(self) -> None:
         """Take the lock; the folder must exist.
@@ -40,18 +39,18 @@ class RunLock:
             OutputError: The folder cannot be written to.
         """
         try:
-            file = open(self._folder / ".lock", "ab")  # noqa: SIM115 (it stays open)
+            handle = _opened(self._folder)
         except OSError as error:
             raise OutputError(f"cannot be written: {error.strerror}", where=str(self._folder)) from None
         try:
-            _lock(file)
+            _lock(handle)
         except BlockingIOError:
-            file.close()
+            os.close(handle)
             hint = "wait for its end, or name another folder"
             raise UsageError("another run works in this folder", where=str(self._folder), hint=hint) from None
         except OSError:  # a file system without locks
             pass
-        self._file = file
+        self._handle = handle
 
     def __enter__(self) -> RunLock:
         if (self._folder / self._marker).exists():
@@ -61,20 +60,26 @@ class RunLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file is not None:
-            with contextlib.suppress(OSError):
-                self._file.close()
+        if self._handle is not None:
+            os.close(self._handle)
 
 
-def _lock(file: IO[bytes]) -> None:
+def _opened(folder: Path) -> int:
+    """The folder itself, so that no file is left behind; on Windows, which locks files only, one in it."""
+    if sys.platform == "win32":
+        return os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
+    return os.open(folder, os.O_RDONLY)
+
+
+def _lock(handle: int) -> None:
     if sys.platform == "win32":
         import msvcrt
 
         try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
         except OSError:
             raise BlockingIOError from None
     else:
         import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -18,6 +18,7 @@ from bridge.finetuning.config import Config
 from bridge.finetuning.cut import find_cut
 from bridge.finetuning.data import Data
 from bridge.finetuning.listener import Work, silent
+from bridge.finetuning.material import Material
 from bridge.finetuning.objective import Objective, objective_of
 from bridge.finetuning.optimizers import Factors, factors_of
 from bridge.finetuning.parallel import Ranks, ranks_of
@@ -126,7 +127,7 @@ class Plan:
         return "\n".join(lines)
 
 
-def make_plan(config: Config, work: Work = silent) -> tuple[Plan, NetChain]:
+def make_plan(config: Config, work: Work = silent, material: Material | None = None) -> tuple[Plan, NetChain]:
     """Decide everything about a run, and build the chain that it trains.
 
     Nothing is written, but for files of decoded pictures that do not fit into memory.
@@ -134,15 +135,17 @@ def make_plan(config: Config, work: Work = silent) -> tuple[Plan, NetChain]:
     Args:
         config: The settings.
         work: Is told how far decoding pictures is.
+        material: A net and data in memory, in place of those that the settings name.
 
     Raises:
         BridgeError: Whatever keeps the run from being started, in one line.
     """
     ranks = ranks_of(config.communicator)
     recorded = ranks.broadcast(snapshot.read_state(config.folder / snapshot.SNAPSHOT_FILE) if config.resume else None)
-    made = prepare.prepared(config)
+    material = material or Material()
+    made = prepare.prepared(config, material.net)
     net, objective = made.net, objective_of(made.net, config.recipe.label_smoothing, config.half)
-    fed = _feed(config, made, objective, ranks, work)
+    fed = _feed(config, made, objective, ranks, work, material)
     objective = dataclasses.replace(objective, weights=class_weights(config, net, objective, fed.train))
     chain = _chain(config, net, ranks)
     batches = _batches(config, made, objective, fed.train, ranks)
@@ -185,11 +188,13 @@ class _Feed(NamedTuple):
     notes: list[str]
 
 
-def _feed(config: Config, made: prepare.Prepared, objective: Objective, ranks: Ranks, work: Work) -> _Feed:
+def _feed(
+    config: Config, made: prepare.Prepared, objective: Objective, ranks: Ranks, work: Work, material: Material
+) -> _Feed:
     """Load the data, and check that they fit the net."""
     shape = made.net.inputs[objective.data] or ()
     preprocess, resize = preprocessing(config, made.net, shape, made.source)
-    train, validation = datasets.load_splits(config, shape, resize, ranks, work)
+    train, validation = datasets.load_splits(config, shape, resize, ranks, work, material)
     preprocess = fitted(preprocess, train, shape, config.data)
     notes = datasets.check_labels(made.net, objective, train, config.data)
     if validation is not None:

@@ -41,14 +41,19 @@ class Prepared(NamedTuple):
     notes: list[str]
 
 
-def prepared(config: Config) -> Prepared:
+def prepared(config: Config, net: Net | None = None) -> Prepared:
     """The net that a run trains, by its settings.
+
+    Args:
+        config: The settings.
+        net: The net in memory; ``None`` loads the files.
 
     Raises:
         BridgeError: The files make no net, a head or a pattern fits no layer, or there is no single place for a loss.
     """
     heads = [Head.parse(text) for text in config.heads]
-    net = bridge.load(*config.files, **{"phase": "TRAIN", **config.reading})
+    if net is None:
+        net = bridge.load(*config.files, **{"phase": "TRAIN", **config.reading})
     net, new = with_new_layers(with_heads(net, heads))
     source = data_layer(net)
     for_training = source is not None or has_loss(net)

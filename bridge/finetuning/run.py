@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bridge.chain import devices
 from bridge.chain.build import NetChain
@@ -19,6 +19,7 @@ from bridge.finetuning.evaluation import Evaluation
 from bridge.finetuning.listener import Listener, silent
 from bridge.finetuning.lock import RunLock
 from bridge.finetuning.loop import Loop
+from bridge.finetuning.material import Material
 from bridge.finetuning.outcome import Outcome
 from bridge.finetuning.parallel import world
 from bridge.finetuning.plan import Plan, make_plan
@@ -30,6 +31,9 @@ from bridge.schema import Net
 
 if TYPE_CHECKING:
     from bridge.finetuning.products import Products
+
+
+_FILES = Material()
 
 
 @dataclass(frozen=True, repr=False)
@@ -95,6 +99,16 @@ class Run:
         """The evaluation of the model on the validation data."""
         return self.outcome.evaluation
 
+    @property
+    def history(self) -> tuple[dict[str, Any], ...]:
+        """The record of each step, as in ``log.jsonl``."""
+        return self.outcome.history
+
+    @property
+    def files(self) -> Mapping[str, Path]:
+        """Name -> path of each file that was written, such as ``model.onnx``; empty in ranks other than 0."""
+        return self.products.files if self.products is not None else {}
+
     @functools.cached_property
     def verdict(self) -> Verdict:
         """Whether the model is better than guessing."""
@@ -106,16 +120,19 @@ class Run:
         return [*self.plan.notes, *(self.products.notes if self.products is not None else ())]
 
 
-def finetune(config: Config, listener: Listener | None = None, on_folder: Callable[[Path], None] = silent) -> Run:
-    """Fine-tune a net and write the products into the run's folder.
-
-    What a run computes follows from its settings, the data, the processor and the installed packages: two runs with
-    the same seed end in the same bits, on the CPU.
+def execute(
+    config: Config,
+    listener: Listener | None = None,
+    on_folder: Callable[[Path], None] = silent,
+    material: Material = _FILES,
+) -> Run:
+    """Do a run, from its settings to its products.
 
     Args:
         config: The settings.
         listener: Whom the run tells what it does; nobody by default.
         on_folder: Called with the run's folder when it is there and nothing keeps the run from being started.
+        material: A net and data in memory, in place of those that the settings name.
 
     Returns:
         The finished run.
@@ -126,7 +143,7 @@ def finetune(config: Config, listener: Listener | None = None, on_folder: Callab
     from bridge.finetuning.products import write_products
 
     with blas.threads(config.threads), devices.scope(config.device), _lock(config) as lock:
-        loop = begin(config, listener, lock)
+        loop = begin(config, listener, lock, material)
         if loop.plan.ranks.first:
             on_folder(config.folder)
         run = Run(loop.plan, loop.chain, loop.run())
@@ -145,13 +162,16 @@ def _is_first(config: Config) -> bool:
     return not config.communicator or world().rank == 0
 
 
-def begin(config: Config, listener: Listener | None = None, lock: RunLock | None = None) -> Loop:
+def begin(
+    config: Config, listener: Listener | None = None, lock: RunLock | None = None, material: Material = _FILES
+) -> Loop:
     """Everything up to the first step: the plan, the run's folder, and the loop.
 
     Args:
         config: The settings.
         listener: Whom the run tells what it does.
         lock: Keeps other runs out of the folder.
+        material: A net and data in memory, in place of those that the settings name.
 
     Raises:
         BridgeError: Whatever keeps the run from being started; then no folder is made.
@@ -160,7 +180,7 @@ def begin(config: Config, listener: Listener | None = None, lock: RunLock | None
     if _is_first(config):
         check_folder(config)
     with blas.threads(config.threads), devices.scope(config.device):
-        plan, chain = make_plan(config, listener.work)
+        plan, chain = make_plan(config, listener.work, material)
         loop = Loop.of(plan, chain, listener)
         for note in plan.notes:
             listener.note(note)

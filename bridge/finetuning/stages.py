@@ -126,7 +126,8 @@ class _Feeder:
         self._trunk: Trunk | None = None
         if stage.cut is not None and stage.trunk is not None:
             self._trunk = Trunk(chain, stage.cut, plan.objective.data, stage.trunk.onnx)
-            self._say(stage.trunk.note)
+            if listener.plan is None:  # else the plan said it
+                self._say(stage.trunk.note)
 
     def source(self, data: Data, *, augmented: bool) -> Source:
         """The images of a split: as they are, through the trunk, or from its cache."""

@@ -16,6 +16,8 @@ _CHANCE = 0.05
 """A model that guesses has at least that many right with this probability: so much luck is not believed."""
 _STUCK = 0.02
 """The loss of a training that goes nowhere, relative to that of guessing."""
+_MOVED = 0.1
+"""A change of the loss, as a share of it, that counts as one."""
 
 
 @dataclass(frozen=True)
@@ -73,30 +75,43 @@ def chance(right: int, total: int, share: float) -> float:
 def _causes(plan: Plan, outcome: Outcome) -> list[str]:
     """What is usually wrong, the likeliest first."""
     causes = []
-    preprocess, first, last = plan.preprocess, plan.stages[0], _last_losses(outcome.history)
+    preprocess, first = plan.preprocess, plan.stages[0]
+    last = _mean_loss(outcome.history, outcome.history[-1]["epoch"])
     if plan.train.x.dtype == np.uint8 and preprocess.scale == 1 and not preprocess.mean.size:
         causes.append("no --mean and no --scale: the net sees numbers from 0 to 255; most were trained with a mean")
-    guess = math.log(max(2, plan.objective.classes))
-    rate = plan.recipe.base_lr
-    if abs(last - guess) <= _STUCK * guess:
-        causes.append(
-            f"the training loss stays at that of guessing, {guess:.2f}: the rate {rate:g} is too high or too low "
-            "(--lr; --find-lr looks for one)"
-        )
-    elif last > guess:
-        causes.append(
-            f"the training loss is {last:.3g}, above that of guessing, {guess:.2f}: --lr {rate:g} is too high"
-        )
-    elif outcome.evaluation is not None and last < guess / 2:
-        causes.append("the training images are learned and the held-out ones are not: too few images, or wrong labels")
-    else:
-        causes.append(f"the rate {rate:g} is too low, or {plan.iterations} steps are too few (--lr, --epochs)")
+    steps, guess = outcome.history, math.log(max(2, plan.objective.classes))
+    begun = _mean_loss(steps, steps[0]["epoch"]) if steps[-1]["epoch"] > steps[0]["epoch"] else steps[0]["loss"]
+    causes.append(cause_of_losses(begun, last, guess, plan.recipe.base_lr))
     if len(first.trained) == 1 and first.frozen:
         causes.append(f"only '{first.trained[0]}' is trained: freeze fewer layers")
     causes.append("--show-data shows the pictures as the net sees them")
     return causes
 
 
-def _last_losses(history: tuple[dict[str, Any], ...]) -> float:
-    epoch = history[-1]["epoch"]
+def cause_of_losses(first: float, last: float, guess: float, rate: float) -> str:
+    """What the training loss tells.
+
+    Args:
+        first: The mean loss of the first epoch, or where there is one epoch only the loss of the first step.
+        last: The mean loss of the last epoch.
+        guess: The loss of a net that gives all classes the same score.
+        rate: The learning rate at the start.
+    """
+    if abs(last - guess) <= _STUCK * guess:
+        return (
+            f"the training loss stays at that of guessing, {guess:.2f}: the rate {rate:g} is too high or too low "
+            "(--lr; --find-lr looks for one)"
+        )
+    if not last <= first * (1 + _MOVED):
+        return f"the training loss rose from {first:.3g} to {last:.3g}: the rate {rate:g} is too high (--lr, --find-lr)"
+    if last >= first * (1 - _MOVED):
+        return (
+            f"the training loss hardly moved, from {first:.3g} to {last:.3g}: the rate {rate:g} is too low (--find-lr)"
+        )
+    if last < guess / 2:
+        return "the training images are learned and the held-out ones are not: too few images, or wrong labels"
+    return f"the training loss is still {last:.3g}: more --epochs, or another --lr (--find-lr looks for one)"
+
+
+def _mean_loss(history: tuple[dict[str, Any], ...], epoch: int) -> float:
     return float(np.mean([record["loss"] for record in history if record["epoch"] == epoch]))
