@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import need
-from tests.finetuning import config
+from tests.finetuning import config, stopped, trained
 
 RULES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
 
@@ -142,3 +144,86 @@ def test_a_small_net_trains_for_a_step_on_a_device_as_with_numpy() -> None:
     from bridge.chain.device_facts import step_differences
 
     assert step_differences("@numpy") == {"loss": 0, "gradient": 0, "parameter": 0}
+
+
+# ---- runs ---------------------------------------------------------------------------------------
+
+BOTH = ["@numpy", pytest.param("@cupy:0", marks=pytest.mark.gpu)]
+
+
+@pytest.mark.parametrize("device", BOTH)
+@pytest.mark.parametrize("rule", [*RULES, "AdamW"])
+def test_a_run_on_a_device_trains_as_on_the_host(rule: str, device: str, tmp_path: Path) -> None:
+    """Frozen trunk, clipped gradients, every update rule; the trunk's features come from the device."""
+    from bridge.finetuning import Recipe
+
+    settings = Recipe(
+        rule, base_lr=0.001, momentum=0 if rule in ("AdaGrad", "RMSProp") else 0.9, clip_gradients=1, seed=2
+    )
+    found = [
+        trained(
+            config(
+                tmp_path, output=str(tmp_path / name), device=place, epochs=1, recipe=settings, trunk_engine="chainer"
+            )
+        )
+        for name, place in (("host", "@numpy"), ("device", device))
+    ]
+    host, there = (loop.trained.copies() for loop in found)
+    for name, values in host.items():
+        np.testing.assert_allclose(there[name], values, rtol=1e-2, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("device", BOTH)
+def test_a_run_on_a_device_resumes(device: str, tmp_path: Path) -> None:
+    whole = trained(config(tmp_path, output=str(tmp_path / "whole"), device=device, snapshot_every=2))
+    halves = config(tmp_path, output=str(tmp_path / "halves"), device=device, snapshot_every=2)
+    stopped(halves, 3)
+    resumed = trained(dataclasses.replace(halves, resume=True))
+    for name, values in whole.trained.copies().items():
+        np.testing.assert_allclose(resumed.trained.copies()[name], values, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.gpu
+def test_half_precision_learns_on_a_gpu(tmp_path: Path) -> None:
+    loop = trained(config(tmp_path, freeze=(), half=True, device="@cupy:0", epochs=4))
+    assert loop.evaluate(loop.inputs.validation).accuracy > 0.5
+
+
+@pytest.mark.gpu
+def test_the_second_gpu_computes_on_itself(tmp_path: Path) -> None:
+    """Arrays that are made on the way are on the chain's GPU, not on the first one."""
+    from bridge.chain.devices import cuda_devices
+
+    if cuda_devices() < 2:
+        pytest.skip("there is one GPU")
+    loop = trained(config(tmp_path, freeze=(), device="@cupy:1", epochs=1))
+    assert {param.array.device.id for param in loop.chain.params()} == {1}
+
+
+def test_a_run_computes_within_the_scope_of_its_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inputs, kernels and updates go to the device that the scope names; each part of a run is inside of it."""
+    from bridge.chain import devices
+    from bridge.finetuning import loop as loops_module
+    from bridge.finetuning import plan as plans
+
+    within: list[str] = []
+    seen: list[list[str]] = []
+
+    @contextlib.contextmanager
+    def scope(name: str) -> Iterator[None]:
+        within.append(name)
+        yield
+        within.pop()
+
+    monkeypatch.setattr(devices, "scope", scope)
+    for module, name in ((plans, "build_chain"), (loops_module, "forward"), (loops_module, "evaluate")):
+        own = getattr(module, name)
+
+        def watched(*args: Any, own: Any = own, **kwargs: Any) -> Any:
+            seen.append(list(within))
+            return own(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, watched)
+    trained(config(tmp_path, epochs=1))
+    assert len(seen) > 3
+    assert all(names for names in seen)
