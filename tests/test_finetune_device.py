@@ -227,3 +227,36 @@ def test_a_run_computes_within_the_scope_of_its_device(tmp_path: Path, monkeypat
     trained(config(tmp_path, epochs=1))
     assert len(seen) > 3
     assert all(names for names in seen)
+
+
+def test_the_next_batch_is_read_ahead_with_the_same_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With random mirroring, and over the end of an epoch; the thread reads all batches but the first of each stage."""
+    import threading
+
+    from bridge.finetuning import prefetch
+    from bridge.finetuning.sources import Source
+
+    plain = trained(config(tmp_path, freeze=(), mirror=True, output=str(tmp_path / "plain")))
+    readers: list[str] = []
+    own = Source.get
+
+    def get(self: Any, indices: Any, epoch: int) -> Any:
+        readers.append(threading.current_thread().name)
+        return own(self, indices, epoch)
+
+    monkeypatch.setattr(Source, "get", get)
+    from bridge.finetuning.run import begin
+
+    loop = begin(config(tmp_path, freeze=(), mirror=True, output=str(tmp_path / "ahead")))
+    enter = type(loop).enter
+
+    def entered(self: Any, stage: Any) -> None:
+        enter(self, stage)
+        self.at.ahead = prefetch.Ahead(self.inputs.train)
+
+    monkeypatch.setattr(type(loop), "enter", entered)
+    loop.run()
+    for name, values in plain.trained.copies().items():
+        assert loop.trained.copies()[name].tobytes() == values.tobytes(), name
+    assert sum(name.startswith("prefetch") for name in readers) == loop.plan.iterations
+    assert not any(thread.name.startswith("prefetch") for thread in threading.enumerate())
