@@ -13,10 +13,11 @@ from hypothesis import given, settings
 import bridge
 from bridge.caffe_files import prototxt
 from bridge.caffe_files.assemble import assemble
-from bridge.errors import UnsupportedLayerError
+from bridge.errors import MissingExtraError, UnsupportedLayerError, UsageError
 from tests.conftest import need
 from tests.strategies import CASES
-from tests.test_chain import IN_PLACE, X, built, outputs
+from tests.test_chain import IN_PLACE, X, built
+from tests.test_losses import CASES as RECORDED
 
 
 @pytest.fixture(autouse=True)
@@ -92,47 +93,123 @@ def test_layers_compute_on_a_device_what_they_compute_on_the_host(name: str, tra
     check()
 
 
+@pytest.mark.parametrize("name", sorted(RECORDED))
+def test_losses_on_a_device_are_what_caffe_recorded(name: str, device: Any) -> None:
+    from bridge.chain.functions import chainer
+    from bridge.testing.device import DeviceArray, to_device
+
+    case = RECORDED[name]
+    net = assemble(None, prototxt.parse(str(case["net"])))
+    chain = to_device(bridge.build_chain(net))
+    inputs = {key[3:]: chainer.Variable(value) for key, value in case.items() if key.startswith("in:")}
+    for variable in inputs.values():
+        variable._data[0] = DeviceArray(variable.array)
+    values = chain.run(inputs)
+    for key, expected in case.items():
+        if key.startswith("out:"):
+            np.testing.assert_allclose(values[key[4:]].array.get(), expected, 1e-5, 1e-6)
+    if any(key.startswith("bottom:") for key in case):
+        (values["loss"] * net.layers[-1].loss_weights[0]).backward()  # type: ignore[attr-defined]
+    for key, expected in case.items():
+        if key.startswith("bottom:"):
+            np.testing.assert_allclose(inputs[key[7:]].grad.get(), expected, 1e-5, 1e-7)
+
+
 # ---- on a GPU ---------------------------------------------------------------------------------
 
 
+BOTH = ["@numpy", pytest.param("@cupy:0", marks=pytest.mark.gpu)]
+"""On NumPy these tests compare it with itself, which shows that they run."""
+
+
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:A batch with no more than one sample")
+@pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("name", sorted(CASES))
-def test_a_gpu_computes_what_the_cpu_does(name: str) -> None:
-    need("chainer")
-    from bridge.chain.functions import chainer
+def test_a_gpu_computes_what_the_cpu_does(name: str, train: bool) -> None:
+    """Forward and backward."""
+    compare_on("@cupy:0", name, train)
+
+
+@pytest.mark.filterwarnings("ignore:A batch with no more than one sample")
+@pytest.mark.parametrize("name", ["Pooling", "LRN", "Interp"])
+def test_the_comparison_with_a_gpu_runs(name: str) -> None:
+    compare_on("@numpy", name, True)
+
+
+def compare_on(place: str, name: str, train: bool) -> None:
+    from bridge.chain import devices
 
     @settings(max_examples=5)
     @given(CASES[name])
     def check(case: Any) -> None:
+        net, inputs = case.net(), case.inputs()
         try:
-            chain = bridge.build_chain(case.net())
+            chain = bridge.build_chain(net)
         except UnsupportedLayerError:
             return
-        on_gpu = copy.deepcopy(chain)
-        on_gpu.to_device("@cupy:0")
-        to_cpu = chainer.backends.cuda.to_cpu
-        inputs = case.inputs()
-        expected = outputs(chain, inputs)
-        found = outputs(on_gpu, {key: on_gpu.xp.asarray(value) for key, value in inputs.items()})
-        for a, b in zip(found, expected, strict=True):
-            np.testing.assert_allclose(to_cpu(a), b, rtol=1e-3, atol=1e-4)
+        expected = passed(copy.deepcopy(chain), inputs, train)
+        with devices.scope(place):
+            chain.to_device(place)
+            found = passed(chain, {key: chain.xp.asarray(value) for key, value in inputs.items()}, train)
+        if net.layers[-1].draws_random and train:
+            return
+        for mine, theirs in zip([*found[0], *found[1]], [*expected[0], *expected[1]], strict=True):
+            if theirs is not None:
+                np.testing.assert_allclose(devices.to_host(mine), theirs, rtol=1e-3, atol=1e-4)
 
     check()
 
 
-@pytest.mark.gpu
-def test_training_on_a_gpu_gives_the_same_net() -> None:
+@pytest.mark.parametrize("place", BOTH)
+def test_training_on_a_device_gives_the_same_net(place: str) -> None:
+    from bridge.chain import devices
     from bridge.chain.functions import chainer
 
     trained = []
-    for device in ("@numpy", "@cupy:0"):
+    for device in ("@numpy", place):
         chain = built(IN_PLACE)
-        chain.to_device(device)
-        optimizer = chainer.optimizers.MomentumSGD().setup(chain)
-        x, t = chain.xp.asarray(X), chain.xp.asarray(np.int32([0, 1]))
-        for _ in range(3):
-            optimizer.update(lambda: chainer.functions.softmax_cross_entropy(chain(x), t))  # noqa: B023
+        with devices.scope(device):
+            chain.to_device(device)
+            optimizer = chainer.optimizers.MomentumSGD().setup(chain)
+            x, t = chain.xp.asarray(X), chain.xp.asarray(np.int32([0, 1]))
+            for _ in range(3):
+                optimizer.update(lambda: chainer.functions.softmax_cross_entropy(chain(x), t))  # noqa: B023
         trained.append(bridge.from_chain(chain, assemble(None, prototxt.parse(IN_PLACE))))
     for a, b in zip(*trained, strict=True):
         for role, values in a.blobs.items():
             np.testing.assert_allclose(b.blobs[role], values, rtol=1e-3, atol=1e-4)
+
+
+# ---- names of devices ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given_name", "rank", "expected"),
+    [("-1", 0, "@numpy"), (-1, 0, "@numpy"), ("cpu", 0, "@numpy"), ("0", 0, "@cupy:0"), (1, 0, "@cupy:1"),
+     ("@cupy:1", 0, "@cupy:1"), ("gpu", 1, "@cupy:1")],
+)  # fmt: skip
+def test_names_of_devices(given_name: Any, rank: int, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bridge.chain import devices
+
+    monkeypatch.setattr(devices, "cuda_problem", lambda: "")
+    monkeypatch.setattr(devices, "cuda_devices", lambda: 2)
+    assert devices.parse_device(given_name, local_rank=rank) == expected
+
+
+def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bridge.chain import devices
+    from bridge.chain.functions import chainer
+
+    assert devices.parse_device(chainer.get_device("@numpy")) == "@numpy"
+    monkeypatch.setattr(devices, "cuda_problem", lambda: "")
+    monkeypatch.setattr(devices, "cuda_devices", lambda: 2)
+    with pytest.raises(UsageError, match="CUDA finds 2, from 0 to 1"):
+        devices.parse_device("2")
+    with pytest.raises(UsageError, match="4 processes on one GPU"):
+        devices.parse_device("0", local_size=4)
+    with pytest.raises(UsageError, match="no device 'cuda'"):
+        devices.parse_device("cuda")
+    monkeypatch.setattr(devices, "cuda_problem", lambda: "there is no CUDA device")
+    with pytest.raises(MissingExtraError, match="there is no CUDA device"):
+        devices.parse_device("0")

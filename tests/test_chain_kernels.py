@@ -19,13 +19,13 @@ def kernels() -> dict[str, Any]:
     import importlib
 
     from bridge.chain.functions import HOMES
-    from bridge.chain.functions.helper_kernels import KERNELS
+    from bridge.chain.functions.helper_kernels import DEVICE_KERNELS
     from bridge.finetuning import rule_kernels
 
     for home in set(HOMES.values()):
         importlib.import_module(f"bridge.chain.functions.{home}")
     assert rule_kernels
-    return KERNELS
+    return DEVICE_KERNELS
 
 
 class Nvrtc:

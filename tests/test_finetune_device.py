@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import need
-from tests.finetuning import config
+from tests.finetuning import config, stopped, trained
 
 RULES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
 
@@ -37,6 +39,13 @@ def loops(tmp_path: Path, **recipe: Any) -> Iterator[Any]:
         yield loop
 
 
+def stepped(loop: Any, iteration: int) -> dict[str, Any]:
+    """One update; its record."""
+    record: dict[str, Any] = loop.gradients(iteration)[0]
+    loop.update(record)
+    return record
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_a_step_copies_to_the_host_once_and_computes_the_same(rule: str, tmp_path: Path) -> None:
     """The loss and the number of right images come back in one copy; the norm of the gradients stays on the device."""
@@ -45,13 +54,13 @@ def test_a_step_copies_to_the_host_once_and_computes_the_same(rule: str, tmp_pat
     momentum = {"AdaGrad": 0.0, "RMSProp": 0.0}.get(rule, 0.9)
     rate = {"RMSProp": 0.001}.get(rule, 0.01)
     host, device = loops(tmp_path, type=rule, momentum=momentum, base_lr=rate, iter_size=2)
-    expected = [host._step(step, False)[0] for step in range(3)]
+    expected = [stepped(host, step) for step in range(3)]
     to_device(device.chain)
     with standing_in() as module:
         found = []
         for step in range(3):
             before = module.copies
-            found.append(device._step(step, False)[0])
+            found.append(stepped(device, step))
             assert module.copies - before == 1
     for mine, theirs in zip(found, expected, strict=True):
         assert mine == pytest.approx(theirs, rel=1e-4)
@@ -127,13 +136,13 @@ def test_an_overflow_in_float16_is_left_out_and_lowers_the_scale(tmp_path: Path)
     loop.updater.set_loss_scale(2.0**24)
     before = {name: param.array.copy() for name, param in loop.chain.namedparams()}
     with np.errstate(all="ignore"):
-        record, _ = loop._step(0, False)
+        record = stepped(loop, 0)
     assert record["loss_scale"] == 2.0**24
     assert loop.updater.loss_scale == loop.at.state.loss_scale == 2.0**23
     assert all(np.array_equal(param.array, before[name]) for name, param in loop.chain.namedparams())
     loop.updater.set_loss_scale(128.0, 999)
     with np.errstate(all="ignore"):
-        loop._step(1, False)
+        stepped(loop, 1)
     assert (loop.updater.loss_scale, loop.updater.calm) == (256.0, 0)
     assert not all(np.array_equal(param.array, before[name]) for name, param in loop.chain.namedparams())
 
@@ -142,3 +151,119 @@ def test_a_small_net_trains_for_a_step_on_a_device_as_with_numpy() -> None:
     from bridge.chain.device_facts import step_differences
 
     assert step_differences("@numpy") == {"loss": 0, "gradient": 0, "parameter": 0}
+
+
+# ---- runs ---------------------------------------------------------------------------------------
+
+BOTH = ["@numpy", pytest.param("@cupy:0", marks=pytest.mark.gpu)]
+
+
+@pytest.mark.parametrize("device", BOTH)
+@pytest.mark.parametrize("rule", [*RULES, "AdamW"])
+def test_a_run_on_a_device_trains_as_on_the_host(rule: str, device: str, tmp_path: Path) -> None:
+    """Frozen trunk, clipped gradients, every update rule; the trunk's features come from the device."""
+    from bridge.finetuning import Recipe
+
+    settings = Recipe(
+        rule, base_lr=0.001, momentum=0 if rule in ("AdaGrad", "RMSProp") else 0.9, clip_gradients=1, seed=2
+    )
+    found = [
+        trained(
+            config(
+                tmp_path, output=str(tmp_path / name), device=place, epochs=1, recipe=settings, trunk_engine="chainer"
+            )
+        )
+        for name, place in (("host", "@numpy"), ("device", device))
+    ]
+    host, there = (loop.trained.copies() for loop in found)
+    for name, values in host.items():
+        np.testing.assert_allclose(there[name], values, rtol=1e-2, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("device", BOTH)
+def test_a_run_on_a_device_resumes(device: str, tmp_path: Path) -> None:
+    whole = trained(config(tmp_path, output=str(tmp_path / "whole"), device=device, snapshot_every=2))
+    halves = config(tmp_path, output=str(tmp_path / "halves"), device=device, snapshot_every=2)
+    stopped(halves, 3)
+    resumed = trained(dataclasses.replace(halves, resume=True))
+    for name, values in whole.trained.copies().items():
+        np.testing.assert_allclose(resumed.trained.copies()[name], values, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.gpu
+def test_half_precision_learns_on_a_gpu(tmp_path: Path) -> None:
+    loop = trained(config(tmp_path, freeze=(), half=True, device="@cupy:0", epochs=4))
+    assert loop.evaluate(loop.inputs.validation).accuracy > 0.5
+
+
+@pytest.mark.gpu
+def test_the_second_gpu_computes_on_itself(tmp_path: Path) -> None:
+    """Arrays that are made on the way are on the chain's GPU, not on the first one."""
+    from bridge.chain.devices import cuda_devices
+
+    if cuda_devices() < 2:
+        pytest.skip("there is one GPU")
+    loop = trained(config(tmp_path, freeze=(), device="@cupy:1", epochs=1))
+    assert {param.array.device.id for param in loop.chain.params()} == {1}
+
+
+def test_a_run_computes_within_the_scope_of_its_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inputs, kernels and updates go to the device that the scope names; each part of a run is inside of it."""
+    from bridge.chain import devices
+    from bridge.finetuning import loop as loops_module
+    from bridge.finetuning import plan as plans
+
+    within: list[str] = []
+    seen: list[list[str]] = []
+
+    @contextlib.contextmanager
+    def scope(name: str) -> Iterator[None]:
+        within.append(name)
+        yield
+        within.pop()
+
+    monkeypatch.setattr(devices, "scope", scope)
+    for module, name in ((plans, "build_chain"), (loops_module, "forward"), (loops_module, "evaluate")):
+        own = getattr(module, name)
+
+        def watched(*args: Any, own: Any = own, **kwargs: Any) -> Any:
+            seen.append(list(within))
+            return own(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, watched)
+    trained(config(tmp_path, epochs=1))
+    assert len(seen) > 3
+    assert all(names for names in seen)
+
+
+def test_the_next_batch_is_read_ahead_with_the_same_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With random mirroring, and over the end of an epoch; the thread reads all batches but the first of each stage."""
+    import threading
+
+    from bridge.finetuning import prefetch
+    from bridge.finetuning.sources import Source
+
+    plain = trained(config(tmp_path, freeze=(), mirror=True, output=str(tmp_path / "plain")))
+    readers: list[str] = []
+    own = Source.get
+
+    def get(self: Any, indices: Any, epoch: int) -> Any:
+        readers.append(threading.current_thread().name)
+        return own(self, indices, epoch)
+
+    monkeypatch.setattr(Source, "get", get)
+    from bridge.finetuning.run import begin
+
+    loop = begin(config(tmp_path, freeze=(), mirror=True, output=str(tmp_path / "ahead")))
+    enter = type(loop).enter
+
+    def entered(self: Any, stage: Any) -> None:
+        enter(self, stage)
+        self.at.ahead = prefetch.Ahead(self.inputs.train)
+
+    monkeypatch.setattr(type(loop), "enter", entered)
+    loop.run()
+    for name, values in plain.trained.copies().items():
+        assert loop.trained.copies()[name].tobytes() == values.tobytes(), name
+    assert sum(name.startswith("prefetch") for name in readers) == loop.plan.iterations
+    assert not any(thread.name.startswith("prefetch") for thread in threading.enumerate())

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 
@@ -272,3 +273,13 @@ def test_mpiexec_without_mpi4py_is_no_run_of_each_process(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     with pytest.raises(MissingExtraError, match="several processes need mpi4py"):
         parallel.place_on_machine()
+
+
+def test_a_run_from_own_data_layers_has_one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each process would train by itself, into the same folder."""
+    from bridge.cli.finetune import _from_own_data
+
+    monkeypatch.setenv("PMI_SIZE", "2")
+    given = {"solver": "solver.prototxt", "output": str(tmp_path), "resume": False, "quiet": True, "data": ""}
+    with click.Context(click.Command("finetune")), pytest.raises(UsageError, match="mpiexec started 2 processes"):
+        _from_own_data((), given)

@@ -11,9 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bridge.caffe_files import prototxt
-from bridge.caffe_files.assemble import assemble
-from bridge.chain.build import build_chain
 from bridge.chain.devices import GPU_HINT, cuda_problem, scope, to_host
 
 _DRIVERS = {"win32": "nvcuda.dll"}
@@ -130,6 +127,9 @@ def step_differences(device: str) -> dict[str, float]:
 
 def _step(device: str) -> dict[tuple[str, str], np.ndarray]:
     """Loss, gradients and parameters of one step, by kind and name."""
+    from bridge.caffe_files import prototxt
+    from bridge.caffe_files.assemble import assemble
+    from bridge.chain.build import build_chain
     from bridge.chain.functions import chainer
 
     rng = np.random.default_rng(0)

@@ -243,7 +243,10 @@ def _from_own_data(files: tuple[str, ...], given: dict[str, Any]) -> None:
         flag = f"--{others[0].replace('_', '-')}"
         raise UsageError(f"{flag} needs --data: without, the solver.prototxt and its net say everything")
     from bridge.caffe.training import train
+    from bridge.finetuning.parallel import started
 
+    if (number := started()) > 1:
+        raise UsageError(f"mpiexec started {number} processes; a run from the net's own data layers has one")
     run = train(given["solver"], files, given["output"], resume=given["resume"])
     for note in run.notes:
         options.note(note)

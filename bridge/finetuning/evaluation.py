@@ -12,6 +12,7 @@ from bridge.chain.devices import to_host
 from bridge.chain.functions import chainer
 from bridge.finetuning.objective import Objective
 from bridge.finetuning.parallel import Ranks
+from bridge.finetuning.prefetch import Ahead
 from bridge.finetuning.sources import Source
 
 
@@ -38,7 +39,7 @@ class Evaluation:
         return f"{self.accuracy:.1%} of {len(self.true)} held-out {what} right"
 
 
-def forward(chain: NetChain, objective: Objective, source: Source, indices: np.ndarray, epoch: int) -> Any:
+def forward(chain: NetChain, objective: Objective, source: Source | Ahead, indices: np.ndarray, epoch: int) -> Any:
     """Compute the trained part for some images.
 
     Returns:

@@ -28,6 +28,7 @@ from bridge.finetuning.logfile import LogFile, read_log
 from bridge.finetuning.optimizers import Updater
 from bridge.finetuning.outcome import Outcome
 from bridge.finetuning.plan import Plan
+from bridge.finetuning.prefetch import Ahead
 from bridge.finetuning.saving import Saver
 from bridge.finetuning.snapshot import State, Trained
 from bridge.finetuning.sources import Source
@@ -46,12 +47,14 @@ class Position:
         best: The trained arrays of the best epoch.
         inputs: The images of the current stage; ``None`` before the first.
         params: The parameters that are trained in it.
+        ahead: Reads the next batch of it; ``None`` on the CPU, where reading would take turns with computing.
     """
 
     state: State
     best: dict[str, np.ndarray] = field(default_factory=dict)
     inputs: Inputs | None = None
     params: list[Any] = field(default_factory=list)
+    ahead: Ahead | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,10 @@ class Loop:
                 if self.at.state.loss_scale:
                     self.updater.set_loss_scale(self.at.state.loss_scale, self.at.state.calm)
             self.enter([stage for stage in self.plan.stages if stage.start <= self.at.state.iteration][-1])
-            self._train()
+            try:
+                self._train()
+            finally:
+                self._close()
             return self._outcome()
 
     def _check_frozen(self, state: State) -> None:
@@ -163,6 +169,12 @@ class Loop:
         """Begin a stage."""
         self.at.inputs = open_stage(self.plan, self.chain, stage, self.listener)
         self.at.params = [param for param in self.chain.params() if not is_frozen(param)]
+        self._close()
+        self.at.ahead = Ahead(self.inputs.train) if self.chain.xp is not np else None
+
+    def _close(self) -> None:
+        if self.at.ahead is not None:
+            self.at.ahead.close()
 
     def _iterate(self, log: LogFile, interrupts: Interrupts) -> bool:
         """One step and what follows it; returns whether a rank was asked to stop."""
@@ -178,10 +190,7 @@ class Loop:
             self.trained.put_back(moving)
             raise
         with interrupts.held():
-            self._check_finite(record["loss"], state.iteration)
-            self.plan.ranks.average_gradients(self.chain)
-            self.updater.update(record["lr"])
-            state.loss_scale, state.calm = self.updater.loss_scale or 0.0, self.updater.calm
+            self.update(record)
             epoch_ends = batches.epoch_ends(state.iteration, self.plan.recipe.iter_size)
             state.iteration += 1
             if epoch_ends or state.iteration == self.plan.iterations:
@@ -206,8 +215,10 @@ class Loop:
         self.seed(iteration)
         for param in self.at.params:
             param.cleargrad()
-        batches = [self.plan.batches[iteration * recipe.iter_size + part] for part in range(recipe.iter_size)]
-        found = numbers_on_host([number for batch in batches for number in self._gradients(batch)])
+        first = iteration * recipe.iter_size
+        *batches, after = [self.plan.batches[first + part] for part in range(recipe.iter_size + 1)]
+        pairs = zip(batches, [*batches[1:], after], strict=True)
+        found = numbers_on_host([number for batch, following in pairs for number in self._gradients(batch, following)])
         weights = [ranks.part(len(batch.indices)).weight for batch in batches]
         loss = sum(value * weight if weight != 1 else value for value, weight in zip(found[::2], weights, strict=True))
         right = sum(value for value, weight in zip(found[1::2], weights, strict=True) if weight)
@@ -220,21 +231,38 @@ class Loop:
             record["accuracy"] = right / max(1, self._answers(batches))
         return record, bool(stop)
 
+    def update(self, record: Record) -> None:
+        """Change the parameters by the gradients of :meth:`gradients`, whose record this is.
+
+        Raises:
+            ModelError: The loss is not a finite number.
+        """
+        state = self.at.state
+        self._check_finite(record["loss"], state.iteration)
+        self.plan.ranks.average_gradients(self.chain)
+        self.updater.update(record["lr"])
+        state.loss_scale, state.calm = self.updater.loss_scale or 0.0, self.updater.calm
+
     def _answers(self, batches: list[Batch]) -> int:
         """How many labels the images of some batches have, in all ranks."""
         data = self.plan.train
         each = int(np.prod(data.y.shape[1:]))  # of an image, or of a fixed batch
         return each * sum(len(batch.indices) for batch in batches)
 
-    def _gradients(self, batch: Batch) -> tuple[Any, Any]:
+    def _gradients(self, batch: Batch, following: Batch | None = None) -> tuple[Any, Any]:
         """Add the gradients of this rank's part of a batch; its mean loss, and how many images it has right.
 
-        Both numbers are arrays on the device: reading one would wait for all that the device still computes.
+        Both numbers are arrays on the device: reading one would wait for all that the device still computes. Meanwhile
+        the batch ``following`` is read.
         """
-        objective, total = self.plan.objective, len(batch.indices)
-        rows, weight = self.plan.ranks.part(total)
+        objective, ranks, total = self.plan.objective, self.plan.ranks, len(batch.indices)
+        rows, weight = ranks.part(total)
         with part_of_batch(rows, total):
-            values, label = forward(self.chain, objective, self.inputs.train, batch.indices[rows], batch.epoch)
+            source = self.at.ahead or self.inputs.train
+            values, label = forward(self.chain, objective, source, batch.indices[rows], batch.epoch)
+            if self.at.ahead is not None and following is not None:
+                own = ranks.part(len(following.indices)).rows
+                self.at.ahead.expect(Batch(following.indices[own], following.epoch))
             value = objective(values)
             predicted = objective.predicted(values)
             del values  # the graph keeps what the backward pass needs

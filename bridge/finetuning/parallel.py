@@ -23,7 +23,7 @@ _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 """Variables in which MPICH's, Open MPI's and MVAPICH's ``mpiexec`` tell a process the number of processes."""
 
 
-class Part(NamedTuple):
+class BatchPart(NamedTuple):
     """A rank's part of a batch.
 
     Attributes:
@@ -56,15 +56,15 @@ class Ranks:
         """Whether this is the process that writes files."""
         return self.rank == 0
 
-    def part(self, rows: int) -> Part:
+    def part(self, rows: int) -> BatchPart:
         """This rank's part of a batch of so many rows.
 
         For example, two ranks take rows 0 to 3 and 4 to 8 of a batch of 9, with the weights 8/9 and 10/9.
         """
         span = self.span(rows)
         if not span.stop - span.start:
-            return Part(slice(0, 1), 0.0)
-        return Part(span, (span.stop - span.start) * self.size / rows)
+            return BatchPart(slice(0, 1), 0.0)
+        return BatchPart(span, (span.stop - span.start) * self.size / rows)
 
     def span(self, rows: int) -> slice:
         """The rows of this rank where each takes an equal share of them; perhaps none."""

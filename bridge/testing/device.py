@@ -253,11 +253,11 @@ def standing_in() -> Iterator[DeviceModule]:
     Inside, the array module of every variable is the stand-in. Functions of this project run on its arrays; Chainer's
     own functions, which were written for CuPy, compute with the NumPy arrays that they hold.
     """
-    from bridge.testing.device_chainer import patches
+    from bridge.testing.device_chainer import replacements
 
     module = DeviceModule()
     with contextlib.ExitStack() as stack:
-        for target, name, value in patches(module):
+        for target, name, value in replacements(module):
             stack.enter_context(mock.patch.object(target, name, value))
         yield module
 

@@ -18,7 +18,7 @@ _off = False
 """Whether chains compute as they do without the stand-in."""
 
 
-def patches(module: DeviceModule) -> list[tuple[Any, str, Any]]:
+def replacements(module: DeviceModule) -> list[tuple[Any, str, Any]]:
     """Object, name and replacement of each attribute."""
     backend, own_module = chainer.backend, chainer.backend.get_array_module
     return [

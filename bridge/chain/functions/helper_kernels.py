@@ -25,7 +25,7 @@ PRELUDE = """
 """What the sources share: ``EACH`` lets the threads take the numbers from 0 to ``n`` in turn."""
 _BLOCK = 256
 _MOST_BLOCKS = 65535
-KERNELS: dict[str, Kernel] = {}
+DEVICE_KERNELS: dict[str, Kernel] = {}
 """All kernels of the modules that are imported, by name."""
 
 
@@ -42,7 +42,7 @@ class Kernel:
 
     def __init__(self, name: str, source: str) -> None:
         self.name, self.source = name, PRELUDE + source
-        KERNELS[name] = self
+        DEVICE_KERNELS[name] = self
 
     def __call__(self, xp: Any, number: int, *args: Any) -> None:
         """Run it.
@@ -66,7 +66,7 @@ def _argument(value: Any) -> Any:
 
 @functools.cache
 def _compiled(xp: Any, name: str) -> Any:
-    return xp.RawKernel(KERNELS[name].source, name)
+    return xp.RawKernel(DEVICE_KERNELS[name].source, name)
 
 
 def has_kernel(array: Any) -> bool:
