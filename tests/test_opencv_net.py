@@ -1,4 +1,4 @@
-"""What old scripts ask of a net from ``readNetFromCaffe`` beside its outputs: values inside it, its layers, their weights."""
+"""What old scripts ask of a net from ``readNetFromCaffe``: values inside it, its layers, their weights."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from tests.conftest import need
 
 TEXT = """
 input: "data" input_dim: 1 input_dim: 3 input_dim: 12 input_dim: 12
-layer { name: "conv1" type: "Convolution" bottom: "data" top: "conv1" convolution_param { num_output: 4 kernel_size: 3 } }
+layer { name: "conv1" type: "Convolution" bottom: "data" top: "conv1"
+  convolution_param { num_output: 4 kernel_size: 3 } }
 layer { name: "relu1" type: "ReLU" bottom: "conv1" top: "conv1" }
-layer { name: "pool1" type: "Pooling" bottom: "conv1" top: "pool1" pooling_param { pool: MAX kernel_size: 2 stride: 2 } }
-layer { name: "conv2" type: "Convolution" bottom: "pool1" top: "last" convolution_param { num_output: 2 kernel_size: 3 } }
+layer { name: "pool1" type: "Pooling" bottom: "conv1" top: "pool1"
+  pooling_param { pool: MAX kernel_size: 2 stride: 2 } }
+layer { name: "conv2" type: "Convolution" bottom: "pool1" top: "last"
+  convolution_param { num_output: 2 kernel_size: 3 } }
 layer { name: "side" type: "Power" bottom: "pool1" top: "side" power_param { scale: 2 } }
 layer { name: "prob" type: "Softmax" bottom: "last" top: "prob" }
 """

@@ -12,7 +12,8 @@ _USAGE = """\
 usage: python -m bridge.caffe SCRIPT.py ARGS      run a script; its 'import caffe' means this package
        python -m bridge.caffe --cpu SCRIPT.py ... the same on the CPU, though the script asks for a GPU
        python -m bridge.caffe -m MODULE ARGS      the same for a module, as python -m runs it
-       python -m bridge.caffe train|test|time ... as the caffe program
+       python -m bridge.caffe train|test|time|device_query ...  as the caffe program
+       python -m bridge.caffe convert_imageset|compute_image_mean|extract_features|upgrade_... as Caffe's programs
 """
 
 

@@ -15,7 +15,7 @@ from types import FrameType
 
 import numpy as np
 
-from bridge.caffe import state
+from bridge.caffe import state, tools
 from bridge.caffe.net import Net
 from bridge.caffe.solver_param import SolverSettings
 from bridge.caffe.solvers import Solver, get_solver, scores
@@ -43,7 +43,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _double(word: str) -> str:
-    """A flag with two hyphens; gflags takes one as well."""
+    """A flag with two hyphens, and a switch with its value; gflags takes one hyphen, and no value, as well."""
+    if word.lstrip("-") in tools.SWITCHES:
+        return f"--{word.lstrip('-')}=true"
     single = word.startswith("-") and not word.startswith("--") and len(word) > 2 and word[1].isalpha()
     return f"-{word}" if single else word
 
@@ -68,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--iterations", type=int, default=50, help="number of batches, for test and time")
         command.add_argument("--sigint_effect", default="stop", choices=_EFFECTS, help="what Ctrl-C does in training")
         command.add_argument("--sighup_effect", default="snapshot", choices=_EFFECTS, help="what SIGHUP does there")
+    tools.add_parsers(commands)
     return parser
 
 
@@ -212,6 +215,11 @@ def _report(net: Net, forward: np.ndarray, backward: np.ndarray, total: float, i
     log("*** Benchmark ends ***", PLACE)
 
 
-_COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {"train": _train, "test": _test, "time": _time}
+_COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "train": _train,
+    "test": _test,
+    "time": _time,
+    **tools.COMMANDS,
+}
 NAMES = tuple(_COMMANDS)
 """The commands there are."""

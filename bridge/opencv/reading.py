@@ -35,10 +35,12 @@ def readNetFromCaffe(
     Args:
         prototxt: Path of the prototxt, or its content as bytes or an array of uint8.
         caffeModel: Path of the caffemodel, or its content; empty for a net without weights.
-        bufferProto, bufferModel: Other names of the two, for their content.
+        bufferProto: Another name of the first, for its content.
+        bufferModel: Another name of the second.
 
     Returns:
-        What stands for a ``cv2.dnn.Net``, see :class:`bridge.opencv.net.CaffeNet`. Batch, height and width of its inputs are open where the net allows that. Rows of
+        What stands for a ``cv2.dnn.Net``, see :class:`bridge.opencv.net.CaffeNet`. Batch, height and width of
+        its inputs are open where the net allows that. Rows of
         detections are filled up with zeros to ``keep_top_k`` for each image, as OpenCV's own layer does.
 
     Raises:
@@ -51,10 +53,8 @@ def readNetFromCaffe(
     Source: OpenCV ``cv::dnn::readNetFromCaffe``.
     """
     cv2 = _cv2()
-    prototxt, caffeModel = (
-        (bufferProto if _empty(prototxt) else prototxt),
-        (caffeModel if _empty(bufferModel) else bufferModel),
-    )
+    prototxt = bufferProto if _empty(prototxt) else prototxt
+    caffeModel = bufferModel if _empty(caffeModel) else caffeModel
     own = getattr(cv2.dnn, "readNetFromCaffe", None)
     if own is not None and own is not readNetFromCaffe:
         try:
@@ -214,7 +214,7 @@ def _opened(cv2: Any, served: Net) -> Any:
         return _made(cv2, served, None)
     except cv2.error as error:
         reason = " ".join(str(error).split())[:300]
-        raise UnsupportedLayerError(f"OpenCV {cv2.__version__} cannot read it: {reason}", where=net.where) from None
+        raise UnsupportedLayerError(f"OpenCV {cv2.__version__} cannot read it: {reason}", where=served.where) from None
 
 
 def _made(cv2: Any, net: Net, inputs: InputExtents | None) -> Any:
