@@ -21,7 +21,7 @@ def _steady(rng: np.random.Generator, role: str, shape: Any) -> np.ndarray:
     if role == "weight":
         return values * np.float32(np.sqrt(2 / np.prod(shape[1:])))
     if role in ("variance", "gamma", "scale"):
-        return 1 + 0.2 * np.tanh(values)
+        return (0.3 if role == "gamma" else 1) * (1 + 0.2 * np.tanh(values))
     return np.full(shape, 1.25) if role == "scale_factor" else 0.1 * values
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -85,7 +86,7 @@ def test_chainers_models(lines: Any, make: str, options: Any, scores: tuple[str,
 
 def chainercv() -> Any:
     """ChainerCV's links."""
-    bridge.compat.install()
+    importlib.import_module("bridge.compat").install()
     reason = "ChainerCV is not installed (it has to be built from its source)"
     return pytest.importorskip("chainercv.links", reason=reason)
 

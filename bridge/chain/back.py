@@ -135,7 +135,7 @@ def _sized(net: Net, pair: Pair) -> Layer:
     if layer.outputs is None or getattr(weight, "array", None) is None:
         return layer
     outputs = _outputs(layer, pair.link)
-    if outputs in (None, layer.outputs):
+    if outputs == layer.outputs:
         return layer
     shapes = {role: _with_outputs(layer, blob.shape, outputs) for role, blob in layer.blobs.entries()}
     if any(len(net_layers) > 1 for net_layers in _sharing(net, layer)):
@@ -144,10 +144,11 @@ def _sized(net: Net, pair: Pair) -> Layer:
     return layer.resized(outputs).changed(blobs=Blobs(blobs))
 
 
-def _outputs(layer: Layer, link: Any) -> int | None:
+def _outputs(layer: Layer, link: Any) -> int:
     """How many outputs a link has that is of the layer's kind."""
     shape = link.W.shape
-    return shape[1] * getattr(link, "groups", 1) if layer.inputs_first else shape[0]
+    outputs: int = shape[1] * getattr(link, "groups", 1) if layer.inputs_first else shape[0]
+    return outputs
 
 
 def _with_outputs(layer: Layer, shape: Shape, outputs: int) -> Shape:

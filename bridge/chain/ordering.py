@@ -103,14 +103,18 @@ def _kind(link: Any) -> tuple[Any, ...]:
 
 
 def _layers_before(net: Net, layers: Sequence[Layer]) -> dict[int, frozenset[int]]:
-    """The layers with blobs whose results each layer with blobs takes; shared blobs count for the first layer."""
+    """The layers with blobs whose results each layer with blobs takes; shared blobs count for the first layer.
+
+    Bottoms of places or flags, such as a mask, count for nothing: in a chain they are bare arrays.
+    """
     wanted = {id(layer) for layer in layers}
     first: dict[frozenset[int], int] = {}
     stands: dict[int, int] = {}
     before: dict[int, frozenset[int]] = {}
     through: dict[int, frozenset[int]] = {_INPUT: frozenset({_INPUT})}
     for index, layer in enumerate(net.layers):
-        sources = [through[value.layer] for value in net.flow.reads[index]]
+        reads = enumerate(net.flow.reads[index])
+        sources = [through[value.layer] for place, value in reads if layer.fill(place) is None]
         taken = frozenset().union(*sources) if sources else frozenset({_INPUT})
         if id(layer) not in wanted:
             through[index] = taken

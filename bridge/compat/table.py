@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -79,10 +80,9 @@ def _scipy_refuses_float16() -> bool:
     if find_spec("scipy") is None:
         return False
     import numpy
-    from scipy import sparse
 
     try:
-        sparse.coo_matrix(numpy.zeros((1, 1), numpy.float16))
+        import_module("scipy.sparse").coo_matrix(numpy.zeros((1, 1), numpy.float16))
     except (TypeError, ValueError):
         return True
     return False
