@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -51,7 +51,7 @@ class DetectionOutput(CaffeLayer):
     enum_start = 1
     bottom_count = (3, 5)
     top_count = (1, 1)
-    data_dependent = (2,)
+    data_dependent: ClassVar[tuple[int, ...]] = (2,)
 
     num_classes: int
     share_location: bool = True
@@ -73,7 +73,7 @@ class DetectionOutput(CaffeLayer):
             raise p.fail("num_classes must be positive, nms_threshold not negative and eta in (0, 1]")
         return values
 
-    def before_suppression(self) -> Layer:
+    def before_suppression(self) -> Layer | None:
         """The layer's boxes and scores, all of them: a DetectionBoxes whose tops are called after this one's."""
         definition = self.definition.copy()
         definition.set("type", "DetectionBoxes")
@@ -85,7 +85,7 @@ class DetectionOutput(CaffeLayer):
         """The classes that are put out."""
         return [label for label in range(self.num_classes) if label != self.background_label_id]
 
-    def detections(self, top: int) -> DetectionRows:
+    def detections(self, top: int) -> DetectionRows | None:
         least = -np.inf if self.confidence_threshold is None else self.confidence_threshold
         return DetectionRows(least, self.nms_threshold, self.keep_top_k)
 
@@ -183,13 +183,15 @@ class DetectionOutput(CaffeLayer):
 
     def _decoded_numpy(self, loc: np.ndarray, prior: np.ndarray, variance: np.ndarray) -> np.ndarray:
         """Shifts (..., 4) applied to priors (..., 4), float32."""
-        moved = loc if self.variance_encoded_in_target else variance * loc
+        moved: np.ndarray = loc if self.variance_encoded_in_target else variance * loc
         if self.code_type == "CORNER":
-            return prior + moved
+            near: np.ndarray = prior + moved
+            return near
         low, high = prior[..., :2], prior[..., 2:]
         size = high - low
         if self.code_type == "CORNER_SIZE":
-            return prior + moved * np.concatenate([size, size], axis=-1)
+            scaled: np.ndarray = prior + moved * np.concatenate([size, size], axis=-1)
+            return scaled
         centre = moved[..., :2] * size + (low + high) / np.float32(2)
         with np.errstate(over="ignore"):
             reach = np.exp(moved[..., 2:]) * size / np.float32(2)
