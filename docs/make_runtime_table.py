@@ -19,6 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from tests.detectors import SITUATIONS, detectors, judge_detector  # noqa: E402
 from tests.runtimes import (  # noqa: E402
     AGREES,
     ATOL,
@@ -40,12 +41,12 @@ HEAD = f"""# Exported files in other runtimes
 
 Made by `docs/make_runtime_table.py`; `tests/test_runtimes.py` holds each runtime that is installed to it.
 
-The files are what `bridge export` writes by default: opset 17, the batch open. The cases are those recorded from the
-real Caffe in `fixtures/golden/`, and for types that BVLC Caffe does not have, a second implementation in NumPy
-(`tests/references/`). *Agrees* means: loaded as it is, and every output is Caffe's within rtol {RTOL:g}, atol
-{ATOL:g}; behind it stands the largest difference met. *If static*: only as exported with `--static`, all extents
-fixed. *n of m*: so many of the type's cases agree; which do not is said below. A runtime that is older than its
-neighbour is the oldest that the exporter is made for.
+The files are what `bridge export` writes by default: opset 17, the batch open, height and width where that is cheap.
+The cases are those recorded from the real Caffe in `fixtures/golden/`, and for types that BVLC Caffe does not have, a
+second implementation in NumPy (`tests/references/`). *Agrees* means: loaded as it is, and every output is Caffe's within
+rtol {RTOL:g}, atol {ATOL:g}; behind it stands the largest difference met. *If static*: only as exported with `--static`,
+all extents fixed. *n of m*: so many of the type's cases agree; which do not is said below. A runtime that is older than
+its neighbour is the oldest that the exporter is made for.
 
 """
 SHORT = 120
@@ -67,7 +68,23 @@ def measure(runtime: Runtime) -> dict[str, Any]:
         if result.verdict != AGREES:
             other[case.name] = [result.verdict, _words(result)]
     title = f"{runtime.title} {runtime.version}"
-    return {"title": title, "types": dict(sorted(types.items())), "models": models, "cases": other}
+    return {
+        "title": title,
+        "types": dict(sorted(types.items())),
+        "models": models,
+        "cases": other,
+        "detectors": measure_detectors(runtime),
+    }
+
+
+def measure_detectors(runtime: Runtime) -> dict[str, dict[str, str]]:
+    """What comes of each detector in each situation."""
+    found: dict[str, dict[str, str]] = {}
+    for case in detectors():
+        for situation in SITUATIONS:
+            with tempfile.TemporaryDirectory() as folder:
+                found.setdefault(case.name, {})[situation] = judge_detector(runtime, case, situation, Path(folder))
+    return found
 
 
 def _counted(sums: list[Any], result: Result) -> list[Any]:
@@ -99,8 +116,30 @@ def page(measured: dict[str, Any]) -> str:
         + table(["Layer type", *titles], rows)
         + "\n## Trained models\n\n"
         + table(["Model", *titles], trained)
+        + detector_section(columns)
         + "".join(reasons(column) for column in columns)
     )
+
+
+DETECTORS = """
+## Detectors
+
+One file for all sizes, its height and width open, against ONNX Runtime on a file with fixed extents; rows are compared
+as detections ([how](verify.md)). *Another size*: 64 rows more. *Nothing found*: a `confidence_threshold` that no score
+reaches. *A full list*: more boxes than `keep_top_k`. OpenCV 4 gets a file for each size, made with `--target opencv4`,
+whose boxes and scores are compared.
+
+"""
+
+
+def detector_section(columns: list[dict[str, Any]]) -> str:
+    """The table of detectors, for the runtimes that they were run in."""
+    known = [column for column in columns if "detectors" in column]
+    names = sorted({(name, tried) for column in known for name in column["detectors"] for tried in SITUATIONS})
+    rows = [
+        [name, tried, *(column["detectors"].get(name, {}).get(tried, "") for column in known)] for name, tried in names
+    ]
+    return DETECTORS + table(["Detector", "Situation", *(column["title"] for column in known)], rows)
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

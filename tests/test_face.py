@@ -149,7 +149,7 @@ def test_the_installed_package_has_that_version() -> None:
 OTHERWISE = {
     "files": "the arguments themselves",
     "output": "the argument path, or the run's folder",
-    "target": "the argument path",
+    "path": "the option -o",
     "plugins": "bridge.load_plugin(file), before anything is loaded",
     "json_file": "report.to_json()",
     "html_file": "report.write_html(path)",

@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 
 from tests.conftest import ROOT, need
+from tests.detectors import SITUATIONS, detectors, judge_detector
 from tests.runtimes import AGREES, RUNTIMES, VERDICTS, Case, Runtime, cases, judge, known
 
 
@@ -22,6 +23,15 @@ def test_runtime_runs_what_was_exported(runtime: Runtime, case: Case, tmp_path: 
     result = judge(runtime, case, tmp_path)
     before = known().get(runtime.key, {}).get("cases", {}).get(case.name, [AGREES])[0]
     assert VERDICTS.index(result.verdict) >= VERDICTS.index(before), result
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+@pytest.mark.parametrize("runtime", RUNTIMES, ids=lambda runtime: runtime.package)
+def test_runtime_runs_detectors(runtime: Runtime, situation: str, tmp_path: Path) -> None:
+    need("onnxruntime", runtime.package)
+    for case in detectors():
+        before = known().get(runtime.key, {}).get("detectors", {}).get(case.name, {}).get(situation, AGREES)
+        assert VERDICTS.index(judge_detector(runtime, case, situation, tmp_path)) >= VERDICTS.index(before), case.name
 
 
 def maker() -> ModuleType:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @manners.command()
 @options.files
 @options.reading
-@click.option("-o", "target", required=True, type=click.Path(), metavar="FILE", help="The ONNX file to write.")
+@click.option("-o", "path", required=True, type=click.Path(), metavar="FILE", help="The ONNX file to write.")
 @options.selecting
 @click.option("--opset", type=int, default=None, help="Operator set, 13 to the newest; 17 by default.")
 @click.option(
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     default=True,
     show_default=True,
     help="Leave the batch size, height and width open where the net allows.",
+)
+@click.option(
+    "--target",
+    type=click.Choice(["onnxruntime", "opencv5", "opencv4", "openvino"]),
+    help="The runtime that the model is for.  [default: what most runtimes take]",
 )
 @click.option(
     "--external-data",
@@ -75,22 +80,23 @@ if TYPE_CHECKING:
     default=None,
     help="Store the SHA-256 of FILES in the metadata.  [default: if the model is checked]",
 )
-def export(files: tuple[str, ...], target: str, inputs: tuple[str, ...], opset: int | None, **given: Any) -> None:
+def export(files: tuple[str, ...], path: str, inputs: tuple[str, ...], opset: int | None, **given: Any) -> None:
     """Write a net as ONNX, checked by default."""
     from bridge.exporting import export_onnx
 
-    targets = [target, f"{target}.data" if given["external_data"] == "file" else None]
+    targets = [path, f"{path}.data" if given["external_data"] == "file" else None]
     options.guard([*files, given["recorded"], given["mean"]], targets)
     net = options.load_net(files, given)
     for remark in net.notes:  # before an error can hide them
         options.note(remark)
     graph = export_onnx(
         net,
-        target,
+        path,
         opset=opset,
         inputs=options.input_shapes(inputs),
         outputs=options.output_blobs(given["outputs"], net),
         dynamic_batch=given["dynamic_batch"],
+        target=given["target"] or "",
         allow_custom=given["allow_custom"],
         preprocess=_preprocess(given),
         half=given["half"],
@@ -103,7 +109,7 @@ def export(files: tuple[str, ...], target: str, inputs: tuple[str, ...], opset: 
     for remark in graph.notes:
         options.note(remark)
     size = sum(init.nbytes for init in graph.builder.initializers.values())
-    click.echo(f"{target}: {len(graph.builder.nodes)} nodes, {size:,} bytes of weights, opset {graph.builder.opset}")
+    click.echo(f"{path}: {len(graph.builder.nodes)} nodes, {size:,} bytes of weights, opset {graph.builder.opset}")
 
 
 def _preprocess(given: dict[str, Any]) -> Preprocess:

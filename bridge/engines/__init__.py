@@ -18,7 +18,7 @@ import numpy as np
 from bridge.caffe_files.inference import inference_net
 from bridge.errors import MissingExtraError, UsageError
 from bridge.extras import pip
-from bridge.schema import Net, ServedNet
+from bridge.schema import Net
 
 Arrays = Mapping[str, np.ndarray]
 Tops = tuple["np.ndarray | None", ...]
@@ -28,12 +28,8 @@ class Engine(Protocol):
     """The contract of an engine, made as ``Engine(net, **options)`` for a :class:`~bridge.schema.ServedNet`.
 
     Inputs that only training needs may be given. Arrays are float32; inputs and outputs go by blob names.
+    The static method ``Engine.lacking(net, **options)`` gives the indices of the layers that the engine cannot run.
     """
-
-    @staticmethod
-    def lacking(net: ServedNet, **options: Any) -> list[int]:
-        """Indices of the layers that the engine cannot run, whatever they are fed."""
-        ...
 
     def outputs(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """The net's output blobs for the given input blobs."""

@@ -109,11 +109,6 @@ class PartialEngine:
         """Whether any layer is computed."""
         return any(index not in self.lost and not layer.is_input for index, layer in enumerate(self._net.layers))
 
-    @staticmethod
-    def lacking(net: ServedNet) -> list[int]:
-        """None: it is for nets whose layers an engine lacks."""
-        return []
-
     def outputs(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """The net's output blobs, as far as they are computed."""
         values = self._run(inputs)
@@ -136,7 +131,7 @@ class PartialEngine:
         for layers in self._stages():
             read = dict.fromkeys(place for index in layers for place in self._reads[index] if place.layer not in layers)
             part = Segment(layers, tuple(read))
-            make = NumpyEngine if layers[0] in self.by_numpy else self._make
+            make: Callable[[ServedNet], Engine] = NumpyEngine if layers[0] in self.by_numpy else self._make
             values |= run_piece(make, piece(self._net, part, self._reads), part, values)
         return values
 

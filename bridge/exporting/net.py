@@ -18,6 +18,7 @@ from bridge.caffe_files.fields import refuse_unknown_fields
 from bridge.caffe_files.inference import inference_net, select_outputs
 from bridge.caffe_files.structure import check_tops
 from bridge.errors import ModelError, UsageError
+from bridge.exporting.targets import check_operators, find_target, net_for
 from bridge.files.atomic import atomic, check_sources, refuse_sources
 from bridge.limits.sources import OPENED, check_unchanged, open_file, stamp_of
 from bridge.schema import Net, Opaque
@@ -39,6 +40,7 @@ def export_onnx(
     outputs: Sequence[str] = (),
     dynamic_batch: bool = True,
     dynamic_sides: bool = True,
+    target: str = "",
     allow_custom: bool = False,
     preprocess: Preprocess | None = None,
     half: bool = False,
@@ -59,6 +61,7 @@ def export_onnx(
         outputs: Blobs to put out; what none of them needs is left out. By default all that no layer reads.
         dynamic_batch: Leave the first extent of every input open where the net allows it.
         dynamic_sides: Leave height and width of images open where the net allows it; needs ``dynamic_batch``.
+        target: The runtime that the model is for, such as ``opencv4``; by default what most runtimes take.
         allow_custom: Write what standard ONNX cannot express as nodes of the domain ``org.weightbridge``.
         preprocess: Mean, scale and channel order, added as the model's first nodes.
         half: Compute in float16 between float32 inputs and outputs.
@@ -87,7 +90,11 @@ def export_onnx(
     if outputs:
         net = select_outputs(net, outputs, inputs)
     refuse_unknown_fields(net)
-    target = _target(path, external_data, [*net.sources, *([recorded] if recorded is not None else []), *_parts(net)])
+    runtime = find_target(target)
+    net = net_for(runtime, net, inputs)
+    file_path = _target(
+        path, external_data, [*net.sources, *([recorded] if recorded is not None else []), *_parts(net)]
+    )
     digests = _Digests(net.sources if (check if digest is None else digest) else ())  # runs in the background
     from bridge.onnx_export import to_onnx_file
 
@@ -96,7 +103,7 @@ def export_onnx(
         net,
         opset=opset,
         inputs=inputs,
-        dynamic_batch=dynamic_batch,
+        dynamic_batch=dynamic_batch and not runtime.static,
         dynamic_sides=dynamic_sides,
         allow_custom=allow_custom,
         preprocess=preprocess,
@@ -104,6 +111,7 @@ def export_onnx(
     file, graph = make(half=half)
     if not graph.outputs:
         raise _nothing(net, inputs)
+    check_operators(runtime, inference_net(net, inputs), graph)
     graph.notes[:0] = net.notes[before:]
     file.infer_shapes()
     file.check()
@@ -111,7 +119,7 @@ def export_onnx(
         models = [(file, graph), *([make(half=False)] if half else [])]
         graph.notes += _checked(models, net, inputs, seed, recorded, preprocess)
     file.late = digests.metadata
-    graph.notes += _write(file, target, external_data, net)
+    graph.notes += _write(file, file_path, external_data, net)
     return graph
 
 

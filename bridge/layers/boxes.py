@@ -89,7 +89,8 @@ def united(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
     shared = np.prod(np.maximum(high - low, 0), axis=1)
     own, others = (np.prod(np.maximum(b[..., 2:] - b[..., :2], 0), axis=-1) for b in (box, boxes))
-    return np.divide(shared, own + others - shared, out=np.zeros_like(shared), where=shared != 0)
+    found: np.ndarray = np.divide(shared, own + others - shared, out=np.zeros_like(shared), where=shared != 0)
+    return found
 
 
 def apart(boxes: np.ndarray, overlap: float, eta: float = 1.0, most: int = -1) -> list[int]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from bridge.layers import boxes as steps
-from bridge.layers.base import CaffeLayer, Params, layer_type
-from bridge.schema import Shape, count, times
+from bridge.layers.base import CaffeLayer, Params, build_layer, layer_type
+from bridge.schema import Layer, Shape, count, times
 from bridge.schema.hooks import DetectionRows
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class DetectionOutput(CaffeLayer):
     enum_start = 1
     bottom_count = (3, 5)
     top_count = (1, 1)
-    data_dependent = (2,)
+    data_dependent: ClassVar[tuple[int, ...]] = (2,)
 
     num_classes: int
     share_location: bool = True
@@ -73,12 +73,19 @@ class DetectionOutput(CaffeLayer):
             raise p.fail("num_classes must be positive, nms_threshold not negative and eta in (0, 1]")
         return values
 
+    def before_suppression(self) -> Layer | None:
+        """The layer's boxes and scores, all of them: a DetectionBoxes whose tops are called after this one's."""
+        definition = self.definition.copy()
+        definition.set("type", "DetectionBoxes")
+        definition.set("top", *(f"{self.tops[0]}_{part}" for part in ("boxes", "scores")))
+        return build_layer(definition)
+
     @property
     def labels(self) -> list[int]:
         """The classes that are put out."""
         return [label for label in range(self.num_classes) if label != self.background_label_id]
 
-    def detections(self, top: int) -> DetectionRows:
+    def detections(self, top: int) -> DetectionRows | None:
         least = -np.inf if self.confidence_threshold is None else self.confidence_threshold
         return DetectionRows(least, self.nms_threshold, self.keep_top_k)
 
@@ -103,15 +110,19 @@ class DetectionOutput(CaffeLayer):
     def to_onnx(self, g: OnnxBuilder, *x: str) -> Any:
         if self.eta < 1 and self.nms_threshold > 0.5:
             return g.custom(self, *x, reason="eta is below 1")
+        boxes, scores = self.boxes_and_scores(g, x)
+        kept = self._kept(g, boxes, scores, g.shape(x[2]))
+        return self._rows(g, boxes, kept, steps.extent(g, x[0], 0))
+
+    def boxes_and_scores(self, g: OnnxBuilder, x: Sequence[str]) -> tuple[str, str]:
+        """Boxes (N, boxes, 4), or (N, labels, boxes, 4) where each has its own, and scores (N, labels, boxes)."""
         labels = g.ints(self.labels)
         scores = g.Reshape(x[1], g.ints([0, -1, self.num_classes]))
         scores = g.Transpose(self._objects_only(g, scores, x[3]) if len(x) > 3 else scores, perm=(0, 2, 1))
-        scores = g.Gather(scores, labels, axis=1)  # (N, labels, boxes)
-        boxes = self._boxes(g, x)  # (N, boxes, 4) or (N, labels, boxes, 4)
+        boxes = self._boxes(g, x)
         if not self.share_location:
             boxes = g.Gather(boxes, labels, axis=1)
-        kept = self._kept(g, boxes, scores, g.shape(x[2]))
-        return self._rows(g, boxes, kept, steps.extent(g, x[0], 0))
+        return boxes, g.Gather(scores, labels, axis=1)
 
     def _objects_only(self, g: OnnxBuilder, scores: str, first: str) -> str:
         """Scores (N, boxes, classes), those of boxes that the first step takes for background made 1, 0, 0 ..."""
@@ -146,17 +157,21 @@ class DetectionOutput(CaffeLayer):
         return g.Concat(g.Sub(centre, reach), g.Add(centre, reach), axis=-1)
 
     def to_numpy(self, *x: np.ndarray) -> list[np.ndarray]:
-        images, scores = len(x[0]), x[1].reshape(len(x[0]), -1, self.num_classes)
-        if len(x) > 3:
-            background = x[3].reshape(images, -1, 2)[..., 1] < np.float32(self.objectness_score)
-            scores = np.where(background[..., None], np.eye(1, self.num_classes, dtype=np.float32), scores)
-        boxes = self._boxes_numpy(*x)
+        images, scores, boxes = len(x[0]), self.scores_numpy(*x), self.boxes_numpy(*x)
         rows = [row for image in range(images) for row in self._rows_numpy(image, boxes[image], scores[image])]
         none = np.full((images, 7), -1, np.float32)
         none[:, 0] = np.arange(images)
         return [np.array(rows or none, np.float32).reshape(1, 1, -1, 7)]
 
-    def _boxes_numpy(self, *x: np.ndarray) -> np.ndarray:
+    def scores_numpy(self, *x: np.ndarray) -> np.ndarray:
+        """(N, boxes, classes)."""
+        scores = x[1].reshape(len(x[0]), -1, self.num_classes)
+        if len(x) > 3:
+            background = x[3].reshape(len(x[0]), -1, 2)[..., 1] < np.float32(self.objectness_score)
+            scores = np.where(background[..., None], np.eye(1, self.num_classes, dtype=np.float32), scores)
+        return scores
+
+    def boxes_numpy(self, *x: np.ndarray) -> np.ndarray:
         """(N, boxes, 4), or (N, boxes, classes, 4) where each class has its own."""
         prior, variance = x[2][0].reshape(2, -1, 4)
         if len(x) > 3:
@@ -168,13 +183,15 @@ class DetectionOutput(CaffeLayer):
 
     def _decoded_numpy(self, loc: np.ndarray, prior: np.ndarray, variance: np.ndarray) -> np.ndarray:
         """Shifts (..., 4) applied to priors (..., 4), float32."""
-        moved = loc if self.variance_encoded_in_target else variance * loc
+        moved: np.ndarray = loc if self.variance_encoded_in_target else variance * loc
         if self.code_type == "CORNER":
-            return prior + moved
+            near: np.ndarray = prior + moved
+            return near
         low, high = prior[..., :2], prior[..., 2:]
         size = high - low
         if self.code_type == "CORNER_SIZE":
-            return prior + moved * np.concatenate([size, size], axis=-1)
+            scaled: np.ndarray = prior + moved * np.concatenate([size, size], axis=-1)
+            return scaled
         centre = moved[..., :2] * size + (low + high) / np.float32(2)
         with np.errstate(over="ignore"):
             reach = np.exp(moved[..., 2:]) * size / np.float32(2)

@@ -245,8 +245,8 @@ class YoloDetectionOutput(YoloOutput):
 
     def _anchors(self, space: Shape) -> np.ndarray:
         """(boxes, 2): width and height of the anchors, as parts of the image."""
-        sides: np.ndarray = np.array(self.biases[: 2 * self.num_box], np.float64).reshape(-1, 2)
-        return sides / np.array(space[::-1])
+        parts: np.ndarray = np.array(self.biases[: 2 * self.num_box]).reshape(-1, 2) / np.array(space[::-1])
+        return parts
 
     def to_numpy(self, *x: np.ndarray) -> list[np.ndarray]:
         boxes, scores, labels = [], [], []
@@ -264,7 +264,8 @@ class YoloDetectionOutput(YoloOutput):
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
-        return 1 / (1 + np.exp(-x))
+        found: np.ndarray = 1 / (1 + np.exp(-x))
+    return found
 
 
 def _joined(g: OnnxBuilder, parts: Sequence[str]) -> str:

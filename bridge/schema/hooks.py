@@ -330,6 +330,13 @@ class LayerHooks:
         """The layer picks among its inputs, so that a small change may change everything: ArgMax, DetectionOutput."""
         return False
 
+    def before_suppression(self) -> Layer | None:
+        """For a layer that drops boxes that overlap better ones: a layer that puts out all; ``None`` for any other.
+
+        It takes the layer's place in a model for runtimes that cannot suppress.
+        """
+        return None
+
     def detections(self, top: int) -> DetectionRows | None:
         """For a top whose rows are detections, what its columns are; ``None`` for any other.
 

@@ -164,7 +164,7 @@ class _Matching:
         """Whether the image's list is full on the other side, and the row is no better than its last."""
         scores = other[other[:, 0] == row[0], self.layout.score]
         most = self.layout.most
-        return 0 <= most <= scores.size and float(row[self.layout.score]) <= float(scores.min(initial=np.inf)) + slack
+        return 0 < most <= scores.size and float(row[self.layout.score]) <= float(scores.min(initial=np.inf)) + slack
 
     def _suppressed(self, single: _Single, other: np.ndarray, slack: float) -> bool:
         """Whether a better row there overlaps it by just as much as is allowed, or is single itself and excused."""

@@ -13,7 +13,7 @@ from bridge.caffe_files.inference import inference_net, select_outputs
 from bridge.engines import Arrays
 from bridge.engines.pieces import PartialEngine
 from bridge.errors import BridgeError
-from bridge.schema import Net, Shape, times
+from bridge.schema import Net, times
 from bridge.schema.hooks import DetectionRows
 from bridge.verification.compare import metrics, same_bits
 from bridge.verification.detections import row_metrics
@@ -82,7 +82,7 @@ def _lacks(name: str, net: Net, engine: engines.Engine) -> tuple[frozenset[int],
     return engine.by_numpy, engine.lost, tuple(notes)
 
 
-def served(net: Net, outputs: Sequence[str], shapes: Mapping[str, Shape]) -> Net:
+def served(net: Net, outputs: Sequence[str], shapes: Mapping[str, Sequence[int]]) -> Net:
     """What is run of a net: all that serves inference, or what leads to some of its blobs."""
     return inference_net(select_outputs(net, outputs, shapes) if outputs else net, shapes)
 

@@ -335,3 +335,27 @@ def yolo(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray
                 score = float(powers[best] / powers.sum() * sigmoid(values[4]))
                 found += [(score, best, box)] if F(score) >= F(least) else []
     return yolo_rows(found, float(F(p.get("nms_threshold", 0.45))))
+
+
+@reference("DetectionBoxes")
+def detection_boxes(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray]:
+    """The boxes and scores that detection_output_layer.cpp chooses among."""
+    p = definition.message("detection_output_param")
+    classes, shared = int(p.get("num_classes")), p.get("share_location", True)
+    labels = [c for c in range(classes) if c != p.get("background_label_id", 0)]
+    priors = bottoms[2].reshape(2, -1, 4)
+    images, count = len(bottoms[0]), priors.shape[1]
+    loc = bottoms[0].reshape(images, count, 1 if shared else classes, 4)
+    conf = bottoms[1].reshape(images, count, classes).copy()
+    variance = np.ones_like(priors[1]) if p.get("variance_encoded_in_target", False) else priors[1]
+    kind = p.text("code_type", "CORNER")
+    own = [0] if shared else labels
+    boxes = np.zeros((images, len(own), count, 4), F)
+    for n, k, i in np.ndindex(*boxes.shape[:3]):
+        start = priors[0][i]
+        if len(bottoms) > 3:
+            start = decode(kind, start, variance[i], bottoms[4].reshape(images, count, 4)[n, i])
+            if bottoms[3].reshape(images, count, 2)[n, i, 1] < F(p.get("objectness_score", 0.01)):
+                conf[n, i] = [1] + [0] * (classes - 1)
+        boxes[n, k, i] = decode(kind, start, variance[i], loc[n, i, own[k]])
+    return [boxes[:, 0] if shared else boxes, conf[:, :, labels].transpose(0, 2, 1)]

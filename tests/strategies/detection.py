@@ -33,7 +33,7 @@ def prior_boxes(draw: Any, kind: str) -> LayerCase:
     return LayerCase(kind, body, (cells, pixels))
 
 
-@layer_case("DetectionOutput")
+@layer_case("DetectionOutput", "DetectionBoxes")
 @st.composite
 def detection_outputs(draw: Any, kind: str) -> LayerCase:
     images, boxes, classes = draw(st.integers(1, 3)), draw(st.integers(1, 20)), draw(st.integers(2, 4))
@@ -63,7 +63,8 @@ def detection_outputs(draw: Any, kind: str) -> LayerCase:
     if shared and draw(st.integers(0, 2)) == 0:  # RefineDet's two steps
         shapes, data[3] = (*shapes, (images, boxes * 2), (images, boxes * 4)), lambda rng, shape: rng.random(shape)
         body += f" objectness_score: {draw(st.sampled_from([0.01, 0.3]))}"
-    return LayerCase(kind, f"detection_output_param {{ {body} }}", shapes, data=data, seed=draw(SEEDS))
+    tops = 2 if kind == "DetectionBoxes" else 1
+    return LayerCase(kind, f"detection_output_param {{ {body} }}", shapes, tops, data=data, seed=draw(SEEDS))
 
 
 def _regions(images: int, side: float) -> Callable[[Any, Any], Any]:

@@ -1,0 +1,68 @@
+"""Models for one runtime: bridge export --target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bridge
+from bridge import engines
+from bridge.cli import main
+from bridge.cli.export import export as export_command
+from bridge.errors import UnsupportedLayerError, UsageError
+from bridge.exporting.targets import TARGETS
+from tests.conftest import ROOT, need
+from tests.nets import make, random_inputs
+from tests.test_detections import files
+from tests.test_fork_nets import POOLING, REGIONS
+
+PAGE = (ROOT / "docs" / "export.md").read_text()
+
+
+def test_the_command_has_the_targets_of_the_table() -> None:
+    (option,) = (option for option in export_command.params if option.name == "target")
+    assert list(option.type.choices) == list(TARGETS)  # type: ignore[attr-defined]
+
+
+def test_opencv4_gets_all_boxes_and_the_lines_of_the_page_choose(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    need("onnxruntime", "chainer")
+    import onnx
+    import onnxruntime as ort
+
+    names = files(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["export", *names, "-o", str(tmp_path / "m.onnx"), "--target", "opencv4"])
+    assert not ended.value.code
+    assert "OpenCV 4 cannot suppress boxes" in capfd.readouterr().err
+    model = onnx.load(tmp_path / "m.onnx")
+    assert not {node.op_type for node in model.graph.node} & TARGETS["opencv4"].lacks
+    assert all(extent.dim_value for extent in model.graph.input[0].type.tensor_type.shape.dim)
+    net = bridge.load(*names)
+    inputs = random_inputs(net)
+    session = ort.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    boxes, scores = session.run(["rows_boxes", "rows_scores"], inputs)
+    code = PAGE.split("<!-- suppression -->\n```python\n")[1].split("```")[0]
+    assert "= 0.01, 0.45, 400, 200" in code
+    code = code.replace("= 0.01, 0.45, 400, 200", "= 0.3, 0.45, 20, 50")
+    known = {"boxes": boxes[0], "scores": scores[0], "np": np}
+    exec(code, known)
+    expected = engines.make("onnxruntime", net).outputs(inputs)["rows"][0, 0]
+    found = np.array(known["rows"])
+    assert len(found) == len(expected) > 10
+    order = np.argsort(-expected[:, 2], kind="stable")
+    np.testing.assert_allclose(found, expected[order][:, 1:], 1e-5, 1e-6)
+
+
+def test_a_target_refuses_what_it_lacks_and_says_what_lies_before_it(tmp_path: Path) -> None:
+    need("onnxruntime")
+    net = make(REGIONS.format(pooling=POOLING[8]))
+    with pytest.raises(UnsupportedLayerError, match=r"OpenCV 4 cannot run the model: layer 'proposal' .* NonMax"):
+        bridge.export_onnx(net, tmp_path / "m.onnx", target="opencv4", check=False)
+    assert not list(tmp_path.iterdir())
+    bridge.export_onnx(net, tmp_path / "m.onnx", target="openvino", check=False)
+    with pytest.raises(UsageError, match="no target 'cntk'"):
+        bridge.export_onnx(net, tmp_path / "m.onnx", target="cntk")
