@@ -13,6 +13,8 @@ from bridge.verification.results import RATIOS, ULPS, Metrics
 
 CHUNK = 1 << 20
 """Bytes that are compared at once: they stay in the cache."""
+VALUES = 1 << 18
+"""Values that are measured at once."""
 
 
 @dataclass(frozen=True)
@@ -77,30 +79,82 @@ def metrics(a: np.ndarray, b: np.ndarray, bound: np.ndarray | float) -> Metrics:
     """
     if a.size == 0 or same_bits(np.asarray(a, np.float32), np.asarray(b, np.float32)):
         return Metrics(count=a.size)
-    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    x, y = a.reshape(-1), b.reshape(-1)
+    # of one number, reshape would make as many as there are values
+    limits = np.broadcast_to(bound, a.size if np.ndim(bound) == 0 else a.shape).reshape(-1)
+    measured = _Measured(a.size)
     with np.errstate(all="ignore"):
+        for start in range(0, a.size, VALUES):
+            part = slice(start, start + VALUES)
+            measured.add(start, x[part], y[part], limits[part])
+    return measured.metrics(a.shape)
+
+
+class _Measured:
+    """What is measured of two arrays, a part after the other: whole arrays of float64 would take much memory."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.mismatches = size, 0
+        self.max_abs = self.max_rel = self.squares = self.peak = 0.0
+        self.max_ulps = 0
+        self.products = np.zeros(3)  # of x with itself, of y with itself, of x with y
+        self.spread = np.zeros(len(RATIOS) + 1, np.int64)
+        self.worst: tuple[float, int, float, float, float] = (-1.0, 0, 0.0, 0.0, 0.0)
+
+    def add(self, start: int, a: np.ndarray, b: np.ndarray, limits: np.ndarray) -> None:
+        """Measure a part of the flat arrays, which begins at ``start``."""
+        x, y, limits = (np.asarray(array, np.float64) for array in (a, b, limits))
         apart = difference(x, y)
-    limits = np.broadcast_to(np.asarray(bound, np.float64), x.shape)
-    with np.errstate(all="ignore"):
         relative = apart / np.fmax(np.abs(x), np.abs(y))
         ratio = np.nan_to_num(np.where(apart > 0, apart / limits, 0), nan=np.inf)
-    worst = int(np.argmax(ratio))
-    place = np.unravel_index(worst, x.shape)
-    return Metrics(
-        count=x.size,
-        mismatches=int(np.count_nonzero(apart > limits)),
-        max_abs=float(apart.max()),
-        max_rel=float(np.where(apart > 0, np.nan_to_num(relative, nan=np.inf), 0).max()),
-        max_ulps=_max_ulps(a, b),
-        cosine=_cosine(x, y),
-        psnr=_psnr(x, apart),
-        index=tuple(int(i) for i in place) if apart.max() > 0 else None,
-        a=float(x[place]),
-        b=float(y[place]),
-        bound=float(limits[place]),
-        ratio=float(ratio[place]),
-        spread=_spread(ratio[ratio > 0], RATIOS, ratio.size),
-    )
+        place = int(np.argmax(ratio))
+        if ratio[place] > self.worst[0]:
+            values = (float(array[place]) for array in (ratio, x, y, limits))
+            self.worst = (next(values), start + place, *values)
+        self.mismatches += int(np.count_nonzero(apart > limits))
+        self.max_abs = max(self.max_abs, float(apart.max()))
+        relative = np.where(apart > 0, np.nan_to_num(relative, nan=np.inf), 0)
+        self.max_rel = max(self.max_rel, float(relative.max()))
+        self.max_ulps = max(self.max_ulps, _max_ulps(a, b))
+        self.spread += np.asarray(_spread(ratio[ratio > 0], RATIOS, ratio.size))
+        self.squares += float((apart**2).sum())
+        self.peak = max(self.peak, float(np.abs(x[np.isfinite(x)]).max(initial=0)))
+        finite = np.isfinite(x) & np.isfinite(y)
+        x, y = x[finite], y[finite]
+        self.products += (x @ x, y @ y, x @ y)
+
+    def metrics(self, shape: Shape) -> Metrics:
+        """All of it."""
+        ratio, worst, x, y, limit = self.worst
+        place = np.unravel_index(worst, shape)
+        return Metrics(
+            count=self.size,
+            mismatches=self.mismatches,
+            max_abs=self.max_abs,
+            max_rel=self.max_rel,
+            max_ulps=self.max_ulps,
+            cosine=self._cosine(),
+            psnr=self._psnr(),
+            index=tuple(int(i) for i in place) if self.max_abs > 0 else None,
+            a=x,
+            b=y,
+            bound=limit,
+            ratio=ratio,
+            spread=tuple(int(number) for number in self.spread),
+        )
+
+    def _cosine(self) -> float:
+        xx, yy, xy = self.products
+        lengths = float(np.sqrt(xx)) * float(np.sqrt(yy))
+        if not lengths:
+            return 1.0 if not xx and not yy else 0.0
+        return min(1.0, float(xy) / lengths)
+
+    def _psnr(self) -> float:
+        root = float(np.sqrt(self.squares / self.size))
+        if not root:
+            return float("inf")
+        return 20 * float(np.log10(self.peak / root)) if self.peak and np.isfinite(root) else float("-inf")
 
 
 def _spread(distances: np.ndarray, classes: Sequence[float], total: int) -> tuple[int, ...]:
@@ -115,23 +169,6 @@ def difference(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         found = np.abs(x - y)
     alike = (x == y) | (np.isnan(x) & np.isnan(y))
     return np.where(alike, 0, np.where(np.isnan(found), np.inf, found))
-
-
-def _cosine(x: np.ndarray, y: np.ndarray) -> float:
-    finite = np.isfinite(x) & np.isfinite(y)
-    x, y = x[finite], y[finite]
-    lengths = float(np.linalg.norm(x)) * float(np.linalg.norm(y))
-    if not lengths:
-        return 1.0 if not x.any() and not y.any() else 0.0
-    return min(1.0, float(x @ y) / lengths)
-
-
-def _psnr(x: np.ndarray, difference: np.ndarray) -> float:
-    root = float(np.sqrt(np.mean(difference**2)))
-    peak = float(np.abs(x[np.isfinite(x)]).max(initial=0))
-    if not root:
-        return float("inf")
-    return 20 * float(np.log10(peak / root)) if peak and np.isfinite(root) else float("-inf")
 
 
 def _max_ulps(a: np.ndarray, b: np.ndarray) -> int:

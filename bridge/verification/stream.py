@@ -18,7 +18,7 @@ from bridge.errors import BridgeError
 from bridge.schema import Net, count
 from bridge.verification.segments import Place, Segment, sources
 
-FREE = 32 << 20
+FREE = 8 << 20
 """Bytes of tops that may be in memory at once, however small the layers are."""
 
 PlacedValues = Mapping[Place, np.ndarray]

@@ -41,6 +41,7 @@ import numpy as np
 
 from bridge.errors import BridgeError, UsageError, nearest
 from bridge.schema import Layer, Net, Shape, count
+from bridge.verification.compare import VALUES
 from bridge.verification.detections import moved
 from bridge.verification.segments import Place, Runner, Segment
 
@@ -210,19 +211,30 @@ def _own(runner: Runner, index: int, clean: Mapping[Place, np.ndarray], rng: np.
     if terms is None:
         return _backward(runner, index, clean, tops, rng)
     terms, positive = max(FEWEST, terms), layer.magnitudes()
-    magnitudes = {place: np.abs(clean[place]) for place in runner.reads[index]}
-    sums = runner.run(runner.alone(index), magnitudes, lambda _: positive)
+    sums = _magnitude_sums(runner, index, clean, positive)
     size = FACTOR * np.sqrt(terms) * UNIT
     why = f"{FACTOR} x sqrt({terms}) x 2^-24 x sum of |terms|, a sum of {terms} terms in another order"
-    return {place: Bound(size * _rounded(sums[place]) + TINY, why) for place in tops}
+    return {place: Bound(_scaled(size, sums.pop(place)), why) for place in tops}
 
 
-def _rounded(sums: np.ndarray) -> np.ndarray:
-    """How large, at most, what is rounded on the way to a sum is: the sum of magnitudes, in float64.
+def _magnitude_sums(
+    runner: Runner, index: int, clean: Mapping[Place, np.ndarray], positive: Layer
+) -> dict[Place, np.ndarray]:
+    """What a layer of positive blobs makes of the magnitudes of its inputs."""
+    magnitudes = {place: np.abs(clean[place]) for place in runner.reads[index]}
+    return runner.run(runner.alone(index), magnitudes, lambda _: positive)
 
-    Where that overflows, LARGEST: the sum itself is finite only if all numbers on the way to it are.
+
+def _scaled(size: float, sums: np.ndarray) -> np.ndarray:
+    """``size`` times the sums of magnitudes, and TINY, in float32: large arrays take their memory only once.
+
+    Where a sum overflows, LARGEST stands for it: the sum itself is finite only if all numbers on the way to it are.
     """
-    return np.nan_to_num(np.abs(sums.astype(np.float64)), nan=0, posinf=LARGEST)
+    bound: np.ndarray = np.asarray(np.abs(sums))
+    np.nan_to_num(bound, copy=False, nan=0, posinf=LARGEST)
+    bound *= np.float32(size)
+    bound += np.float32(TINY)
+    return bound
 
 
 def _backward(
@@ -263,10 +275,10 @@ def _moved(
     part, layer = runner.alone(index), runner.net.layers[index]
     fixed = {place for position, place in enumerate(runner.reads[index]) if layer.fill(position)}
     values = {place: clean[place] for place in part.inputs}
-    steps = {place: rng.choice([-STEP, STEP], values[place].shape) for place in part.inputs if place not in fixed}
+    signs = {place: _signs(rng, values[place].shape) for place in part.inputs if place not in fixed}
     found: list[Mapping[Place, np.ndarray]] = []
     for way in (1, -1):
-        shifted = {place: _shifted(values[place], values[place] * (way * step)) for place, step in steps.items()}
+        shifted = {place: _shifted(values[place], way * sign, STEP, relative=True) for place, sign in signs.items()}
         found.append(runner.run(part, {**values, **shifted}))
         if not any((np.isfinite(tops[place]) & ~np.isfinite(found[-1][place])).any() for place in tops):
             break
@@ -295,7 +307,7 @@ def _shaken(
     for index in part.layers:
         tops = runner.run(runner.alone(index), now)
         for place, array in tops.items():
-            now[place] = _shifted(array, rng.choice([-1 / FACTOR, 1 / FACTOR], array.shape) * own[index][place].values)
+            now[place] = _shifted(array, _signs(rng, array.shape), own[index][place].values, scale=1 / FACTOR)
             rows = runner.net.layers[index].detections(place.top)
             found[place] = (
                 _distance(clean[place], now[place]) if rows is None else moved(rows, clean[place], now[place])
@@ -307,15 +319,43 @@ def _distance(a: np.ndarray, b: np.ndarray | None) -> float:
     """The largest difference where both are finite; none of another shape."""
     if b is None or a.shape != b.shape or not a.size:
         return 0.0
-    with np.errstate(invalid="ignore"):
-        difference = np.abs(a.astype(np.float64) - b)
-    return float(difference[np.isfinite(difference)].max(initial=0))
+    x, y, largest = a.reshape(-1), b.reshape(-1), 0.0
+    for start in range(0, x.size, VALUES):
+        part = slice(start, start + VALUES)
+        with np.errstate(invalid="ignore"):
+            difference = np.abs(x[part].astype(np.float64) - y[part])
+        largest = max(largest, float(difference[np.isfinite(difference)].max(initial=0)))
+    return largest
 
 
-def _shifted(array: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """The array and the shift added as float32; what is finite stays finite."""
-    moved = np.clip(array + shift.astype(np.float64), -LARGEST, LARGEST)
-    return np.where(np.isfinite(array), moved, array).astype(np.float32)
+def _signs(rng: np.random.Generator, shape: Shape) -> np.ndarray:
+    """-1 or 1 for each value."""
+    signs = rng.integers(0, 2, shape, np.int8)
+    return np.asarray(2 * signs - 1, np.int8)
+
+
+def _shifted(
+    array: np.ndarray, signs: np.ndarray, size: np.ndarray | float, *, scale: float = 1, relative: bool = False
+) -> np.ndarray:
+    """The array moved, as float32; what is finite stays finite.
+
+    Args:
+        array: The values.
+        signs: Up or down, for each.
+        size: How far each is moved.
+        scale: A factor of that.
+        relative: Whether that is relative to the value itself.
+    """
+    moved = np.empty(array.shape, np.float32)
+    sizes = np.broadcast_to(size, array.shape if np.ndim(size) else array.size).reshape(-1)
+    x, y, ways = array.reshape(-1), moved.reshape(-1), signs.reshape(-1)
+    for start in range(0, x.size, VALUES):
+        part = slice(start, start + VALUES)
+        values = x[part].astype(np.float64)
+        steps = ways[part] * (sizes[part] * scale)
+        shifted = values + (values * steps if relative else steps)
+        y[part] = np.where(np.isfinite(values), np.clip(shifted, -LARGEST, LARGEST), values)
+    return moved
 
 
 def _counts(array: np.ndarray) -> bool:
