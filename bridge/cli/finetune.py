@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli import manners, options, printable
-from bridge.cli.manners import VOICE, section
+from bridge.cli.manners import FIRST, VOICE, section
 from bridge.cli.progress import Progress
 from bridge.errors import BridgeError, FormatError, UsageError
 
@@ -57,7 +57,7 @@ _USUAL = {
     type=click.Path(),
     help="Folder that the paths of a list start from.  [default: the list's own]",
 )
-@section("What is trained")
+@section(FIRST)
 @click.option("--head", "heads", multiple=True, metavar="LAYER=[NAME:]10", help="New outputs for a layer; repeatable.")
 @click.option("--freeze", multiple=True, metavar="PATTERN", help="Layers to freeze, such as 'conv*'; repeatable.")
 @click.option(
