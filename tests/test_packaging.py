@@ -79,7 +79,7 @@ def test_help_of_a_command_loads_no_numbers(name: str) -> None:
 
 
 def yaml_files() -> list[Path]:
-    return sorted([*(ROOT / ".github").rglob("*.yml"), ROOT / ".pre-commit-config.yaml", ROOT / "CITATION.cff"])
+    return sorted([*(ROOT / ".github").rglob("*.yml"), *ROOT.glob(".pre-commit*.yaml"), ROOT / "CITATION.cff"])
 
 
 @pytest.mark.parametrize("path", yaml_files(), ids=lambda path: str(path.relative_to(ROOT)))
