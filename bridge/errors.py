@@ -143,14 +143,14 @@ _NAMES = 1000
 _LETTERS = 200
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
+def nearest(name: str, names: Iterable[str], likeness: float = 0.4) -> str:
     """A hint with those of the names that are most like ``name``; empty where none is, or where there are too many."""
     import difflib
 
     known = list(itertools.islice(dict.fromkeys(names), _NAMES + 1))
     if len(known) > _NAMES or len(name) > _LETTERS:
         return ""
-    close = difflib.get_close_matches(name, [near for near in known if len(near) <= _LETTERS], 3, 0.4)
+    close = difflib.get_close_matches(name, [near for near in known if len(near) <= _LETTERS], 3, likeness)
     return "did you mean " + " or ".join(f"'{near}'" for near in close) + "?" if close else ""
 
 

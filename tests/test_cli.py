@@ -70,6 +70,14 @@ def test_info_leaves_out_a_column_without_groups(tmp_path: Path, capfd: pytest.C
     assert "group" not in ends(capfd, "info", str(path))[1]
 
 
+def test_a_misspelt_file_has_a_hint(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "model.caffemodel").touch()
+    status, _, err = ends(capfd, "info", str(tmp_path / "mode.caffemodel"))
+    assert status == 2
+    assert err.endswith("No such file or directory\n  hint: did you mean 'model.caffemodel'?\n")
+    assert "hint" not in ends(capfd, "info", str(tmp_path / "nowhere.caffemodel"))[2]
+
+
 def test_convert_needs_weights(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     status, _, err = ends(capfd, "convert", MODEL[0], "-o", str(tmp_path / "out.npz"))
     assert status == 2

@@ -18,7 +18,7 @@ PAGES = [
         DOCS / f"{name}.md"
         for name in (
             "index", "from-opencv", "from-pycaffe", "from-caffefunction", "formats", "readers", "proof", "terminal",
-            "look", "troubleshooting",
+            "look", "migrate", "troubleshooting",
         )
     ),
 ]  # fmt: skip

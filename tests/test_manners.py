@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -88,6 +91,40 @@ def test_quiet_leaves_out_notes(tmp_path: Path, capfd: pytest.CaptureFixture[str
     assert ends(capfd, "info", str(path), "-q")[::2] == (0, "")
     assert ends(capfd, "-q", "info", str(path))[2] == ""
     assert "note:" in ends(capfd, "info", str(path))[2]  # one command's silence is not the next one's
+
+
+def test_quiet_leaves_out_progress(capfd: pytest.CaptureFixture[str]) -> None:
+    manners.VOICE.reset()
+    manners.VOICE.progress("one of two")
+    manners.VOICE.level = -1
+    manners.VOICE.progress("two of two")
+    manners.VOICE.reset()
+    assert capfd.readouterr().err == "one of two\n"
+
+
+@pytest.mark.process
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal")
+@pytest.mark.parametrize("plain", [False, True], ids=["colour", "NO_COLOR"])
+def test_a_verdict_has_a_colour_on_a_terminal(plain: bool, flipped: str) -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", **({"NO_COLOR": "1"} if plain else {}), "PYTHONPATH": str(ROOT)}
+    if not plain:
+        environment.pop("NO_COLOR", None)
+    line = [sys.executable, "-m", "bridge", "verify", *MODEL, "--against", flipped, *SILENT, "--format", "summary"]
+    child = subprocess.Popen(line, stdout=theirs, env=environment)
+    os.close(theirs)
+    text = b""
+    try:
+        while piece := os.read(ours, 65536):
+            text += piece
+    except OSError:  # the child has closed its end
+        pass
+    os.close(ours)
+    assert child.wait() == 1
+    assert (b"\x1b[1;31mFAILED" in text) != plain
+    assert (b"\x1b" in text) != plain
 
 
 def test_verbose_says_steps_and_times(capfd: pytest.CaptureFixture[str]) -> None:

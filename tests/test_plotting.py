@@ -57,15 +57,36 @@ def test_layers_that_work_in_place_share_a_box(tmp_path: Path) -> None:
     assert lines(drawing)[1] == ("conv1", "3 x 3 Convolution + ReLU", "1 x 8 x 32 x 32")
 
 
+def test_a_layer_in_place_has_its_own_box_where_its_value_is_read_before(tmp_path: Path) -> None:
+    text = INPUT + layer("a", "Power", "data") + layer("before", "Exp", "a") + layer("r", "ReLU", "a", "a")
+    assert [name for name, *_ in lines(net_drawing(loaded(text, tmp_path)))] == ["data", "a", "before", "r"]
+    split = 'layer { name: "s" type: "Slice" bottom: "data" top: "x" top: "y" top: "z" }' + layer("r", "ReLU", "y", "y")
+    assert [name for name, *_ in lines(net_drawing(loaded(INPUT + split, tmp_path)))] == ["data", "s", "r"]
+
+
 def test_repeated_blocks_are_drawn_once_with_how_often_they_come(tmp_path: Path) -> None:
     net = loaded(residual(7), tmp_path)
     folded, whole = net_drawing(net), net_drawing(net, fold=False)
     assert [frame[0] for frame in folded.frames] == ["7 times: b0_1 to b6"]
-    assert [name for name, *_ in lines(folded)] == ["input", "first", "b0_1", "b0_2", "b0", "end"]
+    assert [name for name, *_ in lines(folded)] == ["data", "first", "b0_1", "b0_2", "b0", "end"]
     assert len(whole.boxes) == 3 + 3 * 7
     assert not whole.frames
     # What follows the last repetition reads the block's end.
     assert {path[0].box.lines[0] for path in folded.edges if path[-1].box.lines[0] == "end"} == {"b0"}  # type: ignore[union-attr]
+
+
+def test_inputs_are_drawn_one_by_one(tmp_path: Path) -> None:
+    names = ("a", "b", "c", "d", "e")
+    shape = "input_param { shape { dim: 2 dim: 3 } }"
+    inputs = "".join(f'layer {{ name: "in_{name}" type: "Input" top: "{name}" {shape} }}\n' for name in names)
+    drawing = net_drawing(loaded(inputs + layer("all", "Concat", " ".join(names)), tmp_path))
+    assert not drawing.frames
+    assert [name for name, *_ in lines(drawing)] == [*names, "all"]
+
+
+def test_every_output_of_a_layer_has_its_shape(tmp_path: Path) -> None:
+    text = INPUT + 'layer { name: "s" type: "Slice" bottom: "data" top: "x" top: "y" top: "z" }'
+    assert lines(net_drawing(loaded(text, tmp_path)))[1] == ("s", "Slice", *["1 x 1 x 32 x 32"] * 3)
 
 
 def test_blocks_of_other_sizes_are_not_folded(tmp_path: Path) -> None:

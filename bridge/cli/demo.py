@@ -8,6 +8,7 @@ import time
 import click
 
 from bridge.cli import manners
+from bridge.cli.manners import VOICE
 from bridge.show.table import print_table
 
 
@@ -18,8 +19,8 @@ def demo() -> None:
     from bridge.cli.progress import Progress
 
     start = time.perf_counter()
-    with Progress(hidden=not sys.stderr.isatty()) as progress:
-        found = way.run(lambda text: click.echo(f"{text} ...", err=True), progress.step)
+    with Progress(hidden=VOICE.quiet or not sys.stderr.isatty()) as progress:
+        found = way.run(lambda text: VOICE.progress(f"{text} ..."), progress.step)
     print_table("weight bridge, the whole way", ("what", "found"), found, prose=True)
     click.echo()
     click.echo(f"done in {time.perf_counter() - start:.0f} s")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli import manners, options, printable
-from bridge.cli.manners import VOICE, section
+from bridge.cli.manners import FIRST, VOICE, section
 from bridge.cli.progress import Progress
 from bridge.cli.ranks import all_or_none
 from bridge.cli.rerun import given_words, stored_words, write_command
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     type=click.Path(),
     help="Folder that the paths of a list start from.  [default: the list's own]",
 )
-@section("What is trained")
+@section(FIRST)
 @click.option("--head", "heads", multiple=True, metavar="LAYER=[NAME:]10", help="New outputs for a layer; repeatable.")
 @click.option(
     "--freeze",

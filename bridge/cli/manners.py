@@ -45,6 +45,11 @@ class Voice:
         """Whether steps are said, and nothing is cut short."""
         return self.level > 0
 
+    def progress(self, text: str) -> None:
+        """Say on stderr what is done or begins, for people who wait; not after ``-q``."""
+        if not self.quiet:
+            click.echo(printable(text), err=True)
+
     def step(self, text: str) -> None:
         """Say what begins now, with the seconds since the command began; only after ``-v``."""
         if self.verbose:

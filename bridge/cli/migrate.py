@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from bridge.cli import manners, printable
+from bridge.cli.manners import VOICE
 
 
 @manners.command()
@@ -27,7 +28,7 @@ def migrate(ctx: click.Context, /, folder: str, output: str, jobs: int | None, o
         for pair in find_pairs(folder):
             click.echo(printable(f"{pair.weights}  {pair.definition or '-'}  {pair.fit:.0%}"))
         return
-    outcomes = migrate_folder(folder, output, jobs=jobs, progress=lambda line: click.echo(printable(line), err=True))
+    outcomes = migrate_folder(folder, output, jobs=jobs, progress=VOICE.progress)
     proven = sum(outcome.proven for outcome in outcomes)
     click.echo(f"{output}/index.html: {len(outcomes)} models, {proven} converted and proven")
     ctx.exit(2 if not outcomes else 0 if proven == len(outcomes) else 1)

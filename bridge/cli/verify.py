@@ -66,14 +66,14 @@ def _repeated(args: list[str], option: str) -> list[str]:
 )
 @click.option("--readers", metavar="A,B", help="Readers to compare, or none.  [default: all that work here]")
 @click.option("--engines", metavar="A,B", help="Engines to compare, or none.  [default: all that work here]")
+@click.option("--isolate", is_flag=True, help="Run each layer on its own, with the inputs that the other side has.")
+@click.option("--subset", is_flag=True, help="Allow inputs, outputs, layers and arrays that only one side has.")
 @section("Bounds")
 @click.option("--rtol", metavar="T[,BLOB:T]", help="Relative tolerance of outputs.  [default: a bound for each layer]")
 @click.option("--atol", metavar="T[,BLOB:T]", help="Absolute tolerance of outputs.")
 @section("Inputs")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of random inputs.")
 @click.option("--draws", default=6, show_default=True, type=click.IntRange(1), help="Draws of random inputs, at most.")
-@click.option("--isolate", is_flag=True, help="Run each layer on its own, with the inputs that the other side has.")
-@click.option("--subset", is_flag=True, help="Allow inputs, outputs, layers and arrays that only one side has.")
 @click.option("--range", "--value-range", "value_range", metavar="LO,HI", help="Range of random inputs.")
 @click.option(
     "--input",

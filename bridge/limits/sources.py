@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from bridge.errors import ChangedError, FormatError, MissingFileError
+from bridge.errors import ChangedError, FormatError, MissingFileError, nearest
 
 _IMAGE_FAULTS: tuple[type[Exception], ...] = (
     OSError, SyntaxError, ValueError, EOFError, RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError,
@@ -83,6 +83,15 @@ OPENED = Opened()
 """Those of this process; a command begins with none."""
 
 
+def _neighbours(path: Path) -> str:
+    """A hint with the files beside a missing one whose names are most like its."""
+    try:
+        names = [entry.name for entry in os.scandir(path.parent) if entry.is_file()]
+    except OSError:
+        return ""
+    return nearest(path.name, names, 0.8)
+
+
 def open_file(path: str | Path) -> IO[bytes]:
     """Open a regular file for reading.
 
@@ -95,9 +104,10 @@ def open_file(path: str | Path) -> IO[bytes]:
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except OSError as error:
-        if isinstance(error, IsADirectoryError):
+        if os.path.isdir(path):  # on Windows that is no IsADirectoryError
             raise MissingFileError("is a folder", expected="a file", where=where) from None
-        raise MissingFileError(f"cannot be read: {error.strerror}", where=where) from None
+        hint = _neighbours(Path(path)) if isinstance(error, FileNotFoundError) else ""
+        raise MissingFileError(f"cannot be read: {error.strerror}", where=where, hint=hint) from None
     except ValueError as error:  # a NUL in the name
         raise MissingFileError(f"cannot be read: {error}", where=where) from None
     status = os.fstat(descriptor)

@@ -12,6 +12,8 @@ from bridge.show.graph import Box, Drawing, Frame
 
 _LONGEST_PERIOD = 12
 """Stretches in one repeated block, at most."""
+_SHAPES = 3
+"""Outputs of a layer whose shapes are drawn."""
 _LONG = 40
 """Letters of a name that are drawn."""
 
@@ -22,7 +24,7 @@ class _Cell:
 
     layers: list[Layer]
     reads: list[int] = field(default_factory=list)
-    shape: Shape | None = None
+    shapes: tuple[Shape, ...] = ()
     name: str = ""
 
     @property
@@ -79,16 +81,21 @@ def _cells(net: Any) -> list[_Cell]:
     for name, shape in net.inputs.items():
         if not any(layer.is_input and name in layer.tops for layer in net.layers):
             writer[name] = len(cells)
-            cells.append(_Cell([], [], shape, name))
+            cells.append(_Cell([], [], (shape,) if shape is not None else (), name))
     for index, layer in enumerate(net.layers):
-        shape = shapes[index][0] if shapes and shapes[index] else None
         reads = [writer[bottom] for bottom in layer.bottoms if bottom in writer]
-        if len(reads) == 1 and layer.tops == layer.bottoms and cells[reads[0]].layers:
+        if layer.tops == layer.bottoms and len(reads) == 1 and _takes_more(cells, reads[0]):
             cells[reads[0]].layers.append(layer)
             continue
         writer.update(dict.fromkeys(layer.tops, len(cells)))
-        cells.append(_Cell([layer], reads, shape, layer.name))
+        cells.append(_Cell([layer], reads, shapes[index] if shapes else (), layer.name))
     return cells
+
+
+def _takes_more(cells: list[_Cell], index: int) -> bool:
+    """Whether a layer that works in place on a cell's value may share its box: nothing else reads that value before."""
+    own = cells[index].layers
+    return bool(own) and len(own[0].tops) == 1 and not any(index in cell.reads for cell in cells)
 
 
 def _stretches(cells: list[_Cell]) -> list[tuple[int, int]]:
@@ -107,6 +114,11 @@ def _stretches(cells: list[_Cell]) -> list[tuple[int, int]]:
     return [*made, (start, len(cells))] if start < len(cells) else made
 
 
+def _sign(cells: list[_Cell], index: int) -> object:
+    """What a cell has in common with those that it may be drawn for; inputs stand for themselves."""
+    return index if cells[index].is_input else cells[index].signature
+
+
 def _step(cells: list[_Cell], index: int, read: int) -> tuple[str, int]:
     """Which cell is read, so that blocks which come again read the same: from here back, or an input."""
     return ("input", read) if cells[read].is_input else ("back", index - read)
@@ -116,7 +128,7 @@ def _repeats(cells: list[_Cell]) -> list[tuple[int, int, int]]:
     """Blocks that come several times in a row: index of the first cell, cells of one block, how often it comes."""
     stretches = _stretches(cells)
     signs = [
-        tuple((cells[i].signature, tuple(_step(cells, i, read) for read in cells[i].reads)) for i in range(a, b))
+        tuple((_sign(cells, i), tuple(_step(cells, i, read) for read in cells[i].reads)) for i in range(a, b))
         for a, b in stretches
     ]
     found, taken = [], [False] * len(stretches)
@@ -148,13 +160,16 @@ def _box(cell: _Cell, reads: list[int]) -> Box:
     if own is None:  # an input that no layer declares
         return Box((_short(cell.name), *_shape(cell)), (), "input")
     types = " + ".join(layer.type for layer in cell.layers)
-    lines = (_short(own.name), _short(f"{_kernel(own)} {types}".strip()), *_shape(cell))
+    name = ", ".join(own.tops) if own.is_input else own.name
+    lines = (_short(name), _short(f"{_kernel(own)} {types}".strip()), *_shape(cell))
     kind = "input" if cell.is_input else "weights" if any(layer.blobs for layer in cell.layers) else ""
     return Box(lines, tuple(dict.fromkeys(reads)), kind)
 
 
 def _shape(cell: _Cell) -> tuple[str, ...]:
-    return () if cell.shape is None else (times(cell.shape),)
+    """A line for the shape of each output, the first ones of many."""
+    lines = tuple(map(times, cell.shapes[:_SHAPES]))
+    return (*lines, f"and {len(cell.shapes) - _SHAPES} more") if len(cell.shapes) > _SHAPES else lines
 
 
 def _kernel(layer: Layer) -> str:

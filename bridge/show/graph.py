@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 from bridge.show.html import Markup, join, tag
 
-_LETTER, _LINE, _PAD = 6.6, 16.0, 10.0
-"""Width of a letter, height of a line, and the space around a box's text."""
+_LETTER, _BOLD, _LINE, _PAD = 6.6, 7.6, 16.0, 10.0
+"""Width of a letter, of a bold one, height of a line, and the space around a box's text."""
 _ACROSS, _DOWN, _LANE = 22.0, 30.0, 14.0
 """Space between boxes, between ranks, and the width of an edge that passes a rank."""
 _MARGIN, _SWEEPS = 24.0, 12
@@ -152,7 +152,7 @@ class Drawing:
         return (
             left,
             top,
-            max(right, left + len(frame.title) * _LETTER + 2 * _PAD),
+            max(right, left + len(frame.title) * _BOLD + 2 * _PAD),
             (max(place.y + place.height for place in held) + _PAD),
         )
 
@@ -188,7 +188,8 @@ class Drawing:
 
 
 def _sized(box: Box) -> Spot:
-    width = max(map(len, box.lines), default=0) * _LETTER + 2 * _PAD
+    widths = [len(line) * (_LETTER if number else _BOLD) for number, line in enumerate(box.lines)]
+    width = max(widths, default=0.0) + 2 * _PAD
     return Spot(width, len(box.lines) * _LINE + _PAD, box)
 
 
@@ -255,7 +256,7 @@ def _box_svg(place: Spot) -> Markup:
             text_anchor="middle",
             fill=_SOFT if number else _TEXT,
             font_weight=None if number else "600",
-            textLength=f"{min(len(line) * _LETTER, place.width - 6):.0f}" if len(line) > 24 else None,
+            textLength=f"{len(line) * (_LETTER if number else _BOLD):.0f}" if len(line) > 24 else None,
         )
         for number, line in enumerate(box.lines)
     )
@@ -286,7 +287,7 @@ def _frame_svg(frame: tuple[str, float, float, float, float]) -> Markup:
         stroke_width=1.5,
         stroke_dasharray="6 4",
     )
-    width = len(title) * _LETTER + 2
+    width = len(title) * _BOLD + 2
     behind = tag("rect", x=f"{left + 6:.1f}", y=f"{top + 2:.1f}", width=f"{width:.1f}", height=15, fill="#ffffff")
     return join(
         rect, behind, tag("text", title, x=f"{left + 8:.1f}", y=f"{top + 14:.1f}", fill=_FRAME, font_weight="600")
