@@ -8,7 +8,7 @@ from bridge.errors import UsageError
 from bridge.finetuning.config import Config
 from bridge.finetuning.data import Data, Loading, load_data, named, split
 from bridge.finetuning.listener import Work, silent
-from bridge.finetuning.material import Arrays, Material, loaded_data
+from bridge.finetuning.material import GivenData, Material, loaded_data
 from bridge.finetuning.objective import Objective
 from bridge.finetuning.parallel import Ranks
 from bridge.schema import Net, Shape, count
@@ -69,7 +69,7 @@ def load_splits(
     return data.take(train, data.notes), data.take(held) if len(held) else None
 
 
-def _shared(given: Arrays, source: str, loading: Loading, ranks: Ranks, classes: tuple[str, ...] = ()) -> Data:
+def _shared(given: GivenData, source: str, loading: Loading, ranks: Ranks, classes: tuple[str, ...] = ()) -> Data:
     """The data that are given, or else those of a source, in every rank.
 
     Rank 0 reads the source. The others get what it has in memory; where pictures went to a file, they map the file,

@@ -48,7 +48,7 @@ def forward(chain: NetChain, objective: Objective, source: Source | Ahead, indic
     return run_features(chain, objective, source, source.get(indices, epoch))
 
 
-def run_features(chain: NetChain, objective: Objective, source: Source, features: Any) -> Any:
+def run_features(chain: NetChain, objective: Objective, source: Source | Ahead, features: Any) -> Any:
     """The same, from what the trained part reads of the images."""
     label = objective.label
     features = {name: chain.xp.asarray(values) for name, values in features.items()}

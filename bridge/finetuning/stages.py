@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from bridge.chain.build import NetChain
 from bridge.chain.devices import to_host
@@ -13,7 +15,7 @@ from bridge.chain.freezing import freeze, is_frozen, thaw
 from bridge.chain.functions import chainer
 from bridge.errors import UsageError
 from bridge.finetuning.batches import Images
-from bridge.finetuning.cache import Cache, Features, digest
+from bridge.finetuning.cache import Cache, digest
 from bridge.finetuning.cut import Cut
 from bridge.finetuning.data import Data
 from bridge.finetuning.listener import Listener
@@ -151,7 +153,7 @@ class _Feeder:
         told = self._told(found, len(images) * draws)
         cache.fill(told, writes=not ranks.local_rank, wait=lambda: ranks.exchanged(None))
 
-    def _told(self, parts: Iterable[Features], total: int) -> Iterator[Features]:
+    def _told(self, parts: Iterable[Mapping[str, np.ndarray]], total: int) -> Iterator[Mapping[str, np.ndarray]]:
         """The same, and the listener is told how many images are done."""
         done = 0
         self._work(_FEATURES, done, total)

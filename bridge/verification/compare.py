@@ -109,8 +109,7 @@ class _Measured:
         ratio = np.nan_to_num(np.where(apart > 0, apart / limits, 0), nan=np.inf)
         place = int(np.argmax(ratio))
         if ratio[place] > self.worst[0]:
-            values = (float(array[place]) for array in (ratio, x, y, limits))
-            self.worst = (next(values), start + place, *values)
+            self.worst = (float(ratio[place]), start + place, float(x[place]), float(y[place]), float(limits[place]))
         self.mismatches += int(np.count_nonzero(apart > limits))
         self.max_abs = max(self.max_abs, float(apart.max()))
         relative = np.where(apart > 0, np.nan_to_num(relative, nan=np.inf), 0)

@@ -16,16 +16,8 @@ from bridge.files.atomic import refuse_sources
 from bridge.files.load import Reading, reader_options
 from bridge.schema import Net
 from bridge.verification import draws as drawing
+from bridge.verification import inputs as feeding
 from bridge.verification.checks import run_checks
-from bridge.verification.inputs import (
-    Range,
-    Recorded,
-    check_shapes,
-    describe_inputs,
-    make_inputs,
-    parse_range,
-    write_recorded,
-)
 from bridge.verification.memory import HeldChain, HeldNet, chain_side, held_net, is_chain, read_all
 from bridge.verification.outputs import (
     Comparison,
@@ -70,7 +62,7 @@ def verify(
     isolate: bool = False,
     subset: bool = False,
     draws: int = drawing.DRAWS,
-    value_range: Range | None = None,
+    value_range: feeding.Range | None = None,
     inputs: Mapping[str, Any] | None = None,
     outputs: Sequence[str] = (),
     save_inputs: str | Path | None = None,
@@ -136,7 +128,7 @@ def verify(
         run.check(checks, skip_checks, inputs)
     tolerances = Tolerances(rtol, atol)
     if engines is None or engines or recorded or record:
-        run.feed(recorded, inputs, seed, parse_range(value_range))
+        run.feed(recorded, inputs, seed, feeding.parse_range(value_range))
         tolerances.check(run.net)
         if save_inputs and run.inputs:
             run.write(save_inputs, {f"in:{name}": array for name, array in run.inputs.items()})
@@ -165,7 +157,7 @@ class _Run:
         self.against: Files | HeldNet | HeldChain | None = None
         self.other: Loaded | None = None
         self.inputs: dict[str, np.ndarray] = {}
-        self.recorded: Recorded | None = None
+        self.recorded: feeding.Recorded | None = None
         self.checked: list[Any] = []
         self.weights: list[WeightsResult] = []
         self.outputs: list[OutputsResult] = []
@@ -210,7 +202,7 @@ class _Run:
     def write(self, path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
         """Write arrays to a file that is none of those that are read."""
         refuse_sources(self.sources, [path])
-        write_recorded(path, arrays)
+        feeding.write_recorded(path, arrays)
 
     def report(self) -> Report:
         """What came out."""
@@ -243,7 +235,7 @@ class _Run:
         for loaded in [self.loaded, *([self.other] if self.other else [])]:
             self.checked.append(run_checks(loaded, only=only, skip=skip, shapes=shapes))
 
-    def feed(self, recorded: str | Path | None, inputs: Any, seed: int, span: Range | None) -> None:
+    def feed(self, recorded: str | Path | None, inputs: Any, seed: int, span: feeding.Range | None) -> None:
         """Find the net to run, and its inputs: recorded ones, or new ones."""
         shapes = {name: value for name, value in (inputs or {}).items() if isinstance(value, (tuple, list))}
         self.sources += [value for value in (recorded, *(inputs or {}).values()) if isinstance(value, (str, Path))]
@@ -252,15 +244,15 @@ class _Run:
         if recorded is not None:
             if inputs or span:
                 raise UsageError("inputs are recorded; they take no extents and no range", where=str(recorded))
-            self.recorded = Recorded(recorded)
+            self.recorded = feeding.Recorded(recorded)
             self.recorded.check(self.net)
             self.parts.append(compare_keys(self.recorded, self.net, self.loaded.net, subset=self.subset))
             self.inputs = {name: self.recorded.inputs[name] for name in self.net.inputs}
-            check_shapes(self.net, {name: array.shape for name, array in self.inputs.items()})
+            feeding.check_shapes(self.net, {name: array.shape for name, array in self.inputs.items()})
             return
         try:
             self.more = {"given": inputs, "seed": seed, "value_range": span}
-            self.inputs = make_inputs(self.net, **self.more)
+            self.inputs = feeding.make_inputs(self.net, **self.more)
         except BridgeError as error:
             if inputs:
                 raise
@@ -277,7 +269,7 @@ class _Run:
             if not self._run_draw(names, options, compare, None if ran else record, done):
                 break
             ran = True
-            self.drawn += describe_inputs(values)
+            self.drawn += feeding.describe_inputs(values)
         if not ran:
             wishes = {"compared with what is recorded": self.recorded, "recorded": record}
             self.undone += [f"nothing can run the net here, so nothing was {w}" for w, wish in wishes.items() if wish]
