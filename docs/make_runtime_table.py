@@ -43,10 +43,10 @@ Made by `docs/make_runtime_table.py`; `tests/test_runtimes.py` holds each runtim
 
 The files are what `bridge export` writes by default: opset 17, the batch open, height and width where that is cheap.
 The cases are those recorded from the real Caffe in `fixtures/golden/`, and for types that BVLC Caffe does not have, a
-second implementation in NumPy (`tests/references/`). *Agrees* means: loaded as it is, and every output is Caffe's within
-rtol {RTOL:g}, atol {ATOL:g}; behind it stands the largest difference met. *If static*: only as exported with `--static`,
-all extents fixed. *n of m*: so many of the type's cases agree; which do not is said below. A runtime that is older than
-its neighbour is the oldest that the exporter is made for.
+second implementation in NumPy (`tests/references/`). *Agrees* means: loaded as it is, and every output is Caffe's
+within rtol {RTOL:g}, atol {ATOL:g}; behind it stands the largest difference met. *If static*: only as exported
+with `--static`, all extents fixed. *n of m*: so many of the type's cases agree; which do not is said below. A runtime
+that is older than its neighbour is the oldest that the exporter is made for.
 
 """
 SHORT = 120

@@ -16,8 +16,8 @@ from bridge.layers.detection_output import DetectionOutput
 from bridge.schema.hooks import DetectionRows
 from bridge.verification.detections import row_metrics
 from bridge.verification.inputs import make_inputs
-from bridge.verification.outputs import Comparison, engine_side
-from bridge.verification.results import DIFFERENT, SKIPPED
+from bridge.verification.outputs import Comparison, engine_side, uncompared_outputs
+from bridge.verification.results import DIFFERENT, SAME, SKIPPED, OutputsResult, TopResult
 from bridge.verification.segments import Place, Runner
 from bridge.verification.tolerance import Tolerances
 from tests.conftest import need
@@ -144,6 +144,19 @@ def test_what_lies_before_a_layer_that_an_engine_lacks_is_compared(monkeypatch: 
     assert Place(len(net.layers) - 1, 0) not in side.values
     assert len(side.values) == len(net.layers) - 1, "the input and all but the last top"
     assert side.notes == ("engine chainer lacks layer 'rows' (DetectionOutput): not compared with it",)
+
+
+def test_an_output_that_one_engine_lacks_is_enough_where_another_has_it() -> None:
+    net = detector(24, 32)
+    compared, lacking = (TopResult("rows", "DetectionOutput", "rows", status=status) for status in (SAME, SKIPPED))
+    results = [
+        OutputsResult("onnxruntime", "chainer", (compared,)),
+        OutputsResult("onnxruntime", "pycaffe", (lacking,)),
+    ]
+    assert not uncompared_outputs(net, results)
+    assert len(uncompared_outputs(net, results[1:])) == 1
+    graph = OutputsResult("onnxruntime", "model.onnx", (lacking,))
+    assert len(uncompared_outputs(net, [results[0], graph])) == 1, "a file has to have all outputs"
 
 
 def test_a_recording_with_padding_passes_and_changed_variances_are_named(tmp_path: Path) -> None:
