@@ -34,10 +34,7 @@ class CaffeNet:
         self._inputs: dict[int, Sequence[str]] = {}
         self._calls: dict[Any, tuple[str, tuple[Any, ...], dict[str, Any]]] = {}
 
-    @property
-    def __class__(self) -> Any:
-        """OpenCV's class, so that ``isinstance(net, cv2.dnn.Net)`` holds."""
-        return type(self._whole)
+    __class__: Any = property(lambda self: type(self._whole))  # so that ``isinstance(net, cv2.dnn.Net)`` holds
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
