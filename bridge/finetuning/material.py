@@ -9,7 +9,7 @@ import numpy as np
 from bridge.finetuning.data import Data, Loading, load_data, shaped
 from bridge.schema import Net
 
-Arrays = Data | tuple[np.ndarray, np.ndarray] | None
+GivenData = Data | tuple[np.ndarray, np.ndarray] | None
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class Material:
     """
 
     net: Net | None = None
-    data: Arrays = None
-    validation: Arrays = None
+    data: GivenData = None
+    validation: GivenData = None
 
 
-def loaded_data(given: Arrays, source: str, loading: Loading, classes: tuple[str, ...] = ()) -> Data:
+def loaded_data(given: GivenData, source: str, loading: Loading, classes: tuple[str, ...] = ()) -> Data:
     """The data that are given, or else those of the source.
 
     Raises:
