@@ -106,7 +106,7 @@ def test_onnxruntime_computes_the_trunk_where_it_agrees(tmp_path: Path) -> None:
     need("onnxruntime")
     notes: list[str] = []
     made = trained(config(tmp_path), notes)
-    (said,) = [note for note in notes if note.startswith("trunk of 12 layers in onnxruntime")]
+    (said,) = [note for note in notes if note.startswith("trunk of 12 of 17 layers in onnxruntime")]
     assert float(said.rpartition(" ")[2]) <= 1e-5
     assert made.at.state.engines == ["onnxruntime"]
     logs = []
@@ -132,7 +132,7 @@ def test_chainer_computes_the_trunk_where_the_engines_differ(
     monkeypatch.setattr(OnnxTrunk, "__call__", shifted)
     notes: list[str] = []
     assert engine_of(trained(config(tmp_path, epochs=1), notes)) == engine
-    assert any(f"trunk of 12 layers in {engine}" in note for note in notes)
+    assert any(f"trunk of 12 of 17 layers in {engine}" in note for note in notes)
 
 
 def _without_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,7 +127,8 @@ def _ticks(classes: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _short(name: str, length: int = _LONG) -> str:
-    """A name, shortened in its middle where it is long: names often differ at their ends."""
+    """A name, shortened in its middle where it is long: names often differ at their ends. A file's may be no text."""
+    name = name.encode(errors="backslashreplace").decode()
     half = (length - 1) // 2
     return name if len(name) <= length else f"{name[: length - 1 - half]}…{name[-half:]}"
 
