@@ -146,7 +146,7 @@ def test_linear_layers_have_a_second_derivative_on_a_device(name: str, device: A
     from bridge.testing.device_chainer import on_host
 
     def second(chain: Any, fed: dict[str, Any]) -> Any:
-        (name, x), *_ = fed.items()
+        x = next(iter(fed.values()))
         top = next(iter(chain.run(fed)[key] for key in chain.net_outputs))
         (first,) = chainer.grad([chainer.functions.sum(top * top)], [x], enable_double_backprop=True)
         (twice,) = chainer.grad([chainer.functions.sum(first * first)], [x])
