@@ -115,6 +115,62 @@ def test_losses_on_a_device_are_what_caffe_recorded(name: str, device: Any) -> N
             np.testing.assert_allclose(inputs[key[7:]].grad.get(), expected, 1e-5, 1e-7)
 
 
+def test_the_softmax_loss_has_a_second_derivative_on_a_device(device: Any) -> None:
+    from bridge.chain.functions import chainer
+    from bridge.testing.device import DeviceArray
+    from bridge.testing.device_chainer import on_host
+
+    case = RECORDED[next(name for name in sorted(RECORDED) if "SoftmaxWithLoss" in str(RECORDED[name]["net"]))]
+    chain = bridge.build_chain(assemble(None, prototxt.parse(str(case["net"]))))
+
+    def second(wrap: Any) -> Any:
+        fed = {key[3:]: chainer.Variable(value) for key, value in case.items() if key.startswith("in:")}
+        for variable in fed.values():
+            variable._data[0] = wrap(variable.array)
+        (first,) = chainer.grad([chain.run(fed)["loss"]], [fed["x"]], enable_double_backprop=True)
+        (twice,) = chainer.grad([chainer.functions.sum(first * first)], [fed["x"]])
+        return twice.array
+
+    found = second(DeviceArray).get()
+    with on_host():
+        expected = second(lambda array: array)
+    np.testing.assert_allclose(found, expected, 1e-4, 1e-7)
+    assert np.abs(expected).max() > 0
+
+
+@pytest.mark.parametrize("name", ["Pooling", "Interp", "ROIPooling", "PSROIPooling", "Upsample"])
+def test_linear_layers_have_a_second_derivative_on_a_device(name: str, device: Any) -> None:
+    """The derivative of the squared gradient, against the gradient of the same on the host."""
+    from bridge.chain.functions import chainer
+    from bridge.testing.device import DeviceArray, to_device
+    from bridge.testing.device_chainer import on_host
+
+    def second(chain: Any, fed: dict[str, Any]) -> Any:
+        x = next(iter(fed.values()))
+        top = next(iter(chain.run(fed)[key] for key in chain.net_outputs))
+        (first,) = chainer.grad([chainer.functions.sum(top * top)], [x], enable_double_backprop=True)
+        (twice,) = chainer.grad([chainer.functions.sum(first * first)], [x])
+        return twice.array
+
+    @settings(max_examples=5)
+    @given(CASES[name])
+    def check(case: Any) -> None:
+        net, inputs = case.net(), case.inputs()
+        if len(net.layers[-1].tops) > 1:
+            return
+        chain = bridge.build_chain(net)
+        fed = [{key: chainer.Variable(value) for key, value in inputs.items()} for _ in range(2)]
+        for variable in fed[1].values():
+            variable._data[0] = DeviceArray(variable.array)
+        with np.errstate(all="ignore"):
+            with on_host():
+                expected = second(chain, fed[0])
+            found = second(to_device(chain), fed[1])
+        np.testing.assert_allclose(found.get(), expected, 1e-3, 1e-4)
+
+    check()
+
+
 # ---- on a GPU ---------------------------------------------------------------------------------
 
 

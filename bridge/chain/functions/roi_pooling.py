@@ -140,3 +140,9 @@ class _ROIPoolingGradient(chainer.FunctionNode):
         extents = (*own.shape[1:], *own.pooled, len(own.rois))
         _backward(xp, gx.size, gy, own.rois, own.place, gx, gx.size, *extents)
         return (gx,)
+
+    def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> Any:
+        own, xp = self.function, grad_outputs[0].xp
+        planes = own.rois[:, :1].astype(np.int64) * own.shape[1] + xp.arange(own.shape[1])
+        at = planes[:, :, None, None] * (own.shape[2] * own.shape[3]) + xp.maximum(own.place, 0)
+        return (F.get_item(F.reshape(grad_outputs[0], (-1,)), at) * (own.place >= 0).astype(np.float32),)

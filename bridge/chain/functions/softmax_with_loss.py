@@ -149,7 +149,7 @@ class _SoftmaxLoss(Node):
 
 
 class _DeviceLoss(chainer.FunctionNode):
-    """The loss on a GPU, float32, without a second derivative.
+    """The loss on a GPU, float32.
 
     Args:
         shape: Shape of the input as (outer, classes, inner).
@@ -162,6 +162,7 @@ class _DeviceLoss(chainer.FunctionNode):
         self.shape, self.target, self.ignored, self.divisor = shape, target, ignored, divisor
 
     def forward_gpu(self, inputs: tuple[Any]) -> tuple[Any]:
+        self.retain_inputs((0,))
         x, xp = contiguous(inputs[0])
         self.extents = x.shape
         self.softmax = xp.ascontiguousarray(normalized(xp, x.reshape(self.shape)))
@@ -170,8 +171,18 @@ class _DeviceLoss(chainer.FunctionNode):
         return (losses.sum() / np.float32(self.divisor),)
 
     def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> tuple[Any]:
+        if chainer.config.enable_backprop:  # for a second derivative
+            return (self._differentiable(self.get_retained_inputs()[0], grad_outputs[0]),)
         gy, xp = contiguous(grad_outputs[0].array)
         gx = xp.empty(self.extents, gy.dtype)
         own = (self.softmax, self.target, gy, gx, gx.size, *self.shape[1:], self.ignored, float(self.divisor))
         _gradient(xp, gx.size, *own)
         return (chainer.as_variable(gx),)
+
+    def _differentiable(self, x: Any, gy: Any) -> Any:
+        """The gradient of the input by Chainer's functions."""
+        outer, classes, inner = self.shape
+        target = self.target.reshape(outer, 1, inner)
+        right = (target == gy.xp.arange(classes)[:, None]).astype(x.dtype)
+        each = (F.softmax(F.reshape(x, self.shape), axis=1) - right) * (target != self.ignored).astype(x.dtype)
+        return F.reshape(each * F.broadcast_to(gy / self.divisor, each.shape), x.shape)
