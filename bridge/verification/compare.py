@@ -109,8 +109,8 @@ class _Measured:
         ratio = np.nan_to_num(np.where(difference > 0, difference / limits, 0), nan=np.inf)
         place = int(np.argmax(ratio))
         if ratio[place] > self.worst[0]:
-            values = (float(array[place]) for array in (ratio, x, y, limits))
-            self.worst = (next(values), start + place, *values)
+            values = float(x[place]), float(y[place]), float(limits[place])
+            self.worst = (float(ratio[place]), start + place, *values)
         self.mismatches += int(np.count_nonzero(difference > limits))
         self.max_abs = max(self.max_abs, float(difference.max()))
         relative = np.where(difference > 0, np.nan_to_num(relative, nan=np.inf), 0)

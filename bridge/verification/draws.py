@@ -22,6 +22,7 @@ from bridge.verification.inputs import Range, make_inputs
 from bridge.verification.outputs import Side
 from bridge.verification.results import DIFFERENT, SAME, SKIPPED, OutputsResult, TopResult
 from bridge.verification.segments import Place, Runner, sources
+from bridge.verification.stream import PlacedValues
 from bridge.verification.tolerance import Bound, bounds
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ SATURATED = 1e-6
 """A probability this close to 1 hides what comes before it."""
 _LISTED = 5
 
-PlacedValues = Mapping[Place, np.ndarray]
 Draw = Callable[[np.random.Generator, Shape], Any]
 Done = Callable[[int, PlacedValues], None]
 """Is told of a layer, by its index, that was compared, with one side's values as far as they are in memory."""
