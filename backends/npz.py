@@ -7,7 +7,6 @@ their checksum verified, when an array is asked for. Nothing in the file is exec
 from __future__ import annotations
 
 import dataclasses
-import json
 import mmap
 import struct
 import tokenize
@@ -24,7 +23,7 @@ from numpy.lib import format as npy
 
 from bridge.errors import BridgeError, FormatError
 from bridge.files.manifest import TEXTS, restore
-from bridge.limits.budget import BUDGET, check_json, shape_problem
+from bridge.limits.budget import BUDGET, check_json, parse_json, shape_problem
 from bridge.limits.sources import Stamp, check_unchanged, open_file, stamp_of
 from bridge.schema import Blob, RawNet, Shape, count
 
@@ -169,7 +168,7 @@ class _Member:
             data = self.load().tobytes()
             if problem := check_json(data, len(data)):
                 raise ValueError(problem)
-            texts = json.loads(data)
+            texts = parse_json(data)
         if not isinstance(texts, dict):
             raise FormatError("is not a JSON object", where=self.where)
         return texts

@@ -7,7 +7,6 @@ and so that reading what the tool wrote needs nothing installed.
 
 from __future__ import annotations
 
-import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from backends.mapped import mapped_blob
 from backends.wire import FileBytes
 from bridge.errors import FormatError
 from bridge.files.manifest import restore
-from bridge.limits.budget import check_json
+from bridge.limits.budget import check_json, parse_json
 from bridge.schema import Blob, RawNet, count
 
 _DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
@@ -58,7 +57,7 @@ def _header(source: FileBytes) -> tuple[dict[str, Any], dict[str, Any], int]:
     if problem := check_json(text, source.size):
         raise source.error(8, f"the header {problem}")
     try:
-        header = json.loads(text.decode("utf-8"))
+        header = parse_json(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise source.error(8, f"the header is not JSON: {error}") from None
     if not isinstance(header, dict):

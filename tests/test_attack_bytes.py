@@ -21,6 +21,7 @@ from bridge.errors import BridgeError, FormatError, ModelError, UnsupportedLayer
 from bridge.limits.sources import inside, open_file
 from bridge.schema import Blob, Blobs, Net, Opaque
 from bridge.schema.message import Fixed32, Fixed64, Group, Message
+from bridge.show.html import tag
 from bridge.verification.arrays import read_array
 from bridge.verification.inputs import parse_range
 from tests import encode
@@ -303,3 +304,24 @@ def test_a_command_writes_no_more_than_its_budget(tmp_path: Path, monkeypatch: p
     finally:
         end_command()
     assert not (tmp_path / "b.npz").exists()
+
+
+def test_an_array_that_is_named_twice(tmp_path: Path) -> None:
+    entry = b'{"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
+    header = b'{"a/0": %s, "a/0": %s}' % (entry, entry)
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(FormatError, match="the key 'a/0' stands twice"):
+        bridge.load(path)
+
+
+def test_a_page_has_no_control_characters() -> None:
+    assert tag("p", "a\x1b[31m\x07<b>\n", title="\x9b") == '<p title="\\x9b">a\\x1b[31m\\x07&lt;b&gt;\n</p>'
+
+
+@pytest.mark.parametrize("command", ["convert {w} -o /dev/stdout --format npz", "export {p} {w} -o /dev/stdout"])
+def test_a_pipe_is_no_target(command: str, model: tuple[Path, Path]) -> None:
+    found = run(*command.format(p=model[0], w=model[1]).split(), *(["--no-check"] if "export" in command else []))
+    assert found.returncode == 2
+    assert b"/dev/stdout: is not a regular file" in found.stderr
+    assert not found.stdout

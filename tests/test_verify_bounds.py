@@ -11,7 +11,7 @@ from bridge.schema import Net
 from bridge.verification.compare import metrics
 from bridge.verification.outputs import Comparison, Side, engine_side
 from bridge.verification.results import TopResult
-from bridge.verification.segments import Runner
+from bridge.verification.segments import Place, Runner
 from bridge.verification.tolerance import Given, Tolerances, fallback
 from tests.conftest import need
 from tests.nets import make, random_inputs
@@ -246,3 +246,23 @@ def test_without_an_engine_for_single_layers_a_difference_is_held_to_what_an_exp
 )
 def test_the_signal_to_noise_ratio(a: list[float], b: list[float], psnr: float) -> None:
     assert metrics(np.float32(a), np.float32(b), 0.1).psnr == pytest.approx(psnr)
+
+
+@pytest.mark.parametrize("view", ["Flatten", "Split", "Permute", "Reshape"])
+def test_a_layer_that_wrote_over_an_input_is_named(view: str) -> None:
+    need("onnxruntime")
+    parameters = "reshape_param { shape { dim: 0 dim: -1 } }" if view == "Reshape" else ""
+    net = make(
+        f"""
+layer {{ name: "data" type: "Input" top: "data" input_param {{ shape {{ dim: 1 dim: 2 dim: 2 dim: 2 }} }} }}
+layer {{ name: "twice" type: "Power" bottom: "data" top: "c" power_param {{ scale: 2 }} }}
+layer {{ name: "view" type: "{view}" bottom: "c" top: "v" {parameters} }}
+layer {{ name: "relu" type: "ReLU" bottom: "v" top: "v" }}
+layer {{ name: "late" type: "Power" bottom: "c" top: "late" power_param {{ scale: 3 }} }}
+"""
+    )
+    a = engine_side("onnxruntime", net, {"data": np.full((1, 2, 2, 2), -1, np.float32)}, {})
+    b = Side("Caffe", {**a.values, Place(4, 0): np.zeros((1, 2, 2, 2), np.float32)})
+    runner = Runner(net, "onnxruntime", {})
+    tops = Comparison(net, runner, a, b, given=Tolerances(), isolate=False, seed=0).run().tops
+    assert "in Caffe layer 'relu' (ReLU) wrote over it" in tops[-1].inputs[0]

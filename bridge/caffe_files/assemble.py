@@ -7,7 +7,7 @@ share a parameter (``Net::AppendParam``: by parameter name).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from bridge.caffe_files.fields import field_notes
@@ -180,16 +180,26 @@ def _unnamed_stages(definitions: Sequence[Message], named: frozenset[str]) -> tu
 
 
 def _written_over(net: Net) -> list[str]:
-    """A note for each layer that reads, in Caffe, what another wrote over by working in place.
+    """A note for each layer that reads, in Caffe, what another wrote over by working in place."""
+    found, changed = overwritten(net.layers)
+    notes = [_late(net.layers[index].label, blob, writer) for (index, blob), writer in found.items()]
+    return notes + [_late("the net's output", blob, changed[blob]) for blob in net.outputs if blob in changed]
+
+
+def overwritten(layers: Sequence[Layer]) -> tuple[dict[tuple[int, str], Layer], dict[str, Layer]]:
+    """Which layers read, in Caffe, what another wrote over by working in place.
 
     Some layers' tops are their bottoms' memory in another shape. A layer that works in place
     on such a top changes the bottom too, for whoever reads it later.
+
+    Returns:
+        Index of the reader and blob -> the layer that wrote over it; blob -> that layer, behind the last layer.
     """
     holders: dict[str, set[str]] = {}  # blob -> all that lie in its memory
     changed: dict[str, Layer] = {}
-    notes = []
-    for layer in net.layers:
-        notes += [_late(layer.label, bottom, changed) for bottom in dict.fromkeys(layer.bottoms) if bottom in changed]
+    found: dict[tuple[int, str], Layer] = {}
+    for index, layer in enumerate(layers):
+        found.update(((index, bottom), changed[bottom]) for bottom in layer.bottoms if bottom in changed)
         for place, top in enumerate(layer.tops):
             if layer.bottoms[place : place + 1] != (top,):
                 holders.get(top, set()).discard(top)
@@ -200,11 +210,11 @@ def _written_over(net: Net) -> list[str]:
                 changed.pop(top, None)
             elif not layer.copies:
                 changed.update((name, layer) for name in holders.get(top, ()) if name != top)
-    return notes + [_late("the net's output", blob, changed) for blob in net.outputs if blob in changed]
+    return found, changed
 
 
-def _late(reader: str, blob: str, changed: Mapping[str, Layer]) -> str:
-    return f"{reader} takes blob '{blob}' as computed; in Caffe {changed[blob].label} wrote over it, in place"
+def _late(reader: str, blob: str, writer: Layer) -> str:
+    return f"{reader} takes blob '{blob}' as computed; in Caffe {writer.label} wrote over it, in place"
 
 
 def _state(rest: Message, phase: str, level: int, stages: Sequence[str]) -> tuple[str, int, frozenset[str]]:

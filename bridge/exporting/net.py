@@ -127,9 +127,15 @@ def _target(path: str | Path, external_data: str | None, sources: Iterable[str |
     """The file to write: what a link leads to, because external data are beside the file itself."""
     if external_data not in (None, "file", "source"):
         raise UsageError(f"external data '{external_data}'", expected="file or source")
-    target = Path(os.path.realpath(path) if os.path.islink(path) else path)
+    # what /dev/stdout leads to has no name, and is refused where it is opened
+    target = Path(os.path.realpath(path) if os.path.islink(path) and not _nameless(path) else path)
     refuse_sources(sources, [target, *([_beside(target)] if external_data == "file" else [])])
     return target
+
+
+def _nameless(path: str | Path) -> bool:
+    """Whether a link leads to something that is there and is no file or folder of a name, such as a pipe."""
+    return os.path.exists(path) and not os.path.exists(os.path.realpath(path))
 
 
 def _checked(

@@ -49,6 +49,7 @@ def atomic(path: str | Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     """
     target = Path(os.path.realpath(path))  # a link stays a link
     try:
+        _check_regular(path)
         with contextlib.closing(_Draft(target, durable)) as draft:
             yield draft.stream
             draft.publish()
@@ -150,12 +151,17 @@ def check_sources(net: Net, *, by_name: bool = False) -> None:
             check_unchanged(path, stamp, same=by_name)
 
 
+def _check_regular(path: str | Path) -> None:
+    """Demand that a target is a regular file, if it is there: what /dev/stdout leads to has no name of its own."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise OutputError("is not a regular file", where=str(path))
+
+
 class _Draft:
     """The new content of a file, not yet under its name."""
 
     def __init__(self, target: Path, durable: bool) -> None:
-        if target.exists() and not stat.S_ISREG(target.stat().st_mode):
-            raise OutputError("is not a regular file", where=str(target))
         _guard(target)
         self.target = target
         self.name = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")

@@ -31,7 +31,7 @@ from bridge.caffe_files import prototxt
 from bridge.caffe_files.upgrade import upgrade_net
 from bridge.errors import FormatError
 from bridge.layers import CaffeLayer, build_layer
-from bridge.limits.budget import check_json, shape_problem
+from bridge.limits.budget import check_json, parse_json, shape_problem
 from bridge.schema import Blob, Net, RawLayer, RawNet, count, times
 from bridge.schema.message import Message
 
@@ -182,7 +182,7 @@ def _listed(text: str, stored: Mapping[str, Blob], layers: int, source: str) -> 
     if problem := check_json(text.encode("utf-8", "surrogatepass"), len(text)):
         raise FormatError(problem, where=where, hint=_DAMAGED)
     try:
-        listed = json.loads(text)
+        listed = parse_json(text)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"is not JSON: {error}", where=where, hint=_DAMAGED) from None
     if not isinstance(listed, list):

@@ -24,6 +24,10 @@ class Permute(MovingLayer):
 
     order: tuple[int, ...] = ()
 
+    @property
+    def shares_memory(self) -> bool:
+        return self.order == tuple(range(len(self.order)))
+
     def axes(self, rank: int) -> Shape:
         """The whole order, for a bottom of ``rank`` axes."""
         if len(set(self.order)) != len(self.order) or any(not 0 <= axis < rank for axis in self.order):

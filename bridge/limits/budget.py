@@ -11,6 +11,7 @@ The limit is half of the machine's memory, or what ``--memory`` says.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import threading
@@ -208,6 +209,25 @@ def check_json(text: bytes, nbytes: int) -> str:
     values = text.count(b",") + text.count(b"[") + text.count(b"{") + text.count(b":")
     most = 16 * fields(nbytes)
     return f"has more than {most} values, which no model has" if values > most else ""
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What JSON text says.
+
+    Raises:
+        ValueError: It is no JSON, or names a key of an object twice, of which one would be lost.
+        RecursionError: It is nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_unique)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key!a} stands twice in an object")
+        found[key] = value
+    return found
 
 
 def fields(nbytes: int, share: int = 256) -> int:

@@ -18,6 +18,8 @@ Content: TypeAlias = str | Iterable["Content"] | None
 """What an element may contain: text, elements, nothing, or any number of these."""
 
 _VOID = frozenset({"br", "img", "meta"})
+_CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n\r"}
+"""What stands for characters that no page may have, and that a terminal would obey: ``\\x1b``."""
 """Elements that contain nothing and have no end."""
 
 _STYLE = """
@@ -83,9 +85,13 @@ def join(*content: Content) -> Markup:
 def _pieces(content: Iterable[Content]) -> Iterable[str]:
     for item in content:
         if isinstance(item, str):
-            yield item if isinstance(item, Markup) else html.escape(item)
+            yield item if isinstance(item, Markup) else _escaped(item)
         elif item is not None:
             yield from _pieces(item)
+
+
+def _escaped(text: str) -> str:
+    return html.escape(text).translate(_CONTROLS)
 
 
 def tag(name: str, /, *content: Content, **attributes: object) -> Markup:
@@ -100,7 +106,7 @@ def tag(name: str, /, *content: Content, **attributes: object) -> Markup:
     Source: HTML Living Standard, 13.1.2 Elements.
     """
     head = "".join(
-        f' {word.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
+        f' {word.rstrip("_").replace("_", "-")}="{_escaped(str(value))}"'
         for word, value in attributes.items()
         if value is not None
     )

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bridge import engines
+from bridge.caffe_files.assemble import overwritten
 from bridge.caffe_files.inference import inference_net, select_outputs
 from bridge.engines import Arrays
 from bridge.engines.pieces import PartialEngine
@@ -316,6 +317,7 @@ class Comparison:
     def _inputs(self, index: int) -> tuple[str, ...]:
         """Each bottom of a layer: extents, range, and whether the sides had the same."""
         lines = []
+        writers, _ = overwritten(self.net.layers)
         for name, place in zip(self.net.layers[index].bottoms, self.reads[index], strict=True):
             x, y = self.a.values.get(place), self.b.values.get(place)
             if x is None:
@@ -324,5 +326,6 @@ class Comparison:
                 lines.append(f"{name}: {times(x.shape)}, {range_text(x)}; {self.b.name} does not show it")
             else:
                 same = "equal on both sides" if x.shape == y.shape and same_bits(x, y) else "not quite equal"
-                lines.append(f"{name}: {times(x.shape)}, {range_text(x)}, {same}")
+                late = f"; in Caffe {writer.label} wrote over it" if (writer := writers.get((index, name))) else ""
+                lines.append(f"{name}: {times(x.shape)}, {range_text(x)}, {same}{late}")
         return tuple(lines)

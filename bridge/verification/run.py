@@ -147,7 +147,7 @@ class _Run:
     ) -> None:
         self.files, self.progress, self.subset, self.selected = files, progress, subset, tuple(selected)
         self.parts: list[PartsResult] = []
-        self.halves, self.refused = set[str](), set[str | Path]()
+        self.halves, self.refused, self.first = set[str](), set[str | Path](), ""
         self.draws, self.more = drawing.DRAWS, dict[str, Any]()
         self.drawn: list[str] = []
         self.layer_runs: dict[str, tuple[Side, LayerRun]] = {}
@@ -264,13 +264,11 @@ class _Run:
         """Run the engines on each draw of inputs, and compare each other side with the first of them."""
         thresholds, ends = drawing.Thresholds(self.net), drawing.OutputValues(self.net)
         done = drawing.counting(thresholds, ends)
-        ran = False
         for values in self._each_draw(thresholds):
-            if not self._run_draw(names, options, compare, None if ran else record, done):
+            if not self._run_draw(names, options, compare, None if self.first else record, done):
                 break
-            ran = True
             self.drawn += feeding.describe_inputs(values)
-        if not ran:
+        if not self.first:
             wishes = {"compared with what is recorded": self.recorded, "recorded": record}
             self.undone += [f"nothing can run the net here, so nothing was {w}" for w, wish in wishes.items() if wish]
             return
