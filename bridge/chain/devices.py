@@ -35,6 +35,15 @@ def cuda_devices() -> int:
     return int(cupy.cuda.runtime.getDeviceCount())
 
 
+def device_facts(number: int) -> tuple[str, int]:
+    """The name of a CUDA device, and its memory in bytes."""
+    import cupy
+
+    found = cupy.cuda.runtime.getDeviceProperties(number)
+    name = found["name"]
+    return name.decode() if isinstance(name, bytes) else str(name), int(found["totalGlobalMem"])
+
+
 def parse_device(text: str) -> str:
     """Chainer's name of a device.
 
