@@ -41,7 +41,7 @@ def pictures(here: Path) -> np.ndarray:
     return images[..., ::-1].transpose(0, 3, 1, 2)
 
 
-def entries(path: str) -> dict[str, caffe_pb2.Datum]:  # type: ignore[name-defined]
+def entries(path: str) -> dict[str, caffe_pb2.Datum]:
     import lmdb
 
     with lmdb.open(path, readonly=True, lock=False) as database, database.begin() as transaction:

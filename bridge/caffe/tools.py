@@ -181,19 +181,16 @@ def _upgrade_solver_text(flags: argparse.Namespace) -> None:
 
 
 def _device_query(flags: argparse.Namespace) -> None:
-    from bridge.chain.devices import cuda_devices, cuda_problem
+    from bridge.chain.devices import cuda_devices, cuda_problem, name_and_memory
 
     if problem := cuda_problem():
         raise MissingExtraError(f"cannot use GPU: {problem}")
-    import cupy
-
     chosen = range(cuda_devices()) if flags.gpu in ("", "all") else [int(number) for number in flags.gpu.split(",")]
     for number in chosen:
-        found = cupy.cuda.runtime.getDeviceProperties(number)
+        name, memory = name_and_memory(number)
         log(f"Querying GPUs {number}", "caffe.cpp")
-        for title, key in (("Device id", None), ("Name", "name"), ("Total global memory", "totalGlobalMem")):
-            value = number if key is None else found[key]
-            log(f"{title + ':':<31}{value.decode() if isinstance(value, bytes) else value}", "common.cpp")
+        for title, value in (("Device id", number), ("Name", name), ("Total global memory", memory)):
+            log(f"{title + ':':<31}{value}", "common.cpp")
 
 
 def _written(path: str, content: bytes) -> None:

@@ -44,6 +44,15 @@ def cuda_devices() -> int:
     return int(cupy.cuda.runtime.getDeviceCount())
 
 
+def name_and_memory(number: int) -> tuple[str, int]:
+    """The name of a CUDA device, and its memory in bytes."""
+    import cupy
+
+    found = cupy.cuda.runtime.getDeviceProperties(number)
+    name = found["name"]
+    return name.decode() if isinstance(name, bytes) else str(name), int(found["totalGlobalMem"])
+
+
 def parse_device(name: Any, *, local_rank: int = 0, local_size: int = 1) -> str:
     """Chainer's name of a device.
 
