@@ -159,7 +159,7 @@ def torched(name: str, machine: Machine, half: bool) -> Callable[[], Any] | None
 
 def runner(machine: Machine) -> dict[str, Any]:
     """``bridge finetune`` on AlexNet: seconds to the first step's end, and what a step takes beside the bare one."""
-    from bridge.finetuning import Config, Recipe
+    from bridge.finetuning import Config, Listener, Recipe
     from bridge.finetuning.run import begin
 
     seconds: list[float] = []
@@ -183,7 +183,7 @@ def runner(machine: Machine) -> dict[str, Any]:
             seconds.append(record["seconds"])
             first.append(time.perf_counter() - start)
 
-        begin(config, note).run()
+        begin(config, Listener(note)).run()
     return {"first_step_ends": first[0], "step": statistics.median(seconds[WARM:] or seconds)}
 
 

@@ -56,7 +56,7 @@ def train(folder: Path, images: int, steps: int) -> dict[str, Any]:
     """Train in this process, or with those that mpiexec started; the middle of the steps' times."""
     import numpy as np
 
-    from bridge.finetuning import Config, Recipe
+    from bridge.finetuning import Config, Listener, Recipe
     from bridge.finetuning.parallel import communicator_for, started
     from bridge.finetuning.run import begin
 
@@ -76,7 +76,7 @@ def train(folder: Path, images: int, steps: int) -> dict[str, Any]:
             recipe=Recipe(base_lr=0.01, momentum=0.9, max_iter=steps),
             communicator=communicator_for(""),
         ),
-        lambda record: seconds.append(record["seconds"]),
+        Listener(lambda record: seconds.append(record["seconds"])),
     )
     loop.run()
     size = sum(param.array.nbytes for param in loop.chain.params() if param.grad is not None)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from bridge.files.load import load as load
     from bridge.files.writers import save as save
     from bridge.finetuning import Config as Config
+    from bridge.finetuning import Listener as Listener
     from bridge.finetuning import Recipe as Recipe
     from bridge.finetuning import classify as classify
     from bridge.finetuning import finetune as finetune
@@ -84,6 +85,7 @@ else:
             "load": "bridge.files.load",
             "save": "bridge.files.writers",
             "Config": "bridge.finetuning",
+            "Listener": "bridge.finetuning",
             "Recipe": "bridge.finetuning",
             "classify": "bridge.finetuning",
             "finetune": "bridge.finetuning",

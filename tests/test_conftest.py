@@ -51,5 +51,5 @@ def test_what_starts_a_process_is_told_from_its_code(function, expected):
 
 def test_training_is_marked(request):
     assert not request.node.get_closest_marker("training")
-    collected = {item.path.name for item in request.session.items if item.get_closest_marker("training")}
-    assert all(name.startswith("test_finetune") for name in collected)
+    about = [item for item in request.session.items if item.path.name.startswith("test_finetune")]
+    assert all(item.get_closest_marker("training") for item in about)

@@ -281,7 +281,7 @@ def test_what_only_the_values_tell_cannot_be_needed_as_a_number() -> None:
     select = 'layer { name: "sel" type: "Input" top: "sel" input_param { shape { dim: 2 } } }\n'
     flt = 'layer { name: "f" type: "Filter" bottom: "data" bottom: "sel" top: "f" }\n'
     net = make(DATA + select + flt)
-    assert Session(net).shapes()["f"][1:] == [3, 6, 7]
+    assert Session(net).shapes()["f"][1:] == [3, "height", "width"]
     fc = 'layer { name: "i" type: "Flatten" bottom: "f" top: "i" flatten_param { axis: 0 } }\n'
     more = "inner_product_param { num_output: 2 axis: 0 }"
     fc += f'layer {{ name: "j" type: "InnerProduct" bottom: "i" top: "j" {more} }}\n'

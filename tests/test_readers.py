@@ -17,6 +17,7 @@ import pytest
 
 import bridge
 from bridge.errors import BridgeError, FormatError, MissingExtraError, MissingFileError, UsageError
+from bridge.extras import pip
 from bridge.files import readers
 from bridge.files.sniff import KINDS
 from bridge.layers.batch_norm import BatchNorm
@@ -63,7 +64,7 @@ def test_status_of_a_reader_whose_package_is_absent(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     status = readers.status("hdf5")
     assert not status.works
-    assert (status.problem, status.hint) == ("h5py is not installed", "pip install h5py")
+    assert (status.problem, status.hint) == ("h5py is not installed", pip("hdf5"))
 
 
 def test_reading_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from bridge.chain.build import NetChain, new_blobs
 from bridge.chain.functions import chainer
-from bridge.chain.matching import parts
+from bridge.chain.matching import parts, suits
 from bridge.chain.pairing import Pair, is_affine, pairs
 from bridge.chain.renaming import Rename, chosen
 from bridge.errors import ModelError, UsageError
@@ -132,16 +132,15 @@ def _with_placeholders(net: Net) -> Net:
 def _sized(net: Net, pair: Pair) -> Layer:
     """The layer with as many outputs as its link has, such as a new head's."""
     layer, weight = pair.layer, getattr(pair.link, "W", None)
-    if layer.outputs is None or getattr(weight, "array", None) is None:
+    if layer.outputs is None or getattr(weight, "array", None) is None or suits(layer, pair.link):
         return layer
     outputs = _outputs(layer, pair.link)
-    if outputs == layer.outputs:
-        return layer
     shapes = {role: _with_outputs(layer, blob.shape, outputs) for role, blob in layer.blobs.entries()}
     if any(len(net_layers) > 1 for net_layers in _sharing(net, layer)):
         return layer
     blobs = {role: Blob.of(np.zeros(shape, np.float32)) for role, shape in shapes.items()}
-    return layer.resized(outputs).changed(blobs=Blobs(blobs))
+    made = layer.resized(outputs).changed(blobs=Blobs(blobs))
+    return made if suits(made, pair.link) else layer  # another difference than that of the outputs is an error
 
 
 def _outputs(layer: Layer, link: Any) -> int:

@@ -60,7 +60,7 @@ def finetune(
         train: Patterns of the names of layers to train; all others are frozen.
         train_head: Whether new heads are trained, and all other layers are frozen.
         epochs: Passes over the data.
-        batch_size: Dataset per step; 0 is the net's own, where it was made for training, or 32.
+        batch_size: Images per step; 0 is the net's own, where it was made for training, or 32.
         recipe: The update rule and its rates; SGD with a rate of 0.01 by default.
         mean: Mean that is taken off: one number, one per channel (``"104,117,123"``), or a .binaryproto.
         scale: Factor on images after that.
