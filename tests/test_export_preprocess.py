@@ -69,6 +69,34 @@ def test_resizing_is_opencvs(size: tuple[int, int], target: tuple[int, int]) -> 
     np.testing.assert_allclose(found.transpose(1, 2, 0), expected, 1e-5, 1e-3)
 
 
+@pytest.mark.parametrize("size", [(8, 9), (5, 30), (97, 41), (1, 1), (64, 3)])
+def test_a_smooth_resizing_is_pillows_and_the_middle_is_cut_out(tmp_path: Path, size: tuple[int, int]) -> None:
+    """But for whole numbers, to which Pillow rounds after the rows and after the columns."""
+    need("onnxruntime", "chainer", "PIL")
+    from PIL import Image
+
+    how = Preprocess(input_layout="nhwc", uint8=True, resize=(13, 20), smooth=True, crop=(8, 9))
+    export_onnx(make(NET), tmp_path / "net.onnx", preprocess=how)  # with the check
+    image = pixels(*size, 3)
+    x = how.apply(image[None])
+    np.testing.assert_allclose(
+        session(tmp_path / "net.onnx").run(None, {"data": image[None]})[0], plain(tmp_path, x), 1e-4, 1e-2
+    )
+    resized = Image.fromarray(image).resize((20, 13), Image.Resampling.BILINEAR)
+    assert np.abs(np.asarray(resized)[2:10, 5:14].transpose(2, 0, 1) - x[0]).max() <= 1
+
+
+def test_a_crop_comes_back_from_metadata_and_is_undone() -> None:
+    how = Preprocess(MEAN, 0.5, resize=(13, 20), smooth=True, crop=(8, 9))
+    again, image = Preprocess.from_metadata(how.metadata("data"), "net.onnx")
+    assert image == "data"
+    assert (again.smooth, again.crop, again.resize) == (True, (8, 9), (13, 20))
+    x = how.apply(pixels(2, 3, 40, 30))
+    np.testing.assert_allclose(how.apply(how.undo(x)), x, atol=1e-3)
+    old = {"bridge.preprocess": how.metadata("data")["bridge.preprocess"].replace(',"smooth":true,"crop":[8,9]', "")}
+    assert Preprocess.from_metadata(old, "net.onnx")[0].crop is None
+
+
 def test_resizing_is_the_formula() -> None:
     """Of four pixels two are made: their centres lie at 0.5 and 2.5 of the old ones."""
     row = np.float32([0, 10, 20, 60]).reshape(1, 1, 1, 4)
@@ -107,9 +135,11 @@ def test_resize_has_the_last_word_on_height_and_width(tmp_path: Path) -> None:
     assert model.get_outputs()[0].shape == [1, 2, 4, 5]
 
 
-@pytest.mark.parametrize("values", [{"input_layout": "hwc"}, {"resize": (0, 3)}, {"resize": (1, 2, 3)}])
+@pytest.mark.parametrize(
+    "values", [{"input_layout": "hwc"}, {"resize": (0, 3)}, {"resize": (1, 2, 3)}, {"crop": (2, 2)}]
+)
 def test_what_makes_no_sense_is_refused(values: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=r"expected (nchw|a height)"):
+    with pytest.raises(UsageError, match=r"expected (nchw|a height|a resize)"):
         Preprocess(**values)
 
 

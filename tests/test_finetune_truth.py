@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -286,3 +287,27 @@ def test_a_signal_drops_the_step_that_is_under_way_and_nothing_else(tmp_path: Pa
     assert len(log_of(tmp_path / "run")) == 4
     run(config(tmp_path, output=str(tmp_path / "run"), resume=True, **settings))
     assert same_bits(tmp_path / "whole", tmp_path / "run")
+
+
+def test_several_processes_stop_after_the_same_step(tmp_path: Path) -> None:
+    """A signal that comes to one of them after the gradients waits for the next step, which tells the others."""
+    from bridge.finetuning.interrupts import Interrupts
+    from bridge.finetuning.logfile import LogFile
+    from bridge.finetuning.parallel import Ranks
+    from bridge.finetuning.run import begin
+
+    class Two(Ranks):
+        size = 2
+
+    loop = begin(config(tmp_path, epochs=1))
+    loop = dataclasses.replace(loop, plan=dataclasses.replace(loop.plan, ranks=Two()))
+    loop.enter(loop.plan.stages[0])
+    with Interrupts(alone=False) as interrupts, LogFile(loop.plan.config.folder, 0, True) as log:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(loop), "update", lambda self, record: signal.raise_signal(signal.SIGINT))
+            assert not loop._iterate(log, interrupts)
+        assert interrupts.asked
+        assert loop._iterate(log, interrupts)
+        with pytest.raises(KeyboardInterrupt):  # a second signal does not wait for the others, nor for a snapshot
+            signal.raise_signal(signal.SIGINT)
+        assert interrupts.cut

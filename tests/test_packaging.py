@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -132,3 +133,39 @@ def test_the_install_line_of_chainer_is_the_one_of_the_readme_and_of_tox() -> No
     for path in ("constraints/build.txt", "bridge/build-constraints.txt"):
         assert (ROOT / path).read_text(encoding="utf-8").strip().splitlines()[-1] == "setuptools<81"
     assert "PIP_BUILD_CONSTRAINT = constraints/build.txt" in tox
+
+
+def hints_with_an_extra() -> list[str]:
+    """Lines of code that spell out how to install an extra, in place of asking ``bridge.extras``."""
+    files = [path for folder in ("bridge", "backends") for path in (ROOT / folder).rglob("*.py")]
+    return [str(path) for path in files if path.name != "extras.py" and "weight-bridge[" in path.read_text("utf-8")]
+
+
+def test_every_hint_about_an_extra_comes_from_one_place() -> None:
+    assert hints_with_an_extra() == []
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_an_install_line_works_as_printed(tmp_path: Path) -> None:
+    """In a fresh environment, with the shell that a person has; the installed package prints the same line again."""
+    venv.create(tmp_path / "fresh", with_pip=True)
+    programs = tmp_path / "fresh" / ("Scripts" if sys.platform == "win32" else "bin")
+    dropped = ("PYTHONPATH", "VIRTUAL_ENV", "PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT")
+    environment = {name: value for name, value in os.environ.items() if name not in dropped}
+    environment["PATH"] = f"{programs}{os.pathsep}{environment['PATH']}"
+
+    def shell(line: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+
+    done = shell(pip("hdf5"))
+    if any(words in done.stderr for words in ("NewConnectionError", "ConnectTimeoutError", "name resolution")):
+        pytest.skip("the package index cannot be reached")
+    assert done.returncode == 0, done.stderr
+    code = "import h5py, bridge.extras; print(bridge.__file__); print(bridge.extras.pip('hdf5'))"
+    done = shell(f'python -c "{code}"')
+    place, line = done.stdout.splitlines()
+    assert Path(place).is_relative_to(tmp_path)
+    assert line == pip("hdf5")

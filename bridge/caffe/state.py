@@ -14,10 +14,7 @@ import numpy as np
 from bridge.errors import MissingExtraError, UsageError
 from bridge.sources.randoms import Mersenne
 
-_HINT = (
-    'pip install "weight-bridge[cupy]" on a machine with an NVIDIA GPU; or use caffe.set_mode_cpu(), '
-    "or 'python -m bridge.caffe --cpu SCRIPT.py', which runs the script as it is"
-)
+_CPU = "or use caffe.set_mode_cpu(), or 'python -m bridge.caffe --cpu SCRIPT.py', which runs the script as it is"
 
 
 class _State:
@@ -81,10 +78,10 @@ def _on_cpu_anyway(call: str) -> bool:
 
 def _check_gpu() -> int:
     """The number of CUDA devices; a MissingExtraError if there is none."""
-    from bridge.chain.devices import cuda_devices, cuda_problem
+    from bridge.chain.devices import cuda_devices, cuda_problem, gpu_hint
 
     if problem := cuda_problem():
-        raise MissingExtraError(f"cannot use GPU: {problem}", hint=_HINT)
+        raise MissingExtraError(f"cannot use GPU: {problem}", hint=f"{gpu_hint()}; {_CPU}")
     return cuda_devices()
 
 

@@ -20,9 +20,9 @@ from bridge.caffe.io import array_to_blobproto, array_to_datum
 from bridge.caffe.proto import caffe_pb2
 from bridge.caffe.state import log
 from bridge.errors import MissingExtraError, ModelError, OutputError, UsageError
+from bridge.extras import pip
 from bridge.schema import times
 
-_DATA = 'pip install "weight-bridge[data]"'
 _MAP_SIZE = 1 << 40
 _COMMIT = 1000
 """Entries that are written at a time. Source: convert_imageset.cpp."""
@@ -49,7 +49,7 @@ def new_database(path: Path, backend: str) -> Iterator[Write]:
     try:
         package: Any = __import__(name)
     except ImportError:
-        raise MissingExtraError(f"package {name} is not installed", where=str(path), hint=_DATA) from None
+        raise MissingExtraError(f"package {name} is not installed", where=str(path), hint=pip("data")) from None
     try:
         opened = (
             package.open(str(path), map_size=_MAP_SIZE)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bridge.chain.devices import GPU_HINT, cuda_problem, scope, to_host
+from bridge.chain.devices import cuda_problem, gpu_hint, scope, to_host
 
 _DRIVERS = {"win32": "nvcuda.dll"}
 _PACKAGES = ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x")
@@ -48,7 +48,7 @@ def gpu_facts() -> list[Fact]:
     """Driver, CuPy, runtime, cuDNN and NCCL, in this order; what needs CuPy is left out where it does not import."""
     facts = [_driver()]
     if importlib.util.find_spec("cupy") is None:
-        return [*facts, Fact("cupy", "", "is not installed", GPU_HINT)]
+        return [*facts, Fact("cupy", "", "is not installed", gpu_hint())]
     installed = [name for name in _PACKAGES if _version(name)]
     if len(installed) > 1:
         hint = f"pip uninstall {' '.join(installed)}, then install one of them"
@@ -56,7 +56,7 @@ def gpu_facts() -> list[Fact]:
     try:
         cupy = importlib.import_module("cupy")
     except ImportError as error:
-        return [*facts, Fact("cupy", "", f"does not import: {str(error).splitlines()[0]}", GPU_HINT)]
+        return [*facts, Fact("cupy", "", f"does not import: {str(error).splitlines()[0]}", gpu_hint())]
     facts.append(Fact("cupy", cupy.__version__))
     if not cuda_problem():
         facts.append(Fact("runtime", _cuda_version(cupy.cuda.runtime.runtimeGetVersion())))

@@ -10,12 +10,17 @@ from typing import Any
 import numpy as np
 
 from bridge.errors import MissingExtraError, UsageError
+from bridge.extras import pip
 
-GPU_HINT = (
-    "on a machine with an NVIDIA GPU, pip install 'weight-bridge[cupy-cuda12x]' for a driver of CUDA 12, "
-    "'weight-bridge[cupy-cuda13x]' for one of CUDA 13; nvidia-smi shows the driver's version"
-)
 _NAMES = "-1 (CPU), 0, 1, ... or @cupy:0 (a GPU), gpu (each process its own)"
+
+
+def gpu_hint() -> str:
+    """How to install CuPy."""
+    return (
+        f"on a machine with an NVIDIA GPU, {pip('cupy-cuda12x')} for a driver of CUDA 12, cupy-cuda13x in place of "
+        "cupy-cuda12x for one of CUDA 13; nvidia-smi shows the driver's version"
+    )
 
 
 def cuda_problem() -> str:
@@ -80,7 +85,7 @@ def parse_device(name: Any, *, local_rank: int = 0, local_size: int = 1) -> str:
     if text != "gpu" and local_size > 1:
         raise UsageError(f"{local_size} processes on one GPU", hint="--device gpu gives each its own")
     if problem := cuda_problem():
-        raise MissingExtraError(f"device '{text}': {problem}", hint=GPU_HINT)
+        raise MissingExtraError(f"device '{text}': {problem}", hint=gpu_hint())
     if int(number) >= (count := cuda_devices()):
         raise UsageError(f"no device '{text}': CUDA finds {count}, from 0 to {count - 1}", hint=f"devices: {_NAMES}")
     return wanted

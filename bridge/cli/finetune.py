@@ -108,6 +108,11 @@ if TYPE_CHECKING:
 @click.option("--crop", metavar="H,W", help="Size cut out of them.")
 @click.option("--mirror/--no-mirror", default=None, help="Flip training images at random.")
 @click.option("--swap-channels", is_flag=True, help="Reverse the order of channels first, for arrays that are RGB.")
+@click.option(
+    "--embed-preprocessing",
+    is_flag=True,
+    help="model.onnx takes pictures as they are: 8-bit RGB of any size, N x H x W x 3.",
+)
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(0), help="Processes that decode pictures.")
 @click.option("--max-bad", default=0, show_default=True, type=click.IntRange(0), help="Unreadable pictures to skip.")
 @section("The frozen layers")

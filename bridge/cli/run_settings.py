@@ -35,7 +35,7 @@ def config_of(files: tuple[str, ...], given: dict[str, Any]) -> Config:
         "data", "output", "validation", "validation_share", "root", "heads", "freeze", "freeze_exactly", "train",
         "train_head", "unfreeze_at", "batch_size", "communicator", "scale_lr", "scale", "mean", "mirror", "workers",
         "max_bad", "cache", "cache_dir", "augment_cache", "trunk_engine", "threads", "snapshot_every", "patience",
-        "last", "half", "resume",
+        "last", "half", "resume", "embed_preprocessing",
     )  # fmt: skip
     return Config(
         files=files,

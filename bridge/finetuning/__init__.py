@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from bridge.finetuning.predict import read_images as read_images
     from bridge.finetuning.recipe import Recipe as Recipe
     from bridge.finetuning.recipe import read_solver as read_solver
+    from bridge.finetuning.rules import CaffeOptimizer as CaffeOptimizer
     from bridge.finetuning.run import Run as Run
+    from bridge.finetuning.training import CachedTrunk as CachedTrunk
+    from bridge.finetuning.training import Freeze as Freeze
 else:
     __all__ = lazy(
         __name__,
@@ -27,7 +30,10 @@ else:
             "read_images": "bridge.finetuning.predict",
             "Recipe": "bridge.finetuning.recipe",
             "read_solver": "bridge.finetuning.recipe",
+            "CaffeOptimizer": "bridge.finetuning.rules",
             "Run": "bridge.finetuning.run",
+            "CachedTrunk": "bridge.finetuning.training",
+            "Freeze": "bridge.finetuning.training",
             "finetune": "bridge.finetuning.api",
         },
     )

@@ -39,6 +39,7 @@ def finetune(
     resize: tuple[int, int] | None = None,
     crop: tuple[int, int] | None = None,
     mirror: bool | None = None,
+    embed_preprocessing: bool = False,
     device: str = "@numpy",
     listener: Listener | None = None,
 ) -> Run:
@@ -67,6 +68,7 @@ def finetune(
         resize: (height, width) that pictures are brought to.
         crop: (height, width) cut out of them.
         mirror: Whether training flips images at random.
+        embed_preprocessing: Whether ``model.onnx`` takes pictures as they are: 8-bit RGB, N x H x W x 3, of any size.
         device: Chainer's name of a device.
         listener: Whom the run tells what it does; nobody by default.
 
@@ -98,6 +100,7 @@ def finetune(
         resize=resize,
         crop=crop,
         mirror=mirror,
+        embed_preprocessing=embed_preprocessing,
         device=device,
     )
     return execute(config, listener, material=Material(net, _arrays(data), _arrays(validation)))

@@ -20,7 +20,10 @@ LOOKS = ("data.png", "find_lr.")
 """What ``--show-data`` and ``--find-lr`` write there before a run."""
 SETTINGS = "config.json"
 """The file of a run's settings."""
-_FREE = ("resume", "output", "workers", "cache_dir", "cache_memory", "snapshot_every", "last", "communicator")
+_FREE = (
+    "resume", "output", "workers", "cache_dir", "cache_memory", "snapshot_every", "last", "communicator",
+    "embed_preprocessing",
+)  # fmt: skip
 """Settings that may change when a run is resumed: they do not change what it computes, but for the last place."""
 
 
@@ -54,6 +57,7 @@ class Config:
         communicator: ChainerMN's communicator, where several processes train together.
         scale_lr: Whether ``batch_size`` is that of each process, and the learning rate grows with their number.
         scale, mean, crop, resize, mirror, swap: Preprocessing; ``None`` is what the prototxt says.
+        embed_preprocessing: Whether ``model.onnx`` takes pictures as they are: 8-bit, N x H x W x C, RGB, of any size.
         workers: Processes that decode pictures; 0 decodes in this process.
         max_bad: Number of unreadable pictures that are skipped; one more is an error.
         cache: Whether to compute the frozen trunk once per image.
@@ -99,6 +103,7 @@ class Config:
     resize: tuple[int, int] | None = None
     mirror: bool | None = None
     swap: bool = False
+    embed_preprocessing: bool = False
     workers: int = 2
     max_bad: int = 0
     cache: bool = True

@@ -24,7 +24,7 @@ class Interrupts:
 
     Attributes:
         asked: Whether a signal has come, and waits.
-        cut: Whether a signal cut in two what was held together.
+        cut: Whether a signal cut in two what was held together, or a step that other processes compute on.
     """
 
     def __init__(self, alone: bool = True, tell: Callable[[], None] = lambda: None) -> None:
@@ -54,7 +54,7 @@ class Interrupts:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.asked or (self._alone and not self._held):
-            self.cut = self._held
+            self.cut = self._held or not self._alone
             raise KeyboardInterrupt
         self.asked = True
         self._tell()

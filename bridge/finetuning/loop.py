@@ -200,7 +200,7 @@ class Loop:
             if self.saver.is_due(state.iteration, epoch_ends, now):
                 self._save(log)
         self._tell(record, now - start, epoch_ends or state.iteration == self.plan.iterations)
-        return stop or interrupts.asked
+        return stop or (interrupts.asked and self.plan.ranks.size == 1)  # several stop together, after the next step
 
     def _tell(self, record: Record, seconds: float, epoch_ends: bool) -> None:
         plan = self.plan

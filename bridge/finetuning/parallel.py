@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bridge.errors import MissingExtraError, UsageError
+from bridge.extras import pip
 
 COMMUNICATORS = ("naive", "flat", "pure_nccl", "non_cuda_aware")
 """The communicators of ChainerMN 7.8.1 that train; only the first works on a CPU."""
 
-_HINT = "pip install 'weight-bridge[mpi]'"
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 """Variables in which MPICH's, Open MPI's and MVAPICH's ``mpiexec`` tell a process the number of processes."""
 
@@ -238,5 +238,5 @@ def world() -> Any:
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        raise MissingExtraError(f"several processes need mpi4py: {error}", hint=_HINT) from None
+        raise MissingExtraError(f"several processes need mpi4py: {error}", hint=pip("mpi")) from None
     return MPI.COMM_WORLD

@@ -18,6 +18,7 @@ from bridge.errors import BridgeError, FormatError, MissingFileError
 from bridge.finetuning.images import decode_all, decode_picture, need_pillow, suffixes
 from bridge.finetuning.listener import Work, silent
 from bridge.finetuning.preprocess import ImageTransform
+from bridge.onnx_export import Preprocess
 
 _THREADS = os.cpu_count() or 1
 """Pictures that the net is computed for at a time, each by one thread."""
@@ -90,19 +91,48 @@ def predictions(
         raise problem
     session = _session(folder / "model.onnx")
     preprocess, size, channels = _reading(folder, settings)
+    fed = _Feeding.of(session, preprocess)
     paths = pictures_of(images)
     decoded = zip(paths, decode_all(paths, size, channels, workers), strict=True)
     done = 0
     with ThreadPoolExecutor(_THREADS) as pool:
         while chunk := list(itertools.islice(decoded, 4 * _THREADS)):
             work("classifying pictures", done, len(paths))
-            inputs = [made if isinstance(made, str) else preprocess.apply(made[None]) for _, made in chunk]
+            inputs = [made if isinstance(made, str) else fed(made[None]) for _, made in chunk]
             for (path, _), numbers in zip(chunk, pool.map(lambda x: _run(session, settings, x), inputs), strict=True):
                 if isinstance(numbers, str):
                     yield Prediction(str(path), (), numbers)
                 else:
                     yield Prediction(str(path), _found(numbers, labels, top))
             done += len(chunk)
+
+
+@dataclass(frozen=True)
+class _Feeding:
+    """Makes what a model takes of pictures that were read, uint8 (N, C, H, W), blue first.
+
+    Attributes:
+        preprocess: How the run makes the net's inputs.
+        embedded: What of that the model does by itself; ``None`` where it takes the net's inputs.
+    """
+
+    preprocess: ImageTransform
+    embedded: Preprocess | None
+
+    @classmethod
+    def of(cls, session: Any, preprocess: ImageTransform) -> _Feeding:
+        texts = session.get_modelmeta().custom_metadata_map
+        embedded, image = Preprocess.from_metadata(texts, "model.onnx")
+        return cls(preprocess, embedded if image else None)
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        if self.embedded is None:
+            return self.preprocess.apply(pixels)
+        if self.embedded.swap_channels != self.preprocess.swap:
+            pixels = pixels[:, ::-1]
+        if self.embedded.input_layout == "nhwc":
+            pixels = pixels.transpose(0, 2, 3, 1)
+        return np.ascontiguousarray(pixels, np.uint8 if self.embedded.uint8 else np.float32)
 
 
 def pictures_of(images: Sequence[str | Path]) -> list[Path]:

@@ -22,6 +22,7 @@ from bridge.chain.build import build_chain
 from bridge.errors import UnsupportedLayerError
 from bridge.files.atomic import atomic
 from bridge.finetuning.snapshot import put_into
+from bridge.onnx_export import Preprocess
 from bridge.schema import Net
 
 if TYPE_CHECKING:
@@ -34,12 +35,13 @@ FILES = (
     "report.html",
 )  # fmt: skip
 """All files that a run may leave for its user."""
+_ONNX = "ONNX Runtime: model.onnx"
 _CLASSES = "the class of each image: labels.txt"
 USE = {
     "the images, as the net wants them: preprocess.json": """\
 from bridge.finetuning import read_images
 images = read_images(".", [{picture!r}])""",
-    "ONNX Runtime: model.onnx": """\
+    _ONNX: """\
 import onnxruntime
 scores = onnxruntime.InferenceSession("model.onnx").run([{output!r}], {{{data!r}: images}})[0]""",
     "Caffe: model.caffemodel": """\
@@ -53,6 +55,11 @@ labels = open("labels.txt", encoding="utf-8").read().splitlines()
 print([labels[k] for k in scores.reshape(len(images), -1).argmax(axis=1)])""",
 }
 """Purpose -> lines of code that use the files; they are run in the run's folder."""
+_EMBEDDED = """\
+import numpy, onnxruntime; from PIL import Image
+pixels = numpy.atleast_3d(Image.open({picture!r}).convert({mode!r}))[None]
+scores = onnxruntime.InferenceSession("model.onnx").run([{output!r}], {{{data!r}: pixels}})[0]"""
+"""The same for a model that takes pictures as they are."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ def write_products(run: Run) -> Products:
         _text(folder / "labels.txt", "".join(f"{name}\n" for name in class_names(run)))
     _write_preprocessing(run, deploy, folder)
     _text(folder / "use.txt", "\n\n".join(f"# {title}\n{lines}" for title, lines in use(run, deploy).items()) + "\n")
-    notes = (*_write_best(run, folder), *_write_onnx(deploy, folder / "model.onnx"), *can_draw())
+    notes = (*_write_best(run, folder), *_write_onnx(run, deploy, folder / "model.onnx"), *can_draw())
     finished = dataclasses.replace(run, products=Products({}, notes))
     write_report(finished, trained, deploy)
     return Products({name: folder / name for name in FILES if (folder / name).exists()}, notes)
@@ -127,15 +134,30 @@ def _write_best(run: Run, folder: Path) -> list[str]:
     ]
 
 
-def _write_onnx(deploy: Net, path: Path) -> list[str]:
+def _write_onnx(run: Run, deploy: Net, path: Path) -> list[str]:
     """Export the model; returns remarks."""
     checked = engines.missing("onnxruntime") is None
+    embedded = embedded_preprocessing(run) if run.config.embed_preprocessing else None
     try:
-        graph = bridge.export_onnx(deploy, path, check=checked)
+        graph = bridge.export_onnx(deploy, path, check=checked, preprocess=embedded)
     except UnsupportedLayerError as error:
         return [f"there is no model.onnx: {error.args[0]}"]
     unchecked = [] if checked else ["it was not checked, because onnxruntime is not installed"]
     return [f"model.onnx: {note}" for note in (*graph.notes, *unchecked)]
+
+
+def embedded_preprocessing(run: Run) -> Preprocess:
+    """What the model does first, so that it takes pictures as they are, or arrays as those of the data.
+
+    Pictures are uint8 (N, H, W, C), RGB or grey, of any height and width.
+    """
+    preprocess, x = run.preprocess, run.train.x
+    same: dict[str, Any] = {"mean": preprocess.mean, "scale": preprocess.scale, "crop": preprocess.crop, "smooth": True}
+    if not run.train.names:
+        size = tuple(x.shape[-2:]) if preprocess.crop else None
+        return Preprocess(swap_channels=preprocess.swap, uint8=x.dtype == np.uint8, resize=size, **same)
+    swap = x.shape[-3] == 3 and not preprocess.swap
+    return Preprocess(swap_channels=swap, uint8=True, input_layout="nhwc", resize=run.resize, **same)
 
 
 def output_of(objective: Objective, deploy: Net) -> str:
@@ -160,9 +182,12 @@ def use(run: Run, deploy: Net) -> dict[str, str]:
         "data": objective.data,
         "output": output,
         "chosen": f"[{output!r}]" if len(deploy.outputs) > 1 else "",
+        "mode": "L" if run.train.x.shape[-3] == 1 else "RGB",
         "picture": os.path.abspath(run.train.names[0]) if run.train.names else "picture.jpg",
     }
     wanted = {title: lines for title, lines in USE.items() if title != _CLASSES or objective.scores is not None}
+    if run.config.embed_preprocessing and run.train.names:
+        wanted[_ONNX] = _EMBEDDED
     return {title: lines.format(**names) for title, lines in wanted.items()}
 
 

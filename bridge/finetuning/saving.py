@@ -95,6 +95,8 @@ class Saver:
             newer, self._best = snapshot.load_snapshot(best)
             # Where it is newer than the snapshot, its epoch is done again and may come out otherwise, on a GPU.
             state.best, state.best_epoch, state.best_accuracy = newer.best, newer.best_epoch, newer.best_accuracy
+        found = ranks.broadcast((state.best, state.best_epoch, state.best_accuracy))  # all stop in the same epoch
+        state.best, state.best_epoch, state.best_accuracy = found
         return state, self._best
 
 

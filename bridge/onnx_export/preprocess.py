@@ -24,7 +24,9 @@ _DAMAGED = "the file is damaged, or was changed by another tool"
 
 @dataclass(frozen=True)
 class Preprocess:
-    """The image becomes float32 N x C x H x W; its channels are swapped; it is resized; then ``(x - mean) * scale``.
+    """What a model does to an image first.
+
+    It becomes float32 N x C x H x W; its channels are swapped; it is resized and cropped; then ``(x - mean) * scale``.
 
     Attributes:
         mean: Empty, one value, one per channel (C,), or an image (C, H, W); float32, in the net's order. Of an
@@ -36,11 +38,14 @@ class Preprocess:
         resize: (height, width) to which the image is resized, with bilinear interpolation as OpenCV's INTER_LINEAR
             has it: pixels have their centres at half numbers, and nothing is averaged when the image shrinks. The
             model then takes images of any size.
+        smooth: The resizing averages when the image shrinks, as Pillow's BILINEAR does.
+        crop: (height, width) cut out of the middle of the resized image; the size of the net's input.
 
     Raises:
         UsageError: A value makes no sense.
 
-    Source: data_transformer.cpp; ONNX ``Resize`` (``half_pixel``); OpenCV's ``resize`` (INTER_LINEAR).
+    Source: data_transformer.cpp; ONNX ``Resize`` (``half_pixel``); OpenCV's ``resize`` (INTER_LINEAR); Pillow's
+    Resample.c (``bilinear_filter``).
     """
 
     mean: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
@@ -49,6 +54,8 @@ class Preprocess:
     input_layout: str = "nchw"
     uint8: bool = False
     resize: tuple[int, int] | None = None
+    smooth: bool = False
+    crop: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.scale) and self.scale and np.isfinite(self.mean).all()):
@@ -59,6 +66,9 @@ class Preprocess:
             raise UsageError(f"input layout '{self.input_layout}'", expected="nchw or nhwc")
         if self.resize is not None and (len(self.resize) != 2 or min(self.resize) < 1):
             raise UsageError(f"resize to {times(self.resize)}", expected="a height and a width, each 1 or more")
+        if self.crop is not None and (self.resize is None or min(self._margins()) < 0 or min(self.crop) < 1):
+            found = times(self.resize) if self.resize is not None else "no resize"
+            raise UsageError(f"a crop of {times(self.crop)} and {found}", expected="a resize to at least the crop")
 
     def __bool__(self) -> bool:
         moved = self.swap_channels or self.input_layout != "nchw" or self.uint8 or self.resize is not None
@@ -79,6 +89,8 @@ class Preprocess:
             "input_layout": self.input_layout,
             "uint8": self.uint8,
             "resize": self.resize,
+            "smooth": self.smooth,
+            "crop": self.crop,
         }
         return {KEY: json.dumps(told, separators=(",", ":"))}
 
@@ -101,7 +113,9 @@ class Preprocess:
                 bool(told["swap_channels"]),
                 str(told["input_layout"]),
                 bool(told["uint8"]),
-                None if told["resize"] is None else (int(told["resize"][0]), int(told["resize"][1])),
+                _pair(told["resize"]),
+                bool(told.get("smooth", False)),  # files of version 1.0 and before have neither
+                _pair(told.get("crop")),
             )
             return made, str(told["input"])
         except (ValueError, KeyError, IndexError, TypeError, RecursionError, UsageError) as error:
@@ -116,6 +130,7 @@ class Preprocess:
             self.input_layout if self.input_layout != "nchw" else "",
             "channels swapped" if self.swap_channels else "",
             f"resized to {times(self.resize)}" if self.resize is not None else "",
+            f"cropped to {times(self.crop)}" if self.crop is not None else "",
             mean if self.mean.size else "",
             f"scale {self.scale:g}" if self.scale != 1 else "",
         ]
@@ -155,7 +170,7 @@ class Preprocess:
         shapes = {name: list(shape) for name, shape in inputs.items()}
         if self.resize is not None:
             name = self.image_of(inputs, where)
-            wanted = list(self.resize)
+            wanted = list(self.crop or self.resize)
             if name in given and shapes[name][2:] != wanted:
                 found = " x ".join(map(str, shapes[name][2:]))
                 raise UsageError(
@@ -180,7 +195,13 @@ class Preprocess:
     def net_shape(self, image: Sequence[int]) -> Shape:
         """The shape of the net's input for an image that the model takes."""
         shape = tuple(image[axis] for axis in _TO_NCHW) if self.input_layout == "nhwc" else tuple(image)
-        return (*shape[:2], *self.resize) if self.resize is not None else shape
+        return (*shape[:2], *(self.crop or self.resize)) if self.resize is not None else shape
+
+    def _margins(self) -> tuple[int, int]:
+        """The rows above and the columns left of the crop; less than 0 where it does not fit."""
+        whole = self.resize or (0, 0)
+        height, width = self.crop or whole
+        return (whole[0] - height) // 2, (whole[1] - width) // 2
 
     # -- the nodes ---------------------------------------------------------------------------------
 
@@ -199,7 +220,10 @@ class Preprocess:
         if self.swap_channels:
             x = g.Slice(x, g.ints([-1]), g.ints([-(2**31)]), g.ints([1]), g.ints([-1]))
         if self.resize is not None:
-            x = self._emit_resize(g, x, shape)
+            x = self._emit_smooth(g, x) if self.smooth else self._emit_resize(g, x, shape)
+        if self.crop is not None:
+            ends = [margin + extent for margin, extent in zip(self._margins(), self.crop, strict=True)]
+            x = g.Slice(x, g.ints(self._margins()), g.ints(ends), g.ints([2, 3]))
         if self.mean.size:
             x = g.Sub(x, g.const(self._fitted(shape), "mean"))
         return str(g.Mul(x, g.const(np.float32(self.scale)))) if self.scale != 1 else x
@@ -213,6 +237,12 @@ class Preprocess:
             return str(g.Resize(x, "", "", g.ints([*shape[:2], *target]), **how))
         kept = g.Slice(g.Shape(x), g.ints([0]), g.ints([2]))
         return str(g.Resize(x, "", "", g.Concat(kept, g.ints(target), axis=0), **how))
+
+    def _emit_smooth(self, g: Any, x: str) -> str:
+        """Two matrix products: runtimes differ about the ``antialias`` of ONNX's Resize."""
+        height, width = self.resize or (0, 0)
+        x = g.MatMul(_emit_weights(g, x, 2, height), x)
+        return str(g.MatMul(x, g.Transpose(_emit_weights(g, x, 3, width), perm=[1, 0])))
 
     def _fitted(self, shape: Sequence[int]) -> np.ndarray:
         """The mean in a shape that goes with an input (N, C, H, W); H and W are read for an image only."""
@@ -236,7 +266,10 @@ class Preprocess:
         x = x.transpose(_TO_NCHW) if self.input_layout == "nhwc" else x
         x = x[:, ::-1] if self.swap_channels else x
         for axis, extent in zip((3, 2), (self.resize or ())[::-1], strict=False):
-            x = _interpolated(x, axis, extent)
+            x = _averaged(x, axis, extent) if self.smooth else _interpolated(x, axis, extent)
+        if self.crop is not None:
+            (top, left), (height, width) = self._margins(), self.crop
+            x = x[:, :, top : top + height, left : left + width]
         x = x - self._fitted(x.shape) if self.mean.size else x
         return np.ascontiguousarray(x * np.float32(self.scale), np.float32)
 
@@ -249,6 +282,9 @@ class Preprocess:
         y = x / np.float32(self.scale)
         y = y + self._fitted(x.shape) if self.mean.size else y
         y = y[:, ::-1] if self.swap_channels else y
+        if self.crop is not None and self.resize is not None:  # what is cut off has no influence
+            ends = [(m, whole - m - n) for m, whole, n in zip(self._margins(), self.resize, self.crop, strict=True)]
+            y = np.pad(y, [(0, 0), (0, 0), *ends], mode="edge")
         y = y.transpose(_TO_NHWC) if self.input_layout == "nhwc" else y
         if self.uint8:
             return np.ascontiguousarray(np.clip(np.rint(y), 0, 255), np.uint8)
@@ -281,3 +317,29 @@ def _interpolated(x: np.ndarray, axis: int, extent: int) -> np.ndarray:
     share = (places - low).astype(np.float32).reshape([-1 if other == axis else 1 for other in range(x.ndim)])
     below, above = x.take(low, axis), x.take(np.minimum(low + 1, last), axis)
     return np.asarray(below * (1 - share) + above * share, np.float32)
+
+
+def _averaged(x: np.ndarray, axis: int, extent: int) -> np.ndarray:
+    """One axis with another extent, averaged where it shrinks. Source: Pillow's Resample.c (``bilinear_filter``)."""
+    ratio = np.float32(x.shape[axis] / extent)
+    centres = (np.arange(extent, dtype=np.float32) + np.float32(0.5))[:, None] * ratio
+    places = np.arange(x.shape[axis], dtype=np.float32) + np.float32(0.5)
+    weights = np.maximum(0, 1 - np.abs(places - centres) / max(ratio, np.float32(1)))
+    weights /= weights.sum(1, keepdims=True)
+    return np.asarray(np.moveaxis(np.tensordot(weights, x, (1, axis)), 0, axis), np.float32)
+
+
+def _emit_weights(g: Any, x: str, axis: int, extent: int) -> str:
+    """The matrix of :func:`_averaged`, (extent, the axis's extent)."""
+    count = g.Cast(g.Slice(g.Shape(x), g.ints([axis]), g.ints([axis + 1])), to=g.FLOAT)
+    ratio = g.Div(count, g.const(np.float32(extent)))
+    centres = g.Mul(g.const((np.arange(extent, dtype=np.float32) + np.float32(0.5))[:, None]), ratio)
+    half, none, one = (g.const(np.float32(value)) for value in (0.5, 0, 1))
+    places = g.Add(g.Range(none, g.Squeeze(count), one), half)
+    far = g.Div(g.Abs(g.Sub(places, centres)), g.Max(ratio, one))
+    weights = g.Relu(g.Sub(one, far))
+    return str(g.Div(weights, g.ReduceSum(weights, g.ints([1]), keepdims=1)))
+
+
+def _pair(told: Any) -> tuple[int, int] | None:
+    return None if told is None else (int(told[0]), int(told[1]))

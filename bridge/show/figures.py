@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bridge.errors import MissingExtraError
+from bridge.extras import pip
 
 SOFT = "#5b6570"
 _STYLE: dict[str, Any] = {
@@ -43,7 +44,7 @@ def demand_matplotlib() -> None:
         MissingExtraError: matplotlib is not installed.
     """
     if importlib.util.find_spec("matplotlib") is None:
-        raise MissingExtraError("matplotlib is not installed", hint="pip install 'weight-bridge[plot]'")
+        raise MissingExtraError("matplotlib is not installed", hint=pip("plot"))
 
 
 def figure_of(width: float, height: float) -> Any:

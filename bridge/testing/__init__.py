@@ -1,6 +1,6 @@
 """Tests that every layer type has to pass, for authors of layer types to inherit.
 
-It needs pytest and Hypothesis: ``pip install 'weight-bridge[testing]'``.
+It needs pytest and Hypothesis: the extra ``testing``.
 """
 
 from bridge.testing.cases import CASES, LayerCase, layer_case

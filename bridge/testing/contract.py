@@ -8,8 +8,8 @@ Three lines test a layer type of one's own::
         case = LayerCase("GroupNorm", "group_norm_param { group_num: 3 }", ((2, 6, 3, 4),))
 
 pytest finds the class and runs every test of :class:`LayerContract` on it. The engines ONNX Runtime and
-Chainer have to be installed (``pip install 'weight-bridge[chainer,runtime]'``); a test that needs an engine
-which is missing is skipped, and says so.
+Chainer have to be installed (the extras ``runtime`` and ``chainer``); a test that needs a missing
+engine is skipped, and says so.
 """
 
 from __future__ import annotations
