@@ -15,6 +15,7 @@ from bridge.errors import MissingExtraError, ModelError, UnsupportedLayerError, 
 from bridge.files.load import load
 from bridge.files.sniff import HEAD, identify
 from bridge.opencv.detections import with_padded_detections
+from bridge.opencv.models import model_classes
 from bridge.opencv.net import CaffeNet
 from bridge.schema import Net, Shape
 
@@ -77,7 +78,10 @@ def readNet(*args: Any, **keywords: Any) -> Any:
 
 
 def install() -> None:
-    """Put :func:`readNetFromCaffe` into ``cv2.dnn`` where it is missing, and let ``cv2.dnn.readNet`` read Caffe files.
+    """Put :func:`readNetFromCaffe` into ``cv2.dnn`` where it is missing.
+
+    Then ``cv2.dnn.readNet`` reads Caffe files too, and ``cv2.dnn.DetectionModel`` and OpenCV's other classes that
+    wrap a net take Caffe files and nets that were read from them.
 
     An OpenCV that reads them itself stays as it is. Calling it again does nothing.
 
@@ -90,6 +94,17 @@ def install() -> None:
     _readers(cv2)
     cv2.dnn.readNetFromCaffe = readNetFromCaffe
     cv2.dnn.readNet = readNet
+    for name, made in model_classes(cv2.dnn, _read_caffe).items():
+        setattr(cv2.dnn, name, made)
+        setattr(cv2, f"dnn_{name}", made)
+
+
+def _read_caffe(*args: Any, **keywords: Any) -> Any:
+    """The net of Caffe files; ``None`` if these are other files, or none."""
+    if not args or not _is_path(args[0]):
+        return None
+    files = _caffe_files(*args, **keywords)
+    return readNetFromCaffe(*files) if files is not None else None
 
 
 _ORIGINAL: dict[str, Any] = {}
@@ -137,7 +152,7 @@ def _caffe_files(*args: Any, **keywords: Any) -> tuple[Any, Any] | None:
         given = dict(zip(names, args, strict=False)) | keywords
     else:
         given = dict(zip(("framework", "bufferModel", "bufferConfig"), args, strict=False)) | keywords
-    framework = str(given.get("framework", "")).lower()
+    framework = str(given.get("framework") or "").lower()
     parts = [given.get(name) for name in ("model", "bufferModel", "config", "bufferConfig")]
     parts = [part for part in parts if not _empty(part)]
     ends = [str(part).lower() for part in parts if _is_path(part)]
@@ -152,15 +167,7 @@ def _caffe_files(*args: Any, **keywords: Any) -> tuple[Any, Any] | None:
 
 
 def _is_framework(part: Any) -> bool:
-    return isinstance(part, str) and part.lower() in (
-        "caffe",
-        "tensorflow",
-        "onnx",
-        "tflite",
-        "darknet",
-        "torch",
-        "dldt",
-    )
+    return isinstance(part, str) and part.lower() in _FRAMEWORKS
 
 
 def _is_text(part: Any) -> bool:
