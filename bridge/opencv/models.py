@@ -153,7 +153,8 @@ class SegmentationModel(Model):
 
     def segment(self, frame: np.ndarray) -> np.ndarray:
         """The best class of each pixel of the net's output, (H, W), uint8."""
-        return self._only(frame)[0].argmax(axis=0).astype(np.uint8)
+        classes: np.ndarray = self._only(frame)[0].argmax(axis=0)
+        return classes.astype(np.uint8)
 
 
 class DetectionModel(Model):
