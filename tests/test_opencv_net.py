@@ -204,12 +204,16 @@ def test_install_lets_model_classes_take_caffe_nets(
         monkeypatch.setattr(owner, name, getattr(owner, name, None), raising=False)
     monkeypatch.setattr(cv2.dnn, "readNet", cv2.dnn.readNet)
     monkeypatch.delattr(cv2.dnn, "readNetFromCaffe")
+    monkeypatch.setattr(cv2.dnn, "DNN_BACKEND_HALIDE", 1, raising=False)
+    monkeypatch.delattr(cv2.dnn, "DNN_BACKEND_HALIDE")
     monkeypatch.setattr(reading, "readNetFromCaffe", lambda *files: net)
+    monkeypatch.setattr(reading, "_ORIGINAL", {})
     own = cv2.dnn.DetectionModel
     reading.install()
     for made in (cv2.dnn.DetectionModel(net), cv2.dnn_DetectionModel("a.caffemodel", "a.prototxt")):
         assert type(made) is models.DetectionModel
     assert issubclass(cv2.dnn.DetectionModel, own)
+    assert cv2.dnn.DNN_BACKEND_HALIDE == 1
     with pytest.raises((SystemError, cv2.error)):  # what OpenCV's own class raises
         cv2.dnn.ClassificationModel("none.onnx")
     with pytest.raises(cv2.error):
@@ -227,3 +231,17 @@ def test_read_net_takes_what_samples_give(framework: str | None) -> None:
     from bridge.opencv.reading import _caffe_files
 
     assert _caffe_files("a.caffemodel", "a.prototxt", framework) == ("a.prototxt", "a.caffemodel")
+
+
+def test_a_script_may_wrap_what_install_put_in_place(net: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import cv2
+
+    from bridge.opencv import reading
+
+    monkeypatch.setattr(reading, "_ORIGINAL", {})
+    for name in ("readNet", "readNetFromCaffe"):
+        monkeypatch.setattr(cv2.dnn, name, getattr(reading, name), raising=False)
+        assert reading._own(cv2, name) is None
+        monkeypatch.setattr(cv2.dnn, name, lambda *files: pytest.fail("it calls itself"))
+    bridge.save(net._net, tmp_path / "net.caffemodel")
+    assert reading.readNetFromCaffe(tmp_path / "net.prototxt", tmp_path / "net.caffemodel").getLayerId("conv1") == 1

@@ -56,8 +56,8 @@ def readNetFromCaffe(
     cv2 = _cv2()
     prototxt = bufferProto if _empty(prototxt) else prototxt
     caffeModel = bufferModel if _empty(caffeModel) else caffeModel
-    own = getattr(cv2.dnn, "readNetFromCaffe", None)
-    if own is not None and own is not readNetFromCaffe:
+    own = _own(cv2, "readNetFromCaffe")
+    if own is not None:
         try:
             return own(*(_plain(part) for part in (prototxt, caffeModel) if not _empty(part)))
         except cv2.error:
@@ -74,7 +74,7 @@ def readNet(*args: Any, **keywords: Any) -> Any:
     """
     cv2 = _cv2()
     files = _caffe_files(*args, **keywords)
-    return readNetFromCaffe(*files) if files is not None else _readers(cv2)[1](*args, **keywords)
+    return readNetFromCaffe(*files) if files is not None else _own(cv2, "readNet")(*args, **keywords)
 
 
 def install() -> None:
@@ -91,9 +91,12 @@ def install() -> None:
     cv2 = _cv2()
     if hasattr(cv2.dnn, "readNetFromCaffe"):
         return
-    _readers(cv2)
+    for name in ("readNet", "readNetFromCaffe"):
+        _own(cv2, name)
     cv2.dnn.readNetFromCaffe = readNetFromCaffe
     cv2.dnn.readNet = readNet
+    if not hasattr(cv2.dnn, "DNN_BACKEND_HALIDE"):
+        cv2.dnn.DNN_BACKEND_HALIDE = 1  # OpenCV's samples name it among their options
     for name, made in model_classes(cv2.dnn, _read_caffe).items():
         setattr(cv2.dnn, name, made)
         setattr(cv2, f"dnn_{name}", made)
@@ -110,11 +113,13 @@ def _read_caffe(*args: Any, **keywords: Any) -> Any:
 _ORIGINAL: dict[str, Any] = {}
 
 
-def _readers(cv2: Any) -> tuple[Any, Any]:
-    """OpenCV, and its own ``readNet``."""
-    if "readNet" not in _ORIGINAL:
-        _ORIGINAL["readNet"] = cv2.dnn.readNet
-    return cv2, _ORIGINAL["readNet"]
+def _own(cv2: Any, name: str) -> Any:
+    """OpenCV's own function of a name; ``None`` if it has none.
+
+    It is kept from the first time on: a script may wrap what :func:`install` put in its place.
+    """
+    found = getattr(cv2.dnn, name, None)
+    return _ORIGINAL.setdefault(name, None if found in (readNet, readNetFromCaffe) else found)
 
 
 def _cv2() -> Any:
