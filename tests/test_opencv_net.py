@@ -125,6 +125,15 @@ def test_weights_that_a_script_sets(net: Any) -> None:
         net.getLayer("conv2").blobs = [np.zeros((3, 3))]
 
 
+def test_an_input_with_a_mean_and_a_scale(net: Any) -> None:
+    """As OpenCV's detection sample gives it: 8-bit values, and what to do with them."""
+    pixels = np.random.default_rng(3).integers(0, 9, (1, 3, 12, 12), np.uint8)
+    for mean, scale in (((4, 5, 6), 0.2), ((4.0, 5.0, 6.0, 0.0), 1.0), ((), 0.5), ([7], 1.0)):
+        net.setInput(pixels, scalefactor=scale, mean=mean)
+        means = np.array([*mean, 0, 0, 0][:3], np.float32).reshape(3, 1, 1)
+        close(net.forward("conv1"), values(net, (pixels - means) * np.float32(scale))["conv1"])
+
+
 def test_what_is_set_counts_for_parts_too(net: Any) -> None:
     import cv2
 

@@ -59,9 +59,19 @@ class CaffeNet:
                 return None  # an input that this part of the net does not read
         return getattr(made, name)(*args, **keywords)
 
-    def setInput(self, blob: Any, name: str = "", *args: Any, **keywords: Any) -> None:
-        """Set an input: ``blob`` as (N, C, H, W); the first one without a name."""
-        self._replay("setInput", name, np.array(blob), name, *args, **keywords)
+    def setInput(self, blob: Any, name: str = "", scalefactor: float = 1.0, mean: Any = ()) -> None:
+        """Set an input: ``blob`` as (N, C, H, W); the first one without a name.
+
+        The net reads ``(blob - mean) * scalefactor``, with up to four means, one for each channel. OpenCV 5
+        itself takes neither.
+        """
+        values = np.array(blob)
+        if scalefactor != 1 or np.any(mean):
+            means = np.zeros(values.shape[1], np.float32)
+            given = np.atleast_1d(mean)[: len(means)]
+            means[: len(given)] = given
+            values = (values.astype(np.float32) - means.reshape(-1, *[1] * (values.ndim - 2))) * np.float32(scalefactor)
+        self._replay("setInput", name, values, name)
 
     def forward(self, *args: Any, **keywords: Any) -> Any:
         """Compute the net, up to a layer where its name is given.
