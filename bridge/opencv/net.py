@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,9 @@ from bridge.schema import Blob, Layer, Net, times
 
 Open = Callable[[Net], Any]
 """Makes OpenCV's own net of one of ours."""
+
+INPUTS = "_input"
+"""OpenCV's name of the layer, number 0, that stands for the inputs."""
 
 
 class CaffeNet:
@@ -56,9 +59,19 @@ class CaffeNet:
                 return None  # an input that this part of the net does not read
         return getattr(made, name)(*args, **keywords)
 
-    def setInput(self, blob: Any, name: str = "", *args: Any, **keywords: Any) -> None:
-        """Set an input: ``blob`` as (N, C, H, W); the first one without a name."""
-        self._replay("setInput", name, np.array(blob), name, *args, **keywords)
+    def setInput(self, blob: Any, name: str = "", scalefactor: float = 1.0, mean: Any = ()) -> None:
+        """Set an input: ``blob`` as (N, C, H, W); the first one without a name.
+
+        The net reads ``(blob - mean) * scalefactor``, with up to four means, one for each channel. OpenCV 5
+        itself takes neither.
+        """
+        values = np.array(blob)
+        if scalefactor != 1 or np.any(mean):
+            means = np.zeros(values.shape[1], np.float32)
+            given = np.atleast_1d(mean)[: len(means)]
+            means[: len(given)] = given
+            values = (values.astype(np.float32) - means.reshape(-1, *[1] * (values.ndim - 2))) * np.float32(scalefactor)
+        self._replay("setInput", name, values, name)
 
     def forward(self, *args: Any, **keywords: Any) -> Any:
         """Compute the net, up to a layer where its name is given.
@@ -114,6 +127,24 @@ class CaffeNet:
                 kept.append(layer)
         return self._net.replace(layers=tuple(reversed(kept)))
 
+    # -- what the model classes need ---------------------------------------------------------------
+
+    @property
+    def where(self) -> str:
+        """Where the net comes from."""
+        return self._net.where
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Width and height of the first input, where the file names them."""
+        shape = next(iter(self._net.inputs.values()), None)
+        return (shape[3], shape[2]) if shape is not None and len(shape) == 4 else None
+
+    @property
+    def last(self) -> Layer:
+        """The last layer."""
+        return self._net.layers[-1]
+
     # -- the layers ------------------------------------------------------------------------------
 
     @property
@@ -125,9 +156,9 @@ class CaffeNet:
         return tuple(layer.name for layer in self._named)
 
     def getLayerId(self, layer: str) -> int:
-        """The number of a layer; -1 if there is none of that name."""
+        """The number of a layer; 0 for :data:`INPUTS`, -1 if there is none of that name."""
         names = self.getLayerNames()
-        return names.index(layer) + 1 if layer in names else -1
+        return (INPUTS, *names).index(layer) if layer in (INPUTS, *names) else -1
 
     def getUnconnectedOutLayers(self) -> np.ndarray:
         """The numbers of the layers whose output no layer reads, int32."""
@@ -139,13 +170,15 @@ class CaffeNet:
         names = self.getLayerNames()
         return tuple(names[number - 1] for number in self.getUnconnectedOutLayers())
 
-    def getLayer(self, layerId: Any) -> CaffeLayerView:
-        """A layer by its number or name.
+    def getLayer(self, layerId: Any) -> CaffeLayerView | InputView:
+        """A layer by its number or name; number 0 stands for the inputs.
 
         Raises:
             NotFoundError: There is none.
         """
         names = self.getLayerNames()
+        if layerId in (0, INPUTS):
+            return InputView(self._net.inputs)
         name = layerId if isinstance(layerId, str) else names[int(layerId) - 1] if 0 < layerId <= len(names) else ""
         if name not in names:
             raise NotFoundError(f"no layer {layerId!r}", where=self._net.where, hint=nearest(str(layerId), names))
@@ -183,6 +216,25 @@ class CaffeNet:
             self._call(self._whole, call, args, keywords)
 
 
+class InputView:
+    """The layer number 0 of a :class:`CaffeNet`, which stands for its inputs.
+
+    Attributes:
+        name, type: As OpenCV has them.
+        blobs: Empty.
+    """
+
+    name, type = INPUTS, ""
+
+    def __init__(self, inputs: Iterable[str]) -> None:
+        self._inputs = list(inputs)
+        self.blobs: list[np.ndarray] = []
+
+    def outputNameToIndex(self, outputName: str) -> int:
+        """The place of an input; -1 if there is none of that name. Scripts ask for ``im_info`` so."""
+        return self._inputs.index(outputName) if outputName in self._inputs else -1
+
+
 class CaffeLayerView:
     """A layer of a :class:`CaffeNet`.
 
@@ -202,6 +254,10 @@ class CaffeLayerView:
     def type(self) -> str:
         """Caffe's name of its type."""
         return self._layer.type
+
+    def outputNameToIndex(self, outputName: str) -> int:
+        """0 for any name, as OpenCV's layers answer."""
+        return 0
 
     @property
     def blobs(self) -> list[np.ndarray]:

@@ -15,6 +15,7 @@ from bridge.errors import MissingExtraError, ModelError, UnsupportedLayerError, 
 from bridge.files.load import load
 from bridge.files.sniff import HEAD, identify
 from bridge.opencv.detections import with_padded_detections
+from bridge.opencv.models import model_classes
 from bridge.opencv.net import CaffeNet
 from bridge.schema import Net, Shape
 
@@ -55,8 +56,8 @@ def readNetFromCaffe(
     cv2 = _cv2()
     prototxt = bufferProto if _empty(prototxt) else prototxt
     caffeModel = bufferModel if _empty(caffeModel) else caffeModel
-    own = getattr(cv2.dnn, "readNetFromCaffe", None)
-    if own is not None and own is not readNetFromCaffe:
+    own = _own(cv2, "readNetFromCaffe")
+    if own is not None:
         try:
             return own(*(_plain(part) for part in (prototxt, caffeModel) if not _empty(part)))
         except cv2.error:
@@ -73,11 +74,14 @@ def readNet(*args: Any, **keywords: Any) -> Any:
     """
     cv2 = _cv2()
     files = _caffe_files(*args, **keywords)
-    return readNetFromCaffe(*files) if files is not None else _readers(cv2)[1](*args, **keywords)
+    return readNetFromCaffe(*files) if files is not None else _own(cv2, "readNet")(*args, **keywords)
 
 
 def install() -> None:
-    """Put :func:`readNetFromCaffe` into ``cv2.dnn`` where it is missing, and let ``cv2.dnn.readNet`` read Caffe files.
+    """Put :func:`readNetFromCaffe` into ``cv2.dnn`` where it is missing.
+
+    Then ``cv2.dnn.readNet`` reads Caffe files too, and ``cv2.dnn.DetectionModel`` and OpenCV's other classes that
+    wrap a net take Caffe files and nets that were read from them.
 
     An OpenCV that reads them itself stays as it is. Calling it again does nothing.
 
@@ -87,19 +91,35 @@ def install() -> None:
     cv2 = _cv2()
     if hasattr(cv2.dnn, "readNetFromCaffe"):
         return
-    _readers(cv2)
+    for name in ("readNet", "readNetFromCaffe"):
+        _own(cv2, name)
     cv2.dnn.readNetFromCaffe = readNetFromCaffe
     cv2.dnn.readNet = readNet
+    if not hasattr(cv2.dnn, "DNN_BACKEND_HALIDE"):
+        cv2.dnn.DNN_BACKEND_HALIDE = 1  # OpenCV's samples name it among their options
+    for name, made in model_classes(cv2.dnn, _read_caffe).items():
+        setattr(cv2.dnn, name, made)
+        setattr(cv2, f"dnn_{name}", made)
+
+
+def _read_caffe(*args: Any, **keywords: Any) -> Any:
+    """The net of Caffe files; ``None`` if these are other files, or none."""
+    if not args or not _is_path(args[0]):
+        return None
+    files = _caffe_files(*args, **keywords)
+    return readNetFromCaffe(*files) if files is not None else None
 
 
 _ORIGINAL: dict[str, Any] = {}
 
 
-def _readers(cv2: Any) -> tuple[Any, Any]:
-    """OpenCV, and its own ``readNet``."""
-    if "readNet" not in _ORIGINAL:
-        _ORIGINAL["readNet"] = cv2.dnn.readNet
-    return cv2, _ORIGINAL["readNet"]
+def _own(cv2: Any, name: str) -> Any:
+    """OpenCV's own function of a name; ``None`` if it has none.
+
+    It is kept from the first time on: a script may wrap what :func:`install` put in its place.
+    """
+    found = getattr(cv2.dnn, name, None)
+    return _ORIGINAL.setdefault(name, None if found in (readNet, readNetFromCaffe) else found)
 
 
 def _cv2() -> Any:
@@ -137,7 +157,7 @@ def _caffe_files(*args: Any, **keywords: Any) -> tuple[Any, Any] | None:
         given = dict(zip(names, args, strict=False)) | keywords
     else:
         given = dict(zip(("framework", "bufferModel", "bufferConfig"), args, strict=False)) | keywords
-    framework = str(given.get("framework", "")).lower()
+    framework = str(given.get("framework") or "").lower()
     parts = [given.get(name) for name in ("model", "bufferModel", "config", "bufferConfig")]
     parts = [part for part in parts if not _empty(part)]
     ends = [str(part).lower() for part in parts if _is_path(part)]
@@ -152,15 +172,7 @@ def _caffe_files(*args: Any, **keywords: Any) -> tuple[Any, Any] | None:
 
 
 def _is_framework(part: Any) -> bool:
-    return isinstance(part, str) and part.lower() in (
-        "caffe",
-        "tensorflow",
-        "onnx",
-        "tflite",
-        "darknet",
-        "torch",
-        "dldt",
-    )
+    return isinstance(part, str) and part.lower() in _FRAMEWORKS
 
 
 def _is_text(part: Any) -> bool:

@@ -186,3 +186,46 @@ def test_training_by_hand(tmp_path: Path) -> None:
         for blob in net.params["ip"]:
             blob.data[...] -= 0.3 * blob.diff
     assert losses[-1] < losses[0] / 3
+
+
+TIES = """
+force_backward: true
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 2 dim: 7 dim: 6 } } }
+layer { name: "pool" type: "Pooling" bottom: "data" top: "pool" top: "mask"
+  pooling_param { kernel_size: 3 stride: 2 pad: 1 } }
+"""
+
+
+def _first_maxima(x: np.ndarray) -> np.ndarray:
+    """Of each window of TIES the place in its plane of the first maximum, in the order of rows."""
+    places = np.zeros((*x.shape[:2], 4, 4), np.int64)
+    for n, c, i, j in np.ndindex(places.shape):
+        rows, columns = (range(max(2 * k - 1, 0), min(2 * k + 2, size)) for k, size in ((i, 7), (j, 6)))
+        window = [(x[n, c, row, column], 6 * row + column) for row in rows for column in columns]
+        places[n, c, i, j] = next(at for value, at in window if value == max(window)[0])
+    return places
+
+
+@pytest.mark.parametrize("plane", [0, 5, -1, None])
+@pytest.mark.parametrize("engine", ["onnxruntime", "chainer"])
+def test_of_equal_values_max_pooling_takes_the_first(
+    tmp_path: Path, plane: float | None, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Caffe's loop does, where a later value counts only if it is greater. The gradient goes there too."""
+    need(engine)
+    from bridge.caffe import engines
+
+    monkeypatch.setattr(engines, "_installed", lambda package: package == engine)
+    net = make(tmp_path, TIES)
+    x = np.random.default_rng(0).integers(0, 3, (1, 2, 7, 6)) if plane is None else np.full((1, 2, 7, 6), plane)
+    net.blobs["data"].data[...] = x
+    net.forward()
+    places = _first_maxima(x)
+    np.testing.assert_array_equal(net.blobs["mask"].data, places)
+    if engine == "chainer":
+        wanted = np.zeros((2, 42), np.float32)
+        for channel, at, weight in zip(np.arange(2).repeat(16), places.ravel(), range(1, 33), strict=True):
+            wanted[channel, at] += weight
+        net.blobs["pool"].diff[...] = np.arange(1, 33).reshape(1, 2, 4, 4)
+        net.backward()
+        np.testing.assert_array_equal(net.blobs["data"].diff.reshape(2, 42), wanted)

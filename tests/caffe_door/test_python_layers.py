@@ -10,6 +10,7 @@ import pytest
 import bridge
 from bridge import caffe
 from bridge.errors import NotFoundError
+from tests.caffe_door import my_layers
 from tests.caffe_door.nets import close, feed, make, write
 from tests.conftest import need
 
@@ -85,6 +86,29 @@ def test_parameters_are_saved_and_shared(tmp_path: Path) -> None:
 def test_their_errors_are_their_own(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="could not convert"):
         make(tmp_path, TIMES.replace("2.5", "much") % (MODULE, MODULE))
+
+
+def test_a_backward_that_raises_names_its_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need("chainer")
+    net = make(tmp_path, TIMES % (MODULE, MODULE))
+    x = feed(net)
+
+    def fails(*_: object) -> None:
+        raise KeyError("gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(my_layers.Times, "backward", fails)
+        net.forward()
+        with pytest.raises(KeyError, match="gone") as caught:
+            net.backward()
+    if hasattr(caught.value, "__notes__"):  # Python 3.11
+        assert caught.value.__notes__ == ["in backward of layer 'times' (Python), Times"]
+    net.clear_param_diffs()
+    net.forward()
+    net.backward()
+    weight = net.params["ip"][0].data
+    close(net.blobs["data"].diff, 3 * 2.5 * (2.5 * x @ weight.T + 1) @ weight)
+    assert (net.params["loss"][0].diff == 1).all()
 
 
 @pytest.mark.parametrize(
