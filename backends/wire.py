@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from bridge.caffe_files import nans
 from bridge.caffe_files.proto import Field, Schema
 from bridge.caffe_files.varint import LONGEST, read_varint
 from bridge.errors import FormatError
@@ -295,21 +296,21 @@ def unknown(span: Span, wire: int, a: int, b: int) -> list[Value]:
 def _values(span: Span, field: Field, wire: int, a: int, b: int, message: Message) -> list[Value] | None:
     """The values of a known field; nothing where the wire type does not go with it."""
     kind = field.kind
+    if not field.written_as(wire):
+        return None
     if kind == "message":
-        if wire != LENGTH:
-            return None
         label = f"{field.name}[{len(message.all(field.name))}]" if field.repeated else field.name
         return [decode(span.child(label, a, b, span.schema.inner(field)))]
     if kind in ("string", "bytes"):
-        return [_text(span, field, a, b)] if wire == LENGTH else None
+        return [_text(span, field, a, b)]
     if kind in ("float", "double"):
         width = 4 if kind == "float" else 8
         if wire == LENGTH:
             return list(_floats(span, a, b, width, 0, field.number))
-        return list(_floats(span, a, b, width, 1)) if _WIDTH.get(wire) == width else None
+        return list(_floats(span, a, b, width, 1))
     if wire == VARINT:
         return [_integer(field, a)]
-    return [_integer(field, value) for value in varints(span, a, b)] if wire == LENGTH else None
+    return [_integer(field, value) for value in varints(span, a, b)]
 
 
 def varints(span: Span, a: int, b: int) -> Iterator[int]:
@@ -359,4 +360,5 @@ def _floats(span: Span, a: int, b: int, width: int, gap: int, number: int = 0) -
 @lru_cache(maxsize=1024)
 def _float32(data: bytes) -> float:
     """The decimal number of fewest digits that is this float32, which is what a prototxt says."""
-    return float(str(np.frombuffer(data, "<f4")[0]))
+    value = np.frombuffer(data, "<f4")[0]
+    return nans.float64_of(data) if value != value else float(str(value))

@@ -16,6 +16,7 @@ import contextlib
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,8 @@ def first_named(report: Report) -> set[str]:
     return names
 
 
-def run(names: list[str]) -> list[dict[str, Any]]:
+def run(names: list[str]) -> Iterator[dict[str, Any]]:
     """Plant each fault and verify; one row per fault."""
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         source, exported = Path(folder) / "net.caffemodel", Path(folder) / "net.onnx"
         net = centred(make(NET))
@@ -84,16 +84,13 @@ def run(names: list[str]) -> list[dict[str, Any]]:
             parts = [part for result in report.parts for part in result.parts if part.status == "different"]
             named = first_named(report)
             found = report.status == 1
-            rows.append(
-                {
-                    "fault": name,
-                    "found": found,
-                    "by": "graph" if outputs_alone or parts else "weights" if found else "",
-                    "right": FAULTS[name].where in named or FAULTS[name].where in _weights(report),
-                    "named": sorted(named),
-                }
-            )
-    return rows
+            yield {
+                "fault": name,
+                "found": found,
+                "by": "graph" if outputs_alone or parts else "weights" if found else "",
+                "right": FAULTS[name].where in named or FAULTS[name].where in _weights(report),
+                "named": sorted(named),
+            }
 
 
 def _weights(report: Report) -> set[str]:
@@ -110,11 +107,12 @@ def main(arguments: list[str] | None = None) -> int:
     if options.list:
         print("\n".join(FAULTS))
         return 0
-    rows = run(options.faults)
-    for row in rows:
+    rows = []
+    for row in run(options.faults):
+        rows.append(row)
         verdict = "found" if row["found"] else "MISSED"
         place = "" if not row["found"] else "named right" if row["right"] else f"named {', '.join(row['named'])}"
-        print(f"{row['fault']:45}{verdict:8}{row['by']:9}{place}")
+        print(f"{row['fault']:45}{verdict:8}{row['by']:9}{place}", flush=True)
     found, right = (sum(row[key] for row in rows) for key in ("found", "right"))
     by_graph = sum(row["by"] == "graph" for row in rows)
     print(f"{found} of {len(rows)} found, {by_graph} by running the graph, {right} named right")

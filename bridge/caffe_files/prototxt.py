@@ -11,6 +11,7 @@ import codecs
 import re
 from pathlib import Path
 
+from bridge.caffe_files import nans
 from bridge.errors import FormatError
 from bridge.limits.budget import FIELDS, fields
 from bridge.limits.sources import read_file
@@ -178,7 +179,7 @@ class _Parser:
             inner = self.message(closing, depth + 1)
             content = inner.get(_CONTENT) if raw else None
             return Group(content) if isinstance(content, bytes) else inner
-        kind, token = self.kind, self.token
+        kind, token, end = self.kind, self.token, self.start + len(self.token)
         if kind == "string":
             return self.string(raw)
         if kind not in ("number", "word") or len(token) > MAX_TOKEN:
@@ -188,7 +189,8 @@ class _Parser:
         if fixed is not None:
             whole: Scalar = fixed(token, 16)
             return whole
-        return _number(token) if kind == "number" else _word(token)
+        found = _number(token) if kind == "number" else _word(token)
+        return nans.read(self.text, end) if found != found else found
 
     def string(self, raw: bool) -> str | bytes:
         """Adjacent strings are one, as in C. Escapes give bytes, which may be parts of a character of UTF-8."""
@@ -282,8 +284,10 @@ def _scalar(value: Scalar) -> str:
 def _float(value: float) -> str:
     if value == 0:
         return "-0.0" if str(value)[0] == "-" else "0"
+    if value != value:
+        return nans.written(value)
     short = f"{value:.9g}"
-    return short if float(short) == value or value != value else repr(value)
+    return short if float(short) == value else repr(value)
 
 
 def _escaped(match: re.Match[str]) -> str:

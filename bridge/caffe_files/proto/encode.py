@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable, Mapping
 
+from bridge.caffe_files import nans
 from bridge.caffe_files.proto import Field, dialects, fields_by_name, forks_of, schema
 from bridge.caffe_files.varint import varint
 from bridge.schema.message import Fixed32, Fixed64, Group, Message, Value
@@ -86,6 +87,8 @@ def _value(field: Field, value: Value, drop: Drop, fork: str, path: str) -> byte
     if isinstance(value, str):
         return varint(_symbol(field, value))
     number = float(value)
+    if field.kind == "float" and number != number:
+        return nans.float32_bytes(number)
     if field.kind in ("float", "double"):
         return struct.pack("<f" if field.kind == "float" else "<d", number)
     if number != int(value) or not -(1 << 63) <= int(value) < 1 << 64:

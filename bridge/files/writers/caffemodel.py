@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from bridge.caffe_files.proto import schema
+from bridge.caffe_files.proto import fields_by_name
 from bridge.caffe_files.proto.encode import encode, encode_layer, field_tag, prefixed
 from bridge.caffe_files.varint import varint
 from bridge.files.atomic import pieces
@@ -44,7 +44,7 @@ def write(net: Net, stream: IO[bytes], *, half: bool = False, dialect: str = "bv
     rest = net.definition.copy()
     if net.name:
         rest.set("name", net.name)
-    stream.write(encode(rest, schema("NetParameter").by_name, _warner(net.where)))
+    stream.write(encode(rest, fields_by_name("NetParameter", dialect), _warner(net.where), dialect))
     for layer in net.layers:
         _write_layer(layer, stream, half, dialect, net.where)
 
