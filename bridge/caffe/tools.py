@@ -181,15 +181,13 @@ def _upgrade_solver_text(flags: argparse.Namespace) -> None:
 
 
 def _device_query(flags: argparse.Namespace) -> None:
-    from bridge.chain.devices import cuda_devices, cuda_problem
+    from bridge.chain.devices import cuda_devices, cuda_problem, cuda_properties, gpu_hint
 
     if problem := cuda_problem():
-        raise MissingExtraError(f"cannot use GPU: {problem}")
-    import cupy
-
+        raise MissingExtraError(f"cannot use GPU: {problem}", hint=gpu_hint())
     chosen = range(cuda_devices()) if flags.gpu in ("", "all") else [int(number) for number in flags.gpu.split(",")]
     for number in chosen:
-        found = cupy.cuda.runtime.getDeviceProperties(number)
+        found = cuda_properties(number)
         log(f"Querying GPUs {number}", "caffe.cpp")
         for title, key in (("Device id", None), ("Name", "name"), ("Total global memory", "totalGlobalMem")):
             value = number if key is None else found[key]

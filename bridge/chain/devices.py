@@ -49,6 +49,16 @@ def cuda_devices() -> int:
     return int(cupy.cuda.runtime.getDeviceCount())
 
 
+def cuda_properties(number: int) -> dict[str, Any]:
+    """What the driver says of a CUDA device, such as ``name`` and ``totalGlobalMem``, in bytes.
+
+    Source: CUDA's ``cudaDeviceProp``.
+    """
+    import cupy
+
+    return dict(cupy.cuda.runtime.getDeviceProperties(number))
+
+
 def parse_device(name: Any, *, local_rank: int = 0, local_size: int = 1) -> str:
     """Chainer's name of a device.
 
