@@ -100,3 +100,16 @@ def test_old_files(here: Path) -> None:
     assert commands.main(["upgrade_solver_proto_text", "old_solver.prototxt", "solver.prototxt"]) == 0
     solver = text_format.Parse((here / "solver.prototxt").read_text(), caffe_pb2.SolverParameter())
     assert (solver.type, solver.net, solver.HasField("solver_type")) == ("Adam", "net.prototxt", False)
+
+
+def test_device_query_says_what_the_driver_says(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bridge.chain import devices
+
+    monkeypatch.setattr(devices, "cuda_problem", lambda: "")
+    monkeypatch.setattr(devices, "cuda_devices", lambda: 1)
+    monkeypatch.setattr(devices, "cuda_properties", lambda number: {"name": b"H200", "totalGlobalMem": 7 + number})
+    assert commands.main(["device_query"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[-1] for line in lines] == ["0", "0", "H200", "7"]

@@ -12,7 +12,7 @@ import pytest
 
 import bridge
 from tests.conftest import ROOT, need
-from tests.finetuning import config, run
+from tests.finetuning import MODEL, call, config, run, small_npz
 
 COLOUR = """\
 name: "colour"
@@ -106,6 +106,17 @@ def test_the_lines_of_code_for_such_a_model_run(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.split()) == 3
+
+
+def test_the_command_takes_it(tmp_path: Path) -> None:
+    import onnxruntime
+
+    data = small_npz(tmp_path / "data.npz", 40)
+    line = ["finetune", *MODEL, "--data", data, "--head", "fc8=4", "--scale", "0.004", "--train-head", "--epochs", "1"]
+    done = call(*line, "--embed-preprocessing", "-q", "-o", tmp_path / "run")
+    assert done.returncode in (0, 1), done.stderr  # one epoch may be no better than guessing
+    session = onnxruntime.InferenceSession(str(tmp_path / "run" / "model.onnx"))
+    assert session.get_inputs()[0].type == "tensor(uint8)"
 
 
 def test_arrays_are_taken_as_the_data_have_them(tmp_path: Path) -> None:

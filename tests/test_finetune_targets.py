@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import bridge
 from bridge.errors import FormatError, UsageError
 from tests.conftest import FASHION, need
 from tests.finetuning import MODEL, call, config, loaded, log_of, run, trained
@@ -85,7 +87,60 @@ def test_targets_of_a_regression_from_a_table_through_a_data_layer(tmp_path: Pat
     assert made.plan.net.inputs["label"][1:] == (4,)
     held = [record["validation_loss"] for record in log_of(tmp_path / "run") if "validation_loss" in record]
     assert min(held) < held[0]
-    assert made.verdict.learned is None
+    assert re.search(r"mean squared error \S+ on 19 held-out images; the mean of .* has \S+", made.verdict.text)
+    assert made.evaluation.estimated.shape == (19, 4)
+
+
+def test_weights_of_an_auxiliary_head_are_kept(tmp_path: Path) -> None:
+    """The deployed net has no auxiliary head; another training can start from its weights."""
+    files = net_with(tmp_path, "SoftmaxWithLoss", 4)
+    text = Path(files[0]).read_text().replace("dim: 10 dim: 4", "dim: 10")
+    Path(files[0]).write_text(
+        text
+        + 'layer { name: "aux" type: "InnerProduct" bottom: "pool2" top: "aux" inner_product_param { num_output: 4 '
+        'weight_filler { type: "xavier" } } }\n'
+        'layer { name: "aux_loss" type: "SoftmaxWithLoss" bottom: "aux" bottom: "label" top: "aux_loss" '
+        "loss_weight: 0.3 }\n"
+    )
+    notes: list[str] = []
+    made = run(config(tmp_path, files=files, heads=(), freeze=("conv*",), epochs=1), notes)
+    found = bridge.load(made.files["trained.caffemodel"])
+    assert "aux" not in bridge.load(made.files["model.caffemodel"]).layer_names
+    assert np.array_equal(found["aux"].weight, made.chain.child("aux").W.array)
+    assert [note for note in made.notes if note.startswith("trained.caffemodel also holds")] != []
+
+
+@pytest.mark.parametrize(
+    ("share", "images", "learned", "words"),
+    [(0.0, 40, True, ""), (1.0, 40, False, "no better than guessing: "), (0.0, 2, None, "too few images to tell")],
+)
+@pytest.mark.parametrize("answers", [False, True])
+def test_labels_are_held_against_the_usual_answers_and_numbers_against_their_mean(
+    share: float, images: int, learned: bool | None, words: str, answers: bool, tmp_path: Path
+) -> None:
+    """What is estimated lies that share of the way from the truth to the guess."""
+    import dataclasses
+
+    from bridge.finetuning.evaluation import Evaluation
+    from bridge.finetuning.verdict import judge
+
+    rng = np.random.default_rng(1)
+    y = (rng.random((images, 3)) < 0.4 if answers else rng.random((images, 3))).astype(np.float32)
+    np.savez(tmp_path / "own.npz", x=rng.integers(0, 256, (images, 1, 28, 28), np.uint8), y=y)
+    files = net_with(tmp_path, "SigmoidCrossEntropyLoss" if answers else "EuclideanLoss", 3)
+    data = {"data": str(tmp_path / "own.npz"), "validation": str(tmp_path / "own.npz"), "heads": ()}
+    loop = trained(config(tmp_path, files=files, freeze=("conv*",), epochs=1, **data))
+    outcome = loop.run()
+    true = y.astype(int)
+    if answers:
+        usual = np.broadcast_to(y.mean(0) > 0.5, y.shape).astype(int)
+        found = Evaluation(1.0, 0.5, true, usual if share else true)
+    else:
+        found = Evaluation(1.0, None, true, true[:0], y + np.float32(share) * (y.mean(0) - y))
+    verdict = judge(loop.plan, dataclasses.replace(outcome, evaluation=found))
+    assert verdict.learned is learned
+    assert verdict.text.startswith(words)
+    assert bool(verdict.causes) == (learned is False)
 
 
 def test_a_wrong_number_of_labels_is_told(tmp_path: Path) -> None:

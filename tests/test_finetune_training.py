@@ -70,6 +70,26 @@ def test_there_is_no_trunk_without_frozen_layers() -> None:
         CachedTrunk(*made("conv*")).dataset(images()[0], np.zeros(3, np.int32))
 
 
+def test_the_rate_follows_the_recipe(tmp_path: Path) -> None:
+    from bridge.chain.functions import chainer
+    from bridge.finetuning import CaffeOptimizer, RateSchedule
+
+    x, labels = images(8)
+    recipe = bridge.Recipe(base_lr=0.1, lr_policy="step", gamma=0.5, stepsize=2)
+    optimizer = CaffeOptimizer(recipe).setup(chainer.links.Classifier(made()[1]))
+    iterator = chainer.iterators.SerialIterator(chainer.datasets.TupleDataset(x, labels), 4)
+    trainer = chainer.training.Trainer(
+        chainer.training.updaters.StandardUpdater(iterator, optimizer), (5, "iteration"), out=str(tmp_path)
+    )
+    seen: list[float] = []
+    update = optimizer.update
+    optimizer.update = lambda *given, **named: (seen.append(optimizer.rate), update(*given, **named))
+    trainer.extend(RateSchedule())
+    trainer.run()
+    assert seen == [recipe.rate(iteration) for iteration in range(5)]
+    assert seen[0] > seen[2] > seen[4]
+
+
 def test_an_extension_freezes_layers_until_an_epoch(tmp_path: Path) -> None:
     from bridge.chain.functions import chainer
     from bridge.finetuning import Freeze

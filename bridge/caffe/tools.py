@@ -181,10 +181,10 @@ def _upgrade_solver_text(flags: argparse.Namespace) -> None:
 
 
 def _device_query(flags: argparse.Namespace) -> None:
-    from bridge.chain.devices import cuda_devices, cuda_problem, name_and_memory
+    from bridge.chain.devices import cuda_devices, cuda_problem, gpu_hint, name_and_memory
 
     if problem := cuda_problem():
-        raise MissingExtraError(f"cannot use GPU: {problem}")
+        raise MissingExtraError(f"cannot use GPU: {problem}", hint=gpu_hint())
     chosen = range(cuda_devices()) if flags.gpu in ("", "all") else [int(number) for number in flags.gpu.split(",")]
     for number in chosen:
         name, memory = name_and_memory(number)

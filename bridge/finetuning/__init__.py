@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bridge.finetuning.run import Run as Run
     from bridge.finetuning.training import CachedTrunk as CachedTrunk
     from bridge.finetuning.training import Freeze as Freeze
+    from bridge.finetuning.training import RateSchedule as RateSchedule
 else:
     __all__ = lazy(
         __name__,
@@ -34,6 +35,7 @@ else:
             "Run": "bridge.finetuning.run",
             "CachedTrunk": "bridge.finetuning.training",
             "Freeze": "bridge.finetuning.training",
+            "RateSchedule": "bridge.finetuning.training",
             "finetune": "bridge.finetuning.api",
         },
     )

@@ -25,12 +25,14 @@ class Evaluation:
         accuracy: The share of images whose class is predicted right, 0 to 1; ``None`` without classes.
         true: The class of each image, int (N), or its answers (N, questions).
         predicted: What is predicted of each, in the same form; empty in ranks other than 0.
+        estimated: What a regression estimates of each, float32 (N, targets); ``None`` with classes and in other ranks.
     """
 
     loss: float
     accuracy: float | None
     true: np.ndarray
     predicted: np.ndarray
+    estimated: np.ndarray | None = None
 
     def __str__(self) -> str:
         if self.accuracy is None:
@@ -67,7 +69,7 @@ def evaluate(chain: NetChain, objective: Objective, source: Source, size: int, r
         size: Images per forward pass, of all ranks together.
         ranks: The processes; each has a part of the images, and rank 0 gets the predictions of all.
     """
-    loss, right, predicted = 0.0, 0, []
+    loss, right, predicted, estimated = 0.0, 0, [], []
     mine = np.arange(len(source))[ranks.span(len(source))]
     size = -(-size // ranks.size)
     with chainer.using_config("train", False), chainer.no_backprop_mode():
@@ -79,10 +81,13 @@ def evaluate(chain: NetChain, objective: Objective, source: Source, size: int, r
             if found is not None:
                 right += int((found == label).sum())
                 predicted.append(to_host(found))
+            elif (numbers := objective.estimated(values)) is not None:
+                estimated.append(to_host(numbers).astype(np.float32))
     loss, right, seen = ranks.summed(loss, right, len(mine))  # type: ignore[assignment]
     true = source.labels().astype(int)
     every = ranks.gathered(np.concatenate(predicted).astype(int) if predicted else true[:0])
     guessed = np.concatenate(every) if every else true[:0]
+    numbers = [part for rank in ranks.gathered(estimated) for part in rank]
     each = true.shape[1] if true.ndim > 1 else 1
     accuracy = None if objective.scores is None else right / max(1, seen * each)
-    return Evaluation(loss / max(1, seen), accuracy, true, guessed)
+    return Evaluation(loss / max(1, seen), accuracy, true, guessed, np.concatenate(numbers) if numbers else None)

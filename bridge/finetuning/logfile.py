@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,6 +23,9 @@ class LogFile:
         steps: Number of lines to keep; steps after the snapshot are done and written again.
         writes: Whether this process writes the log.
 
+    Attributes:
+        also: Is given each record, too.
+
     Raises:
         OutputError: It cannot be written.
     """
@@ -31,6 +35,7 @@ class LogFile:
         self._writes = writes
         self._records: list[dict[str, Any]] = []
         self._flushed = 0.0
+        self.also: Callable[[dict[str, Any]], None] = lambda record: None
         if writes:
             self._truncate(steps)
 
@@ -52,6 +57,7 @@ class LogFile:
         """
         if self._writes:
             self._records.append(record)
+            self.also(record)
             if now - self._flushed > 1:
                 self.flush()
 

@@ -22,6 +22,7 @@ from bridge.errors import ModelError, UsageError
 from bridge.finetuning import blas
 from bridge.finetuning.batches import Batch
 from bridge.finetuning.evaluation import Evaluation, evaluate, forward
+from bridge.finetuning.events import event_files
 from bridge.finetuning.interrupts import Interrupts
 from bridge.finetuning.listener import Listener
 from bridge.finetuning.logfile import LogFile, read_log
@@ -148,6 +149,7 @@ class Loop:
             chainer.using_config("type_check", False),  # the shapes were inferred for the plan
             Interrupts(self.plan.ranks.size == 1, self._tell_wait) as interrupts,
             LogFile(folder, state.iteration, self.plan.ranks.first) as log,
+            event_files(folder, state.iteration, self.plan.ranks.first) as log.also,
         ):
             try:
                 while state.iteration < self.plan.iterations and not state.stopped:

@@ -29,6 +29,7 @@ class Objective:
         smoothing: Label smoothing: the share of the target that is spread evenly over all classes.
         half: Whether images and blobs are float16.
         weights: The factor of each class on its images' loss; empty where all count the same.
+        targets: The blob that a regression's loss compares with the labels; ``None`` for a net with classes.
     """
 
     data: str
@@ -40,6 +41,7 @@ class Objective:
     smoothing: float = 0.0
     half: bool = False
     weights: tuple[float, ...] = ()
+    targets: str | None = None
 
     def __call__(self, values: Mapping[str, Any]) -> Any:
         """The loss, a scalar variable, from all blobs of a forward pass."""
@@ -69,6 +71,13 @@ class Objective:
         found = values[self.scores].array
         return (found > 0).reshape(len(found), -1) if self.answers else found.argmax(axis=1).reshape(-1)
 
+    def estimated(self, values: Mapping[str, Any]) -> Any:
+        """What a regression estimates of each image, (N, targets); ``None`` for a net with classes."""
+        if self.targets is None:
+            return None
+        found = values[self.targets].array
+        return found.reshape(len(found), -1)
+
 
 def _weighted(top: Any, weight: float) -> Any:
     term = top if top.ndim == 0 else F.sum(top)
@@ -93,7 +102,18 @@ def objective_of(net: Net, smoothing: float = 0.0, half: bool = False) -> Object
     scores = _scores(net, label)
     classes = net.flow.final_shapes()[scores][1] if scores else 0
     answers = any(layer.answers and scores in layer.bottoms[:1] for layer in net.layers)
-    return Objective(data, label, losses, scores, classes, answers, smoothing, half)
+    targets = _compared(net, label) if scores is None else None
+    return Objective(data, label, losses, scores, classes, answers, smoothing, half, targets=targets)
+
+
+def _compared(net: Net, label: str) -> str | None:
+    """The blob that the only loss compares with the labels, of their shape; ``None`` where there is no such blob."""
+    losses = [layer for layer in net.layers if layer.is_loss and any(layer.loss_weights) and label in layer.bottoms]
+    if len(losses) != 1 or losses[0].bottoms[1:] != (label,):
+        return None
+    shapes = net.flow.final_shapes()
+    blob = losses[0].bottoms[0]
+    return blob if shapes[blob] == net.inputs[label] else None
 
 
 def _inputs(net: Net) -> tuple[str, str]:

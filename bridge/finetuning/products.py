@@ -21,6 +21,7 @@ from bridge.chain.back import from_chain
 from bridge.chain.build import build_chain
 from bridge.errors import UnsupportedLayerError
 from bridge.files.atomic import atomic
+from bridge.finetuning.selection import some
 from bridge.finetuning.snapshot import put_into
 from bridge.onnx_export import Preprocess
 from bridge.schema import Net
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
     from bridge.finetuning.run import Run
 
 FILES = (
-    "deploy.prototxt", "model.caffemodel", "model.npz", "model.onnx", "best.caffemodel", "labels.txt",
-    "preprocess.json", "mean.npy", "use.txt", "log.jsonl", "curves.png", "confusion.png", "mistakes.png", "filters.png",
-    "report.html",
+    "deploy.prototxt", "model.caffemodel", "model.npz", "model.onnx", "trained.caffemodel", "best.caffemodel",
+    "labels.txt", "preprocess.json", "mean.npy", "use.txt", "log.jsonl", "curves.png", "confusion.png",
+    "mistakes.png", "filters.png", "report.html",
 )  # fmt: skip
 """All files that a run may leave for its user."""
 _ONNX = "ONNX Runtime: model.onnx"
@@ -94,7 +95,12 @@ def write_products(run: Run) -> Products:
         _text(folder / "labels.txt", "".join(f"{name}\n" for name in class_names(run)))
     _write_preprocessing(run, deploy, folder)
     _text(folder / "use.txt", "\n\n".join(f"# {title}\n{lines}" for title, lines in use(run, deploy).items()) + "\n")
-    notes = (*_write_best(run, folder), *_write_onnx(run, deploy, folder / "model.onnx"), *can_draw())
+    notes = (
+        *_write_trained(trained, deploy, folder),
+        *_write_best(run, folder),
+        *_write_onnx(run, deploy, folder / "model.onnx"),
+        *can_draw(),
+    )
     finished = dataclasses.replace(run, products=Products({}, notes))
     write_report(finished, trained, deploy)
     return Products({name: folder / name for name in FILES if (folder / name).exists()}, notes)
@@ -112,6 +118,16 @@ def deploy_net(trained: Net, data: str) -> Net:
     net = inference_net(trained)
     shape = trained.inputs[data] or ()
     return net.with_input_shapes({data: (1, *shape[1:])})
+
+
+def _write_trained(trained: Net, deploy: Net, folder: Path) -> list[str]:
+    """Write the net as it was trained, where the deployed one lacks layers with blobs; returns remarks."""
+    deployed = {layer.name for layer in deploy.layers}
+    more = [layer.name for layer in trained.layers if layer.blobs and layer.name not in deployed]
+    if not more:
+        return []
+    bridge.save(trained, folder / "trained.caffemodel")
+    return [f"trained.caffemodel also holds layers for training only, such as auxiliary heads: {some(more)}"]
 
 
 def _write_best(run: Run, folder: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Parts of a run for a ``chainer.training.Trainer`` of one's own: the cached trunk, and the freeze as an extension."""
+"""Parts of a run for a ``chainer.training.Trainer`` of one's own: the cached trunk; freeze and rate as extensions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from bridge.chain.freezing import freeze, is_frozen, thaw
 from bridge.chain.functions import chainer
 from bridge.errors import UsageError
 from bridge.finetuning.cut import find_cut
+from bridge.finetuning.rules import CaffeOptimizer
 from bridge.finetuning.trunk import Trunk, choose
 from bridge.schema import Net
 
@@ -149,3 +150,24 @@ class Freeze(chainer.training.Extension):
         """Thaw the layers once their epochs are over."""
         if trainer.updater.epoch == self._until:
             self.initialize(trainer)
+
+
+class RateSchedule(chainer.training.Extension):
+    """A trainer's extension that gives each :class:`CaffeOptimizer` the rate of its recipe at every iteration.
+
+    ``trainer.extend(RateSchedule())`` follows ``lr_policy``, ``gamma``, ``stepsize`` and ``warmup``.
+
+    Source: ``SGDSolver::GetLearningRate``.
+    """
+
+    trigger = (1, "iteration")
+
+    def initialize(self, trainer: Any) -> None:
+        """Set the rate of the first update."""
+        self(trainer)
+
+    def __call__(self, trainer: Any) -> None:
+        """Set the rate of the next update."""
+        for optimizer in trainer.updater.get_all_optimizers().values():
+            if isinstance(optimizer, CaffeOptimizer):
+                optimizer.rate = optimizer.recipe.rate(trainer.updater.iteration)

@@ -16,6 +16,10 @@ _CHANCE = 0.05
 """A model that guesses has at least that many right with this probability: so much luck is not believed."""
 _STUCK = 0.02
 """The loss of a training that goes nowhere, relative to that of guessing."""
+_ROUNDING = 1e-6
+"""How much better than guessing is the same, relative to it."""
+_DRAWS = 10_000
+"""Draws of a randomization test."""
 _MOVED = 0.1
 """A change of the loss, as a share of it, that counts as one."""
 
@@ -39,12 +43,15 @@ def judge(plan: Plan, outcome: Outcome) -> Verdict:
     """The verdict on a run: on held-out images, or where there are none on the training images of the last epoch.
 
     Guessing is naming the most frequent class. A model that is right about ``k`` of ``n`` images is better if guessing
-    has ``k`` or more right with a probability of at most 5 %.
+    has ``k`` or more right with a probability of at most 5 %. Several labels are held against the most frequent answer
+    to each question, and a regression against the mean of each target, by :func:`luck`; both on held-out images only.
+    Where they are better than guessing, but not by enough to rule out luck, there is no verdict.
     """
     found = outcome.evaluation
-    several = plan.objective.scores is None or plan.objective.answers
-    if plan.train.fixed or several:  # the replay of a Caffe run is judged by that run
+    if plan.train.fixed:  # the replay of a Caffe run is judged by that run
         return Verdict(None)
+    if plan.objective.scores is None or plan.objective.answers:
+        return _judge_several(plan, outcome)
     if found is not None:
         labels, right, which = found.true, int((found.true == found.predicted).sum()), "held-out images"
     else:
@@ -60,6 +67,50 @@ def judge(plan: Plan, outcome: Outcome) -> Verdict:
     if chance(right, labels.size, share) <= _CHANCE:
         return Verdict(True, text)
     return Verdict(False, f"no better than guessing: {text}", tuple(_causes(plan, outcome)))
+
+
+def _judge_several(plan: Plan, outcome: Outcome) -> Verdict:
+    """The verdict on several labels or on a regression."""
+    found, data = outcome.evaluation, plan.validation
+    if found is None or data is None or not outcome.history:
+        return Verdict(None)
+    if plan.objective.answers:
+        true = found.true.reshape(len(found.true), -1)
+        right = (found.predicted.reshape(true.shape) == true).mean(1)
+        usual = (true == (true.mean(0) > 0.5)).mean(1)
+        better, possible = right - usual, 1 - usual
+        text = (
+            f"{right.mean():.1%} of {true.size} labels of {len(true)} held-out images right; the most frequent answers "
+            f"have {usual.mean():.1%}"
+        )
+    elif found.estimated is not None:
+        targets = data.y.reshape(len(data.y), -1).astype(np.float64)
+        errors = ((found.estimated - targets) ** 2).mean(1)
+        possible = ((targets - targets.mean(0)) ** 2).mean(1)
+        better = possible - errors
+        text = (
+            f"mean squared error {errors.mean():.3g} on {len(targets)} held-out images; the mean of their targets has "
+            f"{possible.mean():.3g}"
+        )
+    else:
+        return Verdict(None)
+    if luck(better) <= _CHANCE:
+        return Verdict(True, text)
+    if better.mean() > _ROUNDING * possible.mean() or luck(possible) > _CHANCE:
+        return Verdict(None, f"too few images to tell it from guessing: {text}")
+    return Verdict(False, f"no better than guessing: {text}", tuple(_causes(plan, outcome)))
+
+
+def luck(better: np.ndarray) -> float:
+    """The probability of so large a mean, where the sign of each image's number is a toss: a randomization test.
+
+    Args:
+        better: By how much the model is better than guessing, (N).
+
+    Source: Fisher, The Design of Experiments, section 21, with 10,000 draws of the signs.
+    """
+    signs = np.random.default_rng(0).choice(np.array([-1.0, 1.0]), (_DRAWS, len(better)))
+    return float((signs @ better >= better.sum() * (1 - 1e-12)).mean())
 
 
 def chance(right: int, total: int, share: float) -> float:
@@ -79,7 +130,8 @@ def _causes(plan: Plan, outcome: Outcome) -> list[str]:
     last = _mean_loss(outcome.history, outcome.history[-1]["epoch"])
     if plan.train.x.dtype == np.uint8 and preprocess.scale == 1 and not preprocess.mean.size:
         causes.append("no --mean and no --scale: the net sees numbers from 0 to 255; most were trained with a mean")
-    steps, guess = outcome.history, math.log(max(2, plan.objective.classes))
+    several = plan.objective.scores is None or plan.objective.answers
+    steps, guess = outcome.history, 0.0 if several else math.log(max(2, plan.objective.classes))
     begun = _mean_loss(steps, steps[0]["epoch"]) if steps[-1]["epoch"] > steps[0]["epoch"] else steps[0]["loss"]
     causes.append(cause_of_losses(begun, last, guess, plan.recipe.base_lr))
     if len(first.trained) == 1 and first.frozen:
@@ -94,10 +146,10 @@ def cause_of_losses(first: float, last: float, guess: float, rate: float) -> str
     Args:
         first: The mean loss of the first epoch, or where there is one epoch only the loss of the first step.
         last: The mean loss of the last epoch.
-        guess: The loss of a net that gives all classes the same score.
+        guess: The loss of a net that gives all classes the same score; 0 where it is not known.
         rate: The learning rate at the start.
     """
-    if abs(last - guess) <= _STUCK * guess:
+    if guess and abs(last - guess) <= _STUCK * guess:
         return (
             f"the training loss stays at that of guessing, {guess:.2f}: the rate {rate:g} is too high or too low "
             "(--lr; --find-lr looks for one)"
@@ -108,7 +160,7 @@ def cause_of_losses(first: float, last: float, guess: float, rate: float) -> str
         return (
             f"the training loss hardly moved, from {first:.3g} to {last:.3g}: the rate {rate:g} is too low (--find-lr)"
         )
-    if last < guess / 2:
+    if last < (guess or first) / 2:
         return "the training images are learned and the held-out ones are not: too few images, or wrong labels"
     return f"the training loss is still {last:.3g}: more --epochs, or another --lr (--find-lr looks for one)"
 
