@@ -23,6 +23,7 @@ layer { name: "conv2" type: "Convolution" bottom: "pool1" top: "last"
   convolution_param { num_output: 2 kernel_size: 3 } }
 layer { name: "side" type: "Power" bottom: "pool1" top: "side" power_param { scale: 2 } }
 layer { name: "prob" type: "Softmax" bottom: "last" top: "prob" }
+layer { name: "quiet" type: "Silence" bottom: "prob" }
 """
 
 

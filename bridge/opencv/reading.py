@@ -207,8 +207,12 @@ def _to_opencv(cv2: Any, net: Net) -> Any:
 
 
 def _served(net: Net) -> Net:
-    """The net for inference, with OpenCV's rows of detections; complete."""
-    served = with_padded_detections(inference_net(net))
+    """The net for inference, with OpenCV's rows of detections; complete.
+
+    What only a Silence reads is an output, as in OpenCV 4.
+    """
+    loud = net.replace(layers=tuple(layer for layer in net if layer.tops))
+    served = with_padded_detections(inference_net(loud))
     _check(served)
     return served
 
