@@ -113,9 +113,9 @@ def test_a_blob_has_a_limit(tmp_path: Path) -> None:
     assert caught.value.hint == "a blob has at most 32 axes and 2,147,483,647 values"
 
 
-def test_an_unfolding_with_too_large_windows_is_no_convolution(tmp_path: Path) -> None:
+def test_an_unfolding_with_too_large_windows_is_refused(tmp_path: Path) -> None:
     net = LayerCase("Im2col", "convolution_param { kernel_size: 2000 pad: 2000 stride: 2000 }", ((1, 1, 5, 5),)).net()
-    with pytest.raises(UnsupportedLayerError, match="kernel 2000 x 2000 is too large to be a convolution"):
+    with pytest.raises(UnsupportedLayerError, match="kernel 2000 x 2000 is too large to be unfolded"):
         bridge.export_onnx(net, tmp_path / "net.onnx", check=False)
 
 

@@ -221,6 +221,19 @@ def test_mvn_of_a_channel_that_is_nearly_constant(level: float) -> None:
     assert judge_values(net, x, lambda y: y * np.float32(1 + 3e-4)).status == "different"
 
 
+@pytest.mark.parametrize("pad", [0, 1])
+@pytest.mark.parametrize("engine", ["onnxruntime", "chainer"])
+def test_an_unfolding_copies_what_is_not_finite(engine: str, pad: int) -> None:
+    need(engine)
+    net = net_of(f'type: "Im2col" convolution_param {{ kernel_size: 2 stride: 2 pad: {pad} }}', 1, 2, 4, 4)
+    x = np.random.default_rng(0).standard_normal((1, 2, 4, 4), np.float32)
+    x[0, 0, 1, 2], x[0, 1, 3, 3], x[0, 1, 0, 0] = np.inf, -np.inf, np.nan
+    found = engine_side(engine, net, {"x": x}, {}).values[Place(1, 0)]
+    padded = np.pad(x, [(0, 0), (0, 0), (pad, pad), (pad, pad)])[0]
+    expected = [plane[k // 2 :: 2, k % 2 :: 2] for plane in padded for k in range(4)]
+    np.testing.assert_array_equal(found[0], expected)
+
+
 def test_tiny_values_have_a_bound_of_their_own_scale() -> None:
     y = np.float32([2e-8, -1e-8])
     assert metrics(y, y * -3, fallback(y).bound(y).values).mismatches == 2

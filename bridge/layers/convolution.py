@@ -142,18 +142,22 @@ class Convolution(CaffeLayer):
 
     def _emit(self, g: OnnxBuilder, x: str, blobs: list[str], axis: int) -> str:
         """The node, between what brings its input and output into the form that ONNX has."""
-        shape = g.shape(x)
-        window = self.window(len(shape) - axis - 1)
-        kernel, stride, pad, dilation = window
-        fixed = [shape[i] if shape.fixed(i) else MANY for i in range(axis + 1, len(shape))]
-        own = map(self.shortfall, shape.extents[axis + 1 :], *window)
-        fixed = [shape[axis + 1 + i] if short else fixed[i] for i, short in enumerate(own)]
-        trailing = tuple(map(add, pad, map(self.shortfall, fixed, *window)))
+        kernel, stride, pad, dilation = self.window(len(g.shape(x)) - axis - 1)
+        trailing = self.trailing(g, x, axis)
         y = getattr(g, self.onnx_operator)(
             self.onnx_input(g, self._fold(g, x, axis)), *blobs, kernel_shape=kernel or (1,), strides=stride or (1,),
             pads=pad + trailing or (0, 0), dilations=dilation or (1,), group=self.group,
         )  # fmt: skip
         return self._unfold(g, x, self.onnx_output(g, y), axis)
+
+    def trailing(self, g: OnnxBuilder, x: str, axis: int) -> Shape:
+        """The pad behind each axis of an input, with what a window that is larger than the input lacks."""
+        shape = g.shape(x)
+        window = self.window(len(shape) - axis - 1)
+        fixed = [shape[i] if shape.fixed(i) else MANY for i in range(axis + 1, len(shape))]
+        own = map(self.shortfall, shape.extents[axis + 1 :], *window)
+        fixed = [shape[axis + 1 + i] if short else fixed[i] for i, short in enumerate(own)]
+        return tuple(map(add, window[2], map(self.shortfall, fixed, *window)))
 
     def onnx_input(self, g: OnnxBuilder, x: str) -> str:
         """What is done to the bottom first; nothing, but in twins of this type."""

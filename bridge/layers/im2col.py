@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,14 +15,20 @@ from bridge.schema.blob import MOST_VALUES
 if TYPE_CHECKING:
     from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
+_END = 2**31 - 1
+"""An end of a slice: the axis's."""
+_MOST_PARTS = 1000
+"""So many slices at most, one for each place of a window along each axis."""
+
 
 @layer_type("Im2col")
 class Im2col(Convolution):
     """What a convolution multiplies its weight with: (N, C, H, W) becomes (N, C x kernel, H', W').
 
-    It is the convolution of one group per channel whose weight picks each place of the window in turn.
+    Values are copied, as in Caffe. A convolution that picks them multiplies the others by 0, and 0 times infinity is
+    NaN.
 
-    Source: caffe.proto ``ConvolutionParameter``, im2col_layer.cpp, im2col.cpp; ONNX ``Conv``.
+    Source: caffe.proto ``ConvolutionParameter``, im2col_layer.cpp, im2col.cpp; ONNX ``Slice``, ``Concat``.
     """
 
     bottom_count = (1, 1)
@@ -47,13 +52,13 @@ class Im2col(Convolution):
             kernel_size=kernel, stride=stride, pad=pad, dilation=dilation, axis=self.axis,
         )  # fmt: skip
 
-    def _picking(self, channels: int, rank: int) -> np.ndarray:
-        """The convolution's weight (channels x kernel, 1, kernel...) float32."""
+    def _places(self, channels: int, rank: int) -> np.ndarray:
+        """Each channel's place (int64) after all axes were unfolded, each into channels before those there were."""
         kernel = self.window(rank)[0]
-        if channels * count(kernel) ** 2 > MOST_VALUES:
-            raise UnsupportedLayerError(f"kernel {times(kernel)} is too large to be a convolution", subject=self.label)
-        places = np.eye(count(kernel), dtype=np.float32).reshape(-1, 1, *kernel)
-        return np.tile(places, (channels, *[1] * (places.ndim - 1)))
+        if channels * count(kernel) > MOST_VALUES or sum(kernel) > _MOST_PARTS:
+            raise UnsupportedLayerError(f"kernel {times(kernel)} is too large to be unfolded", subject=self.label)
+        unfolded = np.arange(channels * count(kernel), dtype=np.int64).reshape(*kernel[::-1], channels)
+        return unfolded.T.reshape(-1)
 
     def _axis(self, rank: int) -> int:
         axis = canonical_axis(self.axis, rank, self)
@@ -81,12 +86,34 @@ class Im2col(Convolution):
     def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         shape = g.shape(x[0])
         axis = self._axis(len(shape))
-        extents = shape[axis], len(shape) - axis - 1
-        weight = g.const(self._picking(*extents), f"{self.name}.places")
-        return self._convolution(*extents)._emit(g, x[0], [weight], axis)
+        rank = len(shape) - axis - 1
+        kernel, stride, pad, dilation = self.window(rank)
+        before = [0] * (axis + 1)
+        pads = [*before, *pad, *before, *self._convolution(shape[axis], rank).trailing(g, x[0], axis)]
+        places = self._places(shape[axis], rank)
+        y = g.Pad(x[0], g.ints(pads)) if any(pads) else x[0]
+        for i in range(rank):
+            there = g.ints([axis + 1 + i])
+            ends = [(k + 1 - kernel[i]) * dilation[i] or _END for k in range(kernel[i])]
+            parts = [
+                g.Slice(y, g.ints([k * dilation[i]]), g.ints([end]), there, g.ints([stride[i]]))
+                for k, end in enumerate(ends)
+            ]
+            y = g.Concat(*parts, axis=axis) if len(parts) > 1 else parts[0]
+        return str(g.Gather(y, g.const(places), axis=axis))
 
     def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         axis = self._axis(x[0].ndim)
-        extents = x[0].shape[axis], x[0].ndim - axis - 1
-        picker = F.chainer.backend.get_array_module(x[0]).asarray(self._picking(*extents))
-        return self._convolution(*extents).to_chainer(F, cast("LayerArrays", SimpleNamespace(W=picker)), x[0])
+        rank = x[0].ndim - axis - 1
+        window = self.window(rank)
+        inner = self._convolution(x[0].shape[axis], rank)
+        places = F.chainer.backend.get_array_module(x[0]).asarray(self._places(x[0].shape[axis], rank))
+        short = map(inner.shortfall, x[0].shape[axis + 1 :], *window)
+        pads = [(0, 0)] * (axis + 1) + [(pad, pad + more) for pad, more in zip(window[2], short, strict=True)]
+        y = F.pad(x[0], pads, "constant", constant_values=0)
+        for i, (kernel, stride, _, dilation) in enumerate(zip(*window, strict=True)):
+            ends = [(k + 1 - kernel) * dilation or None for k in range(kernel)]
+            whole = (slice(None),) * (axis + 1 + i)
+            parts = [F.get_item(y, (*whole, slice(k * dilation, end, stride))) for k, end in enumerate(ends)]
+            y = F.concat(parts, axis=axis)
+        return F.get_item(y, (*(slice(None),) * axis, places))
