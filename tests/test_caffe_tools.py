@@ -109,7 +109,7 @@ def test_device_query_says_what_the_driver_says(
 
     monkeypatch.setattr(devices, "cuda_problem", lambda: "")
     monkeypatch.setattr(devices, "cuda_devices", lambda: 1)
-    monkeypatch.setattr(devices, "cuda_properties", lambda number: {"name": b"H200", "totalGlobalMem": 7 + number})
+    monkeypatch.setattr(devices, "name_and_memory", lambda number: ("H200", 7 + number))
     assert commands.main(["device_query"]) == 0
     lines = capsys.readouterr().err.splitlines()
     assert [line.split()[-1] for line in lines] == ["0", "0", "H200", "7"]

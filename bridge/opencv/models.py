@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from bridge.errors import UsageError
-from bridge.layers.detection_output import DetectionOutput
 from bridge.opencv.net import CaffeNet
 
 Read = Callable[..., Any]
@@ -177,11 +176,11 @@ class DetectionModel(Model):
         ``nmsThreshold`` changes nothing, in OpenCV too: DetectionOutput has left out what overlaps.
 
         Raises:
-            UsageError: The net does not end in DetectionOutput.
+            UsageError: The net does not end in detections.
         """
         last = self._net.last
-        if not isinstance(last, DetectionOutput):
-            raise UsageError(f"{last.label} puts out no detections", expected="DetectionOutput", where=self._net.where)
+        if last.detections(0) is None:
+            raise UsageError(f"{last.label} puts out no detections", expected="boxes with scores", where=self._net.where)
         rows = np.concatenate([output.reshape(-1, 7) for output in self.predict(frame)])
         rows = rows[rows[:, 2] >= np.float32(confThreshold)]
         classes, scores, boxes = rows[:, 1].astype(np.int32), rows[:, 2], _boxes(rows, *frame.shape[:2])

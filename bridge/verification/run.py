@@ -45,13 +45,13 @@ if TYPE_CHECKING:
 
     from bridge.verification.graphs import LayerRun
 
-Model = str | Path | Sequence[str | Path]
+ModelFiles = str | Path | Sequence[str | Path]
 EngineOptions = Mapping[str, Mapping[str, Any]]
 
 
 def verify(
     *files: str | Path | Net,
-    against: Model | Any = None,
+    against: ModelFiles | Any = None,
     engines: Sequence[str] | None = None,
     readers: Sequence[str] | None = None,
     recorded: str | Path | None = None,
