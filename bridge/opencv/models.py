@@ -180,7 +180,7 @@ class DetectionModel(Model):
         """
         last = self._net.last
         if last.detections(0) is None:
-            raise UsageError(f"{last.label} puts out no detections", expected="boxes with scores", where=self._net.where)
+            raise UsageError(f"{last.label} puts out no detections", expected="boxes", where=self._net.where)
         rows = np.concatenate([output.reshape(-1, 7) for output in self.predict(frame)])
         rows = rows[rows[:, 2] >= np.float32(confThreshold)]
         classes, scores, boxes = rows[:, 1].astype(np.int32), rows[:, 2], _boxes(rows, *frame.shape[:2])

@@ -45,13 +45,12 @@ if TYPE_CHECKING:
 
     from bridge.verification.graphs import LayerRun
 
-ModelFiles = str | Path | Sequence[str | Path]
 EngineOptions = Mapping[str, Mapping[str, Any]]
 
 
 def verify(
     *files: str | Path | Net,
-    against: ModelFiles | Any = None,
+    against: str | Path | Sequence[str | Path] | Any = None,
     engines: Sequence[str] | None = None,
     readers: Sequence[str] | None = None,
     recorded: str | Path | None = None,
