@@ -28,12 +28,16 @@ sys.path.insert(0, str(ROOT))
 import onnx  # noqa: E402
 
 import bridge  # noqa: E402
-from benchmarks.faults import FAULTS, NET  # noqa: E402
+from benchmarks.faults import FAULTS as LARGE  # noqa: E402
+from benchmarks.faults import NET  # noqa: E402
+from benchmarks.faults_small import SMALL  # noqa: E402
 from bridge.exporting import export_onnx  # noqa: E402
 from bridge.schema import Blob, Net  # noqa: E402
 from bridge.schema.blob import Blobs  # noqa: E402
 from bridge.verification.report import Report  # noqa: E402
 from tests.nets import make  # noqa: E402
+
+FAULTS = {**LARGE, **SMALL}
 
 
 def centred(net: Net) -> Net:
