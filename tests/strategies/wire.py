@@ -49,7 +49,7 @@ def scalar(field: Field) -> Any:
 
 def known(field: Field, depth: int) -> Any:
     """All values of one known field, as Google's own writer writes them."""
-    count = {"min_size": 1, "max_size": 3 if field.repeated else 1}
+    count: Any = {"min_size": 1, "max_size": 3 if field.repeated else 1}
     if field.kind == "message":
         inner = st.lists(message(field.type, depth - 1), **count)
         return inner.map(lambda parts: b"".join(encode.chunk(field.number, part) for part in parts))
