@@ -233,7 +233,7 @@ def test_install_lets_model_classes_take_caffe_nets(
 def _model_names(cv2: Any) -> list[tuple[Any, str]]:
     from bridge.opencv.models import _OURS
 
-    return [(owner, prefix + each.__name__) for each in _OURS for owner, prefix in ((cv2.dnn, ""), (cv2, "dnn_"))]
+    return [(owner, prefix + each) for each in _OURS for owner, prefix in ((cv2.dnn, ""), (cv2, "dnn_"))]
 
 
 @pytest.mark.parametrize("framework", [None, "", "caffe", "Caffe"])

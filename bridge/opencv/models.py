@@ -17,7 +17,7 @@ Read = Callable[..., Any]
 """Reads the files that such a class is given; gives ``None`` if they are not Caffe's."""
 
 
-class Model:
+class _Model:
     """``cv2.dnn.Model``: a net and what is done to an image before.
 
     An image (H, W, C) is resized to the size that the file names, or that is set; then the mean is subtracted, and
@@ -38,28 +38,28 @@ class Model:
         if network.size:
             self._given.size = network.size
 
-    def setInputSize(self, *size: Any) -> Model:
+    def setInputSize(self, *size: Any) -> _Model:
         """Set width and height, as two numbers or a pair."""
         self._given.size = tuple(size) if len(size) == 2 else size[0]
         return self
 
-    def setInputMean(self, mean: Any) -> Model:
+    def setInputMean(self, mean: Any) -> _Model:
         """Set the mean of each channel."""
         self._given.mean = mean
         return self
 
-    def setInputScale(self, scale: Any) -> Model:
+    def setInputScale(self, scale: Any) -> _Model:
         """Set the scale, one number or one for each channel."""
         self._given.scalefactor = (scale,) * 4 if np.isscalar(scale) else scale
         return self
 
-    def setInputCrop(self, crop: bool) -> Model:
+    def setInputCrop(self, crop: bool) -> _Model:
         """Set whether the middle of an image is cut out instead of squeezing it."""
         modes = self._cv2.dnn.DNN_PMODE_CROP_CENTER, self._cv2.dnn.DNN_PMODE_NULL
         self._given.paddingmode = modes[not crop]
         return self
 
-    def setInputSwapRB(self, swapRB: bool) -> Model:
+    def setInputSwapRB(self, swapRB: bool) -> _Model:
         """Set whether red and blue change places."""
         self._given.swapRB = bool(swapRB)
         return self
@@ -72,22 +72,22 @@ class Model:
             crop
         )
 
-    def setOutputNames(self, outNames: Sequence[str]) -> Model:
+    def setOutputNames(self, outNames: Sequence[str]) -> _Model:
         """Set what :meth:`predict` gives, by names of layers or blobs."""
         self._names = outNames
         return self
 
-    def setPreferableBackend(self, backendId: int) -> Model:
+    def setPreferableBackend(self, backendId: int) -> _Model:
         """See ``cv2.dnn.Net``."""
         self._net.setPreferableBackend(backendId)
         return self
 
-    def setPreferableTarget(self, targetId: int) -> Model:
+    def setPreferableTarget(self, targetId: int) -> _Model:
         """See ``cv2.dnn.Net``."""
         self._net.setPreferableTarget(targetId)
         return self
 
-    def enableWinograd(self, useWinograd: bool) -> Model:
+    def enableWinograd(self, useWinograd: bool) -> _Model:
         """See ``cv2.dnn.Net``."""
         self._net.enableWinograd(useWinograd)
         return self
@@ -104,7 +104,7 @@ class Model:
         return outputs[0]
 
 
-class ClassificationModel(Model):
+class ClassificationModel(_Model):
     """``cv2.dnn.ClassificationModel``."""
 
     _softmax = False
@@ -128,7 +128,7 @@ class ClassificationModel(Model):
         return best, float(scores[best])
 
 
-class KeypointsModel(Model):
+class KeypointsModel(_Model):
     """``cv2.dnn.KeypointsModel``."""
 
     def estimate(self, frame: np.ndarray, thresh: float = 0.5) -> np.ndarray:
@@ -147,7 +147,7 @@ class KeypointsModel(Model):
         return np.where(maps.max(axis=(1, 2))[:, None] > thresh, points, np.float32(-1))
 
 
-class SegmentationModel(Model):
+class SegmentationModel(_Model):
     """``cv2.dnn.SegmentationModel``."""
 
     def segment(self, frame: np.ndarray) -> np.ndarray:
@@ -156,7 +156,7 @@ class SegmentationModel(Model):
         return classes.astype(np.uint8)
 
 
-class DetectionModel(Model):
+class DetectionModel(_Model):
     """``cv2.dnn.DetectionModel``."""
 
     _across = False
@@ -198,12 +198,15 @@ def _boxes(rows: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.concatenate([starts, np.clip(extents, 1, limits - starts)], axis=1)
 
 
-_OURS = (Model, ClassificationModel, DetectionModel, KeypointsModel, SegmentationModel)
+_OURS = {
+    each.__name__.lstrip("_"): each
+    for each in (_Model, ClassificationModel, DetectionModel, KeypointsModel, SegmentationModel)
+}
 
 
 def model_classes(dnn: Any, read: Read) -> dict[str, type]:
     """OpenCV's model classes by name, each made to give one of this module for a net or files of Caffe's."""
-    return {ours.__name__: _either(ours, getattr(dnn, ours.__name__), read) for ours in _OURS}
+    return {name: _either(ours, getattr(dnn, name), read) for name, ours in _OURS.items()}
 
 
 def _either(ours: Any, base: Any, read: Read) -> type:
