@@ -7,7 +7,7 @@ are written as streams: they appear whole or not at all, and a full disk is an o
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,8 @@ def write_rows(paths: Mapping[str, Path], batches: Iterable[Mapping[str, np.ndar
         OutputError: A file cannot be written.
     """
     with contextlib.ExitStack() as stack:
+        if isinstance(batches, Generator):  # closed now, and not when garbage is collected, in no order
+            stack.enter_context(contextlib.closing(batches))
         files = {key: stack.enter_context(atomic(path)) for key, path in paths.items()}
         for batch in batches:
             for key, rows in batch.items():
