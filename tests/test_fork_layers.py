@@ -66,6 +66,7 @@ OPEN = [
     LayerCase("CropCenter", "crop_center_param { crop_size: [0, 0, 1, 1] }", ((1, 3, 4, 5),)),
     LayerCase("PriorBox", "prior_box_param { min_size: 9 max_size: 20 aspect_ratio: 2 clip: true }", PRIORS),
     LayerCase("PriorBox", "prior_box_param { min_size: 9 step: 8 img_size: 40 variance: 0.2 }", PRIORS),
+    LayerCase("PriorBox", "prior_box_param { fixed_size: 9 density: 2 fixed_ratio: 2 fixed_ratio: 0.5 }", PRIORS),
 ]  # fmt: skip
 
 

@@ -19,6 +19,10 @@ from bridge.testing import LayerCase
 IMAGE = (2, 6, 5, 5)
 CASES = [
     ("ReLU", "", (IMAGE, IMAGE), 1, "has 2 bottoms, expected 1"),
+    ("PriorBox", "prior_box_param { min_size: 4 density: 2 }", (IMAGE, IMAGE), 1,
+     "has density or fixed_ratio without fixed_size"),
+    ("PriorBox", "prior_box_param { fixed_size: 4 density: 2 fixed_ratio: -1 }", (IMAGE, IMAGE), 1,
+     "parameter 'fixed_ratio' has a value that is not positive"),
     ("ReLU", "", (IMAGE,), 2, "has 2 tops, expected 1"),
     ("Eltwise", "", (IMAGE,), 1, "has 1 bottoms, expected at least 2"),
     ("Scale", "", (IMAGE,) * 3, 1, "has 3 bottoms, expected 1 to 2"),

@@ -11,6 +11,8 @@ from bridge.limits.budget import BUDGET
 from bridge.schema import Shape
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
 
@@ -21,7 +23,9 @@ class PriorBox(CaffeLayer):
     Per ``min_size``: a square of that side; with ``max_size`` one of side ``sqrt(min_size max_size)``; and one of
     area ``min_size^2`` for each aspect ratio. As in SSD, sizes are cut down to whole pixels.
     FaceBoxes has in the place of ``min_size`` a ``fixed_size`` for squares whose centres stand ``density`` times
-    closer, in rows and columns around the cell's own centre; these boxes are cut at the image's border.
+    closer, in rows and columns around the cell's own centre; these boxes are cut at the image's border. With
+    ``fixed_ratio``, each of its values has such a lattice of boxes, of the same area and ``fixed_ratio`` times wider
+    than high, in the place of the squares.
     The top is (1, 2, 4 x boxes): xmin, ymin, xmax, ymax of each box, cell by cell, then their variances.
 
     Attributes:
@@ -31,9 +35,12 @@ class PriorBox(CaffeLayer):
         img: (height, width) of the image; none to take it from bottom 1.
         step: (height, width) of a cell in pixels; none to divide the image by the cells.
         offset: Where the centre of a cell is, in cells.
+        fixed_size: Sides of squares, in the place of ``min_size``.
+        density: For each ``fixed_size``, how many boxes stand side by side in a cell.
+        fixed_ratio: Width over height of the boxes of each ``fixed_size``; none for squares.
 
     Source: caffe.proto ``PriorBoxParameter``, prior_box_layer.cpp of SSD, and for ``density``
-    of forks for FaceBoxes; Liu et al., SSD, 2016.
+    of forks for FaceBoxes; for ``fixed_ratio`` OpenVINO's prior_box; Liu et al., SSD, 2016.
     """
 
     adds_many = False
@@ -52,12 +59,15 @@ class PriorBox(CaffeLayer):
     offset: float = 0.5
     fixed_size: tuple[float, ...] = ()
     density: tuple[float, ...] = ()
+    fixed_ratio: tuple[float, ...] = ()
 
     @classmethod
     def read(cls, p: Params) -> dict[str, Any]:
         values = super().read(p) | read_grid(p)
         if values["fixed_size"]:
             return _with_densities(p, values)
+        if values["density"] or values["fixed_ratio"]:
+            raise p.fail("has density or fixed_ratio without fixed_size")
         if not all(ratio > 0 for ratio in values["aspect_ratio"]):
             raise p.fail("parameter 'aspect_ratio' has a value that is not positive")
         values["aspect_ratio"] = _ratios(values["aspect_ratio"], p.read("flip", bool, True))
@@ -76,8 +86,11 @@ class PriorBox(CaffeLayer):
         """(boxes per cell, 2) float32: half of the width and of the height of each."""
         BUDGET.check(100 * self._per_cell, self.label)
         if self.fixed_size:
-            squares = zip(self.fixed_size, self.density, strict=True)
-            return np.array([(side / 2, side / 2) for side, n in squares for _ in range(int(n) ** 2)], np.float32)
+            ratios = np.sqrt(_single(self.fixed_ratio or (1,))).astype(np.float64)
+            halves = [
+                [(side / 2 * root, side / 2 / root)] * int(n) ** 2 for side, n in self._lattices() for root in ratios
+            ]
+            return np.concatenate(halves).astype(np.float32)
         roots = np.sqrt(_single(self.aspect_ratio)).astype(np.float64)
         sides: list[Any] = []
         for index, small in enumerate(np.trunc(self.min_size)):
@@ -91,14 +104,18 @@ class PriorBox(CaffeLayer):
     def _per_cell(self) -> int:
         """Boxes per cell."""
         if self.fixed_size:
-            return sum(int(n) ** 2 for n in self.density)
+            return sum(int(n) ** 2 for n in self.density) * len(self.fixed_ratio or (1,))
         return len(self.min_size) * (1 + bool(self.max_size) + len(self.aspect_ratio))
 
     def shifts(self) -> np.ndarray:
         """(boxes per cell, 2) float32: how far the centre of each is from the cell's, in x and y."""
         if not self.fixed_size:
             return np.zeros((len(self.sides()), 2), np.float32)
-        return np.concatenate([_lattice(side, int(n)) for side, n in zip(self.fixed_size, self.density, strict=True)])
+        each = len(self.fixed_ratio or (1,))
+        return np.concatenate([_lattice(side, int(n)) for side, n in self._lattices() for _ in range(each)])
+
+    def _lattices(self) -> Iterator[tuple[float, float]]:
+        return zip(self.fixed_size, self.density, strict=True)
 
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if len(bottoms[0]) != 4 or len(bottoms[1]) != 4:
@@ -172,6 +189,8 @@ def _with_densities(p: Params, values: dict[str, Any]) -> dict[str, Any]:
         raise p.fail(
             f"has {len(sizes)} fixed_size and {len(densities)} density", expected="whole numbers, one for each"
         )
+    if not all(ratio > 0 for ratio in values["fixed_ratio"]):
+        raise p.fail("parameter 'fixed_ratio' has a value that is not positive")
     if any(values[name] for name in ("min_size", "max_size", "aspect_ratio")):
         raise p.fail("has fixed_size beside min_size, max_size or aspect_ratio, whose order is not known")
     p.read("flip", bool, True)  # for aspect ratios, of which there are none

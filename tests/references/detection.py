@@ -62,6 +62,20 @@ def prior_centres(p: Message, bottoms: Arrays) -> tuple[tuple[int, int], list[li
     return (image_height, image_width), centres
 
 
+def dense_boxes(p: Message, x: float, y: float, image: tuple[int, int]) -> list[float]:
+    """The boxes of fixed_size around one centre: OpenVINO's prior_box, where a shift is a whole number."""
+    boxes = []
+    for side, density in zip(p.all("fixed_size"), p.all("density"), strict=True):
+        shift = int(side / density)
+        for ratio in map(float, p.all("fixed_ratio") or [1]):
+            width, height = side * math.sqrt(ratio), side / math.sqrt(ratio)
+            for r, c in np.ndindex(int(density), int(density)):
+                a, b = x - side / 2 + shift / 2 + c * shift, y - side / 2 + shift / 2 + r * shift
+                boxes += [(a - width / 2) / image[0], (b - height / 2) / image[1]]
+                boxes += [(a + width / 2) / image[0], (b + height / 2) / image[1]]
+    return boxes
+
+
 @reference("PriorBox")
 def prior_box(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray]:
     """prior_box_layer.cpp of SSD: note the ints that min_size and max_size go through."""
@@ -87,12 +101,7 @@ def prior_box(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.nd
                 for a, b in sides:
                     boxes += [(x - a / 2) / image_width, (y - b / 2) / image_height]
                     boxes += [(x + a / 2) / image_width, (y + b / 2) / image_height]
-            for side, density in zip(p.all("fixed_size"), p.all("density"), strict=True):
-                shift = int(side / density)
-                for r, c in np.ndindex(int(density), int(density)):
-                    a, b = x - side / 2 + shift / 2 + c * shift, y - side / 2 + shift / 2 + r * shift
-                    boxes += [(a - side / 2) / image_width, (b - side / 2) / image_height]
-                    boxes += [(a + side / 2) / image_width, (b + side / 2) / image_height]
+            boxes += dense_boxes(p, float(x), float(y), (image_width, image_height))
     if p.get("clip", False) or p.all("fixed_size"):
         boxes = [min(max(value, 0), 1) for value in boxes]
     variances = [float(v) for v in p.all("variance")] or [0.1]

@@ -28,6 +28,8 @@ def prior_boxes(draw: Any, kind: str) -> LayerCase:
     if draw(st.integers(0, 4)) == 0:
         squares = draw(st.lists(st.tuples(st.integers(4, 40), st.integers(1, 3)), min_size=1, max_size=2))
         sizes = " ".join(f"fixed_size: {side} density: {density}" for side, density in squares)
+        wide = draw(st.lists(st.sampled_from([1, 2, 0.5, 2.5]), max_size=3))
+        sizes += "".join(f" fixed_ratio: {ratio}" for ratio in wide)
         body = f"prior_box_param {{ {sizes} {image} {step} }}"
     cells, pixels = draw(images(1, 4)), draw(images(20, 60))
     return LayerCase(kind, body, (cells, pixels))
