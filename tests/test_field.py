@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import bridge
+from bridge.caffe_files import prototxt
+from bridge.caffe_files.assemble import assemble
 from bridge.caffe_files.fields import refuse_unknown_fields
 from bridge.cli import main
 from bridge.errors import BridgeError, FormatError, ModelError, UnknownFieldError, UnsupportedLayerError
@@ -281,3 +283,19 @@ def test_a_blob_of_another_shape_is_not_called_one_of_another_size() -> None:
     layer = build_layer(definition, [Blob.of(np.zeros((3, 2, 3, 3), np.float32)), Blob.of(np.zeros(2, np.float32))])
     with pytest.raises(ModelError, match="blob 'weight' is 3 x 2 x 3 x 3, expected 2 x 3 x 3 x 3"):
         layer.checked_infer((1, 3, 5, 5))
+
+
+@pytest.mark.parametrize(
+    ("param", "noted"),
+    [("", True), ("crop_param { offset: 9 }", False), ("crop_param { axis: 2 offset: 0 }", False)],
+)
+def test_a_crop_that_hed_begins_elsewhere_has_a_note(param: str, noted: bool) -> None:
+    text = """
+    layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 1 dim: 8 dim: 8 } } }
+    layer { name: "c" type: "Convolution" bottom: "data" top: "c"
+      convolution_param { num_output: 1 kernel_size: 3 pad: 10 } }
+    layer { name: "crop" type: "Crop" bottom: "c" bottom: "data" top: "crop" %s }
+    """
+    net = assemble(None, prototxt.parse(text % param))
+    said = [note for note in net.notes if "begins at 0, as in Caffe 1.0" in note]
+    assert [note.partition("needs ")[2] for note in said] == ["crop_param { axis: 2 offset: 9 offset: 9 }"] * noted

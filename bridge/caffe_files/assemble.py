@@ -13,7 +13,7 @@ from typing import Any
 from bridge.caffe_files.fields import field_notes
 from bridge.caffe_files.structure import check_definition, check_layers, check_tops
 from bridge.caffe_files.unstored import fill_unstored
-from bridge.caffe_files.upgrade import upgrade_net
+from bridge.caffe_files.upgrade import crop_notes, upgrade_net
 from bridge.errors import ModelError, nearest
 from bridge.layers import build_layer
 from bridge.layers.batch_norm import notes_on_statistics, read_zero_scale_factors
@@ -94,6 +94,7 @@ def assemble(
     notes += (unused := _unused(stored, net) if prototxt is not None else [])
     if net.stages:
         notes.append(f"the prototxt has layers for the stages {', '.join(net.stages)}, none of which is named: --stage")
+    notes += crop_notes(definitions) if prototxt is not None else []
     notes += field_notes(net) + notes_on_statistics(net, prototxt is not None) + _written_over(net)
     net = read_zero_scale_factors(net.replace(notes=tuple(notes)), zero_scale_factor)
     return net if raw is None or prototxt is None or unused else fill_unstored(net, stored)

@@ -303,6 +303,19 @@ def _align_crops(layers: Sequence[Message]) -> None:
                 layer.set("crop_param", Message(layer.where, axis=2, offset=[*found]))
 
 
+def crop_notes(layers: Sequence[Message]) -> list[str]:
+    """A remark for each crop that begins at 0 as in Caffe 1.0, and elsewhere in the fork of FCN and HED."""
+    notes = []
+    for layer in layers:
+        bare = layer.text("type") == "Crop" and "crop_param" not in layer and len(layer.all("bottom")) == 2
+        found = offsets(layer, layers, _VIEWS) if bare else None
+        if found and any(found):
+            wanted = f"crop_param {{ axis: 2 {' '.join(f'offset: {offset}' for offset in found)} }}"
+            name = f"layer '{layer.text('name')}' (Crop)"
+            notes.append(f"{name} begins at 0, as in Caffe 1.0; for a model of FCN's or HED's fork it needs {wanted}")
+    return notes
+
+
 def _fork_type(value: Value | None, name: str) -> str:
     """The V2 name of a fork's V1 type: ``SEG_ACCURACY`` is ``SegAccuracy``; a name in quotation marks is one of V2."""
     if not isinstance(value, (Symbol, int)) or not name.isupper():
