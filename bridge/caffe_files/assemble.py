@@ -94,8 +94,7 @@ def assemble(
     notes += (unused := _unused(stored, net) if prototxt is not None else [])
     if net.stages:
         notes.append(f"the prototxt has layers for the stages {', '.join(net.stages)}, none of which is named: --stage")
-    notes += crop_notes(definitions) if prototxt is not None else []
-    notes += field_notes(net) + notes_on_statistics(net, prototxt is not None) + _written_over(net)
+    notes += field_notes(net) + notes_on_statistics(net, prototxt is not None) + _written_over(net) + crop_notes(definitions)
     net = read_zero_scale_factors(net.replace(notes=tuple(notes)), zero_scale_factor)
     return net if raw is None or prototxt is None or unused else fill_unstored(net, stored)
 
