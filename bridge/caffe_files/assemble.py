@@ -87,14 +87,14 @@ def assemble(
     )
     if prototxt is not None:  # the weights of a file alone never depend on its wiring
         check_tops(net)
-    notes = list(raw.notes) if raw else []
+    notes = [*(raw.notes if raw else ()), *crop_notes(definitions)]
     if not built:
         others = f": its {len(definitions)} are for others" if definitions else ""
         notes.append(f"the net has no layers for phase {phase}{others}")
     notes += (unused := _unused(stored, net) if prototxt is not None else [])
     if net.stages:
         notes.append(f"the prototxt has layers for the stages {', '.join(net.stages)}, none of which is named: --stage")
-    notes += field_notes(net) + notes_on_statistics(net, prototxt is not None) + _written_over(net) + crop_notes(definitions)
+    notes += field_notes(net) + notes_on_statistics(net, prototxt is not None) + _written_over(net)
     net = read_zero_scale_factors(net.replace(notes=tuple(notes)), zero_scale_factor)
     return net if raw is None or prototxt is None or unused else fill_unstored(net, stored)
 
