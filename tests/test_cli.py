@@ -16,18 +16,11 @@ from bridge.cli.doctor import doctor
 from bridge.cli.info import info
 from bridge.errors import UsageError
 from tests.conftest import ROOT
+from tests.processes import ends
 
 FASHION = ROOT / "fixtures" / "fashion"
 MODEL = [str(FASHION / "deploy.prototxt"), str(FASHION / "fashion_alexnet.caffemodel")]
 HOSTILE = 'name: "n\\033[31m\\n" layer { name: "x\\n\\033[2J" type: "No\\nsuch" bottom: "b\\n" top: "t\\r" }'
-
-
-def ends(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, str, str]:
-    """Exit status, stdout and stderr of a command."""
-    with pytest.raises(SystemExit) as left:
-        cli.main([*arguments])
-    out, err = capfd.readouterr()
-    return left.value.code, out, err
 
 
 @pytest.fixture

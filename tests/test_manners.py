@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
@@ -20,17 +18,10 @@ from bridge.cli import manners
 from bridge.verification.ci import junit, markdown, workflow_commands
 from bridge.verification.report import Report
 from tests.conftest import FASHION, ROOT, need
+from tests.processes import ends, on_terminal
 
 MODEL = [str(FASHION / "deploy.prototxt"), str(FASHION / "fashion_alexnet.caffemodel")]
 SILENT = ("--readers", "none", "--engines", "none")
-
-
-def ends(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, str, str]:
-    """Exit status, stdout and stderr of a command."""
-    with pytest.raises(SystemExit) as left:
-        cli.main([*arguments])
-    out, err = capfd.readouterr()
-    return left.value.code, out, err
 
 
 @pytest.fixture
@@ -106,23 +97,9 @@ def test_quiet_leaves_out_progress(capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal")
 @pytest.mark.parametrize("plain", [False, True], ids=["colour", "NO_COLOR"])
 def test_a_verdict_has_a_colour_on_a_terminal(plain: bool, flipped: str) -> None:
-    import pty
-
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", **({"NO_COLOR": "1"} if plain else {}), "PYTHONPATH": str(ROOT)}
-    if not plain:
-        environment.pop("NO_COLOR", None)
-    line = [sys.executable, "-m", "bridge", "verify", *MODEL, "--against", flipped, *SILENT, "--format", "summary"]
-    child = subprocess.Popen(line, stdout=theirs, env=environment)
-    os.close(theirs)
-    text = b""
-    try:
-        while piece := os.read(ours, 65536):
-            text += piece
-    except OSError:  # the child has closed its end
-        pass
-    os.close(ours)
-    assert child.wait() == 1
+    line = ["verify", *MODEL, "--against", flipped, *SILENT, "--format", "summary"]
+    status, text = on_terminal(*line, plain=plain)
+    assert status == 1
     assert (b"\x1b[1;31mFAILED" in text) != plain
     assert (b"\x1b" in text) != plain
 

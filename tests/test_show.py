@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -16,6 +13,7 @@ from bridge.show import html
 from bridge.show.html import Markup, tag
 from bridge.show.table import print_table, table_rows, table_text
 from tests.conftest import FASHION
+from tests.processes import on_terminal
 
 EVIL = "<script>alert('x')</script> & \"y\""
 
@@ -117,21 +115,8 @@ def test_no_character_is_lost(rows: list[tuple[str, str, str]], width: int, pros
 @pytest.mark.parametrize("width", [60, 80])
 @pytest.mark.parametrize("plain", [False, True], ids=["colour", "NO_COLOR"])
 def test_on_a_terminal_lines_fit_and_the_heading_stands_out(width: int, plain: bool) -> None:
-    import pty
-
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "COLUMNS": str(width), "TERM": "xterm", **({"NO_COLOR": "1"} if plain else {})}
-    line = [sys.executable, "-m", "bridge", "info", str(FASHION / "deploy.prototxt")]
-    child = subprocess.Popen(line, stdout=theirs, env=environment, cwd=Path(__file__).parents[1])
-    os.close(theirs)
-    text = b""
-    try:
-        while piece := os.read(ours, 65536):
-            text += piece
-    except OSError:  # the child has closed its end
-        pass
-    os.close(ours)
-    assert child.wait() == 0
+    status, text = on_terminal("info", FASHION / "deploy.prototxt", plain=plain, COLUMNS=str(width))
+    assert status == 0
     assert (b"\x1b[1m" in text) != plain
     plain_text = re.sub(r"\x1b\[[\d;]*m", "", text.decode())
     assert "Convolution" in plain_text
