@@ -79,14 +79,16 @@ class RuntimeSession:
             self._session = ort.InferenceSession(file.stub(outputs), options, providers=["CPUExecutionProvider"])
         except raised() as error:
             raise _refusal(error) from None
+        self._outputs = [value.name for value in self._session.get_outputs()]
+        self._inputs = {
+            value.name: np.uint8 if "uint8" in value.type else np.float32 for value in self._session.get_inputs()
+        }
 
     def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """The outputs by name."""
-        names = [output.name for output in self._session.get_outputs()]
-        types = {value.name: np.uint8 if "uint8" in value.type else np.float32 for value in self._session.get_inputs()}
-        fed = {name: np.asarray(inputs[name], dtype) for name, dtype in types.items()}
+        fed = {name: np.asarray(inputs[name], dtype) for name, dtype in self._inputs.items()}
         try:
-            return dict(zip(names, self._session.run(names, fed), strict=True))
+            return dict(zip(self._outputs, self._session.run(self._outputs, fed), strict=True))
         except raised() as error:
             raise _refusal(error) from None
 
