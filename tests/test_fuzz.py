@@ -12,6 +12,8 @@ from benchmarks import fuzz, fuzz_formats
 from bridge.errors import FormatError
 from tests.conftest import need
 
+pytestmark = pytest.mark.damage
+
 CORPUS = sorted((Path(__file__).parent / "corpus").iterdir())
 NEEDS = {"hdf5": ["h5py"], "image": ["PIL"]}
 
