@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import helper
 
@@ -18,8 +19,7 @@ from bridge.caffe_files.varint import varint
 from bridge.errors import ModelError, UsageError
 from bridge.onnx_export.builder import OnnxInitializer
 
-SMALL = 1024
-"""Tensors of at most this many bytes stay in the messages: shapes and constants, which checkers read."""
+_SMALL, _SMALL_INTEGERS = 1024, 1 << 20
 LIMIT = (1 << 31) - 1
 """The largest message, in bytes, that protocol buffers read."""
 PAGE = 4096
@@ -27,6 +27,15 @@ PAGE = 4096
 _GRAPH, _METADATA = 7, 14  # of ModelProto
 _INITIALIZER, _RAW_DATA = 5, 9  # of GraphProto, of TensorProto
 _EXTERNAL = onnx.TensorProto.EXTERNAL
+
+
+def stays_in_messages(init: OnnxInitializer) -> bool:
+    """Whether a tensor is stored with the nodes: constants of at most 1 KB, and integers of at most 1 MB.
+
+    Integers are shapes and lists of extents, such as the 300 of a ``Split`` into the steps of an LSTM. Runtimes
+    infer shapes from them, and refuse those that lie in another file.
+    """
+    return init.nbytes <= (_SMALL_INTEGERS if np.issubdtype(init.dtype, np.integer) else _SMALL)
 
 
 @dataclass
