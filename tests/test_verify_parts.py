@@ -146,7 +146,7 @@ def pair_text(change: tuple[str, str]) -> str:
 def test_a_scalar_output_is_a_scalar_in_a_graph_too(tmp_path: Path) -> None:
     path = saved(
         tmp_path,
-        "m",
+        "m.onnx",
         'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } }'
         'layer { name: "sum" type: "Reduction" bottom: "x" top: "sum" }',
     )
