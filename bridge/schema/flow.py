@@ -17,7 +17,6 @@ from bridge.errors import BridgeError, ModelError, nearest
 from bridge.schema.blob import MOST, Shape, times, too_large
 from bridge.schema.layer import Layer
 
-
 _SIDES = (224, 227, 299, 28, 32, 64, 96, 112, 128, 256)
 """Sides of images that are usual, for a hint."""
 
