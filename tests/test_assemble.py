@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import bridge
 from bridge.caffe_files.assemble import assemble
 from bridge.caffe_files.prototxt import parse
 from bridge.schema import Blob, RawLayer, RawNet
@@ -122,3 +124,13 @@ def test_tells_of_nothing_else() -> None:
       layer { name: "o" type: "Power" bottom: "y" top: "x" } layer { name: "r" type: "Power" bottom: "x" top: "z" }
     """
     assert not assemble(None, parse(anew)).notes
+
+
+def test_weights_of_another_type_are_told(tmp_path: Path) -> None:
+    """Two blobs fit no PReLU; the weights say which type they are for."""
+    text = 'layer { name: "l" type: "%s" bottom: "x" top: "y" %s }'
+    head = 'input: "x" input_dim: 1 input_dim: 2 input_dim: 3 input_dim: 3 '
+    bridge.save(make(head + text % ("Scale", "scale_param { bias_term: true }")), tmp_path / "w.caffemodel")
+    (tmp_path / "n.prototxt").write_text(head + text % ("PReLU", ""))
+    net = bridge.load(tmp_path / "n.prototxt", tmp_path / "w.caffemodel")
+    assert net["l"].reason().endswith("has 2 blobs, expected 1 (slope); they are stored for the type Scale")

@@ -9,8 +9,9 @@ from bridge.caffe_files import prototxt
 from bridge.caffe_files.assemble import assemble
 from bridge.errors import ModelError, UsageError
 from bridge.layers import build_layer
-from bridge.schema import Blob, Blobs, Net
+from bridge.schema import Blob, Blobs, Net, RawLayer, RawNet
 from bridge.schema.flow import BlobValue, Stretch
+from bridge.schema.message import Message
 
 IN_PLACE = """
 layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } }
@@ -81,3 +82,26 @@ def test_a_changed_layer_has_a_definition_that_says_so() -> None:
     assert unknown.changed(bottoms=["z"]).definition.text("bottom") == "z"
     with pytest.raises(UsageError, match="its parameters cannot be changed"):
         unknown.changed(num_output=1)
+
+
+@pytest.mark.parametrize(("features", "hint"), [(4 * 9, "data=1,2,6,6"), (4 * 12, "data=1,2,HEIGHT,WIDTH")])
+def test_the_shape_in_a_hint_fits_the_weights(features: int, hint: str) -> None:
+    """A pooled image of 3 x 3 is one of 6 x 6 or 5 x 5; none that is square has 12 places."""
+    head = 'layer { name: "fc" type: "InnerProduct" bottom: "p" top: "fc" inner_product_param { num_output: 1 } }'
+    text = (
+        'layer { name: "data" type: "Input" top: "data" }'
+        'layer { name: "c" type: "Convolution" bottom: "data" top: "c" convolution_param { num_output: 4'
+        " kernel_size: 1 } }"
+        'layer { name: "p" type: "Pooling" bottom: "c" top: "p" pooling_param { kernel_size: 2 stride: 2 } }' + head
+    )
+    weights = {"c": [(4, 2, 1, 1), (4,)], "fc": [(1, features), (1,)]}
+    raw = RawNet(
+        "n",
+        tuple(
+            RawLayer(name, "", Message(), tuple(Blob.of(np.ones(shape, np.float32)) for shape in shapes))
+            for name, shapes in weights.items()
+        ),
+    )
+    with pytest.raises(ModelError) as caught:
+        assemble(raw, prototxt.parse(text)).infer()
+    assert caught.value.hint == f"give it with --input {hint}"

@@ -51,6 +51,7 @@ def test_engine_computes_what_the_forks_source_says(name: str, engine: str, data
 PRIORS = ((1, 3, 4, 5), (1, 3, 33, 41))
 OPEN = [
     LayerCase("Permute", "permute_param { order: 0 order: 2 order: 3 order: 1 }", ((1, 3, 4, 5),)),
+    LayerCase("Transpose", "transpose_param { dim: 0 dim: 2 dim: 3 dim: 1 }", ((1, 3, 4, 5),)),
     LayerCase("Normalize", "norm_param { across_spatial: false channel_shared: false }", ((1, 3, 4, 5),)),
     LayerCase("Normalize", "norm_param { }", ((1, 3, 4, 5),)),
     LayerCase("L2Normalization", "", ((1, 3, 4, 5),)),

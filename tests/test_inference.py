@@ -320,3 +320,10 @@ def test_a_training_net_is_fed_from_outside_and_keeps_its_losses() -> None:
     x = np.zeros((2, 6, 9, 9), np.float32)
     assert float(bridge.build_chain(net).loss({"data": x, "label": np.zeros(2, np.float32)}).array) > 0
     assert training_net(net) == net or kinds(training_net(net)) == kinds(net)
+
+
+def test_a_loss_in_python_is_a_loss() -> None:
+    python = loss("Python", more='python_param { module: "losses.centers" layer: "CenterLossLayer" }')
+    assert kinds(inference_net(heads(python)))[1:] == [("f", "InnerProduct")]
+    other = loss("Python", tops="y", more='python_param { module: "m" layer: "LossyLayer" }')
+    assert len(inference_net(heads(other))) == 3, "a name with another end says nothing"

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+import bridge
 from bridge.cli import main
 from bridge.errors import MissingFileError
 from bridge.exporting.migrate import ModelFiles, find_pairs, migrate_folder
 from tests.conftest import FASHION, FIXTURES, need
+from tests.nets import make
 
 FIELD = FIXTURES / "field"
 
@@ -38,6 +40,49 @@ def test_weights_are_paired_with_the_prototxt_that_fits_best(models: Path) -> No
         ModelFiles("fashion/weights/fashion_alexnet.caffemodel", "fashion/deploy.prototxt", 1.0),
         ModelFiles("unknown_bottom/weights.caffemodel", "unknown_bottom/deploy.prototxt", 1.0),
     ]
+
+
+def _line(folder: Path, name: str, text: str, *, weights: bool = False) -> None:
+    """A prototxt of a net, and perhaps a file of weights for it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.prototxt").write_text(text)
+    if weights:
+        bridge.save(make(text), folder / f"{name}.caffemodel")
+
+
+def _net(outputs: int, stride: int = 1, more: str = "") -> str:
+    conv = f"convolution_param {{ num_output: {outputs} kernel_size: 2 stride: {stride} }}"
+    return (
+        'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 2 dim: 5 dim: 5 } } }\n'
+        f'layer {{ name: "conv" type: "Convolution" bottom: "data" top: "conv" {conv} }}\n{more}'
+    )
+
+
+def test_a_prototxt_of_other_shapes_is_passed_over(tmp_path: Path) -> None:
+    """Its name is the better one, and its layers have the same names."""
+    _line(tmp_path, "a", _net(3), weights=True)
+    _line(tmp_path, "b", _net(3))
+    (tmp_path / "a.prototxt").write_text(_net(4))
+    assert find_pairs(tmp_path) == [ModelFiles("a.caffemodel", "b.prototxt", 1.0)]
+
+
+def test_a_prototxt_of_a_folder_beside_has_to_agree_with_the_stored_net(tmp_path: Path) -> None:
+    _line(tmp_path / "weights", "a", _net(3), weights=True)
+    (tmp_path / "weights" / "a.prototxt").unlink()
+    _line(tmp_path / "nets", "a", _net(3, stride=2))
+    assert find_pairs(tmp_path) == [ModelFiles("weights/a.caffemodel")]
+    relu = 'layer { name: "relu" type: "ReLU" bottom: "conv" top: "conv" }'
+    _line(tmp_path / "nets", "b", _net(3, more=relu))
+    assert find_pairs(tmp_path) == [ModelFiles("weights/a.caffemodel", "nets/b.prototxt", 1.0)]
+
+
+def test_without_a_prototxt_that_runs_the_one_that_names_most_is_reported(tmp_path: Path) -> None:
+    head = 'layer { name: "%s" type: "InnerProduct" bottom: "conv" top: "%s" inner_product_param { num_output: 2 } }'
+    unknown = 'layer { name: "odd" type: "Odd" bottom: "fc" top: "odd" }'
+    _line(tmp_path, "a", _net(3, more=head % ("fc", "fc")), weights=True)
+    (tmp_path / "a.prototxt").write_text(_net(3, more=head % ("other", "fc") + unknown))
+    _line(tmp_path, "b", _net(3, more=head % ("fc", "fc") + unknown))
+    assert find_pairs(tmp_path) == [ModelFiles("a.caffemodel", "b.prototxt", 1.0)]
 
 
 def test_a_folder_that_is_none() -> None:

@@ -227,3 +227,13 @@ def test_inspect_names_a_field_that_may_change_the_result(tmp_path: Path, capfd:
     status, out, _ = run(capfd, "inspect", str(path), "--layer", "p")
     assert status == 0
     assert re.search(r"pooling_param\.wobble +3 +may change", out)
+
+
+def test_a_hint_names_no_copy_of_an_input() -> None:
+    layers = (
+        'layer { name: "s" type: "Split" bottom: "data" top: "a" top: "b" }',
+        'layer { name: "e" type: "TanH" bottom: "a" top: "e" }',
+        'layer { name: "m" type: "Mystery" bottom: "e" bottom: "b" top: "m" }',
+    )
+    net = assemble(None, prototxt.parse('input: "data" input_shape { dim: 1 }\n' + "\n".join(layers)))
+    assert net.flow.outputs_without([3]) == ["e"]

@@ -66,3 +66,39 @@ def test_a_target_refuses_what_it_lacks_and_says_what_lies_before_it(tmp_path: P
     bridge.export_onnx(net, tmp_path / "m.onnx", target="openvino", check=False)
     with pytest.raises(UsageError, match="no target 'cntk'"):
         bridge.export_onnx(net, tmp_path / "m.onnx", target="cntk")
+
+
+YOLO = """
+layer {{ name: "a" type: "Input" top: "a" input_param {{ shape {{ dim: 1 dim: {channels} dim: 4 dim: 4 }} }} }}
+layer {{ name: "rows" type: "{kind}" bottom: "a" top: "rows" {parameter} {{ num_classes: 2 num_box: 3 {more}
+  confidence_threshold: 0.3 nms_threshold: 0.45 biases: 1 biases: 2 biases: 3 biases: 4 biases: 5 biases: 6 }} }}
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameter", "more"),
+    [
+        ("YoloDetectionOutput", "yolo_detection_output_param", ""),
+        (
+            "Yolov3DetectionOutput",
+            "yolov3_detection_output_param",
+            "mask_group_num: 1 anchors_scale: 8 mask: 0 mask: 1 mask: 2",
+        ),
+    ],
+)
+def test_the_boxes_of_yolo_are_chosen_as_opencv_5_can(tmp_path: Path, kind: str, parameter: str, more: str) -> None:
+    """It has no Compress, takes no bound of scores below 0, and dies of an empty index."""
+    need("onnxruntime")
+    import onnx
+    import onnxruntime as ort
+
+    net = make(YOLO.format(kind=kind, parameter=parameter, more=more, channels=21))
+    bridge.export_onnx(net, tmp_path / "m.onnx", target="opencv5", check=False)
+    graph = onnx.load(tmp_path / "m.onnx").graph
+    assert "Compress" not in {node.op_type for node in graph.node}
+    (suppression,) = (node for node in graph.node if node.op_type == "NonMaxSuppression")
+    bound = next(onnx.numpy_helper.to_array(init) for init in graph.initializer if init.name == suppression.input[4])
+    assert bound > 0
+    session = ort.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    nothing = session.run(None, {"a": np.full((1, 21, 4, 4), -9, np.float32)})[0]
+    assert nothing.tolist() == [[[[0, -1, -1, -1, -1, -1, -1]]]]

@@ -7,6 +7,7 @@ share a parameter (``Net::AppendParam``: by parameter name).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from bridge.caffe_files.upgrade import crop_notes, upgrade_net
 from bridge.errors import ModelError, nearest
 from bridge.layers import build_layer
 from bridge.layers.batch_norm import notes_on_statistics, read_zero_scale_factors
-from bridge.schema import Blob, Layer, Net, RawLayer, RawNet
+from bridge.schema import Blob, Layer, Net, Opaque, RawLayer, RawNet
 from bridge.schema.message import Message
 
 _HINTED = 20
@@ -150,7 +151,13 @@ def _with_shared(definition: Message, blobs: Sequence[Blob], shared: dict[str, l
 
 
 def _complete(layer: Layer, raw: RawNet | None) -> Layer:
-    """Say so where a layer needs blobs and the weights have none for it."""
+    """Say so where a layer needs blobs and the weights have none for it, or have those of another type."""
+    if raw is not None and isinstance(layer, Opaque) and layer.blobs:
+        types = {stored.type for stored in raw.layers if stored.name == layer.name and stored.blobs}
+        if types - {layer.type, ""}:
+            return dataclasses.replace(
+                layer, problem=f"{layer.problem}; they are stored for the type {', '.join(sorted(types))}"
+            )
     if raw is None or layer.blobs or layer.uncovered:
         return layer
     if not layer.roles(0):

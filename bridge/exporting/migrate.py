@@ -16,18 +16,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bridge.caffe_files import prototxt as text_format
+from bridge.caffe_files.assemble import assemble
+from bridge.caffe_files.inference import inference_net
 from bridge.caffe_files.upgrade import upgrade_net
 from bridge.errors import BridgeError, MissingFileError
 from bridge.files import readers
 from bridge.files.atomic import atomic
 from bridge.layers import REGISTRY
 from bridge.layers.base import registered_name
-from bridge.schema import RawNet
+from bridge.schema import Layer, Net, RawNet
+from bridge.schema.message import Message
 from bridge.show import html
 
 _WEIGHTS, _TEXT = (".caffemodel", ".caffemodel.h5"), (".prototxt", ".pt", ".pbtxt", ".txt")
 _LEAST = 0.5
 """A prototxt goes with weights if it names at least this part of the layers that they are for."""
+_TRIED = 50
+"""So many prototxts, the nearest first, are tried with the weights."""
 _LINES = 4
 """So many lines of what a conversion says are kept."""
 
@@ -69,9 +74,11 @@ class Migration:
 def find_pairs(folder: str | Path) -> list[ModelFiles]:
     """The models below a folder, each with the prototxt that fits its weights best.
 
-    A prototxt is looked for in the folder of the weights and in those above it, up to the one that is given. It fits
-    if it names the layers that the weights are stored for; of several, one for deployment goes first, then the one
-    whose name is most like that of the weights.
+    A prototxt fits if it names half of the layers that the weights are stored for, and if its layers all find blobs of
+    their shapes. Of several, the nearest goes first, then one for deployment, then the one that names most of the
+    layers, then the one whose name is most like that of the weights. One that lies in another branch of the tree has
+    to agree with the net that is stored beside the weights, type by type and parameter by parameter. If none fits, the
+    near one that names most of the layers is taken; without a near one, the net that is stored.
 
     Args:
         folder: The folder.
@@ -124,22 +131,58 @@ def migrate_folder(
 def _paired(weights: Path, root: Path, texts: dict[Path, tuple[set[str], bool]]) -> ModelFiles:
     name = weights.relative_to(root).as_posix()
     try:
-        stored = {layer.name for layer in _stored(weights).layers if layer.blobs}
+        raw = readers.read(weights)
     except BridgeError:
         return ModelFiles(name)
-    near = {parent for parent in weights.parents if parent == root or root in parent.parents}
-    ranked = [
-        (len(stored & names) / len(stored), deployed, _likeness(path, weights), path)
-        for path, (names, deployed) in texts.items()
-        if stored and path.parent in near
-    ]
-    fit, _, _, best = max(ranked, default=(0.0, False, 0, weights), key=lambda entry: entry[:3])
-    definition = best.relative_to(root).as_posix() if fit >= _LEAST else ""
-    return ModelFiles(name, definition, round(fit, 3))
+    stored = {layer.name for layer in raw.layers if layer.blobs}
+    fits = {path: len(stored & names) / len(stored) for path, (names, _) in texts.items() if stored}
+    ranked = sorted(
+        (path for path, fit in fits.items() if fit >= _LEAST),
+        key=lambda path: (_distance(path, weights), not texts[path][1], -fits[path], -_likeness(path, weights)),
+    )
+    best = next((path for path in ranked[:_TRIED] if _works(raw, path, weights)), None)
+    if best is None:
+        near = [path for path in ranked if not _distance(path, weights)]
+        best = max(near, key=lambda path: (fits[path], texts[path][1], _likeness(path, weights)), default=None)
+    if best is None:
+        return ModelFiles(name)
+    return ModelFiles(name, best.relative_to(root).as_posix(), round(fits[best], 3))
 
 
-def _stored(path: Path) -> RawNet:
-    return readers.read(path)
+def _distance(path: Path, weights: Path) -> int:
+    """How many folders lie between a prototxt and the weights; 0 if it is in their folder or in one above it."""
+    common = Path(os.path.commonpath((path.parent, weights.parent)))
+    return 0 if path.parent == common else len(weights.relative_to(common).parts)
+
+
+def _works(raw: RawNet, path: Path, weights: Path) -> bool:
+    """Whether a prototxt runs with the weights; one of another branch has to say what their own net says, too."""
+    try:
+        net = _runs(raw, text_format.parse_file(path))
+    except BridgeError:
+        return False
+    return net is not None and (not _distance(path, weights) or _agrees(net, assemble(raw)))
+
+
+def _runs(raw: RawNet, definition: Message) -> Net | None:
+    """The net, if each layer finds its blobs among those that are stored, of the shapes that it needs."""
+    try:
+        net = inference_net(assemble(raw, definition))
+        net.infer()
+    except BridgeError:
+        return None
+    return None if any(layer.uncovered for layer in net) else net
+
+
+def _agrees(net: Net, stored: Net) -> bool:
+    """Whether layers of one name have one type and the same parameters, but for inputs and the use of statistics."""
+    own = {layer.name: layer for layer in stored}
+    return all(_same(layer, own[layer.name]) for layer in net if layer.name in own and not layer.is_input)
+
+
+def _same(layer: Layer, other: Layer) -> bool:
+    trained = not layer.statistics.isdisjoint(layer.roles(0))  # a net for training takes its batch's
+    return type(layer) is type(other) and (trained or layer.attributes() == other.attributes())
 
 
 def _layer_names(path: Path) -> tuple[set[str], bool] | None:

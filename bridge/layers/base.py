@@ -278,7 +278,7 @@ def build_layer(definition: Message, blobs: Sequence[Blob] = (), uncovered: str 
         except ModelError as error:
             problem = error.reason
     numbered = {f"blob{index}": blob for index, blob in enumerate(blobs)}
-    return Opaque(**common, blobs=Blobs(numbered), problem=problem)
+    return Opaque(**common, blobs=Blobs(numbered), problem=problem, kind=name)
 
 
 def _misspelt(name: str) -> str:

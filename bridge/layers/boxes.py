@@ -73,6 +73,21 @@ def found(g: OnnxBuilder, scores: str) -> str:
     return g.Transpose(g.NonZero(g.Greater(scores, g.const(LOWEST_SCORE))))
 
 
+def listed(g: OnnxBuilder, table: str, stays: str, none: str, images: str) -> str:
+    """The rows of a table that stay, and where none does, those of another; never empty.
+
+    Args:
+        g: The builder.
+        table: (M, columns).
+        stays: (M) float32, 1 for a row that stays and 0 for others.
+        none: (N, columns): the rows that tell of nothing.
+        images: (1) int64: N.
+    """
+    nothing = g.Cast(g.Equal(g.reduce("Sum", stays, [0]), g.const(np.zeros(1, np.float32))), to=1)
+    flags = g.Concat(stays, g.Expand(nothing, images), axis=0)
+    return g.Gather(g.Concat(table, none, axis=0), g.Reshape(g.NonZero(flags), g.ints([-1])), axis=0)
+
+
 def round_half_away(g: OnnxBuilder, x: str) -> str:
     """C's ``round``: halves go away from zero, where ONNX ``Round`` takes them to the even number."""
     size = g.Abs(x)

@@ -260,11 +260,7 @@ class DetectionOutput(CaffeLayer):
         """The rows of the table that stay; where none does, a row (image, -1, ...) for each image. Never empty."""
         number = g.Unsqueeze(g.Cast(steps.counted(g, images), to=1), g.ints([1]))
         minus = g.Expand(g.const(np.float32(-1)), g.Concat(images, g.ints([6]), axis=0))
-        none = g.Concat(number, minus, axis=1)
-        nothing = g.Cast(g.Equal(g.reduce("Sum", stays, [0]), g.const(np.zeros(1, np.float32))), to=1)
-        flags = g.Concat(stays, g.Expand(nothing, images), axis=0)
-        found = g.Reshape(g.NonZero(flags), g.ints([-1]))
-        return g.Gather(g.Concat(table, none, axis=0), found, axis=0)
+        return steps.listed(g, table, stays, g.Concat(number, minus, axis=1), images)
 
 
 def _shaped(g: OnnxBuilder, x: str, *extents: int | str) -> str:

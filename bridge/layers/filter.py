@@ -18,7 +18,7 @@ class Filter(MovingLayer):
 
     How many there are depends on the values, so the tops' first extent stays open.
 
-    Source: filter_layer.cpp; ONNX ``Compress``.
+    Source: filter_layer.cpp; ONNX ``NonZero``, ``Gather``.
     """
 
     bottom_count = (2, MANY)
@@ -46,8 +46,9 @@ class Filter(MovingLayer):
 
     def to_onnx(self, g: OnnxBuilder, *x: str) -> list[str]:
         *picked, selector = x
-        flat = g.Cast(selector if len(g.shape(selector)) == 1 else g.Reshape(selector, g.ints([-1])), to=9)
-        return [g.Compress(value, flat, axis=0) for value in picked]
+        flat = selector if len(g.shape(selector)) == 1 else g.Reshape(selector, g.ints([-1]))
+        places = g.Reshape(g.NonZero(flat), g.ints([-1]))
+        return [g.Gather(value, places, axis=0) for value in picked]
 
     def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         *picked, selector = x

@@ -107,19 +107,16 @@ class YoloOutput(CaffeLayer):
         """The overlap that is allowed: an equal one is too much already."""
         return float(np.nextafter(np.float32(self.nms_threshold), np.float32(0)))
 
-    def rows(self, g: OnnxBuilder, boxes: str, labels: str, scores: str) -> str:
-        """The rows of boxes (P, 4) with labels (P) and scores (P), all of one image."""
+    def rows(self, g: OnnxBuilder, boxes: str, labels: str, scores: str, lowest: float) -> str:
+        """The rows of boxes (P, 4) with labels (P) and scores (P), all of one image; of scores above ``lowest``."""
         batch = g.Reshape(scores, g.ints([1, 1, -1]))
-        lowest = float(steps.LOWEST_SCORE)
         kept = steps.suppress(g, g.Reshape(boxes, g.ints([1, -1, 4])), batch, self._limit, lowest)
         values, places = steps.best(g, g.Reshape(kept, g.ints([-1])), 0, -1)
-        found = g.Compress(places, g.Greater(values, g.const(steps.LOWEST_SCORE)), axis=0)
-        columns = [g.Unsqueeze(g.Gather(part, found), g.ints([1])) for part in (labels, scores)]
-        zero = g.Mul(columns[0], g.const(np.float32(0)))
-        rows = g.Concat(zero, *columns, g.Gather(boxes, found), axis=1)
+        label, score = (g.Reshape(part, g.ints([-1, 1])) for part in (g.Gather(labels, places), values))
+        table = g.Concat(g.Mul(label, g.const(np.float32(0))), label, score, g.Gather(boxes, places), axis=1)
+        stays = g.Cast(g.Greater(values, g.const(steps.LOWEST_SCORE)), to=1)
         none = g.const(np.array([[0, -1, -1, -1, -1, -1, -1]], np.float32))
-        count = g.Max(steps.extent(g, rows, 0), g.ints([1]))
-        return g.Reshape(g.Slice(g.Concat(rows, none, axis=0), g.ints([0]), count, g.ints([0])), g.ints([1, 1, -1, 7]))
+        return g.Reshape(steps.listed(g, table, stays, none, g.ints([1])), g.ints([1, 1, -1, 7]))
 
 
 @layer_type("Yolov3DetectionOutput")
@@ -171,10 +168,16 @@ class Yolov3DetectionOutput(YoloOutput):
             score = g.Mul(steps.part(g, parts, 1, 0, 1), steps.part(g, parts, 1, 1, 1 + self.num_classes))
             scores.append(g.Reshape(g.Transpose(score, perm=(0, 2, 3, 1)), g.ints([-1, self.num_classes])))
         every, score = _joined(g, boxes), _joined(g, scores)
-        above = g.Transpose(g.NonZero(g.Greater(score, g.const(np.float32(self.confidence_threshold)))))
-        box, label = (g.Reshape(steps.part(g, above, 1, i, i + 1), g.ints([-1])) for i in (0, 1))
-        labels = g.Add(g.Cast(label, to=g.FLOAT), g.const(np.float32(1)))
-        return self.rows(g, g.Gather(every, box), labels, g.GatherND(score, above))
+        flat = g.Reshape(score, g.ints([-1]))
+        above = g.Cast(g.Greater(flat, g.const(np.float32(self.confidence_threshold))), to=g.FLOAT)
+        # One more place, of no box and of the lowest score, is always found: OpenCV 5 dies of an empty index.
+        found = g.Reshape(g.NonZero(g.Concat(above, g.const(np.ones(1, np.float32)), axis=0)), g.ints([-1]))
+        classes = g.const(np.int64(self.num_classes))
+        box = g.Div(found, classes)
+        labels = g.Add(g.Cast(g.Sub(found, g.Mul(box, classes)), to=g.FLOAT), g.const(np.float32(1)))
+        every = g.Concat(every, g.const(np.zeros((1, 4), np.float32)), axis=0)
+        values = g.Concat(flat, g.const(np.array([steps.LOWEST_SCORE])), axis=0)
+        return self.rows(g, g.Gather(every, box), labels, g.Gather(values, found), self.confidence_threshold)
 
     def _anchors(self, place: int, space: Shape) -> np.ndarray:
         """(boxes, 2): width and height of a bottom's anchors, as parts of the image."""
@@ -239,9 +242,8 @@ class YoloDetectionOutput(YoloOutput):
             scores.append(g.Reshape(score, g.ints([-1])))
             labels.append(g.Reshape(g.ArgMax(classes, axis=1), g.ints([-1])))
         every, score, label = (_joined(g, parts) for parts in (boxes, scores, labels))
-        above = g.GreaterOrEqual(score, g.const(np.float32(self.confidence_threshold)))
-        every, score, label = (g.Compress(part, above, axis=0) for part in (every, score, label))
-        return self.rows(g, every, g.Add(g.Cast(label, to=g.FLOAT), g.const(np.float32(1))), score)
+        lowest = float(np.nextafter(np.float32(self.confidence_threshold), np.float32(-np.inf)))
+        return self.rows(g, every, g.Add(g.Cast(label, to=g.FLOAT), g.const(np.float32(1))), score, lowest)
 
     def _anchors(self, space: Shape) -> np.ndarray:
         """(boxes, 2): width and height of the anchors, as parts of the image."""

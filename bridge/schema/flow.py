@@ -13,9 +13,12 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from bridge.errors import ModelError, nearest
+from bridge.errors import BridgeError, ModelError, nearest
 from bridge.schema.blob import MOST, Shape, times, too_large
 from bridge.schema.layer import Layer
+
+_SIDES = (224, 227, 299, 28, 32, 64, 96, 112, 128, 256)
+"""Sides of images that are usual, for a hint."""
 
 
 class BlobValue(NamedTuple):
@@ -155,8 +158,13 @@ class Flow:
         read = {value for index in kept for value in self.reads[index]}
         tops = [BlobValue(index, place) for index in kept for place, _ in enumerate(self.layers[index].tops)]
         return [
-            self.name(value) for value in tops if self.final(value) and self.reads[value.layer] and value not in read
+            self.name(value) for value in tops if self.final(value) and value not in read and self._is_computed(value)
         ]
+
+    def _is_computed(self, value: BlobValue) -> bool:
+        """Whether more than copying lies between what is fed and the value."""
+        origin = self.behind_splits(value)
+        return origin.layer >= 0 and bool(self.reads[origin.layer])
 
     def ancestry(self, values: Iterable[BlobValue]) -> set[BlobValue]:
         """The values, and all that they are computed from."""
@@ -252,7 +260,7 @@ class Flow:
     def shapeless(self, blob: str) -> ModelError:
         """The error about an input whose shape is not known, or that no input declares and may be a slip of the pen."""
         reader = next((layer for layer in self.layers if blob in layer.bottoms), None)
-        how = f"--input {blob}={','.join(map(str, _likely(reader)))}"
+        how = f"--input {blob}={','.join(map(str, self._likely(blob, reader)))}"
         declared = [top for layer in self.layers if layer.is_input for top in layer.tops]
         stage = f"the prototxt has layers for --stage {' or '.join(self.stages)}; " if self.stages else ""
         problem, hint = f"the shape of input '{blob}' is not known", f"{stage}give it with {how}"
@@ -262,9 +270,18 @@ class Flow:
             hint = f"{stage}{near}{'; ' * bool(near)}{how} would make it an input"
         return ModelError(problem, where=self.where, subject=reader.label if reader else "", hint=hint)
 
+    def _likely(self, blob: str, reader: Layer | None) -> tuple[int | str, ...]:
+        """An input's shape for a hint, which fits the weights: the channels by its reader, the sides by trying."""
+        weight = reader.blobs.blob("weight").shape if reader is not None and "weight" in reader.blobs else ()
+        channels = weight[1] * reader.group if reader is not None and len(weight) == 4 else 3
+        others = [name for name, shape in self.inputs.items() if shape is None and name != blob]
+        tried = () if others else (*_SIDES, *range(256, 0, -1))
+        side = next((n for n in tried if self._fits({blob: (1, channels, n, n)})), _SIDES[0] if others else None)
+        return (1, channels, side or "HEIGHT", side or "WIDTH")
 
-def _likely(reader: Layer | None) -> Shape:
-    """An input's shape for a hint: of as many channels as the weights of the layer that reads it take."""
-    weight = reader.blobs.blob("weight").shape if reader is not None and "weight" in reader.blobs else ()
-    channels = weight[1] * reader.group if reader is not None and len(weight) == 4 else 3
-    return (1, channels, 224, 224)
+    def _fits(self, inputs: Mapping[str, Shape]) -> bool:
+        try:
+            self.infer(inputs)
+        except BridgeError:
+            return False
+        return True

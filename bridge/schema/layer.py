@@ -275,14 +275,17 @@ class Opaque(Layer):
 
     Attributes:
         problem: Why: an unknown type, or parameters that make no sense.
+        kind: The name of what it is: its type, or the Python class of a layer that is written in Python.
     """
 
     problem: str = "unknown layer type"
+    kind: str = ""
 
     @property
     def serves_training(self) -> bool:
         """True for a type that calls itself a loss or an accuracy, or that has a loss weight."""
-        return self.type.lower().endswith(("loss", "accuracy")) or any(map(bool, self.definition.all("loss_weight")))
+        name = (self.kind or self.type).lower().removesuffix("layer").rstrip("_")
+        return name.endswith(("loss", "accuracy")) or any(map(bool, self.definition.all("loss_weight")))
 
     def feeds(self, given: Container[str]) -> bool:
         """True for a layer that reads nothing and stores nothing: it makes its tops."""

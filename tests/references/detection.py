@@ -12,11 +12,12 @@ from tests.references.common import Arrays, F, c_round, reference
 # ---- SSD ---------------------------------------------------------------------------------------
 
 
-@reference("Permute")
+@reference("Permute", "Transpose")
 def permute(definition: Message, blobs: Arrays, bottoms: Arrays) -> list[np.ndarray]:
-    """permute_layer.cpp: every value moved by its own index."""
+    """permute_layer.cpp, and transpose_layer.cpp of caffe_ocr: every value moved by its own index."""
     (x,) = bottoms
-    order = [int(n) for n in definition.message("permute_param").all("order")]
+    named = definition.message("permute_param").all("order") + definition.message("transpose_param").all("dim")
+    order = [int(n) for n in named]
     order += [axis for axis in range(x.ndim) if axis not in order]
     y = np.empty([x.shape[axis] for axis in order], F)
     for index in np.ndindex(*y.shape):

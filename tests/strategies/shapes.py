@@ -100,6 +100,14 @@ def permutes(draw: Any, kind: str) -> LayerCase:
     )
 
 
+@layer_case("Transpose")
+@st.composite
+def transposes(draw: Any, kind: str) -> LayerCase:
+    shape = draw(shapes(1, 5))
+    order = draw(st.permutations(range(len(shape))))
+    return LayerCase(kind, f"transpose_param {{ {' '.join(f'dim: {n}' for n in order)} }}", (shape,), seed=draw(SEEDS))
+
+
 @layer_case("Reverse")
 @st.composite
 def reverses(draw: Any, kind: str) -> LayerCase:
