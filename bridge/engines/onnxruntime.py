@@ -72,6 +72,8 @@ class RuntimeSession:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4
+        options.enable_cpu_mem_arena = False
+        options.enable_mem_pattern = False
         self._arrays = [np.ascontiguousarray(init.numpy()) for init in file.tensors.values()]  # the session uses them
         self._values = [ort.OrtValue.ortvalue_from_numpy(array) for array in self._arrays]
         options.add_external_initializers(list(file.tensors), self._values)

@@ -13,6 +13,7 @@ Source: base_conv_layer.cpp, im2col.cpp.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,6 +27,12 @@ _forward: Any = F.connection.convolution_2d
 _transposed: Any = F.connection.deconvolution_2d
 _COLUMNS = 1 << 20
 """Bytes of columns to make at a time, so that they stay in the cache; at least one image's."""
+_MOST_COLUMNS = 1 << 22
+"""An image of more bytes of columns is taken in parts: they are many times as large as the image."""
+_UNROLLED = 64
+"""A matrix product computes so many columns in one way, and what remains in another: parts have a multiple of it."""
+_SMALL = 1 << 22
+"""A matrix product of fewer multiplications may be computed in another way than a larger one."""
 
 
 def caffe_convolution(
@@ -90,8 +97,9 @@ class Convolution(_Accumulating, _forward.Convolution2DFunction):
         windows = _Windows(self, W.shape, self._get_out_size(x.shape, W.shape))
         y = np.empty((len(x), *windows.products), x.dtype)
         kernel = W.reshape(windows.kernels)
-        for images in windows.chunks(x):
-            np.matmul(kernel, windows.columns(x[images]), out=y[images])
+        for images, groups, rows in windows.parts(x):
+            columns = windows.columns(x[images, windows.channels(x, groups)], rows)
+            np.matmul(kernel[groups], columns, out=y[images, groups, :, windows.positions(rows)])
         y = y.reshape(len(x), W.shape[0], *windows.out)
         if bias:
             y += bias[0].reshape(-1, 1, 1)
@@ -135,14 +143,14 @@ class Deconvolution(_Accumulating, _transposed.Deconvolution2DFunction):
         x, W, *bias = inputs
         self._calc_out_size(x.shape, W.shape)
         windows = _Windows(self, W.shape, x.shape[2:])
-        y = np.zeros((len(x), W.shape[1] * self.groups, *windows.padded((self.outh, self.outw))), x.dtype)
+        y = np.zeros((len(x), W.shape[1] * self.groups, self.outh, self.outw), x.dtype)
         kernel = W.reshape(windows.kernels).swapaxes(1, 2)
         products = np.ascontiguousarray(x).reshape(len(x), *windows.products)
-        for images in windows.chunks(y):
-            windows.add_columns(np.matmul(kernel, products[images]), y[images])
-        y = y[:, :, self.ph : self.ph + self.outh, self.pw : self.pw + self.outw]
+        for images, groups, rows in windows.parts(x, last_first=True):
+            columns = np.matmul(kernel[groups], products[images, groups, :, windows.positions(rows)])
+            windows.add_columns(columns, rows, y[images, windows.channels(y, groups)])
         if bias:
-            y = y + bias[0].reshape(-1, 1, 1)
+            y += bias[0].reshape(-1, 1, 1)
         return (y,)
 
     def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> list[Any]:
@@ -168,7 +176,7 @@ def _weight_gradient(function: Any, x: np.ndarray, gy: np.ndarray, total: np.nda
     flat, own = total.reshape(windows.kernels), np.empty(windows.kernels, total.dtype)
     blocks = list(_blocks(windows.products[2]))
     for images in windows.chunks(x):
-        for columns, product in zip(windows.columns(x[images]), products[images], strict=True):
+        for columns, product in zip(windows.columns(x[images], windows.rows), products[images], strict=True):
             for block in blocks:
                 flat += np.matmul(product[..., block], columns[..., block].swapaxes(1, 2), out=own)
     return total
@@ -217,49 +225,106 @@ class _Windows:
         self.kernels = (groups, weight[0] // groups, count(weight[1:]))
         self.products = (groups, weight[0] // groups, count(out))
 
+    @property
+    def rows(self) -> range:
+        """All rows of windows."""
+        return range(self.out[0])
+
+    def positions(self, rows: range) -> slice:
+        """The windows of some rows among all windows of an image."""
+        return slice(rows.start * self.out[1], rows.stop * self.out[1])
+
     def chunks(self, images: Any) -> Iterator[slice]:
         """Slices of the batch, of as many images as have columns that fit in the cache."""
-        size = self.kernels[0] * self.kernels[2] * self.products[2] * images.dtype.itemsize
-        step = max(1, _COLUMNS // max(1, size))
+        step = max(1, _COLUMNS // max(1, self._nbytes(images)))
         for start in range(0, len(images), step):
             yield slice(start, start + step)
 
-    def columns(self, x: Any) -> Any:
-        """The values in each window, (n, groups, values, windows); a view where windows are single pixels."""
+    def channels(self, images: Any, groups: slice) -> slice:
+        """The channels of some groups."""
+        each = images.shape[1] // self.kernels[0]
+        return slice(groups.start * each, groups.stop * each)
+
+    def parts(self, images: Any, *, last_first: bool = False) -> Iterator[tuple[slice, slice, range]]:
+        """Parts that have few columns: slices of the batch and of the groups, and rows of windows.
+
+        An image's results have the same bits, whatever its parts are: groups are products of their own, and rows
+        are parts of a product that a matrix product computes in the same way.
+
+        Args:
+            images: The batch.
+            last_first: Begin with the last rows, as columns are added to an image: each value's terms are then
+                added in the same order, whether all rows are taken at once or not.
+        """
+        size, groups = self._nbytes(images), self.kernels[0]
+        pixels = self.kernel == self.stride == (1, 1) and not (any(self.pad) or last_first)
+        whole = pixels or size <= _MOST_COLUMNS
+        step = groups if whole else max(1, _MOST_COLUMNS * groups // size)
+        rows = [self.rows] if whole else list(self._blocks(size // groups))
+        for chunk in self.chunks(images):
+            for start in range(0, groups, step):
+                for block in reversed(rows) if last_first else rows:
+                    yield chunk, slice(start, min(start + step, groups)), block
+
+    def _blocks(self, size: int) -> Iterator[range]:
+        """Rows of windows of one group, as many as have few columns of its ``size`` bytes."""
+        unit = _UNROLLED // math.gcd(_UNROLLED, self.out[1])
+        pieces = min(-(-size // _MOST_COLUMNS), count(self.kernels[1:]) * self.products[2] // _SMALL)
+        step = -(-self.out[0] // (max(1, pieces) * unit)) * unit
+        starts = list(range(0, self.out[0], step))
+        if len(starts) > 1 and self.out[0] - starts[-1] < step // 2:
+            starts.pop()  # too few rows for a part of their own
+        yield from (range(*ends) for ends in itertools.pairwise([*starts, self.out[0]]))
+
+    def _nbytes(self, images: Any) -> int:
+        """Bytes of one image's columns."""
+        return int(self.kernels[0] * self.kernels[2] * self.products[2] * images.dtype.itemsize)
+
+    def columns(self, x: Any, rows: range) -> Any:
+        """The values in each window of some rows, (n, groups, values, windows); a view where windows are pixels."""
+        x = self._read_by(x, rows)
         step_h, step_w = x.strides[2:]
-        if any(self.pad) or self._reach(x.shape[2:]) != x.shape[2:]:
-            x = self._bordered(x)
-            step_h, step_w = x.strides[2:]
         steps = (step_h * self.dilation[0], step_w * self.dilation[1], step_h * self.stride[0], step_w * self.stride[1])
         view = np.lib.stride_tricks.as_strided(
-            x, (*x.shape[:2], *self.kernel, *self.out), (*x.strides[:2], *steps), writeable=False
+            x, (*x.shape[:2], *self.kernel, len(rows), self.out[1]), (*x.strides[:2], *steps), writeable=False
         )
-        return np.ascontiguousarray(view).reshape(len(x), self.kernels[0], self.kernels[2], self.products[2])
+        return np.ascontiguousarray(view).reshape(len(x), -1, self.kernels[2], len(rows) * self.out[1])
 
-    def _reach(self, space: Shape) -> Shape:
-        """The extents that the windows cover, and no less than ``space``."""
-        need = (
-            (o - 1) * s + (k - 1) * d + 1
-            for o, s, k, d in zip(self.out, self.stride, self.kernel, self.dilation, strict=True)
-        )
-        return tuple(map(max, need, space))
-
-    def padded(self, space: Shape) -> Shape:
-        """The extents of an image with its padding, as far as the windows cover."""
-        return self._reach(tuple(n + 2 * p for n, p in zip(space, self.pad, strict=True)))
-
-    def _bordered(self, x: Any) -> Any:
-        """``x`` (n, C, H, W) with its padding of zeros."""
-        bordered = np.zeros((*x.shape[:2], *self.padded(x.shape[2:])), x.dtype)
-        bordered[:, :, self.pad[0] : self.pad[0] + x.shape[2], self.pad[1] : self.pad[1] + x.shape[3]] = x
+    def _read_by(self, x: Any, rows: range) -> Any:
+        """What some rows of windows read of ``x`` (n, C, H, W), with its padding of zeros."""
+        height, width = x.shape[2:]
+        top, left = rows.start * self.stride[0] - self.pad[0], self.pad[1]
+        below = (rows.stop - 1) * self.stride[0] - self.pad[0] + (self.kernel[0] - 1) * self.dilation[0] + 1
+        across = (self.out[1] - 1) * self.stride[1] + (self.kernel[1] - 1) * self.dilation[1] + 1
+        if top >= 0 and below <= height and not left and across <= width:
+            return x[:, :, top:below]
+        bordered = np.zeros((*x.shape[:2], below - top, max(across, width + 2 * left)), x.dtype)
+        first = max(top, 0)
+        last = max(first, min(below, height))
+        bordered[:, :, first - top : last - top, left : left + width] = x[:, :, first:last]
         return bordered
 
-    def add_columns(self, columns: Any, image: Any) -> None:
-        """Add the values in each window (n, groups, values, windows) to images with padding."""
-        columns = columns.reshape(len(image), image.shape[1], *self.kernel, *self.out)
-        for place in itertools.product(*map(range, self.kernel)):
-            rows, cols = (
-                slice(k * d, k * d + (o - 1) * s + 1, s)
-                for k, d, o, s in zip(place, self.dilation, self.out, self.stride, strict=True)
+    def add_columns(self, columns: Any, rows: range, image: Any) -> None:
+        """Add the values in each window of some rows (n, groups, values, windows) to images (n, C, H, W)."""
+        columns = columns.reshape(len(image), image.shape[1], *self.kernel, len(rows), self.out[1])
+        down, across = (
+            [_covered(windows, stride, place * dilation - pad, extent) for place in range(kernel)]
+            for windows, stride, dilation, pad, kernel, extent in zip(
+                (rows, range(self.out[1])), self.stride, self.dilation, self.pad, self.kernel, image.shape[2:], strict=True
             )
-            image[:, :, rows, cols] += columns[(slice(None), slice(None), *place)]
+        )
+        for place in itertools.product(*map(range, self.kernel)):
+            (from_rows, to_rows), (from_columns, to_columns) = down[place[0]], across[place[1]]
+            image[:, :, to_rows, to_columns] += columns[:, :, place[0], place[1], from_rows, from_columns]
+
+
+def _covered(windows: range, stride: int, shift: int, extent: int) -> tuple[slice, slice]:
+    """Which of some windows have a place of the kernel inside an image, and which rows or columns it covers there.
+
+    For example, windows 0 to 3 at stride 2, of which the place is 1 before the window's, cover rows -1, 1, 3 and 5;
+    in an image of 5 rows these are windows 1 and 2 of them, and rows 1 and 3.
+    """
+    first = max(windows.start, -(shift // stride))
+    stop = max(first, min(windows.stop, (extent - 1 - shift) // stride + 1))
+    start = first * stride + shift
+    return slice(first - windows.start, stop - windows.start), slice(start, start + (stop - first) * stride, stride)
