@@ -16,7 +16,7 @@ from bridge.engines.pieces import PartialEngine
 from bridge.errors import BridgeError
 from bridge.schema import Net, times
 from bridge.schema.hooks import DetectionRows
-from bridge.verification.compare import metrics, same_bits
+from bridge.verification.compare import Limits, metrics, same_bits
 from bridge.verification.detections import row_metrics
 from bridge.verification.inputs import Recorded, range_text
 from bridge.verification.results import DIFFERENT, SAME, SKIPPED, Metrics, OutputsResult, TopResult, plural
@@ -278,7 +278,7 @@ class Comparison:
     def _rows(self, place: Place) -> DetectionRows | None:
         return self.net.layers[place.layer].detections(place.top)
 
-    def _measured(self, place: Place, x: np.ndarray, y: np.ndarray, bound: np.ndarray | float) -> Metrics:
+    def _measured(self, place: Place, x: np.ndarray, y: np.ndarray, bound: Limits) -> Metrics:
         """How far two values of a top are apart; all of it where their shapes are not the same."""
         rows = self._rows(place)
         if rows is not None and x.ndim == y.ndim and x.shape[-1] == y.shape[-1]:

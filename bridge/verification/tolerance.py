@@ -34,14 +34,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from bridge.errors import BridgeError, UsageError, nearest
 from bridge.schema import Layer, Net, Shape, count
-from bridge.verification.compare import VALUES
+from bridge.verification.compare import VALUES, Limits, Relative, flat
 from bridge.verification.detections import moved
 from bridge.verification.segments import Place, Runner, Segment
 
@@ -69,7 +69,7 @@ SPREAD = 3
 class Bound(NamedTuple):
     """The largest difference that passes, a number per value or one for all, and why."""
 
-    values: np.ndarray | float
+    values: Limits
     why: str
 
 
@@ -87,9 +87,7 @@ class Given(NamedTuple):
 
     def bound(self, expected: np.ndarray) -> Bound:
         """``atol + rtol * |expected|``."""
-        with np.errstate(invalid="ignore"):
-            values = self.atol + self.rtol * np.abs(np.asarray(expected, np.float64))
-        return Bound(_finite(values), f"as given: {self.atol:g} + {self.rtol:g} x |value|")
+        return Bound(Relative(self.rtol, self.atol, expected), f"as given: {self.atol:g} + {self.rtol:g} x |value|")
 
 
 FALLBACK = Given(1e-4, 1e-5)
@@ -317,11 +315,10 @@ def _shaken(
 
 def _distance(a: np.ndarray, b: np.ndarray | None) -> float:
     """The largest difference where both are finite; none of another shape."""
-    if b is None or a.shape != b.shape or not a.size:
+    if b is None or a.shape != b.shape:
         return 0.0
     x, y, largest = a.reshape(-1), b.reshape(-1), 0.0
-    for start in range(0, x.size, VALUES):
-        part = slice(start, start + VALUES)
+    for part in _parts(x):
         with np.errstate(invalid="ignore"):
             difference = np.abs(x[part].astype(np.float64) - y[part])
         largest = max(largest, float(difference[np.isfinite(difference)].max(initial=0)))
@@ -335,7 +332,7 @@ def _signs(rng: np.random.Generator, shape: Shape) -> np.ndarray:
 
 
 def _shifted(
-    array: np.ndarray, signs: np.ndarray, size: np.ndarray | float, *, scale: float = 1, relative: bool = False
+    array: np.ndarray, signs: np.ndarray, size: Limits, *, scale: float = 1, relative: bool = False
 ) -> np.ndarray:
     """The array moved, as float32; what is finite stays finite.
 
@@ -347,10 +344,9 @@ def _shifted(
         relative: Whether that is relative to the value itself.
     """
     moved = np.empty(array.shape, np.float32)
-    sizes = np.broadcast_to(size, array.shape if np.ndim(size) else array.size).reshape(-1)
+    sizes = size if isinstance(size, Relative) else flat(size, array.shape)
     x, y, ways = array.reshape(-1), moved.reshape(-1), signs.reshape(-1)
-    for start in range(0, x.size, VALUES):
-        part = slice(start, start + VALUES)
+    for part in _parts(x):
         values = x[part].astype(np.float64)
         steps = ways[part] * (sizes[part] * scale)
         shifted = values + (values * steps if relative else steps)
@@ -360,13 +356,19 @@ def _shifted(
 
 def _counts(array: np.ndarray) -> bool:
     """Whether all values may be places or flags."""
-    return bool((array == np.rint(array)).all()) and _largest(array) < WHOLE
+    values = array.reshape(-1)
+    return all((values[part] == np.rint(values[part])).all() for part in _parts(values)) and _largest(array) < WHOLE
 
 
 def _largest(array: np.ndarray) -> float:
-    return float(np.abs(array[np.isfinite(array)]).max(initial=0))
+    """The largest finite magnitude."""
+    values, largest = array.reshape(-1), 0.0
+    for part in _parts(values):
+        some = np.abs(values[part])
+        largest = max(largest, float(some.max(initial=0, where=np.isfinite(some))))
+    return largest
 
 
-def _finite(bound: np.ndarray | float) -> np.ndarray:
-    finite: np.ndarray = np.nan_to_num(np.asarray(bound, np.float64), nan=0, posinf=0)
-    return finite
+def _parts(values: np.ndarray) -> Iterator[slice]:
+    """Slices of a row that are small beside it: what is made of one at a time takes little memory."""
+    return (slice(start, start + VALUES) for start in range(0, values.size, VALUES))

@@ -13,7 +13,6 @@ Source: base_conv_layer.cpp, im2col.cpp.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -97,9 +96,9 @@ class Convolution(_Accumulating, _forward.Convolution2DFunction):
         windows = _Windows(self, W.shape, self._get_out_size(x.shape, W.shape))
         y = np.empty((len(x), *windows.products), x.dtype)
         kernel = W.reshape(windows.kernels)
-        for images, groups, rows in windows.parts(x):
-            columns = windows.columns(x[images, windows.channels(x, groups)], rows)
-            np.matmul(kernel[groups], columns, out=y[images, groups, :, windows.positions(rows)])
+        for images, groups, some in windows.parts(x, _UNROLLED):
+            columns = windows.columns(x[images, windows.channels(x, groups)], some)
+            np.matmul(kernel[groups], columns, out=y[images, groups, :, some])
         y = y.reshape(len(x), W.shape[0], *windows.out)
         if bias:
             y += bias[0].reshape(-1, 1, 1)
@@ -146,9 +145,13 @@ class Deconvolution(_Accumulating, _transposed.Deconvolution2DFunction):
         y = np.zeros((len(x), W.shape[1] * self.groups, self.outh, self.outw), x.dtype)
         kernel = W.reshape(windows.kernels).swapaxes(1, 2)
         products = np.ascontiguousarray(x).reshape(len(x), *windows.products)
-        for images, groups, rows in windows.parts(x, last_first=True):
-            columns = np.matmul(kernel[groups], products[images, groups, :, windows.positions(rows)])
-            windows.add_columns(columns, rows, y[images, windows.channels(y, groups)])
+        # the last rows first: each value's terms are then added in one order, whatever the parts are
+        for images, groups, some in reversed(list(windows.parts(x, max(1, windows.out[1])))):
+            first = some.start // _UNROLLED * _UNROLLED
+            wide = slice(first, -(-some.stop // _UNROLLED) * _UNROLLED)
+            columns = np.matmul(kernel[groups], products[images, groups, :, wide])
+            columns = columns[..., some.start - first : some.stop - first]
+            windows.add_columns(columns, some, y[images, windows.channels(y, groups)])
         if bias:
             y += bias[0].reshape(-1, 1, 1)
         return (y,)
@@ -176,7 +179,7 @@ def _weight_gradient(function: Any, x: np.ndarray, gy: np.ndarray, total: np.nda
     flat, own = total.reshape(windows.kernels), np.empty(windows.kernels, total.dtype)
     blocks = list(_blocks(windows.products[2]))
     for images in windows.chunks(x):
-        for columns, product in zip(windows.columns(x[images], windows.rows), products[images], strict=True):
+        for columns, product in zip(windows.columns(x[images], windows.all), products[images], strict=True):
             for block in blocks:
                 flat += np.matmul(product[..., block], columns[..., block].swapaxes(1, 2), out=own)
     return total
@@ -216,6 +219,7 @@ class _Windows:
     Attributes:
         kernels: Shape of the weight as one matrix per group, (groups, products, values of a window).
         products: Shape of the products with the columns of one image, (groups, products, windows).
+        all: All windows of an image.
     """
 
     def __init__(self, function: Any, weight: Shape, out: Shape) -> None:
@@ -224,15 +228,7 @@ class _Windows:
         self.dilation = (function.dy, function.dx)
         self.kernels = (groups, weight[0] // groups, count(weight[1:]))
         self.products = (groups, weight[0] // groups, count(out))
-
-    @property
-    def rows(self) -> range:
-        """All rows of windows."""
-        return range(self.out[0])
-
-    def positions(self, rows: range) -> slice:
-        """The windows of some rows among all windows of an image."""
-        return slice(rows.start * self.out[1], rows.stop * self.out[1])
+        self.all = slice(0, count(out))
 
     def chunks(self, images: Any) -> Iterator[slice]:
         """Slices of the batch, of as many images as have columns that fit in the cache."""
@@ -245,50 +241,43 @@ class _Windows:
         each = images.shape[1] // self.kernels[0]
         return slice(groups.start * each, groups.stop * each)
 
-    def parts(self, images: Any, *, last_first: bool = False) -> Iterator[tuple[slice, slice, range]]:
-        """Parts that have few columns: slices of the batch and of the groups, and rows of windows.
+    def parts(self, images: Any, unit: int) -> Iterator[tuple[slice, slice, slice]]:
+        """Parts that have few columns: slices of the batch, of the groups, and of the windows.
 
-        An image's results have the same bits, whatever its parts are: groups are products of their own, and rows
-        are parts of a product that a matrix product computes in the same way.
+        An image's results have the same bits, whatever its parts are: groups are products of their own, and a
+        product of some windows is computed as a part of the whole is.
 
         Args:
             images: The batch.
-            last_first: Begin with the last rows, as columns are added to an image: each value's terms are then
-                added in the same order, whether all rows are taken at once or not.
+            unit: A part has a multiple of so many windows.
         """
-        size, groups = self._nbytes(images), self.kernels[0]
-        pixels = self.kernel == self.stride == (1, 1) and not (any(self.pad) or last_first)
-        whole = pixels or size <= _MOST_COLUMNS
-        step = groups if whole else max(1, _MOST_COLUMNS * groups // size)
-        rows = [self.rows] if whole else list(self._blocks(size // groups))
+        size, (groups, _, windows) = self._nbytes(images), self.products
+        pixels = self.kernel == self.stride == (1, 1) and not any(self.pad)
+        step, pieces = groups, 1
+        if size > _MOST_COLUMNS and not pixels:
+            step = max(1, _MOST_COLUMNS * groups // size)
+            pieces = min(-(-size // (groups * _MOST_COLUMNS)), count(self.kernels[1:]) * windows // _SMALL)
+        blocks = list(_cut(windows, max(1, pieces), unit))
         for chunk in self.chunks(images):
             for start in range(0, groups, step):
-                for block in reversed(rows) if last_first else rows:
-                    yield chunk, slice(start, min(start + step, groups)), block
-
-    def _blocks(self, size: int) -> Iterator[range]:
-        """Rows of windows of one group, as many as have few columns of its ``size`` bytes."""
-        unit = _UNROLLED // math.gcd(_UNROLLED, self.out[1])
-        pieces = min(-(-size // _MOST_COLUMNS), count(self.kernels[1:]) * self.products[2] // _SMALL)
-        step = -(-self.out[0] // (max(1, pieces) * unit)) * unit
-        starts = list(range(0, self.out[0], step))
-        if len(starts) > 1 and self.out[0] - starts[-1] < step // 2:
-            starts.pop()  # too few rows for a part of their own
-        yield from (range(*ends) for ends in itertools.pairwise([*starts, self.out[0]]))
+                yield from ((chunk, slice(start, min(start + step, groups)), block) for block in blocks)
 
     def _nbytes(self, images: Any) -> int:
         """Bytes of one image's columns."""
         return int(self.kernels[0] * self.kernels[2] * self.products[2] * images.dtype.itemsize)
 
-    def columns(self, x: Any, rows: range) -> Any:
-        """The values in each window of some rows, (n, groups, values, windows); a view where windows are pixels."""
+    def columns(self, x: Any, some: slice) -> Any:
+        """The values in each of some windows, (n, groups, values, windows); a view where windows are single pixels."""
+        rows = range(some.start // self.out[1], -(-some.stop // self.out[1]))
         x = self._read_by(x, rows)
         step_h, step_w = x.strides[2:]
         steps = (step_h * self.dilation[0], step_w * self.dilation[1], step_h * self.stride[0], step_w * self.stride[1])
         view = np.lib.stride_tricks.as_strided(
             x, (*x.shape[:2], *self.kernel, len(rows), self.out[1]), (*x.strides[:2], *steps), writeable=False
         )
-        return np.ascontiguousarray(view).reshape(len(x), -1, self.kernels[2], len(rows) * self.out[1])
+        columns = np.ascontiguousarray(view).reshape(len(x), -1, self.kernels[2], len(rows) * self.out[1])
+        first = rows.start * self.out[1]
+        return columns[..., some.start - first : some.stop - first]
 
     def _read_by(self, x: Any, rows: range) -> Any:
         """What some rows of windows read of ``x`` (n, C, H, W), with its padding of zeros."""
@@ -304,8 +293,9 @@ class _Windows:
         bordered[:, :, first - top : last - top, left : left + width] = x[:, :, first:last]
         return bordered
 
-    def add_columns(self, columns: Any, rows: range, image: Any) -> None:
-        """Add the values in each window of some rows (n, groups, values, windows) to images (n, C, H, W)."""
+    def add_columns(self, columns: Any, some: slice, image: Any) -> None:
+        """Add the values in each window of some whole rows (n, groups, values, windows) to images (n, C, H, W)."""
+        rows = range(some.start // self.out[1], some.stop // self.out[1])
         columns = columns.reshape(len(image), image.shape[1], *self.kernel, len(rows), self.out[1])
         down, across = (
             [_covered(windows, stride, place * dilation - pad, extent) for place in range(kernel)]
@@ -316,6 +306,16 @@ class _Windows:
         for place in itertools.product(*map(range, self.kernel)):
             (from_rows, to_rows), (from_columns, to_columns) = down[place[0]], across[place[1]]
             image[:, :, to_rows, to_columns] += columns[:, :, place[0], place[1], from_rows, from_columns]
+
+
+def _cut(length: int, pieces: int, unit: int) -> Iterator[slice]:
+    """About so many equal slices of a length, each a multiple of ``unit`` but for the last.
+
+    For example, 1000 in 3 pieces of multiples of 64 is cut at 384 and 768, in 2 pieces at 512.
+    """
+    step = max(1, -(-length // (pieces * unit))) * unit
+    cuts = list(range(0, length, step))[: max(1, -(-(length - step // 2) // step))]  # no short rest
+    yield from (slice(*ends) for ends in itertools.pairwise([*cuts, length]))
 
 
 def _covered(windows: range, stride: int, shift: int, extent: int) -> tuple[slice, slice]:
