@@ -178,9 +178,10 @@ def compare_alone(
         thresholds.count(index, values)
         both = Side(side.name, {**values, **theirs})
         with contextlib.suppress(BridgeError):
-            for place, (bound, ours) in bounds(runner, part, values, seed + index).items():
-                if place in theirs:
-                    found[place] = _compared(net, place, bound, ours, both.values[place])
+            own = bounds(runner, part, values, seed + index)
+            for place, bound in own.bounds.items():
+                if place in theirs and place in own.tops:
+                    found[place] = _compared(net, place, bound, own.tops[place], both.values[place])
     return found
 
 
