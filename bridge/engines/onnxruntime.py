@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -61,17 +62,22 @@ class RuntimeSession:
         file: The model.
         outputs: Names of values to show besides the model's own outputs.
         threads: To compute with; 0 is one per core.
+        repeated: Whether it is run many times. Then the runtime keeps the memory of a run for the next, which is
+            faster, and takes more than the values that are needed at once.
 
     Raises:
         ModelError: ONNX Runtime refuses the model.
         UnsupportedLayerError: This version of it does not know what another does.
     """
 
-    def __init__(self, file: OnnxFile, outputs: Sequence[str] = (), threads: int = 0) -> None:
+    def __init__(
+        self, file: OnnxFile, outputs: Sequence[str] = (), threads: int = 0, *, repeated: bool = False
+    ) -> None:
         ort = runtime()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = repeated
         self._arrays = [np.ascontiguousarray(init.numpy()) for init in file.tensors.values()]  # the session uses them
         self._values = [ort.OrtValue.ortvalue_from_numpy(array) for array in self._arrays]
         options.add_external_initializers(list(file.tensors), self._values)
@@ -79,6 +85,7 @@ class RuntimeSession:
             self._session = ort.InferenceSession(file.stub(outputs), options, providers=["CPUExecutionProvider"])
         except raised() as error:
             raise _refusal(error) from None
+        self._repeated = repeated
         self._outputs = [value.name for value in self._session.get_outputs()]
         self._inputs = {
             value.name: np.uint8 if "uint8" in value.type else np.float32 for value in self._session.get_inputs()
@@ -86,11 +93,43 @@ class RuntimeSession:
 
     def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """The outputs by name."""
-        fed = {name: np.asarray(inputs[name], dtype) for name, dtype in self._inputs.items()}
+        fed = {name: np.asarray(inputs[name], dtype, order="C") for name, dtype in self._inputs.items()}
+        if self._repeated:
+            return self._run(fed)
+        with contextlib.suppress(*raised()):  # a model may promise other extents than it has
+            return self._run_into(fed, self._room(fed))
+        return self._run(fed)
+
+    def _run(self, fed: Arrays) -> dict[str, np.ndarray]:
         try:
             return dict(zip(self._outputs, self._session.run(self._outputs, fed), strict=True))
         except raised() as error:
             raise _refusal(error) from None
+
+    def _room(self, fed: Arrays) -> dict[str, np.ndarray]:
+        """An array for each float32 output whose extents are told: it is written there, and not copied."""
+        inputs = self._session.get_inputs()
+        named = [pair for value in inputs for pair in zip(value.shape, fed[value.name].shape, strict=False)]
+        sizes = {extent: size for extent, size in named if isinstance(extent, str)}
+        found = {}
+        for value in self._session.get_outputs():
+            extents = [sizes.get(extent, extent) for extent in value.shape]
+            if value.type == "tensor(float)" and all(isinstance(extent, int) and extent > 0 for extent in extents):
+                found[value.name] = np.empty(extents, np.float32)
+        return found
+
+    def _run_into(self, fed: Arrays, room: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        binding = self._session.io_binding()
+        for name, array in fed.items():
+            binding.bind_cpu_input(name, array)
+        for name in self._outputs:
+            if name in room:
+                binding.bind_output(name, "cpu", 0, np.float32, room[name].shape, room[name].ctypes.data)
+            else:
+                binding.bind_output(name)
+        self._session.run_with_iobinding(binding)
+        values = binding.get_outputs()
+        return {name: room[name] if name in room else values[place].numpy() for place, name in enumerate(self._outputs)}
 
 
 def runtime() -> Any:

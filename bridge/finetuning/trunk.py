@@ -182,7 +182,7 @@ class OnnxTrunk:
         if not all(self._names.values()):
             raise UnsupportedLayerError("a blob that the trunk hands on has no value of its own in the model")
         shown = [name for name in self._names.values() if name not in graph.outputs]
-        self._session, self._data = RuntimeSession(file, shown, threads=1), data
+        self._session, self._data = RuntimeSession(file, shown, threads=1, repeated=True), data
 
     def __call__(self, x: np.ndarray) -> Features:
         """Features of one image (1, C, H, W) float32."""

@@ -16,14 +16,14 @@ import numpy as np
 
 from bridge.layers.boxes import united
 from bridge.schema.hooks import DetectionRows
-from bridge.verification.compare import difference, metrics
+from bridge.verification.compare import Limits, difference, metrics
 from bridge.verification.results import Metrics, plural
 
 ALIKE = 0.5
 """Boxes that overlap by more than this, as intersection over union, are of one object."""
 
 
-def row_metrics(layout: DetectionRows, a: np.ndarray, b: np.ndarray, bound: np.ndarray | float) -> Metrics:
+def row_metrics(layout: DetectionRows, a: np.ndarray, b: np.ndarray, bound: Limits) -> Metrics:
     """How far two arrays of detections are apart, as :func:`bridge.verification.compare.metrics` tells it.
 
     Args:
@@ -79,7 +79,7 @@ class _Matching:
         single: Rows that belong to none.
     """
 
-    def __init__(self, layout: DetectionRows, a: np.ndarray, b: np.ndarray, bound: np.ndarray | float) -> None:
+    def __init__(self, layout: DetectionRows, a: np.ndarray, b: np.ndarray, bound: Limits) -> None:
         self.layout = layout
         limits = np.broadcast_to(np.asarray(bound, np.float64), b.shape).reshape(-1, b.shape[-1])
         self.a, self.rows = _real(layout, a)

@@ -100,8 +100,9 @@ class Thresholds:
         layer = self.net.layers[index]
         for threshold in layer.thresholds if index in self._reads else ():
             array, sides = values.get(self._reads[index]), self._met[index, threshold]
-            if array is not None and len(sides) < 2:
-                sides.update(side for side, met in ((False, array < threshold), (True, array > threshold)) if met.any())
+            if array is not None and array.size and len(sides) < 2:
+                lowest, highest = np.fmin.reduce(array, axis=None), np.fmax.reduce(array, axis=None)
+                sides.update(side for side, met in ((False, lowest < threshold), (True, highest > threshold)) if met)
         top = values.get(Place(index, 0)) if layer.probabilities else None
         if top is not None and top.size:
             # the sample that is least certain
@@ -177,9 +178,10 @@ def compare_alone(
         thresholds.count(index, values)
         both = Side(side.name, {**values, **theirs})
         with contextlib.suppress(BridgeError):
-            for place, (bound, ours) in bounds(runner, part, values, seed + index).items():
-                if place in theirs:
-                    found[place] = _compared(net, place, bound, ours, both.values[place])
+            own = bounds(runner, part, values, seed + index)
+            for place, bound in own.bounds.items():
+                if place in theirs and place in own.tops:
+                    found[place] = _compared(net, place, bound, own.tops[place], both.values[place])
     return found
 
 

@@ -18,7 +18,7 @@ from bridge.onnx_export.graph import Graph
 from bridge.onnx_export.preprocess import Preprocess
 from bridge.schema import Net, Shape, times
 from bridge.schema.hooks import DetectionRows
-from bridge.verification.compare import metrics
+from bridge.verification.compare import Limits, metrics
 from bridge.verification.detections import row_metrics
 from bridge.verification.inputs import Recorded, make_inputs
 from bridge.verification.outputs import Comparison, Side, engine_side, recorded_side
@@ -250,7 +250,7 @@ class _Check:
             pairs = [(values, np.clip(wanted, -HALF_MAX, HALF_MAX)) for values, wanted in pairs]
         return all(a.shape == b.shape and not metrics(a, b, self._bound(b)).mismatches for a, b in pairs)
 
-    def _bound(self, expected: np.ndarray) -> np.ndarray | float:
+    def _bound(self, expected: np.ndarray) -> Limits:
         return (half_given if self.graph.half else fallback)(expected).bound(expected).values
 
     def _compare_layers(

@@ -95,6 +95,13 @@ class StreamedValues(Mapping[Place, np.ndarray]):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
+    def free_read(self, index: int, free: Callable[[Place], bool]) -> None:
+        """Run a layer, and free at once what it read, if no later layer reads it and ``free`` allows it."""
+        self._reach(Place(index, 0))
+        for place in self._reads[index]:
+            if place in self._now and place not in self._inputs and self._last[place] <= index and free(place):
+                del self._now[place]
+
     def _reach(self, place: Place) -> None:
         """Run on until the layer of a value has run."""
         number = self._home.get(place[0], -1)
