@@ -13,7 +13,16 @@ from bridge.errors import FormatError
 from tests.conftest import need
 
 CORPUS = sorted((Path(__file__).parent / "corpus").iterdir())
-NEEDS = {"hdf5": ["h5py"], "image": ["PIL"]}
+NEEDS = {
+    "hdf5": ["h5py"],
+    "hdf5-data": ["h5py"],
+    "solverstate-hdf5": ["h5py"],
+    "image": ["PIL"],
+    "picture": ["PIL"],
+    "windows": ["PIL"],
+    "lmdb": ["lmdb", "PIL"],
+    "leveldb": ["plyvel", "PIL"],
+}
 
 
 @pytest.mark.parametrize("name", fuzz.FORMATS)
