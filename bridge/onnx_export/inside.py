@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 from bridge.errors import FormatError
 from bridge.limits.sources import inside, read_file
 from bridge.onnx_export.dims import Extent
+from bridge.onnx_export.half import HALF_KEY
 
 
 class Inside:
@@ -21,6 +22,7 @@ class Inside:
 
     Attributes:
         inputs: Its inputs with their extents, as far as it tells them.
+        types: The type of each input as NumPy names it, empty if the file does not tell.
         outputs: Each declared output in order: name, extents as far as it tells them, whether it is float32.
         metadata: Its texts by key.
         nodes: How many nodes it has.
@@ -39,6 +41,7 @@ class Inside:
         graph = self._model.graph
         constants = {tensor.name for tensor in graph.initializer}
         self.inputs = {value.name: _extents(value) for value in graph.input if value.name not in constants}
+        self.types = {value.name: _type(value) for value in graph.input if value.name not in constants}
         self.outputs = [
             (value.name, _extents(value), value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT)
             for value in graph.output
@@ -50,6 +53,13 @@ class Inside:
             for entry in tensor.external_data:
                 if entry.key == "location":
                     inside(self.folder, entry.value, str(path))
+
+    @property
+    def half(self) -> bool:
+        """Whether the graph computes in float16: the file says so, or all of its weights are stored so."""
+        kinds = {tensor.data_type for tensor in self._model.graph.initializer if len(tensor.dims) > 1}
+        floats = kinds & {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16}
+        return self.metadata.get(HALF_KEY) == "true" or floats == {onnx.TensorProto.FLOAT16}
 
     def node(self, index: int) -> str:
         """The name of a node in a message."""
@@ -125,3 +135,12 @@ def _extents(value: onnx.ValueInfoProto) -> list[Extent] | None:
         return None
     dims = value.type.tensor_type.shape.dim
     return [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in dims]
+
+
+def _type(value: onnx.ValueInfoProto) -> str:
+    """The type of a value as NumPy names it, empty if the file does not tell."""
+    kind = value.type.tensor_type.elem_type
+    try:
+        return str(onnx.helper.tensor_dtype_to_np_dtype(kind)) if kind else ""
+    except KeyError:
+        return f"type {kind}"

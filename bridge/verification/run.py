@@ -373,7 +373,8 @@ class _Run:
             if run.layer is not None and not run.half:
                 self.layer_runs[run.side.name] = run.side, run.layer
             self.halves |= {run.side.name} if run.half else set()
-            yield run.side
+            if run.side.values:
+                yield run.side
 
     def _other_sides(self, engine: str, options: EngineOptions) -> Iterator[Side]:
         """The second model in the same engine, unless it is the same net with the same weights."""
