@@ -148,9 +148,10 @@ class Trunk:
         elif len(images) == 1:
             rows = [self._onnx(images[0])]
         else:
+            run = self._onnx
             shares = [images[len(images) * i // _THREADS : len(images) * (i + 1) // _THREADS] for i in range(_THREADS)]
             with ThreadPoolExecutor(_THREADS) as pool:  # the runtime computes without Python's lock
-                rows = [row for share in pool.map(lambda of: [self._onnx(x) for x in of], shares) for row in share]
+                rows = [row for share in pool.map(lambda of: [run(x) for x in of], shares) for row in share]
         return {blob: np.concatenate([row[blob] for row in rows]) for blob in self.cut.blobs}
 
     def _chainer(self, x: np.ndarray) -> Features:

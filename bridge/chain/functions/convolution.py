@@ -300,7 +300,13 @@ class _Windows:
         down, across = (
             [_covered(windows, stride, place * dilation - pad, extent) for place in range(kernel)]
             for windows, stride, dilation, pad, kernel, extent in zip(
-                (rows, range(self.out[1])), self.stride, self.dilation, self.pad, self.kernel, image.shape[2:], strict=True
+                (rows, range(self.out[1])),
+                self.stride,
+                self.dilation,
+                self.pad,
+                self.kernel,
+                image.shape[2:],
+                strict=True,
             )
         )
         for place in itertools.product(*map(range, self.kernel)):
