@@ -78,12 +78,7 @@ _Tops: TypeAlias = "Mapping[Place, np.ndarray]"
 
 
 class BoundedTops:
-    """The bounds of a layer's tops on given inputs; and the tops themselves, computed when they are asked for.
-
-    Args:
-        bounds: By place.
-        compute: Computes the tops.
-    """
+    """The bounds of a layer's tops on given inputs, by place; and the tops, computed when they are asked for."""
 
     def __init__(self, bounds: Mapping[Place, Bound], compute: Callable[[], _Tops]) -> None:
         self.bounds, self._compute = bounds, compute
