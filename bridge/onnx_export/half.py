@@ -14,7 +14,7 @@ HALF_KEY = "bridge.float16"
 """Name of the text in a model's metadata that tells that it computes in float16."""
 
 _FLOAT, _FLOAT16, _INT32, _INT64 = 1, 10, 6, 7
-_MOVES = {Op.Flatten, "Identity", Op.Reshape, Op.Slice, Op.Split, "Squeeze", "Transpose", "Unsqueeze"}
+_MOVES = {Op.Flatten, "Identity", Op.Reshape, Op.Slice, Op.Split, "Squeeze", Op.Transpose, "Unsqueeze"}
 """Operators whose output has the values of their first input, in any type."""
 _READS_ANY = {"Cast", "Shape"}
 """Operators whose result is the same for either type."""
