@@ -78,7 +78,7 @@ def fold_transposes(g: GraphBuilder) -> None:
     turned: dict[str, str] = {}
     rename: dict[str, str] = {}
     for node in g.nodes:
-        init = g.initializers.get(node.inputs[0]) if node.op_type == "Transpose" else None
+        init = g.initializers.get(node.inputs[0]) if node.op_type == Op.Transpose else None
         if init is not None and len(init.shape) == 2:
             source = node.inputs[0]
             if source not in turned:

@@ -11,7 +11,7 @@ from bridge.onnx_export.graph import Graph
 from bridge.onnx_export.operators import Op
 
 _FLOAT, _FLOAT16, _INT32, _INT64 = 1, 10, 6, 7
-_MOVES = {Op.Flatten, "Identity", Op.Reshape, Op.Slice, Op.Split, "Squeeze", "Transpose", "Unsqueeze"}
+_MOVES = {Op.Flatten, "Identity", Op.Reshape, Op.Slice, Op.Split, "Squeeze", Op.Transpose, "Unsqueeze"}
 """Operators whose output has the values of their first input, in any type."""
 _READS_ANY = {"Cast", "Shape"}
 """Operators whose result is the same for either type."""

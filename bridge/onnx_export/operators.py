@@ -21,3 +21,4 @@ class Op(str, Enum):
     Reshape = auto()
     Slice = auto()
     Split = auto()
+    Transpose = auto()
