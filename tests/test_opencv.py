@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 import bridge
+from bridge import engines
 from bridge.errors import BridgeError, FormatError, MissingFileError, ModelError
-from tests.conftest import FASHION, GOLDEN, ROOT, need, zoo
-from tests.nets import Session, make
+from tests.conftest import FASHION, GOLDEN, ROOT, missing, need, zoo
+from tests.nets import Session, make, random_inputs
 
 FEW = {"detection_output": "its rows are padded"}
 
@@ -214,3 +215,30 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         ours(text.read_bytes(), model.read_bytes()[:5000])
     with pytest.raises(BridgeError):
         ours(b"<html></html>", model.read_bytes())
+
+
+LACKED = """
+input: "data" input_dim: 1 input_dim: 4 input_dim: 8 input_dim: 8
+layer { name: "c" type: "Convolution" bottom: "data" top: "c" convolution_param { num_output: 4 kernel_size: 3 } }
+layer { name: "t" type: "Threshold" bottom: "c" top: "t" }
+layer { name: "r" type: "ReLU" bottom: "t" top: "r" }
+layer { name: "pool" type: "Pooling" bottom: "c" top: "p" pooling_param { kernel_size: 2 } }
+"""
+
+
+def test_the_engine_runs_what_lies_before_a_layer_that_it_lacks() -> None:
+    """Threshold is none of its types; the last layer goes by its top's name, and its pooling has two tops."""
+    need("onnxruntime")
+    if not opencv(4):
+        missing("opencv4", "OpenCV 5 has no importer of Caffe files")
+    net = make(LACKED)
+    inputs = random_inputs(net)
+    engine = engines.make_partial("opencv", net)
+    found = {layer.name: top for layer, (top,) in zip(net, engine.tops(inputs), strict=True)}
+    truth = engines.make("onnxruntime", net).tops(inputs)
+    expected = {layer.name: top for layer, (top,) in zip(net, truth, strict=True)}
+    assert found["t"] is None
+    assert found["r"] is None
+    for name in ("c", "pool"):
+        np.testing.assert_allclose(found[name], expected[name], 1e-4, 1e-5)
+    assert type(engines.make_partial("opencv", net.with_outputs("p"))) is not type(engine)

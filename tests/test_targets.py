@@ -102,3 +102,23 @@ def test_the_boxes_of_yolo_are_chosen_as_opencv_5_can(tmp_path: Path, kind: str,
     session = ort.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     nothing = session.run(None, {"a": np.full((1, 21, 4, 4), -9, np.float32)})[0]
     assert nothing.tolist() == [[[[0, -1, -1, -1, -1, -1, -1]]]]
+
+
+@pytest.mark.parametrize(
+    ("layer", "problem"),
+    [
+        ('type: "Pooling" top: "y" top: "mask" pooling_param { kernel_size: 2 }', "MaxPool with Indices"),
+        ('type: "ArgMax" top: "y" argmax_param { top_k: 4000 }', "TopK of 3840 or more"),
+    ],
+)
+def test_tensorrt_is_refused_what_its_list_has_not(tmp_path: Path, layer: str, problem: str) -> None:
+    text = 'input: "x" input_dim: 1 input_dim: 1 input_dim: 80 input_dim: 80 layer { name: "l" bottom: "x" %s }'
+    with pytest.raises(UnsupportedLayerError, match=f"TensorRT cannot run the model: layer 'l' .* needs {problem}"):
+        bridge.export_onnx(make(text % layer), tmp_path / "m.onnx", target="tensorrt", check=False)
+
+
+def test_tensorrt_takes_no_newer_operators(tmp_path: Path) -> None:
+    net = make('input: "x" input_shape { dim: 4 } layer { name: "l" type: "ReLU" bottom: "x" top: "y" }')
+    bridge.export_onnx(net, tmp_path / "m.onnx", target="tensorrt", opset=20, check=False)
+    with pytest.raises(UsageError, match="at most 20 for TensorRT"):
+        bridge.export_onnx(net, tmp_path / "m.onnx", target="tensorrt", opset=21, check=False)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--target",
-    type=click.Choice(["onnxruntime", "opencv5", "opencv4", "openvino"]),
+    type=click.Choice(["onnxruntime", "opencv5", "opencv4", "openvino", "tensorrt"]),
     help="The runtime that the model is for.  [default: what most runtimes take]",
 )
 @click.option(

@@ -7,13 +7,15 @@ Deconvolution), so it runs when it is asked for by name.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from bridge.engines import Arrays, Tops
 from bridge.engines.files import definition_of, weights_of
-from bridge.errors import MissingExtraError, UnsupportedLayerError
+from bridge.engines.pieces import Segment, name_of, piece
+from bridge.errors import BridgeError, MissingExtraError, UnsupportedLayerError
 from bridge.schema import ServedNet, Shape, count
 
 OPENCV_HINT = "pip install 'opencv-python-headless<5'"
@@ -27,8 +29,27 @@ class Engine:
 
     @staticmethod
     def lacking(net: ServedNet) -> list[int]:
-        """Indices of the layers that OpenCV refuses the net for, by their types."""
-        return []
+        """Indices of the layers that this OpenCV refuses, if it refuses the net: each is tried alone, on zeros."""
+        try:
+            shapes = net.infer()
+        except BridgeError:  # whoever runs the net gives the shapes
+            return []
+        inputs = {name: np.zeros(shape or (), np.float32) for name, shape in net.inputs.items()}
+        if _takes(net, inputs):
+            return []
+        reads, found = net.flow.fed_reads(), []
+        for index, layer in enumerate(net.layers):
+            if not layer.is_input:
+                part = Segment((index,), tuple(dict.fromkeys(reads[index])))
+                fed = {
+                    name_of(place): np.zeros(shapes[place.layer][place.top], np.float32)
+                    if place.layer >= 0
+                    else list(inputs.values())[place.top]
+                    for place in part.inputs
+                }
+                if not _takes(piece(net, part, reads), fed):
+                    found.append(index)
+        return found
 
     def outputs(self, inputs: Arrays) -> dict[str, np.ndarray]:
         last: dict[str, np.ndarray] = {}
@@ -43,15 +64,32 @@ class Engine:
         try:
             loaded = cv2.dnn.readNetFromCaffe(*(np.frombuffer(data, np.uint8) for data in files))
             feed(loaded, inputs)
-            known = set(loaded.getLayerNames())
-            names = [layer.name for layer in self._net.layers if layer.name in known]
-            found = dict(zip(names, loaded.forwardAndRetrieve(names), strict=True)) if names else {}
+            names = _names(self._net, loaded.getLayerNames())
+            asked = list(dict.fromkeys(names.values()))
+            found = dict(zip(asked, loaded.forwardAndRetrieve(asked), strict=True)) if asked else {}
         except cv2.error as error:
             raise refusal(error, self._net) from None
         return [
-            tuple(map(inputs.get, layer.tops)) if layer.is_input else _tops(found.get(layer.name), wanted)
-            for layer, wanted in zip(self._net.layers, shapes, strict=True)
+            tuple(map(inputs.get, layer.tops)) if layer.is_input else _tops(found.get(names.get(index, "")), wanted)
+            for index, (layer, wanted) in enumerate(zip(self._net.layers, shapes, strict=True))
         ]
+
+
+def _names(net: ServedNet, known: Sequence[str]) -> dict[int, str]:
+    """What OpenCV calls each layer, by index: the layer's name, or for the last one of a net its top's."""
+    own = set(net.layer_names)
+    names = {index: [layer.name, *(top for top in layer.tops if top not in own)] for index, layer in enumerate(net)}
+    found = {index: next((name for name in wanted if name in known), "") for index, wanted in names.items()}
+    return {index: name for index, name in found.items() if name}
+
+
+def _takes(net: ServedNet, inputs: Arrays) -> bool:
+    """Whether OpenCV runs a net."""
+    try:
+        Engine(net).tops(inputs)
+    except UnsupportedLayerError:
+        return False
+    return True
 
 
 def import_opencv(importer: str = "readNetFromCaffe") -> Any:
@@ -91,6 +129,6 @@ def in_shape(array: np.ndarray, shape: Shape) -> np.ndarray:
 
 
 def _tops(found: Any, shapes: tuple[Shape, ...]) -> Tops:
-    if found is None or len(found) != len(shapes):
+    if found is None or len(found) < len(shapes):  # a MAX pooling gives its mask, asked for or not
         return (None,) * len(shapes)
-    return tuple(in_shape(np.array(array), shape) for array, shape in zip(found, shapes, strict=True))
+    return tuple(in_shape(np.array(array), shape) for array, shape in zip(found, shapes, strict=False))

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bridge import __version__
 from bridge.caffe_files import prototxt as text_format
 from bridge.caffe_files.assemble import assemble
 from bridge.caffe_files.inference import inference_net
@@ -58,7 +59,7 @@ class Migration:
 
     Attributes:
         pair: The model.
-        stamp: Sizes and times of its files, to see whether they changed.
+        stamp: This package's version, and sizes and times of the files, to see whether something changed.
         converted: Whether the ONNX file was written, after it was run and compared.
         proven: Whether ``bridge verify`` passed.
         said: What the commands said: remarks, or the reason.
@@ -238,7 +239,7 @@ def _command(*arguments: str) -> tuple[int, tuple[str, ...]]:
 
 def _stamp(pair: ModelFiles, root: Path) -> str:
     found = ((root / name).stat() for name in (pair.weights, pair.definition) if name)
-    return " ".join(f"{state.st_size}:{state.st_mtime_ns}" for state in found)
+    return " ".join([__version__, *(f"{state.st_size}:{state.st_mtime_ns}" for state in found)])
 
 
 def _recorded(path: Path) -> Migration | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,8 +11,24 @@ from bridge.errors import UnsupportedLayerError, UsageError
 from bridge.schema import Net
 
 if TYPE_CHECKING:
+    from bridge.onnx_export.builder import GraphBuilder, OnnxNode
     from bridge.onnx_export.dims import Extent
     from bridge.onnx_export.graph import Graph
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A use of an operator that a runtime cannot take.
+
+    Attributes:
+        operator: The operator.
+        what: The use, in words.
+        exceeded: Whether a node of that operator is such a use.
+    """
+
+    operator: str
+    what: str
+    exceeded: Callable[[GraphBuilder, OnnxNode], bool]
 
 
 @dataclass(frozen=True)
@@ -23,21 +39,49 @@ class Target:
         title: Its name.
         static: It takes fixed extents only.
         lacks: Operators that it does not have.
+        limits: Operators that it does not have in full.
+        newest: The newest operator set that it takes; 0 for all.
     """
 
     title: str
     static: bool = False
     lacks: frozenset[str] = frozenset()
+    limits: tuple[Limit, ...] = ()
+    newest: int = 0
+
+
+_MOST_OF_TOPK = 3840
+
+
+def _gives_indices(builder: GraphBuilder, node: OnnxNode) -> bool:
+    return len(node.outputs) > 1
+
+
+def _asks_many(builder: GraphBuilder, node: OnnxNode) -> bool:
+    count = builder.initializers.get(node.inputs[1])
+    return count is not None and int(count.numpy().max()) >= _MOST_OF_TOPK
 
 
 _SUPPRESSION = "NonMaxSuppression"
 TARGETS = {
     "onnxruntime": Target("ONNX Runtime"),
     "opencv5": Target("OpenCV 5", lacks=frozenset({"MaxRoiPool"})),
-    "opencv4": Target("OpenCV 4", True, frozenset({"MaxRoiPool", "NonMaxSuppression", "TopK"})),
+    "opencv4": Target("OpenCV 4", True, frozenset({"MaxRoiPool", "NonMaxSuppression", "NonZero", "TopK"})),
     "openvino": Target("OpenVINO"),
+    "tensorrt": Target(
+        "TensorRT",
+        lacks=frozenset({"MaxRoiPool"}),
+        limits=(
+            Limit("MaxPool", "MaxPool with Indices", _gives_indices),
+            Limit("TopK", f"TopK of {_MOST_OF_TOPK} or more", _asks_many),
+        ),
+        newest=20,
+    ),
 }
-"""Targets by name; docs/runtimes.md has what each was measured to take."""
+"""Targets by name; docs/runtimes.md has what each was measured to take.
+
+Source for TensorRT, which was not run: docs/operators.md of onnx/onnx-tensorrt for TensorRT 10.0.
+"""
 
 
 def find_target(name: str) -> Target:
@@ -74,13 +118,20 @@ def check_operators(target: Target, net: Net, graph: Graph) -> None:
 
     Raises:
         UnsupportedLayerError: It has some; names their layers.
+        UsageError: The graph is of a newer operator set.
     """
     from bridge.onnx_export.graph import before_hint
 
+    if target.newest and graph.builder.opset > target.newest:
+        raise UsageError(
+            f"opset {graph.builder.opset}", expected=f"at most {target.newest} for {target.title}", subject="--opset"
+        )
     lacking: dict[str, set[str]] = {}
     for node in graph.builder.nodes:
-        if node.op_type in target.lacks:
-            lacking.setdefault(node.layer, set()).add(node.op_type)
+        limits = [limit for limit in target.limits if limit.operator == node.op_type]
+        problems = [limit.what for limit in limits if limit.exceeded(graph.builder, node)]
+        if node.op_type in target.lacks or problems:
+            lacking.setdefault(node.layer, set()).update(problems or [node.op_type])
     if lacking:
         named = "; ".join(
             f"{net[name].label} needs {', '.join(sorted(operators))}" for name, operators in lacking.items()

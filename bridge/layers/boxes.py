@@ -70,7 +70,7 @@ def suppress(g: OnnxBuilder, boxes: str, scores: str, overlap: float, lowest: fl
 
 def found(g: OnnxBuilder, scores: str) -> str:
     """(K, rank) int64: the places of scores above LOWEST, in order."""
-    return g.Transpose(g.NonZero(g.Greater(scores, g.const(LOWEST_SCORE))))
+    return g.Transpose(g.NonZero(g.Cast(g.Greater(scores, g.const(LOWEST_SCORE)), to=1)))
 
 
 def listed(g: OnnxBuilder, table: str, stays: str, none: str, images: str) -> str:
