@@ -52,7 +52,7 @@ class Engine:
         )
         if not graph.outputs:  # Silence layers read all outputs
             return {}, graph
-        return RuntimeSession(file, threads=self._threads)(inputs), graph
+        return RuntimeSession(file, threads=self._threads, in_pieces=every_top)(inputs), graph
 
 
 class RuntimeSession:
@@ -64,6 +64,8 @@ class RuntimeSession:
         threads: To compute with; 0 is one per core.
         repeated: Whether it is run many times. Then the runtime keeps the memory of a run for the next, which is
             faster, and takes more than the values that are needed at once.
+        in_pieces: Whether it is a few layers of a net. Then values stay in the order that the layers between have,
+            and are not put into another one, and back, at each layer.
 
     Raises:
         ModelError: ONNX Runtime refuses the model.
@@ -71,12 +73,20 @@ class RuntimeSession:
     """
 
     def __init__(
-        self, file: OnnxFile, outputs: Sequence[str] = (), threads: int = 0, *, repeated: bool = False
+        self,
+        file: OnnxFile,
+        outputs: Sequence[str] = (),
+        threads: int = 0,
+        *,
+        repeated: bool = False,
+        in_pieces: bool = False,
     ) -> None:
         ort = runtime()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4
+        if in_pieces:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.enable_cpu_mem_arena = options.enable_mem_pattern = repeated
         self._arrays = [np.ascontiguousarray(init.numpy()) for init in file.tensors.values()]  # the session uses them
         self._values = [ort.OrtValue.ortvalue_from_numpy(array) for array in self._arrays]

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from bridge.errors import BridgeError
+from bridge.limits.heap import give_back
 from bridge.schema import Net, count
 from bridge.verification.segments import Place, Segment, sources
 
@@ -137,6 +138,9 @@ class StreamedValues(Mapping[Place, np.ndarray]):
 
     def _free(self, start: int) -> None:
         """Free what no layer from ``start`` on reads."""
+        freed = 0
         for place in list(self._now):
             if place not in self._inputs and self._last.get(place, -1) < start:
-                del self._now[place]
+                freed += self._now.pop(place).nbytes
+        if freed >= FREE:
+            give_back()
