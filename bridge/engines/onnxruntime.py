@@ -21,6 +21,8 @@ _NAMES = (
     "ModelLoaded", "ModelRequiresCompilation", "NoModel", "NoSuchFile", "NotImplemented", "NotFound",
     "RuntimeException",
 )  # fmt: skip
+_TYPES: dict[str, Any] = {"tensor(uint8)": np.uint8, "tensor(float16)": np.float16}
+"""What inputs other than float32 are fed with."""
 _LACKS = ("NOT_IMPLEMENTED", "Current official support for domain", "Unsupported model IR version")
 """Parts of ONNX Runtime's messages about a model that another version may run."""
 
@@ -98,13 +100,14 @@ class RuntimeSession:
 
     def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """The outputs by name."""
-        types = {value.name: np.uint8 if "uint8" in value.type else np.float32 for value in self._session.get_inputs()}
+        types = {value.name: _TYPES.get(value.type, np.float32) for value in self._session.get_inputs()}
         fed = {name: np.ascontiguousarray(inputs[name], dtype) for name, dtype in types.items()}
-        with contextlib.suppress(*raised()):  # a model may promise other extents than it has
+        faults = (*raised(), RuntimeError)  # a run with bound arrays raises the latter
+        with contextlib.suppress(*faults):  # a model may promise other extents than it has
             return self._run(fed, self._room(fed))
         try:
             return self._run(fed, {})
-        except raised() as error:
+        except faults as error:
             raise _refusal(error) from None
 
     def _room(self, fed: Arrays) -> dict[str, np.ndarray]:
@@ -114,8 +117,8 @@ class RuntimeSession:
         sizes = {extent: size for extent, size in named if isinstance(extent, str)}
         found = {}
         for value in self._session.get_outputs():
-            extents = [sizes.get(extent, extent) for extent in value.shape]
-            if value.type == "tensor(float)" and all(isinstance(extent, int) and extent > 0 for extent in extents):
+            extents = [sizes.get(extent, extent) for extent in value.shape]  # none as well where they are not known
+            if extents and value.type == "tensor(float)" and all(isinstance(extent, int) and extent > 0 for extent in extents):
                 found[value.name] = np.empty(extents, np.float32)
         return found
 
