@@ -21,6 +21,8 @@ _NAMES = (
     "ModelLoaded", "ModelRequiresCompilation", "NoModel", "NoSuchFile", "NotImplemented", "NotFound",
     "RuntimeException",
 )  # fmt: skip
+_TYPES: dict[str, Any] = {"tensor(uint8)": np.uint8, "tensor(float16)": np.float16}
+"""What inputs other than float32 are fed with."""
 _LACKS = ("NOT_IMPLEMENTED", "Current official support for domain", "Unsupported model IR version")
 """Parts of ONNX Runtime's messages about a model that another version may run."""
 
@@ -52,7 +54,7 @@ class Engine:
         )
         if not graph.outputs:  # Silence layers read all outputs
             return {}, graph
-        return RuntimeSession(file, threads=self._threads)(inputs), graph
+        return RuntimeSession(file, threads=self._threads, in_pieces=every_top)(inputs), graph
 
 
 UNWRITTEN = 0x7FA5C3A5
@@ -68,6 +70,8 @@ class RuntimeSession:
         threads: To compute with; 0 is one per core.
         repeated: Whether it is run many times. Then the runtime keeps the memory of a run for the next, which is
             faster, and takes more than the values that are needed at once.
+        in_pieces: Whether it is a few layers of a net. Then values stay in the order that the layers between have,
+            and are not put into another one, and back, at each layer.
 
     Raises:
         ModelError: ONNX Runtime refuses the model.
@@ -75,12 +79,20 @@ class RuntimeSession:
     """
 
     def __init__(
-        self, file: OnnxFile, outputs: Sequence[str] = (), threads: int = 0, *, repeated: bool = False
+        self,
+        file: OnnxFile,
+        outputs: Sequence[str] = (),
+        threads: int = 0,
+        *,
+        repeated: bool = False,
+        in_pieces: bool = False,
     ) -> None:
         ort = runtime()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4
+        if in_pieces:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.enable_cpu_mem_arena = options.enable_mem_pattern = repeated
         self._arrays = [np.ascontiguousarray(init.numpy()) for init in file.tensors.values()]  # the session uses them
         self._values = [ort.OrtValue.ortvalue_from_numpy(array) for array in self._arrays]
@@ -91,16 +103,14 @@ class RuntimeSession:
             raise _refusal(error) from None
         self._repeated = repeated
         self._outputs = [value.name for value in self._session.get_outputs()]
-        self._inputs = {
-            value.name: np.uint8 if "uint8" in value.type else np.float32 for value in self._session.get_inputs()
-        }
+        self._inputs = {value.name: _TYPES.get(value.type, np.float32) for value in self._session.get_inputs()}
 
     def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """The outputs by name."""
         fed = {name: np.asarray(inputs[name], dtype, order="C") for name, dtype in self._inputs.items()}
         if self._repeated:
             return self._run(fed)
-        with contextlib.suppress(*raised()):  # a model may promise other extents than it has
+        with contextlib.suppress(*raised(), RuntimeError):  # a model may promise other extents than it has
             return self._run_into(fed, self._room(fed))
         return self._run(fed)
 
@@ -120,8 +130,12 @@ class RuntimeSession:
         sizes = {extent: size for extent, size in named if isinstance(extent, str)}
         found = {}
         for value in self._session.get_outputs():
-            extents = [sizes.get(extent, extent) for extent in value.shape]
-            if value.type == "tensor(float)" and all(isinstance(extent, int) and extent > 0 for extent in extents):
+            extents = [sizes.get(extent, extent) for extent in value.shape]  # none as well where they are not known
+            if (
+                extents
+                and value.type == "tensor(float)"
+                and all(isinstance(extent, int) and extent > 0 for extent in extents)
+            ):
                 found[value.name] = np.empty(extents, np.float32)
                 found[value.name].reshape(-1)[:1].view(np.uint32)[0] = UNWRITTEN
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from google.protobuf.message import DecodeError
 
 from bridge.errors import FormatError
 from bridge.limits.sources import inside, read_file
+from bridge.onnx_export.between import Nodes
 from bridge.onnx_export.dims import Extent
 from bridge.onnx_export.half import HALF_KEY
 
@@ -90,6 +92,11 @@ class Inside:
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in made)
         return model.SerializeToString(), list(made)
 
+    @functools.cached_property
+    def _parts(self) -> Nodes:
+        graph = self._model.graph
+        return Nodes(graph.node, {tensor.name for tensor in graph.initializer})
+
     def between(self, known: Collection[str], wanted: Collection[str]) -> tuple[bytes, list[str]] | None:
         """The nodes that lead from some values to others, as a model of their own.
 
@@ -100,33 +107,20 @@ class Inside:
         Returns:
             The model's bytes and the names of its inputs; ``None`` if other values are needed, or none of the known.
         """
-        maker = {name: node for node in self._model.graph.node for name in node.output}
-        constants = {tensor.name for tensor in self._model.graph.initializer}
-        needed: dict[int, onnx.NodeProto] = {}
-        used: dict[str, None] = {}
-        left = list(wanted)
-        while left:
-            name = left.pop()
-            if name in known and name not in wanted:
-                used[name] = None
-            elif name in maker and id(maker[name]) not in needed:
-                needed[id(maker[name])] = maker[name]
-                left += [read for read in maker[name].input if read]
-            elif name not in maker and name not in constants:
-                return None
-        if not used:
+        found = self._parts.between(known, wanted)
+        if found is None or not found[1]:
             return None
+        nodes, used = found
         model = onnx.ModelProto()
         model.CopyFrom(self._model)
         graph = model.graph
-        keep = [node for node in self._model.graph.node if id(node) in needed]
         for repeated in (graph.node, graph.output, graph.input, graph.value_info):
             del repeated[:]
-        graph.node.extend(keep)
+        graph.node.extend(nodes)
         kind = onnx.TypeProto(tensor_type=onnx.TypeProto.Tensor(elem_type=onnx.TensorProto.FLOAT))
         graph.input.extend(onnx.ValueInfoProto(name=name, type=kind) for name in used)
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
-        return model.SerializeToString(), list(used)
+        return model.SerializeToString(), used
 
 
 def _extents(value: onnx.ValueInfoProto) -> list[Extent] | None:

@@ -43,7 +43,7 @@ import numpy as np
 from bridge.errors import BridgeError, UsageError, nearest
 from bridge.schema import Layer, Net, Shape, count
 from bridge.verification.compare import VALUES, Limits, Relative, flat
-from bridge.verification.detections import moved
+from bridge.verification.detections import moved as moved_rows
 from bridge.verification.segments import Place, Runner, Segment
 
 UNIT = 2.0**-24
@@ -190,18 +190,37 @@ def bounds(runner: Runner, part: Segment, values: Mapping[Place, np.ndarray], se
         seed: For the random movements.
     """
     rng = np.random.default_rng(seed)
-    last = part.layers[-1]
     if len(part.layers) == 1:
         compute = functools.cache(lambda: runner.run(part, values))
-        return BoundedTops(_own(runner, last, values, compute, rng), compute)
-    clean = {**values, **runner.run(part, values)}
-    own = {index: _own(runner, index, clean, lambda: clean, rng) for index in part.layers}
+        return BoundedTops(_own(runner, part.layers[0], values, compute, rng), compute)
+    return _several(runner, part, values, rng)
+
+
+def _several(runner: Runner, part: Segment, values: _Tops, rng: np.random.Generator) -> BoundedTops:
+    """The bounds of the last of several layers: what moving each layer's result by a part of its bound changes there.
+
+    All samples go through the layers side by side, so that only what a later layer reads is in memory.
+    """
+    last = part.layers[-1]
+    clean, *samples = ({**values} for _ in range(1 + SAMPLES))
+    readers = {place: index for index in part.layers for place in runner.reads[index]}
     moved: dict[Place, float] = {}
-    for _ in range(SAMPLES):
-        for place, distance in _shaken(runner, part, values, clean, own, rng).items():
-            moved[place] = max(moved.get(place, 0.0), distance)
+    for index in part.layers:
+        clean.update(runner.run(runner.alone(index), clean))
+        own = _own(runner, index, clean, lambda: clean, rng)
+        for now in samples:
+            for place, array in runner.run(runner.alone(index), now).items():
+                bound = own[place].values
+                now[place] = array = _shifted(array, _signs(rng, array.shape), bound, scale=1 / FACTOR)
+                if index == last:
+                    rows = runner.net.layers[index].detections(place.top)
+                    apart = _distance(clean[place], array) if rows is None else moved_rows(rows, clean[place], array)
+                    moved[place] = max(moved.get(place, 0.0), apart)
+        for held in (clean, *samples):
+            for place in [place for place in held if readers.get(place, -1) <= index < last]:
+                del held[place]
     why = f"{SPREAD} x what rounding in the {len(part.layers)} layers from known values moves it"
-    found = {place: Bound(SPREAD * distance + TINY, why) for place, distance in moved.items() if place[0] == last}
+    found = {place: Bound(SPREAD * distance + TINY, why) for place, distance in moved.items()}
     return BoundedTops(found, lambda: clean)
 
 
@@ -313,28 +332,6 @@ def _roundings(layer: Layer, bottoms: Sequence[Shape]) -> float:
         return ROUNDINGS
     summed = count([bottoms[0][axis] for axis in layer.summed_axes(len(bottoms[0]))])
     return max(ROUNDINGS * layer.position_extent(*bottoms), FACTOR * math.sqrt(summed))
-
-
-def _shaken(
-    runner: Runner,
-    part: Segment,
-    values: Mapping[Place, np.ndarray],
-    clean: Mapping[Place, np.ndarray],
-    own: Mapping[int, Mapping[Place, Bound]],
-    rng: np.random.Generator,
-) -> dict[Place, float]:
-    """How far each top moves when every layer's result is moved by a part of its bound."""
-    now = dict(values)
-    found: dict[Place, float] = {}
-    for index in part.layers:
-        tops = runner.run(runner.alone(index), now)
-        for place, array in tops.items():
-            now[place] = _shifted(array, _signs(rng, array.shape), own[index][place].values, scale=1 / FACTOR)
-            rows = runner.net.layers[index].detections(place.top)
-            found[place] = (
-                _distance(clean[place], now[place]) if rows is None else moved(rows, clean[place], now[place])
-            )
-    return found
 
 
 def _distance(a: np.ndarray, b: np.ndarray | None) -> float:
