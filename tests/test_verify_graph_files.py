@@ -1,4 +1,4 @@
-"""``bridge verify`` on graphs that other tools made from an export: sound ones pass, other inputs fail and are named."""
+"""``bridge verify`` on graphs that other tools made of an export: sound ones pass, other inputs are named."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from bridge.errors import BridgeError, MissingExtraError, ModelError
 from bridge.schema import Net, Shape, times
-from bridge.verification.outputs import Side
 from bridge.verification.graph_inputs import pair_inputs
+from bridge.verification.outputs import Side
 from bridge.verification.parts import compare_outputs
 from bridge.verification.results import DIFFERENT, PartResult, PartsResult
 from bridge.verification.segments import Place
