@@ -141,7 +141,7 @@ class StreamedValues(Mapping[Place, np.ndarray]):
             self._keep_what_hidden_tops_need(index)
 
     def _read_by(self, layers: Sequence[int]) -> list[Place]:
-        """The values that some layers are computed from: those that they read, or that hidden ones are computed from."""
+        """The values that layers are computed from: those that they or hidden ones before them read."""
         own = set(layers)
         found = dict.fromkeys(place for index in layers for place in self._reads[index])
         left = list(found)
