@@ -117,7 +117,7 @@ def free_memory() -> None:
 
 def to_host(array: Any) -> np.ndarray:
     """An array of NumPy or CuPy as one of NumPy; one of NumPy as it is."""
-    return array if isinstance(array, np.ndarray) else np.asarray(array.get())
+    return np.asarray(array if isinstance(array, (np.ndarray, np.generic)) else array.get())
 
 
 def numbers_on_host(numbers: Sequence[Any]) -> list[float]:

@@ -1,7 +1,8 @@
-"""Helper: random numbers of a part of a batch, as one process would draw them for the whole batch.
+"""Helper: a part of a batch, as one process would compute it within the whole batch.
 
-Where several processes compute the parts of one batch, each draws the numbers of all rows and takes its own. So
-the number of processes does not change what is drawn.
+Where several processes compute the parts of one batch, each draws the random numbers of all rows and takes its own, and
+products round each row as they round it in the whole batch. So the number of processes does not change what is drawn,
+nor the values of an image before gradients are added.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+_SMALL = 1 << 20
+"""Multiply-adds from which on OpenBLAS has one kernel for each row. Source: ``sgemm_small_kernel_permit`` for SkylakeX."""
 _PART: ContextVar[tuple[slice, int] | None] = ContextVar("part", default=None)
 
 
@@ -29,6 +32,31 @@ def part_of_batch(rows: slice, total: int) -> Iterator[None]:
 def is_part() -> bool:
     """Whether arrays hold a part of a batch."""
     return _PART.get() is not None
+
+
+def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """``a`` times ``b``, with each row rounded as in the product for the whole batch.
+
+    OpenBLAS rounds rows of a small product otherwise than those of a large one, and NumPy a single row otherwise than
+    several. So rows of zeros are added where that makes a difference.
+
+    Args:
+        a: The part's rows (n, k).
+        b: (k, m).
+
+    Returns:
+        (n, m).
+    """
+    part, n = _PART.get(), len(a)
+    if part is None or type(a) is not np.ndarray or not n:
+        return a.dot(b)
+    whole = n * part[1] // (part[0].stop - part[0].start)
+    wanted = min(whole, max(2, _SMALL // max(1, b.size) + 1))
+    if n >= wanted:
+        return a.dot(b)
+    rows = np.zeros((wanted, a.shape[1]), a.dtype)
+    rows[:n] = a
+    return rows.dot(b)[:n]
 
 
 def uniform(xp: Any, shape: tuple[int, ...]) -> Any:
