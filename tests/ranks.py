@@ -10,7 +10,6 @@ import numpy as np
 
 from tests.finetuning import small_npz
 
-
 RATES = {"AdaDelta": 1.0, "Adam": 1e-3, "RMSProp": 1e-3, "AdaGrad": 0.001, "AdamW": 1e-3}
 BATCH, STEPS = 24, 20
 

@@ -54,7 +54,16 @@ def load_cudnn() -> ModuleType:
     Raises:
         ImportError: This CuPy has none, or cuDNN is not installed.
     """
+    quiet("cupy.cuda.cudnn")
+    return quiet("cupy.cudnn")
+
+
+def quiet(module: str) -> ModuleType:
+    """A module of CuPy, imported without its warnings.
+
+    Raises:
+        ImportError: There is none.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        importlib.import_module("cupy.cuda.cudnn")
-        return importlib.import_module("cupy.cudnn")
+        return importlib.import_module(module)

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-_SMALL = 1 << 20
-"""Multiply-adds from which on OpenBLAS has one kernel for each row. Source: ``sgemm_small_kernel_permit`` for SkylakeX."""
+_SMALL = 1 << 22
+"""Multiply-adds up to which a product is computed for the whole batch: less than a millisecond."""
 _PART: ContextVar[tuple[slice, int] | None] = ContextVar("part", default=None)
 
 
@@ -35,10 +35,10 @@ def is_part() -> bool:
 
 
 def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """``a`` times ``b``, with each row rounded as in the product for the whole batch.
+    """``a`` times ``b``, with each row rounded as in the product for the whole batch, where that is small.
 
-    OpenBLAS rounds rows of a small product otherwise than those of a large one, and NumPy a single row otherwise than
-    several. So rows of zeros are added where that makes a difference.
+    OpenBLAS rounds rows of a small product otherwise than those of a large one, and on some processors a row by its
+    place. So a small product is computed for the whole batch, with zeros for the rows that other processes have.
 
     Args:
         a: The part's rows (n, k).
@@ -46,17 +46,20 @@ def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
     Returns:
         (n, m).
+
+    Source: OpenBLAS ``sgemm_small_kernel_permit``.
     """
-    part, n = _PART.get(), len(a)
-    if part is None or type(a) is not np.ndarray or not n:
+    part = _PART.get()
+    if part is None or type(a) is not np.ndarray or not len(a):
         return a.dot(b)
-    whole = n * part[1] // (part[0].stop - part[0].start)
-    wanted = min(whole, max(2, _SMALL // max(1, b.size) + 1))
-    if n >= wanted:
+    rows, total = part
+    each, rest = divmod(len(a), rows.stop - rows.start)
+    if rest or total * each * b.size > _SMALL:
         return a.dot(b)
-    rows = np.zeros((wanted, a.shape[1]), a.dtype)
-    rows[:n] = a
-    return rows.dot(b)[:n]
+    whole = np.zeros((total * each, a.shape[1]), a.dtype)
+    place = slice(rows.start * each, rows.stop * each)
+    whole[place] = a
+    return whole.dot(b)[place]
 
 
 def uniform(xp: Any, shape: tuple[int, ...]) -> Any:

@@ -71,7 +71,9 @@ class LinearFunction(Node, _chainers.LinearFunction):
             if index == 2:
                 gradients.append(_bias_gradient(gy, before))
                 continue
-            gradient = product(gy, W).astype(x.dtype, copy=False) if index == 0 else gy.T.dot(x).astype(W.dtype, copy=False)
+            gradient = (
+                product(gy, W).astype(x.dtype, copy=False) if index == 0 else gy.T.dot(x).astype(W.dtype, copy=False)
+            )
             gradients.append(gradient if before is None else gradient + before.array)
         return tuple([chainer.as_variable(gradient) for gradient in gradients])
 
