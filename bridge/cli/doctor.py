@@ -120,11 +120,12 @@ def _gpus() -> list[dict[str, str]]:
 def _tried(device: str) -> dict[str, str]:
     """A device, tried by one training step: the driver's count of devices does not say that they compute."""
     from bridge.chain.device_facts import step_differences
+    from bridge.chain.devices import device_failures
 
     made = {"name": device, "summary": "", "problem": "", "hint": ""}
     try:
         found = step_differences(device)
-    except (RuntimeError, ImportError, OSError, MemoryError) as error:  # what CUDA and CuPy raise
+    except device_failures() as error:
         return {**made, "problem": f"a training step fails: {type(error).__name__}: {str(error).splitlines()[0]}"}
     text = ", ".join(f"{name} {value:.0e}" for name, value in found.items())
     problem = "" if max(found.values()) < _CLOSE else "a training step gives other numbers than NumPy"

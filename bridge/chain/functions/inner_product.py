@@ -15,6 +15,7 @@ import numpy as np
 
 from bridge.chain.functions import chainer
 from bridge.chain.functions.helper_node import Node
+from bridge.chain.functions.helper_rows import product
 from bridge.schema import count
 
 F = chainer.functions
@@ -51,7 +52,7 @@ class LinearFunction(Node, _chainers.LinearFunction):
         """The products plus the bias."""
         self.retain_inputs((0, 1))
         x, W, *b = inputs
-        y = x.dot(W.T).astype(x.dtype, copy=False)
+        y = product(x, W.T).astype(x.dtype, copy=False)
         if b:
             y += b[0]
         return (y,)
@@ -70,7 +71,9 @@ class LinearFunction(Node, _chainers.LinearFunction):
             if index == 2:
                 gradients.append(_bias_gradient(gy, before))
                 continue
-            gradient = gy.dot(W).astype(x.dtype, copy=False) if index == 0 else gy.T.dot(x).astype(W.dtype, copy=False)
+            gradient = (
+                product(gy, W).astype(x.dtype, copy=False) if index == 0 else gy.T.dot(x).astype(W.dtype, copy=False)
+            )
             gradients.append(gradient if before is None else gradient + before.array)
         return tuple([chainer.as_variable(gradient) for gradient in gradients])
 
