@@ -223,6 +223,8 @@ class Layer(LayerHooks):
     def checked_infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         """:meth:`infer`, with the blobs and the extents checked as well."""
         tops = self.infer(*bottoms)
+        if not all(isinstance(shape, tuple) for shape in tops):
+            raise self.fail(f"its 'infer' gives {tops}", expected="a tuple with a shape for each top", rule="infer")
         self.check_blobs(*bottoms)
         for name, shape in zip(self.tops, tops, strict=False):
             if any(extent < 0 for extent in shape) or too_large(shape):

@@ -95,7 +95,7 @@ def no_engine(net: Net, engine_names: Sequence[str]) -> str:
     if lacking:
         number = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
         return f"no engine was used: there are no weights for {lacking[0]}{number}"
-    hint = engines.how_to_get_another("")
+    hint = engines.where_to_get_another("")
     return "" if engine_names else f"no engine works here: outputs were not compared ({hint})"
 
 

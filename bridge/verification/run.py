@@ -280,7 +280,7 @@ class _Run:
         if not self.outputs:
             self.remarks.append(
                 f"{self.first} is all that can run the net here, and nothing is recorded: outputs were not compared "
-                f"({engine_table.how_to_get_another(self.first)})"
+                f"({engine_table.where_to_get_another(self.first)})"
             )
 
     def _each_draw(self, thresholds: drawing.Thresholds) -> Iterator[dict[str, np.ndarray]]:
