@@ -257,6 +257,23 @@ class Layer(LayerHooks):
         return self.is_input or type(self).to_onnx is not Layer.to_onnx
 
     @property
+    def takes_tail(self) -> bool:
+        """Whether what follows per channel may be computed with the layer: it ends in ``F.caffe_convolution``."""
+        return False
+
+    def chainer_tail(self, F: Any, link: Any) -> Any:
+        """What the layer does to each channel, where it is no more than a factor, a shift and a cut at 0.
+
+        Args:
+            F: The functions, as for :meth:`to_chainer`.
+            link: The layer's arrays, as for :meth:`to_chainer`.
+
+        Returns:
+            What ``F.tail`` makes of them; ``None`` where the layer does something else, as by default.
+        """
+        return None
+
+    @property
     def has_chainer(self) -> bool:
         """Whether Chainer can run the type: it overrides :meth:`to_chainer`, or declares inputs."""
         return self.is_input or type(self).to_chainer is not Layer.to_chainer

@@ -37,6 +37,7 @@ HOMES = {
     "caffe_accuracy": "accuracy",
     "caffe_arg_max": "arg_max",
     "caffe_batch_norm": "batch_norm",
+    "caffe_batch_norm_tail": "batch_norm",
     "caffe_bn": "bn",
     "caffe_contrastive_loss": "contrastive_loss",
     "caffe_convolution": "convolution",
@@ -53,6 +54,8 @@ HOMES = {
     "caffe_upsample": "upsample",
     # for any layer
     "fold_batch_axes": "helper_axes",
+    "tail": "helper_tail",
+    "with_tail": "helper_tail",
 }
 """The module of each of our own functions, which is imported at its first use."""
 

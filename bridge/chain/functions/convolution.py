@@ -19,6 +19,9 @@ from typing import Any
 import numpy as np
 
 from bridge.chain.functions import chainer
+from bridge.chain.functions.helper_fast_convolution import FastConvolution, is_covered
+from bridge.chain.functions.helper_parts import is_fast
+from bridge.chain.functions.helper_tail import NO_TAIL, Tail
 from bridge.schema import Shape, count
 
 F = chainer.functions
@@ -35,8 +38,9 @@ _SMALL = 1 << 22
 
 
 def caffe_convolution(
-    x: Any, W: Any, b: Any, stride: Sequence[int], pad: Sequence[int], dilation: Sequence[int], groups: int
-) -> Any:
+    x: Any, W: Any, b: Any, stride: Sequence[int], pad: Sequence[int], dilation: Sequence[int], groups: int,
+    tail: Tail = NO_TAIL,
+) -> Any:  # fmt: skip
     """Grouped, dilated convolution over any number of spatial axes.
 
     Args:
@@ -47,6 +51,7 @@ def caffe_convolution(
         pad: Per spatial axis, on both sides.
         dilation: Per spatial axis; 1 for an ordinary convolution.
         groups: Number of groups of channels.
+        tail: What follows per channel and is computed with it.
 
     Returns:
         Variable (N, O, spatial axes...).
@@ -54,9 +59,12 @@ def caffe_convolution(
     Source: base_conv_layer.cpp; ``chainer.functions.convolution_nd``.
     """
     options = {"stride": tuple(stride), "pad": tuple(pad), "dilate": tuple(dilation), "groups": groups}
-    if x.ndim != 4:
-        return F.convolution_nd(x, W, b, **options)
-    return Convolution(**options).apply((x, W) if b is None else (x, W, b))[0]
+    W, b = tail.folded(W, b)
+    inputs = (x, W) if b is None else (x, W, b)
+    if is_fast(x) and is_covered(x, W, groups):
+        return FastConvolution(options, tail.positive, W.requires_grad).apply(inputs)[0]
+    y = F.convolution_nd(*inputs, **options) if x.ndim != 4 else Convolution(**options).apply(inputs)[0]
+    return F.relu(y) if tail.positive else y
 
 
 class _Accumulating(chainer.FunctionNode):
