@@ -98,6 +98,11 @@ def test_a_gradient_is_added_to_the_one_before() -> None:
     np.testing.assert_allclose(W.grad[:, :, 0, 0], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+def test_relu() -> None:
+    found = both_ways(F.relu, numbers(1, 2, 9, 7, 6))
+    assert_close(found, 0)
+
+
 @pytest.mark.parametrize("beta", [0.75, 0.6])
 def test_lrn(beta: float) -> None:
     found = both_ways(lambda x: F.local_response_normalization(x, 5, 1.0, 0.3, beta), numbers(1, 2, 9, 7, 6))

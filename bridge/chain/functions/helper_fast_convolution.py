@@ -9,8 +9,9 @@ import numpy as np
 from bridge.chain.functions import chainer
 from bridge.chain.functions.helper_memory import take
 from bridge.chain.functions.helper_node import Node
-from bridge.chain.functions.helper_parts import PART_BYTES, channels_first, channels_last, each, scratch, spans
+from bridge.chain.functions.helper_parts import channels_first, channels_last, scratch
 from bridge.chain.functions.helper_products import WindowProducts
+from bridge.chain.functions.relu import cut_gradient
 from bridge.schema import Shape
 
 F = chainer.functions
@@ -68,23 +69,12 @@ class FastConvolution(Node):
             return result
         g = channels_last(grad_outputs[0].array)
         if self.positive:
-            g = self._cut(g)
+            g = cut_gradient(channels_last(self.y), g, scratch("cut", g.shape))
         gradients = []
         for index, before in zip(indexes, grad_inputs, strict=True):
             found = self._gradient(index, g)
             gradients.append(chainer.as_variable(found if before is None else found + before.array))
         return tuple(gradients)
-
-    def _cut(self, g: np.ndarray) -> np.ndarray:
-        """The gradient, 0 where a result was cut."""
-        y, kept = channels_last(self.y).reshape(-1), scratch("cut", g.shape)
-        flat, out = g.reshape(-1), kept.reshape(-1)
-
-        def work(span: slice) -> None:
-            np.multiply(flat[span], y[span] > 0, out=out[span])
-
-        each(work, spans(g.size, PART_BYTES // 4))
-        return kept
 
     def _gradient(self, index: int, g: np.ndarray) -> np.ndarray:
         if index == 2:

@@ -19,7 +19,7 @@ from bridge.schema import Shape
 
 _WINDOWS = 1 << 21
 """Bytes of windows to hold at a time."""
-_ROWS = 512
+_ROWS = 1024
 """Rows of a matrix product at least: each time the whole kernel is read."""
 
 
