@@ -53,7 +53,7 @@ def caffe_convolution(
     Source: base_conv_layer.cpp; ``chainer.functions.convolution_nd``.
     """
     options = {"stride": tuple(stride), "pad": tuple(pad), "dilate": tuple(dilation), "groups": groups}
-    fast = is_fast(x) and is_covered(x, W, groups)
+    fast = is_fast(x, W, b) and is_covered(x, W, groups)
     own = tail.factor if fast and tail.fixed else None
     W, b = tail.folded(W, b) if own is None else (W, tail.shifted(b))
     inputs = (x, W) if b is None else (x, W, b)
