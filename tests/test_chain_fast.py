@@ -98,6 +98,11 @@ def test_a_gradient_is_added_to_the_one_before() -> None:
     np.testing.assert_allclose(W.grad[:, :, 0, 0], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+def test_relu() -> None:
+    found = both_ways(F.relu, numbers(1, 2, 9, 7, 6))
+    assert_close(found, 0)
+
+
 @pytest.mark.parametrize("beta", [0.75, 0.6])
 def test_lrn(beta: float) -> None:
     found = both_ways(lambda x: F.local_response_normalization(x, 5, 1.0, 0.3, beta), numbers(1, 2, 9, 7, 6))
@@ -186,12 +191,21 @@ def test_a_part_of_a_tail_is_not_computed_beyond_the_last_layer() -> None:
     assert stopped.min() < 0 == chain.run({"data": numbers(7, 2, 3, 20, 20)}, stop=5)["conv1"].array.min()
 
 
-def test_a_pass_without_gradients_has_caffes_bits() -> None:
+@pytest.mark.parametrize("setting", ["train", "enable_backprop"])
+def test_a_pass_in_test_mode_or_without_gradients_has_caffes_bits(setting: str) -> None:
     chain, x = built(("bn1",)), numbers(7, 2, 3, 20, 20)
-    with chainer.using_config("train", False), chainer.no_backprop_mode():
+    with chainer.using_config(setting, False):
         mine = chain(x).array
         chain.exact = True
         assert chain(x).array.tobytes() == mine.tobytes()
+
+
+def test_what_is_frozen_below_has_caffes_bits() -> None:
+    """So a trunk's values can be kept: nothing of it is folded into a layer before that is frozen, too."""
+    chain, x = built(("conv1", "bn1")), numbers(7, 2, 3, 20, 20)
+    fast = chain.run({"data": x}, stop=3)["conv1"].array
+    chain.exact = True
+    assert chain.run({"data": x}, stop=3)["conv1"].array.tobytes() == fast.tobytes()
 
 
 def test_threads_decide_about_no_value(monkeypatch: pytest.MonkeyPatch) -> None:

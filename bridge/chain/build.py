@@ -99,9 +99,10 @@ class NetChain(chainer.Chain):
     Attributes:
         net_inputs: Names of the input blobs.
         net_outputs: Names of the output blobs.
-        exact: Whether a pass for gradients has Caffe's bits on the CPU, as a replay of a Caffe run needs them.
-            Otherwise it is computed the fast way (:mod:`bridge.chain.functions.helper_parts`), and values differ by
-            about 1e-6 of the largest. A pass in ``chainer.no_backprop_mode()`` always has Caffe's bits.
+        exact: Whether a training step has Caffe's bits on the CPU, as a replay of a Caffe run needs them. Otherwise
+            what is trained is computed the fast way (:mod:`bridge.chain.functions.helper_parts`), and values differ by
+            about 1e-6 of the largest. What is frozen below it, and a pass in test mode or without gradients, always has
+            Caffe's bits.
     """
 
     exact = False
@@ -186,7 +187,9 @@ class NetChain(chainer.Chain):
         return values
 
     def _is_fast(self) -> bool:
-        return bool(chainer.config.enable_backprop) and not self.exact
+        """Whether this is a training step; exporters, which look at the graph, say that they recompute."""
+        config = chainer.config
+        return bool(config.train and config.enable_backprop and not config.in_recomputing) and not self.exact
 
     def _groups(self, values: Mapping[str, Any], start: int, stop: int | None) -> Iterator[tuple[int, tuple[Any, ...]]]:
         """As :meth:`steps`; layers that are computed with the one before give no values of their own."""
@@ -201,13 +204,15 @@ class NetChain(chainer.Chain):
     def _tail(self, index: int, stop: int, values: Mapping[str, Any]) -> tuple[Tail, int]:
         """What can be computed with a layer of those that work in place on its top, and the layer behind them."""
         layer, tail, end = self._layers[index], NO_TAIL, index + 1
-        if not layer.takes_tail or not is_fast(_find(values, layer.bottoms[0], layer)):
+        own = [self.array(index, role) for role in self._homes[index]]
+        params = [array for array in own if isinstance(array, chainer.Parameter)]
+        if not layer.takes_tail or not is_fast(_find(values, layer.bottoms[0], layer), *params):
             return tail, end
         while end < stop and not tail.positive and self._layers[end].bottoms == self._layers[end].tops == layer.tops:
-            own = self._layers[end].chainer_tail(F, self._link(end))
-            if own is None:
+            following = self._layers[end].chainer_tail(F, self._link(end))
+            if following is None:
                 break
-            tail, end = tail.then(own), end + 1
+            tail, end = tail.then(following), end + 1
         return tail, end
 
     def steps(

@@ -31,6 +31,7 @@ HOMES = {
     "elu": "elu",
     "linear": "inner_product",
     "local_response_normalization": "lrn",
+    "relu": "relu",
     "sigmoid": "sigmoid",
     "softmax": "softmax",
     # Caffe's functions

@@ -59,10 +59,12 @@ def caffe_convolution(
     Source: base_conv_layer.cpp; ``chainer.functions.convolution_nd``.
     """
     options = {"stride": tuple(stride), "pad": tuple(pad), "dilate": tuple(dilation), "groups": groups}
-    W, b = tail.folded(W, b)
+    fast = is_fast(x, W, b) and is_covered(x, W, groups)
+    own = tail.factor if fast and tail.fixed else None
+    W, b = tail.folded(W, b) if own is None else (W, tail.shifted(b))
     inputs = (x, W) if b is None else (x, W, b)
-    if is_fast(x) and is_covered(x, W, groups):
-        return FastConvolution(options, tail.positive, W.requires_grad).apply(inputs)[0]
+    if fast:
+        return FastConvolution(options, tail.positive, W.requires_grad, own).apply(inputs)[0]
     y = F.convolution_nd(*inputs, **options) if x.ndim != 4 else Convolution(**options).apply(inputs)[0]
     return F.relu(y) if tail.positive else y
 

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from bridge.chain.functions import chainer
+from bridge.chain.functions.helper_memory import take
 from bridge.chain.functions.helper_node import Node
-from bridge.chain.functions.helper_parts import PART_BYTES, channels_first, channels_last, each, scratch, spans
+from bridge.chain.functions.helper_parts import channels_first, channels_last, scratch
 from bridge.chain.functions.helper_products import WindowProducts
+from bridge.chain.functions.relu import cut_gradient
 from bridge.schema import Shape
 
 F = chainer.functions
@@ -32,16 +34,19 @@ class FastConvolution(Node):
         options: ``stride``, ``pad`` and ``dilate`` per axis, and ``groups``, as Chainer's functions have them.
         positive: Whether negative results become 0.
         trained: Whether the weight's gradient will be asked for; without it the input is not kept.
+        factor: What results are multiplied with before the bias is added, (O); ``None`` is 1.
     """
 
-    def __init__(self, options: dict[str, Any], positive: bool, trained: bool) -> None:
+    def __init__(self, options: dict[str, Any], positive: bool, trained: bool, factor: Any = None) -> None:
         self.options, self.positive, self.trained = options, positive, trained
+        self.factor = None if factor is None else factor.reshape(-1, 1, 1, 1)
         self.y: Any = None
 
     def forward(self, inputs: tuple[Any, ...]) -> tuple[Any]:
         """The results (N, O, rows, columns), channels-last in memory."""
         self.retain_inputs((0, 1) if self.trained else (1,))
         x, W, *b = inputs
+        W = self._multiplied(W)
         groups: int = self.options["groups"]
         self.space, self.number = x.shape[2:], 1 if groups == x.shape[1] else groups
         each = [
@@ -64,23 +69,12 @@ class FastConvolution(Node):
             return result
         g = channels_last(grad_outputs[0].array)
         if self.positive:
-            g = self._cut(g)
+            g = cut_gradient(channels_last(self.y), g, scratch("cut", g.shape))
         gradients = []
         for index, before in zip(indexes, grad_inputs, strict=True):
             found = self._gradient(index, g)
             gradients.append(chainer.as_variable(found if before is None else found + before.array))
         return tuple(gradients)
-
-    def _cut(self, g: np.ndarray) -> np.ndarray:
-        """The gradient, 0 where a result was cut."""
-        y, kept = channels_last(self.y).reshape(-1), scratch("cut", g.shape)
-        flat, out = g.reshape(-1), kept.reshape(-1)
-
-        def work(span: slice) -> None:
-            np.multiply(flat[span], y[span] > 0, out=out[span])
-
-        each(work, spans(g.size, PART_BYTES // 4))
-        return kept
 
     def _gradient(self, index: int, g: np.ndarray) -> np.ndarray:
         if index == 2:
@@ -89,6 +83,7 @@ class FastConvolution(Node):
         *x, W = (variable.array for variable in self.get_retained_inputs())
         products, parts = self._products(W.shape), self._split(g)
         if index == 0:
+            W = self._multiplied(W)
             each = [
                 products.backward(own, kernel, self.space) for own, kernel in zip(parts, self._kernels(W), strict=True)
             ]
@@ -96,14 +91,20 @@ class FastConvolution(Node):
         shape = (W.shape[0] // len(parts), *W.shape[1:])
         pairs = zip(self._split(channels_last(x[0])), parts, strict=True)
         each = [products.weight_gradient(images, own, shape) for images, own in pairs]
-        return each[0] if len(each) == 1 else np.concatenate(each)
+        gradient = each[0] if len(each) == 1 else np.concatenate(each)
+        return gradient if self.factor is None else np.multiply(gradient, self.factor, out=gradient)
+
+    def _multiplied(self, W: np.ndarray) -> np.ndarray:
+        return W if self.factor is None else np.multiply(W, self.factor, out=take(W.shape))
 
     def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> tuple[Any, ...]:
         """The gradients of the inputs ``indexes``, as functions of Chainer's, which have derivatives."""
         from bridge.chain.functions.convolution import Convolution
 
         inputs = [variable.get_variable() for variable in self.inputs]
-        y = Convolution(**self.options).apply(tuple(inputs))[0]
+        x, W, *b = inputs
+        W = W if self.factor is None else W * np.broadcast_to(self.factor, W.shape)
+        y = Convolution(**self.options).apply((x, W, *b))[0]
         if self.positive:
             y = F.relu(y)
         found = chainer.grad([y], [inputs[i] for i in indexes], list(grad_outputs), enable_double_backprop=True)

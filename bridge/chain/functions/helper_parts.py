@@ -40,14 +40,18 @@ def fast_way(wanted: bool = True) -> Iterator[None]:
         _FAST.reset(token)
 
 
-def is_wanted() -> bool:
-    """Whether functions are to compute the fast way."""
-    return _FAST.get()
+def is_wanted(*variables: Any) -> bool:
+    """Whether a function of these variables is to be computed the fast way: one of them needs a gradient.
+
+    What is frozen, and takes nothing that is trained, has Caffe's bits, so that its values can be kept.
+    """
+    return _FAST.get() and any(x is not None and x.requires_grad for x in variables)
 
 
-def is_fast(x: Any) -> bool:
-    """Whether a variable is computed the fast way: float32 images on the CPU, where :func:`fast_way` says so."""
-    return _FAST.get() and x.ndim == 4 and type(x.array) is np.ndarray and x.dtype == np.float32 and x.size > 0
+def is_fast(x: Any, *others: Any) -> bool:
+    """The same for a function of float32 images ``x`` (N, C, H, W) on the CPU."""
+    images = x.ndim == 4 and type(x.array) is np.ndarray and x.dtype == np.float32 and x.size > 0
+    return images and is_wanted(x, *others)
 
 
 def channels_last(array: np.ndarray) -> np.ndarray:

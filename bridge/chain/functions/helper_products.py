@@ -19,7 +19,7 @@ from bridge.schema import Shape
 
 _WINDOWS = 1 << 21
 """Bytes of windows to hold at a time."""
-_ROWS = 512
+_ROWS = 1024
 """Rows of a matrix product at least: each time the whole kernel is read."""
 
 
@@ -135,34 +135,47 @@ class WindowProducts:
     # -- a kernel for each channel
 
     def _each_channel(self, x: np.ndarray, W: np.ndarray, y: np.ndarray, finish: Any) -> None:
-        rows, columns = y.shape[1:3]
-        padded = self._bordered(x, (rows, columns))
-        wide = self._wide(W, columns)
+        padded, wide = self._bordered(x, y.shape[1:3]), self._wide(W, y.shape[2])
 
         def work(part: tuple[int, slice]) -> None:
-            own = y[part[0], part[1]]
-            np.einsum("ijrqc,ijqc->rqc", self._places(padded, part, own.shape), wide, out=own)
+            own = y[part]
+            np.einsum("ijrqc,ijqc->rqc", self._places(padded, part, own.shape), wide, out=self._joined(own))
             finish(own)
 
         each(work, self._channel_parts(y.shape))
+
+    def _channel_weights(self, x: np.ndarray, g: np.ndarray, shape: Shape) -> np.ndarray:
+        padded = self._bordered(x, g.shape[1:3])
+
+        def work(part: tuple[int, slice]) -> np.ndarray:
+            own = g[part]
+            return np.einsum("ijrqc,rqc->ijqc", self._places(padded, part, own.shape), self._joined(own))
+
+        total = _summed(work, self._channel_parts(g.shape)).reshape(*self.kernel, -1, shape[0]).sum(axis=2)
+        return np.ascontiguousarray(total.transpose(2, 0, 1)).reshape(shape)
 
     def _channel_parts(self, shape: Shape) -> list[tuple[int, slice]]:
         images, rows, columns, C = shape
         step = max(1, PART_BYTES // (4 * columns * C))
         return [(image, span) for image in range(images) for span in spans(rows, step)]
 
+    def _joined(self, values: np.ndarray) -> np.ndarray:
+        """Rows of pixels (..., columns, C) as (..., 1, columns C), where a window's neighbours lie side by side."""
+        return values.reshape(*values.shape[:-2], 1, -1) if self.stride[1] == 1 else values
+
     def _wide(self, W: np.ndarray, columns: int) -> np.ndarray:
-        """The kernels (kh, kw, columns, C) of a row of results, so that operations run along the whole row."""
+        """The kernels (kh, kw, columns, C) of a row of results, joined, so that operations run along the whole row."""
         places = W.reshape(-1, *self.kernel).transpose(1, 2, 0)[:, :, None]
-        return np.ascontiguousarray(np.broadcast_to(places, (*self.kernel, columns, W.shape[0])))
+        return self._joined(np.ascontiguousarray(np.broadcast_to(places, (*self.kernel, columns, W.shape[0]))))
 
     def _places(self, padded: np.ndarray, part: tuple[int, slice], shape: Shape) -> np.ndarray:
-        """For each place of the kernel, the values that it meets: a view (kh, kw, rows, columns, C)."""
+        """For each place of the kernel, the values that it meets: a view (kh, kw, rows, columns, C), joined."""
         (sh, sw), (dh, dw) = self.stride, self.dilation
         image = padded[part[0], part[1].start * sh :]
         h, w, c = image.strides
+        joined = (shape[0], 1, shape[1] * shape[2]) if sw == 1 else shape
         return np.lib.stride_tricks.as_strided(
-            image, (*self.kernel, *shape), (h * dh, w * dw, h * sh, w * sw, c), writeable=False
+            image, (*self.kernel, *joined), (h * dh, w * dw, h * sh, w * sw, c), writeable=False
         )
 
     # -- gradients
@@ -189,14 +202,14 @@ class WindowProducts:
         places = [np.ascontiguousarray(W[:, :, i, j]) for i in range(self.kernel[0]) for j in range(self.kernel[1])]
 
         def work(image: int) -> None:
-            rows = g[image].reshape(-1, g.shape[3])
-            for place, kernel in enumerate(places):
-                i, j = divmod(place, self.kernel[1])
-                own = gx[
-                    image, i * dh : i * dh + (out[0] - 1) * sh + 1 : sh, j * dw : j * dw + (out[1] - 1) * sw + 1 : sw
-                ]
-                found = rows * kernel[:, 0] if self.groups > 1 else rows @ kernel
-                own += found.reshape(own.shape)
+            for span in spans(out[0], max(1, PART_BYTES // (4 * out[1] * max(C, g.shape[3])))):
+                rows = g[image, span].reshape(-1, g.shape[3])
+                for place, kernel in enumerate(places):
+                    i, j = divmod(place, self.kernel[1])
+                    top, left = span.start * sh + i * dh, j * dw
+                    down, right = (span.stop - span.start - 1) * sh + 1, (out[1] - 1) * sw + 1
+                    own = gx[image, top : top + down : sh, left : left + right : sw]
+                    own += (rows * kernel[:, 0] if self.groups > 1 else rows @ kernel).reshape(own.shape)
 
         each(work, range(len(g)))
         return gx[:, self.pad[0] : self.pad[0] + space[0], self.pad[1] : self.pad[1] + space[1]]
@@ -236,16 +249,6 @@ class WindowProducts:
             return np.matmul(products.swapaxes(1, 2), tiles, out=take((36, products.shape[2], tiles.shape[2])))
 
         return winograd.kernel_gradient(_summed(work, winograd.tile_rows(*g.shape[:3], x.shape[3] + g.shape[3])))
-
-    def _channel_weights(self, x: np.ndarray, g: np.ndarray, shape: Shape) -> np.ndarray:
-        padded = self._bordered(x, g.shape[1:3])
-
-        def work(part: tuple[int, slice]) -> np.ndarray:
-            own = g[part[0], part[1]]
-            return np.einsum("ijrqc,rqc->ijqc", self._places(padded, part, own.shape), own)
-
-        total = _summed(work, self._channel_parts(g.shape)).sum(axis=2)
-        return np.ascontiguousarray(total.transpose(2, 0, 1)).reshape(shape)
 
 
 def _summed(work: Any, parts: Any) -> Any:

@@ -32,14 +32,24 @@ class Tail(NamedTuple):
         shift = _product(self.shift, other.factor) if self.shift is not None else None
         return Tail(_product(self.factor, other.factor), _sum(shift, other.shift), other.positive)
 
+    @property
+    def fixed(self) -> bool:
+        """Whether the factor, if there is one, is an array, which no gradient is asked for."""
+        return not isinstance(self.factor, chainer.Variable)
+
     def folded(self, W: Any, b: Any) -> tuple[Any, Any]:
         """Weight and bias, as variables, of a convolution that multiplies and shifts as well."""
         if self.factor is not None:
-            factor = chainer.as_variable(self.factor)
-            W = W * F.broadcast_to(F.reshape(factor, (-1, *[1] * (W.ndim - 1))), W.shape)
-            b = None if b is None else b * factor
+            factor = F.reshape(chainer.as_variable(self.factor), (-1, *[1] * (W.ndim - 1)))
+            W = W * F.broadcast_to(factor, W.shape)
+        return W, self.shifted(b)
+
+    def shifted(self, b: Any) -> Any:
+        """The bias, as a variable, where the weight is multiplied elsewhere."""
+        if b is not None and self.factor is not None:
+            b = b * self.factor
         shift = _sum(b, self.shift)
-        return W, None if shift is None else chainer.as_variable(shift)
+        return None if shift is None else chainer.as_variable(shift)
 
 
 NO_TAIL = Tail()

@@ -125,7 +125,7 @@ class FewRows(LinearFunction):
 
 def _are_few(x: Any, W: Any) -> bool:
     own = type(x.array) is type(W.array) is np.ndarray and x.dtype == W.dtype == np.float32
-    return own and is_wanted() and len(x) <= _FEW and W.size >= _LARGE and len(W) % _BLOCK == 0
+    return own and is_wanted(x, W) and len(x) <= _FEW and W.size >= _LARGE and len(W) % _BLOCK == 0
 
 
 def _bias_gradient(gy: Any, before: Any) -> Any:
