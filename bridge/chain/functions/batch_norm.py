@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bridge.chain.functions import chainer
 
 if TYPE_CHECKING:
@@ -32,16 +34,16 @@ def caffe_batch_norm(x: Any, link: LayerArrays, layer: BatchNorm) -> Any:
 
     Source: batch_norm_layer.cpp of BVLC Caffe and NVCaffe.
     """
-    xp = chainer.backend.get_array_module(x)
+    xp, dtype = chainer.backend.get_array_module(x), np.result_type(x.dtype, link.mean.dtype)  # float32 for float16
     train = chainer.config.train and not link.frozen
     if layer.scale_bias:
-        stored, gamma, beta = not train, link.gamma, link.beta
+        stored, gamma, beta = not train, F.cast(link.gamma, dtype), F.cast(link.beta, dtype)
     else:
         stored = not train if layer.use_global_stats is None else layer.use_global_stats
-        gamma, beta = xp.ones(x.shape[1], dtype=x.dtype), xp.zeros(x.shape[1], dtype=x.dtype)
+        gamma, beta = xp.ones(x.shape[1], dtype=dtype), xp.zeros(x.shape[1], dtype=dtype)
     if stored:
         inverse = 1 if layer.scale_bias else _inverse(xp, link.scale_factor)
-        mean, variance = link.mean * inverse, link.variance * inverse
+        mean, variance = ((values * inverse).astype(dtype, copy=False) for values in (link.mean, link.variance))
         return F.fixed_batch_normalization(x, gamma, beta, mean, variance, eps=layer.eps)
     axes = tuple(axis for axis in range(x.ndim) if axis != 1)
     if train:
@@ -57,10 +59,10 @@ def _inverse(xp: Any, factor: Any) -> Any:
 
 def _accumulate(x: Any, axes: tuple[int, ...], link: LayerArrays, layer: BatchNorm) -> None:
     """Add the batch's statistics to the stored ones, as Caffe does in the forward pass."""
-    kept, size = layer.moving_average_fraction, x.size // x.shape[1]
+    kept, size, dtype = layer.moving_average_fraction, x.size // x.shape[1], link.mean.dtype
     added = 1 - kept if layer.scale_bias else 1
     unbiased = size / (size - 1) if size > 1 and not layer.scale_bias else 1
     if not layer.scale_bias:
         link.scale_factor = (link.scale_factor * kept + 1).astype(link.scale_factor.dtype)
-    link.mean = (link.mean * kept + added * x.mean(axis=axes)).astype(link.mean.dtype)
-    link.variance = (link.variance * kept + added * unbiased * x.var(axis=axes)).astype(link.variance.dtype)
+    link.mean = (link.mean * kept + added * x.mean(axis=axes, dtype=dtype)).astype(dtype)
+    link.variance = (link.variance * kept + added * unbiased * x.var(axis=axes, dtype=dtype)).astype(dtype)
