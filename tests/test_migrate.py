@@ -106,6 +106,8 @@ def test_each_model_is_converted_and_proven_or_it_is_said_why_not(
     assert (record["converted"], record["proven"]) == (False, False)
     page = (out / "index.html").read_text()
     assert "reads blob" in page
+    assert "2 of 4 converted and proven" in page
+    assert '<b class="different">not converted</b>' in page
     assert "fashion_alexnet" in page
     before = (out / "deeplab_hole" / "weights.onnx").stat().st_mtime_ns
     assert [outcome.proven for outcome in migrate_folder(models, out)] == [False, True, True, False]

@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -265,13 +265,23 @@ def _reason(outcome: Migration) -> str:
 
 def _page(root: Path, outcomes: Sequence[Migration]) -> str:
     proven, converted = (sum(getattr(outcome, name) for outcome in outcomes) for name in ("proven", "converted"))
-    summary = f"{len(outcomes)} models: {converted} converted, {proven} of them proven"
-    return html.page(f"Models of {root.name}", html.tag("p", summary), html.table(_COLUMNS, _rows(outcomes)))
+    verdict = "passed" if proven == len(outcomes) else "failed"
+    head = html.tag(
+        "header",
+        html.tag("p", f"The models below {root.name}", class_="soft"),
+        html.tag("h1", f"{proven} of {len(outcomes)} converted and proven"),
+        html.tag("p", f"{converted - proven} converted, not proven; {len(outcomes) - converted} not converted"),
+        class_=verdict,
+    )
+    return html.page(f"Models of {root.name}", head, html.table(_COLUMNS, map(_row, outcomes)))
 
 
-_COLUMNS = ("model", "prototxt", "result", "remarks")
+_COLUMNS = ("model", "result", "remarks")
 
 
-def _rows(outcomes: Iterable[Migration]) -> Iterable[tuple[str, ...]]:
-    for outcome in outcomes:
-        yield outcome.pair.weights, outcome.pair.definition or "-", _verdict(outcome), " · ".join(outcome.said)
+def _row(outcome: Migration) -> Iterator[html.Content]:
+    """The cells of a model: its files, what became of it, and each remark in a paragraph of its own."""
+    pair, state = outcome.pair, "same" if outcome.proven else "note" if outcome.converted else "different"
+    yield html.join(html.tag("p", pair.weights), html.tag("i", pair.definition or "no prototxt"))
+    yield html.tag("b", _verdict(outcome), class_=state)
+    yield (html.tag("p", line.removeprefix("bridge: ")) for line in outcome.said)
