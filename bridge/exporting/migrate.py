@@ -85,14 +85,18 @@ def find_pairs(folder: str | Path) -> list[ModelFiles]:
         folder: The folder.
 
     Raises:
-        MissingFileError: It is no folder.
+        MissingFileError: It is no folder, or no weights are below it.
     """
     root = Path(folder)
     if not root.is_dir():
         raise MissingFileError("is not a folder", where=str(root))
     files = sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
     texts = {path: names for path in files if path.name.endswith(_TEXT) and (names := _layer_names(path)) is not None}
-    return [_paired(path, root, texts) for path in files if path.name.endswith(_WEIGHTS)]
+    weights = [path for path in files if path.name.endswith(_WEIGHTS)]
+    if not weights:
+        wanted = f"files that end in {' or '.join(sorted([_WEIGHTS] if isinstance(_WEIGHTS, str) else _WEIGHTS))}"
+        raise MissingFileError("no weights are below it", expected=wanted, where=str(root))
+    return [_paired(path, root, texts) for path in weights]
 
 
 def migrate_folder(
@@ -112,7 +116,7 @@ def migrate_folder(
         What became of each model, in the order of their names.
 
     Raises:
-        MissingFileError: ``folder`` is no folder.
+        MissingFileError: ``folder`` is no folder, or no weights are below it.
         OutputError: ``out`` cannot be written.
     """
     root, target = Path(folder), Path(out)
