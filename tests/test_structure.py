@@ -84,3 +84,12 @@ def test_a_file_of_weights_alone_is_not_held_to_it() -> None:
     layers = [Message(name=top, type=kind, bottom="x", top=top) for kind, top in names]
     raw = RawNet("n", tuple(RawLayer(layer.text("name"), layer.text("type"), layer) for layer in layers))
     assert len(assemble(raw)) == 2
+
+
+def test_old_layers_with_new_types_are_refused() -> None:
+    text = 'layers { name: "r" type: "ReLU" bottom: "x" top: "y" }'
+    with pytest.raises(
+        FormatError, match="'layers' with type: \"ReLU\", expected a name without quotation marks"
+    ) as caught:
+        assemble(None, parse(text))
+    assert caught.value.hint == "write 'layer' in place of 'layers'"

@@ -13,7 +13,7 @@ from bridge.caffe_files.proto import variants
 from bridge.errors import FormatError
 from bridge.schema import Layer, Net
 from bridge.schema.flow import BlobValue
-from bridge.schema.message import Message
+from bridge.schema.message import Message, Symbol
 
 _SOLVER = frozenset({"base_lr", "lr_policy", "max_iter", "solver_mode", "train_net", "net_param", "test_iter", "net"})
 
@@ -25,7 +25,7 @@ def check_definition(definition: Message) -> None:
         definition: The file as parsed.
 
     Raises:
-        FormatError: It is a solver's file, or has layers in both forms, or nothing that a net has.
+        FormatError: It is a solver's file, or has layers in both forms or in a mixture, or nothing that a net has.
     """
     names = set(definition.names())
     if len(names & _SOLVER) > 1 or (names & _SOLVER and not names & {"layer", "layers"}):
@@ -39,6 +39,15 @@ def check_definition(definition: Message) -> None:
             where=definition.where,
             hint="write all of them in one form: 'layer { type: \"Convolution\" }' or 'layers { type: CONVOLUTION }'",
         )
+    for layer in definition.messages("layers"):
+        kind = layer.get("type")
+        if isinstance(kind, str) and not isinstance(kind, Symbol):
+            raise FormatError(
+                f"'layers' with type: \"{kind}\", expected a name without quotation marks, such as CONVOLUTION",
+                where=definition.where,
+                subject=f"layer '{layer.text('name')}'",
+                hint="write 'layer' in place of 'layers'",
+            )
     if names and not names & {"layer", "layers", *variants("NetParameter")}:
         raise FormatError(
             f"has fields {', '.join(sorted(names)[:3])}, and none that a net has", where=definition.where,

@@ -135,8 +135,6 @@ class CaffeLayer(Layer):
     def loss_weights(self) -> tuple[float, ...]:
         # Source: caffe.proto ``LayerParameter.loss_weight``, ``Layer::SetLossWeights``
         given = tuple(_float(weight) for weight in self.definition.all("loss_weight"))
-        if given and len(given) != max(1, len(self.tops)):
-            raise self.fail(f"has {len(given)} loss_weight", expected=f"one for each of {len(self.tops)} tops")
         return given or (self.default_loss_weight, *(0.0,) * (len(self.tops) - 1))
 
     def check_wiring(self) -> None:
@@ -152,10 +150,11 @@ class CaffeLayer(Layer):
             if not least <= len(names) <= most:
                 wanted = {least: str(least), MANY: f"at least {least}"}.get(most, f"{least} to {most}")
                 raise self.fail(f"has {len(names)} {what}", expected=wanted)
-        for field, names in (("propagate_down", self.bottoms), ("loss_weight", self.tops)):
+        # A loss without a top gets one from Caffe.
+        for field, places in (("propagate_down", len(self.bottoms)), ("loss_weight", max(1, len(self.tops)))):
             given = len(self.definition.all(field))
-            if given not in (0, len(names)):
-                raise self.fail(f"has {given} {field}", expected=f"none, or {len(names)}")
+            if given not in (0, places):
+                raise self.fail(f"has {given} {field}", expected=f"none, or {places}")
         if len(self.params) > len(self.roles(0)) and len(self.params) != len(self.roles(len(self.params))):
             raise self.fail(
                 f"has {len(self.params)} param", expected=f"at most {len(self.roles(0))}, one for each blob"
@@ -290,7 +289,7 @@ def build_layer(definition: Message, blobs: Sequence[Blob] = (), uncovered: str 
         except ModelError as error:
             problem = error.reason
     numbered = {f"blob{index}": blob for index, blob in enumerate(blobs)}
-    return Opaque(**common, blobs=Blobs(numbered), problem=problem, kind=name)
+    return Opaque(**common, blobs=Blobs(numbered), problem=problem, kind=name, known=cls is not None)
 
 
 def _misspelt(name: str) -> str:
