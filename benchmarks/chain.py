@@ -8,6 +8,11 @@ results are compared. With one thread the clock is that of the processor, which 
 other programs run. ``fashion`` is the trained net of the fixtures, ``alexnet`` a net of
 AlexNet's shapes at 227 x 227 with random weights. Caffe runs in its own interpreter, named by
 BRIDGE_PYCAFFE_PYTHON; without one it is left out by name.
+
+    python benchmarks/chain.py --torch PYTHON [--models alexnet,googlenet,vgg16,resnet50,mobilenet] [--threads 1,2]
+
+compares a training step, forward and backward at batch 4, with the same nets in the PyTorch of that interpreter, on one
+thread and on two, and the most memory of each process. BatchNorm and Scale are frozen. See against_torch.py.
 """
 
 from __future__ import annotations
@@ -247,18 +252,29 @@ def in_caffe(net: Any, x: Any, gradient: Any, expected: Any, repeat: int, clock:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--models", help="by default all")
     parser.add_argument("--repeat", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1, help="of the linear algebra, for all that is measured")
+    parser.add_argument("--threads", help="of the linear algebra; by default 1, with --torch 1,2")
+    parser.add_argument("--torch", metavar="PYTHON", help="an interpreter with PyTorch, to compare training steps with")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
+    if options.torch:
+        from benchmarks import against_torch
+
+        names = options.models.split(",") if options.models else list(against_torch.NETS)
+        threads = [int(number) for number in (options.threads or "1,2").split(",")]
+        figures = against_torch.compare(options.torch, names, threads, options.repeat)
+        if options.json:
+            options.json.write_text(json.dumps(figures, indent=1) + "\n")
+        return
+    options.threads = int(options.threads or 1)
     for library in ("OMP", "OPENBLAS", "MKL"):
         os.environ[f"{library}_NUM_THREADS"] = str(options.threads)
     results: dict[str, Any] = {
         "python": platform.python_version(), "machine": platform.machine(), "threads": options.threads, "models": {},
     }  # fmt: skip
     clock = "process_time" if options.threads == 1 else "perf_counter"
-    for name in options.models.split(","):
+    for name in (options.models or ",".join(MODELS)).split(","):
         results["models"][name] = found = measure(name, options.repeat, clock)
         print(f"\n{name}, {found['batch']} images, {options.threads} thread(s)\n")
         print("| | built | by hand | ratio | Caffe | ratio |\n|---|---:|---:|---:|---:|---:|")

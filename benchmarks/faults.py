@@ -58,10 +58,12 @@ class Fault(NamedTuple):
     Attributes:
         where: The layer, or the output, that a report should name.
         plant: Changes the model.
+        net: Which net it is planted in; the first, if none is named.
     """
 
     where: str
     plant: Callable[[Any], object]
+    net: str = ""
 
 
 def node(model: Any, layer: str, op: str) -> Any:

@@ -2,10 +2,10 @@
 
     python benchmarks/fuzz.py --runs 1000000 --seed 1 [--formats caffemodel,hdf5,npz,...]
 
-Each run damages one of the small files of a format (see fuzz_formats.py) in one to four places, reads it, and asks
-for every array. The runs are done in a child process; one that crashes or hangs costs that child only. Printed, for
-each format, is a count of outcomes with the longest run and the most memory that one took. Another exception, a run
-of over two seconds, or one that takes more than its file and 64 MB, fails, and its file is kept.
+Each run damages one of the small files of a format (see fuzz_formats.py and fuzz_data.py) in one to four places, reads
+it, and asks for every array. The runs are done in a child process; one that crashes or hangs costs that child only.
+Printed, for each format, is a count of outcomes with the longest run and the most memory that one took. Another
+exception, a run of over two seconds, or one that takes more than its file and 64 MB, fails, and its file is kept.
 """
 
 from __future__ import annotations
@@ -29,10 +29,13 @@ from typing import IO
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.fuzz_formats import FORMATS, Format  # noqa: E402
+from benchmarks.fuzz_data import FORMATS as DATA  # noqa: E402
+from benchmarks.fuzz_formats import FORMATS as MODELS  # noqa: E402
+from benchmarks.fuzz_formats import Format  # noqa: E402
 from bridge.errors import FormatError, MissingFileError  # noqa: E402
 from tests import encode  # noqa: E402
 
+FORMATS: dict[str, Format] = {**MODELS, **DATA}
 SECONDS = 2.0
 HANG = 20.0
 """After so many seconds a child is ended."""

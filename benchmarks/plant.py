@@ -2,11 +2,11 @@
 
     python benchmarks/plant.py [--list] [--json plant.json]
 
-The net has a layer of most kinds. Each fault changes the ONNX file as a wrong exporter would: a wrong pad or
-stride, a transposed weight, ReLU in place of ReLU6, outputs in another order. For each it prints whether the
-verification failed, as it must, and whether the first layer (or part) that it names is the right one. Faults
-below rounding, such as one weight off by its last bit, are listed apart: their bits are found by the
-comparison of weights alone. Exits with 1 if a fault above rounding is missed.
+The first net has a layer of most kinds; two others are recurrent, and of forks' layers. Each fault changes the ONNX
+file as a wrong exporter would: a wrong pad or stride, a transposed weight, ReLU in place of ReLU6, outputs in another
+order. For each it prints whether the verification failed, as it must, and whether the first layer (or part) that it
+names is the right one. Faults below rounding, such as one weight off by its last bit, are listed apart: their bits
+are found by the comparison of weights alone. Exits with 1 if a fault above rounding is missed.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import onnx  # noqa: E402
 import bridge  # noqa: E402
 from benchmarks.faults import FAULTS as LARGE  # noqa: E402
 from benchmarks.faults import NET  # noqa: E402
+from benchmarks.faults_kinds import KINDS, NETS  # noqa: E402
 from benchmarks.faults_small import SMALL  # noqa: E402
 from bridge.exporting import export_onnx  # noqa: E402
 from bridge.schema import Blob, Net  # noqa: E402
@@ -37,7 +38,7 @@ from bridge.schema.blob import Blobs  # noqa: E402
 from bridge.verification.report import Report  # noqa: E402
 from tests.nets import make  # noqa: E402
 
-FAULTS = {**LARGE, **SMALL}
+FAULTS = {**LARGE, **SMALL, **KINDS}
 
 
 def centred(net: Net) -> Net:
@@ -71,30 +72,40 @@ def first_named(report: Report) -> set[str]:
 def run(names: list[str]) -> Iterator[dict[str, Any]]:
     """Plant each fault and verify; one row per fault."""
     with tempfile.TemporaryDirectory() as folder:
-        source, exported = Path(folder) / "net.caffemodel", Path(folder) / "net.onnx"
-        net = centred(make(NET))
-        bridge.save(net, source)
-        export_onnx(net, exported, check=False)
-        options: dict[str, Any] = {"engines": ["onnxruntime"], "readers": (), "checks": ()}
-        sound = bridge.verify(source, against=exported, **options)
-        if not sound.passed:
-            raise SystemExit(f"the graph without a fault does not pass:\n{sound}")
-        for name in names:
-            model = onnx.load(str(exported))
-            FAULTS[name].plant(model)
-            onnx.save(model, str(exported.with_name("planted.onnx")))
-            report = bridge.verify(source, against=exported.with_name("planted.onnx"), **options)
-            outputs_alone = [top for result in report.outputs for top in result.tops if top.status == "different"]
-            parts = [part for result in report.parts for part in result.parts if part.status == "different"]
-            named = first_named(report)
-            found = report.status == 1
-            yield {
-                "fault": name,
-                "found": found,
-                "by": "graph" if outputs_alone or parts else "weights" if found else "",
-                "right": FAULTS[name].where in named or FAULTS[name].where in _weights(report),
-                "named": sorted(named),
-            }
+        for net in dict.fromkeys(FAULTS[name].net for name in names):
+            source, exported = Path(folder) / f"{net}.caffemodel", Path(folder) / f"{net}.onnx"
+            made = centred(make({"": NET, **NETS}[net]))
+            bridge.save(made, source)
+            export_onnx(made, exported, check=False)
+            sound = verify(source, exported)
+            if not sound.passed:
+                raise SystemExit(f"the graph without a fault does not pass:\n{sound}")
+            for name in names:
+                if FAULTS[name].net == net:
+                    yield plant(name, source, exported)
+
+
+def verify(source: Path, graph: Path) -> Report:
+    return bridge.verify(source, against=graph, engines=["onnxruntime"], readers=(), checks=())
+
+
+def plant(name: str, source: Path, exported: Path) -> dict[str, Any]:
+    """What comes of one fault."""
+    model = onnx.load(str(exported))
+    FAULTS[name].plant(model)
+    onnx.save(model, str(exported.with_name("planted.onnx")))
+    report = verify(source, exported.with_name("planted.onnx"))
+    outputs_alone = [top for result in report.outputs for top in result.tops if top.status == "different"]
+    parts = [part for result in report.parts for part in result.parts if part.status == "different"]
+    named = first_named(report)
+    found = report.status == 1
+    return {
+        "fault": name,
+        "found": found,
+        "by": "graph" if outputs_alone or parts else "weights" if found else "",
+        "right": FAULTS[name].where in named or FAULTS[name].where in _weights(report),
+        "named": sorted(named),
+    }
 
 
 def _weights(report: Report) -> set[str]:

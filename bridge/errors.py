@@ -141,6 +141,8 @@ class DifferenceError(BridgeError):
 _NAMES = 1000
 """Of more names than this, and of longer ones than _LETTERS, the nearest are not looked for: that takes time."""
 _LETTERS = 200
+_APART = 0.2
+"""A name that is less like by as much as the best one is no help."""
 
 
 def nearest(name: str, names: Iterable[str], likeness: float = 0.4) -> str:
@@ -151,6 +153,8 @@ def nearest(name: str, names: Iterable[str], likeness: float = 0.4) -> str:
     if len(known) > _NAMES or len(name) > _LETTERS:
         return ""
     close = difflib.get_close_matches(name, [near for near in known if len(near) <= _LETTERS], 3, likeness)
+    best = max((difflib.SequenceMatcher(None, near, name).ratio() for near in close), default=0.0)
+    close = [near for near in close if difflib.SequenceMatcher(None, near, name).ratio() > best - _APART]
     return "did you mean " + " or ".join(f"'{near}'" for near in close) + "?" if close else ""
 
 

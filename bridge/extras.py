@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import json
 import shlex
+import sys
 from pathlib import Path
 
 PUBLISHED = False
@@ -22,12 +23,21 @@ def pip(*extras: str) -> str:
     Args:
         extras: Names of extras in pyproject.toml.
     """
-    line = f"python -m pip install {shlex.quote(_requirement(','.join(extras)))}"
+    windows = sys.platform == "win32"
+    wanted = _requirement(",".join(extras))
+    line = f"python -m pip install {_quoted(wanted) if windows else shlex.quote(wanted)}"
     if not _WITH_CHAINER & set(extras):
         return line
     # A URL, because pip splits these variables at spaces. Old pips hand the first one down to the build.
     limits = (Path(__file__).parent / "build-constraints.txt").as_uri()
+    if windows:  # for cmd and PowerShell alike
+        return f'cmd /c "set PIP_CONSTRAINT={limits}&& set PIP_BUILD_CONSTRAINT={limits}&& {line}"'
     return f"PIP_CONSTRAINT={limits} PIP_BUILD_CONSTRAINT={limits} {line}"
+
+
+def _quoted(text: str) -> str:
+    """As a word of Windows' shells, which know no single quotes."""
+    return f'"{text}"' if " " in text else text
 
 
 def _requirement(extras: str) -> str:

@@ -34,6 +34,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's backgro
 
 settings.register_profile("dev", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True, max_examples=50)
+settings.register_profile("quick", settings.get_profile("ci"), max_examples=25)
 settings.register_profile(
     "nightly",
     deadline=timedelta(seconds=30),
@@ -91,14 +92,9 @@ def zoo(name: str) -> Path:
 
 
 def _lacks_gpu() -> str | None:
-    if importlib.util.find_spec("cupy") is None:
-        return "package cupy is not installed"
-    import cupy
+    from bridge.chain.devices import cuda_problem
 
-    try:
-        return None if cupy.cuda.runtime.getDeviceCount() else "CuPy finds no CUDA device"
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        return f"CuPy finds no CUDA device: {error}"
+    return cuda_problem() or None
 
 
 def _lacks_caffe() -> str | None:

@@ -10,8 +10,7 @@ import numpy as np
 
 from tests.finetuning import small_npz
 
-# 1e-4 for rules that divide by the gradient's size, where a gradient that is nothing but rounding makes whole steps
-RATES = {"AdaDelta": 1.0, "Adam": 1e-4, "RMSProp": 1e-4, "AdaGrad": 0.001, "AdamW": 1e-4}
+RATES = {"AdaDelta": 1.0, "Adam": 1e-3, "RMSProp": 1e-3, "AdaGrad": 0.001, "AdamW": 1e-3}
 BATCH, STEPS = 24, 20
 
 

@@ -28,6 +28,8 @@ from tests import encode
 from tests.conftest import need
 from tests.processes import DEPLOY, ROOT, WEIGHTS, run
 
+pytestmark = pytest.mark.damage
+
 # -- every byte comes back -------------------------------------------------------------------------
 
 GBK, LATIN = "中文".encode("gbk"), "Größe".encode("latin-1")

@@ -20,6 +20,8 @@ from tests import encode
 from tests.conftest import need
 from tests.strategies import wire
 
+pytestmark = pytest.mark.damage
+
 CONTAINERS = (".caffemodel", ".npz", ".safetensors")
 
 

@@ -31,6 +31,8 @@ from bridge.verification.weights import Files, Loaded, compare_weights, stored_p
 from tests import encode
 from tests.conftest import need
 
+pytestmark = pytest.mark.damage
+
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> budget.Budget:

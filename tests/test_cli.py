@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import json
+import sys
+import types
 import warnings
 from pathlib import Path
 
@@ -80,10 +83,39 @@ def test_convert_needs_weights(tmp_path: Path, capfd: pytest.CaptureFixture[str]
 
 def test_doctor_keeps_in_one_piece_what_is_to_be_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BRIDGE_PYCAFFE_PYTHON", raising=False)
-    out = CliRunner().invoke(doctor).output
+    out = CliRunner().invoke(doctor, ["-v"]).output
     assert "pycaffe: " not in out
     assert "or\n      BRIDGE_PYCAFFE_PYTHON\n" in out
     assert "chainer.functions.loss.softmax_cross_entropy" in out
+
+
+def test_doctor_prints_what_installs_a_package_on_one_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from bridge.extras import pip
+    from bridge.files import readers
+
+    long = pip("chainer")
+    lost = readers.Status("caffefunction", "caffemodel, through Chainer", "chainer is not installed", long)
+    monkeypatch.setattr(readers, "available", lambda: [lost])
+    assert f"\n      {long}\n" in ends(capfd, "doctor")[1]
+
+
+def test_doctor_names_the_patches_and_keeps_the_reasons_for_those_who_ask(capfd: pytest.CaptureFixture[str]) -> None:
+    (_, short, _), (_, long, _) = ends(capfd, "doctor"), ends(capfd, "doctor", "-v")
+    assert "caffe-pb2" in short
+    assert len(long.splitlines()) > len(short.splitlines()) + 30
+
+
+def test_doctor_says_that_opencv_5_has_no_importer(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cv2 = types.ModuleType("cv2")
+    cv2.__spec__ = importlib.machinery.ModuleSpec("cv2", None)
+    vars(cv2).update(dnn=types.ModuleType("cv2.dnn"), __version__="5.0.0")
+    monkeypatch.setitem(sys.modules, "cv2", cv2)
+    found = json.loads(ends(capfd, "doctor", "--json")[1])["engines"]
+    assert next(e["problem"] for e in found if e["name"] == "opencv") == "OpenCV 5.0.0 has no readNetFromCaffe"
 
 
 def test_doctor_tells_machines_the_same() -> None:

@@ -12,6 +12,7 @@ import bridge
 from bridge import engines
 from bridge.cli import main
 from bridge.engines.pieces import PartialEngine
+from bridge.layers.boxes import apart, united
 from bridge.layers.detection_output import DetectionOutput
 from bridge.schema.hooks import DetectionRows
 from bridge.verification.detections import row_metrics
@@ -47,6 +48,26 @@ def test_padding_and_order_do_not_count() -> None:
     found = row_metrics(LAYOUT, ROWS[None, None], np.concatenate([ROWS, PADDING])[None, None], BOUND)
     assert found.rows.startswith("3 detections against 3")
     assert not mismatches(none, PADDING), "nothing was found on either side"
+
+
+INFINITE = [-np.inf, -np.inf, np.inf, np.inf]
+
+
+@pytest.mark.parametrize("box", [INFINITE, [-np.inf, 0, np.inf, 5], [-1e30, -1e30, 1e30, 1e30]])
+def test_a_runtime_may_keep_or_drop_a_box_that_meets_another_infinite_one(box: list[float]) -> None:
+    rows = np.array([[0, 1, 0.9, *box], [0, 1, 0.8, *box], *ROWS], np.float32)
+    assert not mismatches(rows, rows[[0, 2, 3, 4]])
+    assert not mismatches(rows[[0, 2, 3, 4]], rows)
+    assert mismatches(rows, rows[2:]), "the best of them stays in every runtime"
+    assert mismatches(rows[1:], rows[2:]), "no other infinite box explains it"
+
+
+def test_a_box_without_a_side_meets_none() -> None:
+    line, wide = np.float32([-np.inf, 0, np.inf, 0]), np.float32([-np.inf, -1, np.inf, 1])
+    assert united(line, np.stack([line, wide])).tolist() == [0, 0], "as in JaccardOverlap of SSD"
+    assert apart(np.stack([line, line, wide]), 0.45) == [0, 1, 2]
+    assert np.isnan(united(wide, wide[None])).all()
+    assert apart(np.stack([wide, wide]), 0.45) == [0], "SSD keeps a box whose overlap is at most the threshold"
 
 
 @pytest.mark.parametrize("column", range(7))
@@ -198,7 +219,7 @@ def test_verify_compares_what_leads_to_selected_blobs(tmp_path: Path, capfd: pyt
         main(["verify", *files(tmp_path), "--readers", "none", "--draws", "1", "--output", "f1", "--output", "p2,f1"])
     assert not ended.value.code
     out = capfd.readouterr().out
-    assert "f1" in out
+    assert "5 tops" in out  # those that lead to the two
     assert "priors" not in out
     with pytest.raises(SystemExit) as ended:
         main(["verify", *files(tmp_path), "--output", "nothing"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,13 @@ def _needs_chainer() -> None:
     need("chainer")
 
 
-def facts(monkeypatch: pytest.MonkeyPatch, version: str = "", driver: bool = False, **modules: Any) -> dict[str, Any]:
+def facts(
+    monkeypatch: pytest.MonkeyPatch,
+    version: str = "",
+    driver: bool = False,
+    missing: tuple[str, ...] = (),
+    **modules: Any,
+) -> dict[str, Any]:
     """The facts by name, with a CuPy of this version or none."""
     from bridge.chain import device_facts
 
@@ -27,6 +34,7 @@ def facts(monkeypatch: pytest.MonkeyPatch, version: str = "", driver: bool = Fal
 
     monkeypatch.setattr(device_facts.ctypes, "CDLL", library)
     monkeypatch.setattr(device_facts, "cuda_problem", lambda: "" if driver else "no driver")
+    monkeypatch.setattr(device_facts, "missing_libraries", lambda: list(missing))
     monkeypatch.setattr(device_facts.importlib.util, "find_spec", lambda name: object() if version else None)
     cupy = ModuleType("cupy")
     vars(cupy).update(
@@ -61,6 +69,55 @@ def test_cupy_14_has_no_cudnn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["cudnn"].problem == "CuPy 14 does not use it: convolutions go through cuBLAS"
     assert "cupy-cuda12x<14" in found["cudnn"].hint
     assert found["nccl"].problem
+
+
+def test_libraries_that_cupy_does_not_load_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = facts(monkeypatch, "13.6.0", driver=True, missing=("cublas", "cusolver"))
+    assert found["libraries"].problem == "CuPy does not load cublas, cusolver"
+    assert "[cuda12]" in found["libraries"].hint
+    assert "libraries" not in facts(monkeypatch, "13.6.0", missing=("cublas",))
+
+
+def test_a_gpu_without_libraries_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bridge.chain import devices
+
+    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(devices.cuda_parts, "preload", list)
+    runtime = SimpleNamespace(getDeviceCount=lambda: 1)
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=SimpleNamespace(runtime=runtime)))
+    for name in ("cublas", "cusolver", "cusparse", "curand"):
+        monkeypatch.setitem(sys.modules, f"cupy_backends.cuda.libs.{name}", ModuleType(name))
+    version = SimpleNamespace(getVersion=lambda: (12, 9))
+    monkeypatch.setitem(sys.modules, "cupy_backends.cuda.libs.nvrtc", version)
+    assert devices.cuda_problem() == ""
+    monkeypatch.setitem(sys.modules, "cupy_backends.cuda.libs.cublas", None)
+    assert devices.cuda_problem() == "libraries of CUDA are missing: cublas"
+    runtime.getDeviceCount = lambda: 0
+    assert devices.cuda_problem() == "there is no CUDA device"
+
+
+def test_a_library_without_memory_is_out_of_memory() -> None:
+    from bridge.chain.devices import is_out_of_memory
+
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"))
+    assert not is_out_of_memory(RuntimeError("cudaErrorIllegalAddress"))
+
+
+def test_libraries_of_pip_are_loaded_where_the_system_has_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Only where there is a driver; a library that the system has is left alone."""
+    from bridge.compat import cuda_parts
+
+    for name in ("cublas/lib/libcublas.so.12", "cublas/lib/libcublasLt.so.12", "curand/lib/libcurand.so.10"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    system = ["libcuda.so.1", "libcurand.so.10"]
+    monkeypatch.setattr(cuda_parts, "_loads", lambda name: name in system or "/" in name)
+    monkeypatch.setattr(cuda_parts, "_folders", lambda: sorted(tmp_path.glob("*/lib")))
+    monkeypatch.setattr(cuda_parts.sys, "platform", "linux")
+    assert cuda_parts.preload() == ["libcublasLt.so.12", "libcublas.so.12"]
+    system.remove("libcuda.so.1")
+    assert cuda_parts.preload() == []
 
 
 def test_two_packages_of_cupy_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:

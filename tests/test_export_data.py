@@ -12,6 +12,8 @@ import onnx
 import pytest
 
 import bridge
+from bridge.caffe_files import prototxt
+from bridge.caffe_files.assemble import assemble
 from bridge.errors import OutputError, UsageError
 from bridge.exporting import net as exporting
 from bridge.onnx_export import file as onnx_file
@@ -44,6 +46,22 @@ def test_weights_go_into_a_file_beside_the_model(tmp_path: Path, capfd: pytest.C
     for name in SOURCES:
         shutil.move(tmp_path / name, moved)
     check_numbers(moved / "out.onnx")
+
+
+@pytest.mark.parametrize("external", [None, "file"])
+def test_a_split_into_many_parts_runs(tmp_path: Path, external: str | None) -> None:
+    """Its extents take more than a kilobyte; a runtime infers shapes from them."""
+    need("onnxruntime", "chainer")
+    tops = " ".join(f'top: "t{i}"' for i in range(200))
+    net = assemble(
+        None,
+        prototxt.parse(
+            'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 200 } } }'
+            f'layer {{ name: "s" type: "Slice" bottom: "x" {tops} }}'
+        ),
+    )
+    bridge.export_onnx(net, tmp_path / "out.onnx", external_data=external)
+    assert bridge.verify(net, against=tmp_path / "out.onnx").status == 0
 
 
 def test_external_data_of_float16(tmp_path: Path) -> None:

@@ -214,6 +214,21 @@ def test_a_rank_without_rows_computes_one_that_does_not_count() -> None:
     assert one.part(1) == (slice(0, 1), 1.0 * 3)
 
 
+@pytest.mark.parametrize("ranks", [2, 3, 4, 24])
+def test_a_part_of_a_batch_is_multiplied_as_the_whole_is(ranks: int) -> None:
+    """OpenBLAS has kernels for small products, and NumPy another way for one row, which round otherwise."""
+    need("chainer")
+    from bridge.chain.functions.helper_rows import part_of_batch, product
+
+    rng = np.random.default_rng(0)
+    x, w = (rng.normal(size=(rows, 288)).astype(np.float32) for rows in (24, 64))
+    whole = product(x, w.T)
+    for start in range(0, 24, 24 // ranks):
+        rows = slice(start, start + 24 // ranks)
+        with part_of_batch(rows, 24):
+            assert product(x[rows], w.T).tobytes() == whole[rows].tobytes()
+
+
 @pytest.mark.parametrize(
     ("variables", "device", "expected"),
     [

@@ -94,6 +94,14 @@ def weights(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return compute(function, x, gy, total)
 
     monkeypatch.setattr(convolution, "_weight_gradient", noted)
+    products: Any = importlib.import_module("bridge.chain.functions.helper_products").WindowProducts
+    computed = products.weight_gradient
+
+    def noted_too(self: Any, x: Any, g: Any, shape: Any) -> Any:
+        shapes.append(shape)
+        return computed(self, x, g, shape)
+
+    monkeypatch.setattr(products, "weight_gradient", noted_too)
     return shapes
 
 

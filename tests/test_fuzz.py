@@ -12,8 +12,19 @@ from benchmarks import fuzz, fuzz_formats
 from bridge.errors import FormatError
 from tests.conftest import need
 
+pytestmark = pytest.mark.damage
+
 CORPUS = sorted((Path(__file__).parent / "corpus").iterdir())
-NEEDS = {"hdf5": ["h5py"], "image": ["PIL"]}
+NEEDS = {
+    "hdf5": ["h5py"],
+    "hdf5-data": ["h5py"],
+    "solverstate-hdf5": ["h5py"],
+    "image": ["PIL"],
+    "picture": ["PIL"],
+    "windows": ["PIL"],
+    "lmdb": ["lmdb", "PIL"],
+    "leveldb": ["plyvel", "PIL"],
+}
 
 
 @pytest.mark.parametrize("name", fuzz.FORMATS)

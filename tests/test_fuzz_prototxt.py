@@ -11,6 +11,8 @@ import pytest
 from benchmarks import fuzz_prototxt as fuzz
 from tests.conftest import need
 
+pytestmark = pytest.mark.damage
+
 
 def test_damaged_prototxts(tmp_path: Path) -> None:
     need("chainer")

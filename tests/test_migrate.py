@@ -120,7 +120,7 @@ def test_what_was_not_proven_is_tried_again_and_says_why(tmp_path: Path, monkeyp
     models.mkdir()
     for name in ("deploy.prototxt", "fashion_alexnet.caffemodel"):
         shutil.copy(FASHION / name, models / name)
-    answers = {"export": (0, ()), "verify": (2, ("bridge: nothing was compared",))}
+    answers = {"export": (0, ()), "verify": (2, ("bridge: nothing was compared", "hint: install another"))}
 
     def command(*arguments: str) -> tuple[int, tuple[str, ...]]:
         asked.append(arguments[0])
@@ -131,7 +131,7 @@ def test_what_was_not_proven_is_tried_again_and_says_why(tmp_path: Path, monkeyp
     monkeypatch.setattr(migrate, "_command", command)
     said: list[str] = []
     migrate_folder(models, out, progress=said.append)
-    assert said == ["fashion_alexnet.caffemodel: converted, not proven (bridge: nothing was compared)"]
+    assert said == ["fashion_alexnet.caffemodel: converted, not proven (nothing was compared)"]
     answers["verify"] = (0, ())
     assert migrate_folder(models, out)[0].proven
     assert migrate_folder(models, out)[0].proven

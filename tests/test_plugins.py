@@ -21,6 +21,7 @@ from bridge.layers.plugins import load_plugin
 from bridge.schema import Blob, Net, Opaque, RawLayer, RawNet
 from bridge.testing import LayerContract
 from tests.conftest import ROOT, need
+from tests.processes import ends
 
 NET = """
 layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 6 dim: 3 dim: 4 } } }
@@ -137,6 +138,27 @@ def test_a_file_that_fails_says_where_and_leaves_nothing(tmp_path: Path, text: s
         load_plugin(path)
     assert str(error.value).startswith(f"plugin {path}: ")
     assert known == REGISTRY
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [
+        (", gamma), beta", ", gamma), betta", ", in to_onnx: NameError: name 'betta' is not defined"),
+        ("return (bottoms[0],)", "return bottoms[0]", "its 'infer' gives (2, 6, 3, 4), expected a tuple with a shape"),
+    ],
+)
+def test_a_fault_in_a_method_names_the_plugin_and_not_this_program(
+    right: str, wrong: str, message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert example().count(right) == 1
+    bridge.save(net(), tmp_path / "net.npz")
+    (tmp_path / "net.prototxt").write_text(NET)
+    plugin = written(tmp_path, example().replace(right, wrong))
+    files = (str(tmp_path / "net.prototxt"), str(tmp_path / "net.npz"))
+    status, _, err = ends(capfd, "export", *files, "--plugin", str(plugin), "-o", str(tmp_path / "out.onnx"))
+    assert status == 2
+    assert message in err
+    assert "a defect" not in err
 
 
 def test_types_that_a_failing_file_registered_are_gone(tmp_path: Path) -> None:

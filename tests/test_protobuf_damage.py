@@ -19,6 +19,8 @@ from tests.encode import blob, chunk, net, number
 from tests.strategies import files as strategies
 from tests.test_protobuf_reader import plain
 
+pytestmark = pytest.mark.damage
+
 # -- robustness ------------------------------------------------------------------------------
 
 SMALL = ("conv_group2", "net_alexnet_mini_v0", "net_alexnet_mini_v1")

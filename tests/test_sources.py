@@ -194,7 +194,7 @@ def test_decoding_gives_blue_first_and_opencvs_grey() -> None:
         (prototxt("images").replace("new_height: 11 new_width: 7", "").replace("list.txt", "h5.txt"), "path label"),
         (prototxt("images").replace("pics/", "absent/"), "cannot be read"),
         (prototxt("hdf5").replace('top: "y"', 'top: "z"'), "has no data set 'z'"),
-        (prototxt("hdf5").replace("h5.txt", "list.txt"), "does not exist"),
+        (prototxt("hdf5").replace("h5.txt", "list.txt"), "cannot be read: No such file"),
         (prototxt("windows").replace("windows.txt", "list.txt"), "expected a whole number"),
         (prototxt("windows").replace("crop_size: 10", ""), "crop_size and batch_size must be positive"),
     ],

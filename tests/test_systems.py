@@ -116,6 +116,20 @@ def test_a_system_without_resource_says_no_memory_and_binds_nothing(
     assert capfd.readouterr().err.strip().endswith("done")
 
 
+def test_install_lines_are_for_the_shells_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither cmd nor PowerShell knows single quotes as a shell does, or ``NAME=value`` before a command."""
+    from bridge import extras
+
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(extras, "_source", lambda: "C:\\my clone")
+    assert extras.pip("hdf5") == 'python -m pip install "C:\\my clone[hdf5]"'
+    monkeypatch.setattr(extras, "_source", lambda: "C:\\clone")
+    line = extras.pip("chainer")
+    assert line.startswith('cmd /c "set PIP_CONSTRAINT=file:///')
+    assert line.endswith('&& python -m pip install C:\\clone[chainer]"')
+    assert "'" not in line
+
+
 def test_a_console_of_few_letters_gets_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The console of Windows may know the letters of cp1252 only."""
     console = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")

@@ -91,3 +91,27 @@ def test_finds_faults_that_one_draw_misses() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "5 of 5 found, 5 by running the graph, 5 named right" in done.stdout
+
+
+def test_each_input_of_a_maximum_is_the_largest_somewhere(tmp_path: Path) -> None:
+    need("onnxruntime", "onnx")
+    import onnx
+
+    net = make("""
+    layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 4 dim: 4 } } }
+    layer { name: "low" type: "Sigmoid" bottom: "data" top: "low" }
+    layer { name: "high" type: "Power" bottom: "low" top: "high" power_param { shift: 2 } }
+    layer { name: "max" type: "Eltwise" bottom: "low" bottom: "high" top: "max" eltwise_param { operation: MAX } }
+    """)
+    thresholds = Thresholds(net)
+    thresholds.count(3, {Place(1, 0): np.float32([0.1, 0.2]), Place(2, 0): np.float32([2.1, 2.2])})
+    assert thresholds.remarks() == ["input 'low' of layer 'max' (Eltwise) is nowhere the largest"]
+    bridge.save(net, tmp_path / "net.npz")
+    bridge.export_onnx(net, tmp_path / "net.onnx", check=False)
+    options = {"engines": ["onnxruntime"], "readers": (), "checks": ()}
+    assert bridge.verify(tmp_path / "net.npz", against=tmp_path / "net.onnx", **options).passed  # type: ignore[arg-type]
+    model = onnx.load(str(tmp_path / "net.onnx"))
+    next(node for node in model.graph.node if node.op_type == "Max").input[0] = "high"
+    onnx.save(model, str(tmp_path / "net.onnx"))
+    report = bridge.verify(tmp_path / "net.npz", against=tmp_path / "net.onnx", **options)  # type: ignore[arg-type]
+    assert report.status == 1

@@ -129,6 +129,7 @@ def test_a_file_that_holds_no_numbers_is_refused_in_our_words(
         assert "pickle" not in message
 
 
+@pytest.mark.damage
 def test_a_flipped_bit_anywhere_in_a_recorded_file_is_no_crash(tmp_path: Path) -> None:
     from bridge.verification.inputs import Recorded
 

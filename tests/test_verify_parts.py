@@ -143,6 +143,19 @@ def pair_text(change: tuple[str, str]) -> str:
     return NET.replace(NET.split("\n")[4] + "\n", "").replace('bottom: "fc" top', 'bottom: "relu" top').replace(*change)
 
 
+@pytest.mark.process
+def test_a_scalar_output_is_a_scalar_in_a_graph_too(tmp_path: Path) -> None:
+    need("onnxruntime", "onnx")
+    source = saved(
+        tmp_path,
+        "net.npz",
+        'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } }'
+        'layer { name: "sum" type: "Reduction" bottom: "x" top: "sum" }',
+    )
+    export_onnx(bridge.load(source), tmp_path / "net.onnx", check=False)
+    assert verified(source, against=tmp_path / "net.onnx").status == 0
+
+
 def test_the_batch_is_no_difference(tmp_path: Path) -> None:
     a, b = saved(tmp_path, "a.npz"), saved(tmp_path, "b.npz", NET.replace("dim: 2 dim: 3", "dim: 9 dim: 3"))
     assert not bridge.verify(a, against=b, engines=(), readers=(), checks=()).differences

@@ -13,7 +13,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 
-from bridge.errors import MissingFileError, UsageError
+from bridge.errors import FormatError, MissingFileError, UsageError
 
 _NAME, _OWN = "caffe", "bridge.caffe"
 _MESSAGES = "bridge.caffe.proto.caffe_pb2"
@@ -112,6 +112,9 @@ def restore_numpy_names() -> None:
             setattr(np, name, kind)
 
 
+_PYTHON_2 = "a script of Python 2? 'pip install fissix' and 'python -m fissix -w SCRIPT.py' rewrite it, as 2to3 did"
+
+
 def run_script(path: str, arguments: Sequence[str]) -> None:
     """Run a script as ``python SCRIPT ARGS`` does, with an ``import caffe`` that means this package.
 
@@ -121,6 +124,7 @@ def run_script(path: str, arguments: Sequence[str]) -> None:
 
     Raises:
         MissingFileError: The script does not exist.
+        FormatError: It is a script of Python 2.
     """
     if not os.path.isfile(path):
         raise MissingFileError("does not exist", expected="a script in Python", where=path)
@@ -128,4 +132,9 @@ def run_script(path: str, arguments: Sequence[str]) -> None:
     restore_numpy_names()
     sys.argv[:] = [path, *arguments]
     sys.path[0] = os.path.dirname(os.path.abspath(path))
-    runpy.run_path(path, run_name="__main__")
+    try:
+        runpy.run_path(path, run_name="__main__")
+    except SyntaxError as error:
+        if error.filename != path:
+            raise
+        raise FormatError(f"line {error.lineno}: {error.msg}", where=path, hint=_PYTHON_2) from None

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bridge.chain.build import NetChain
+from bridge.chain.devices import to_host
 from bridge.chain.functions import chainer
 from bridge.chain.pairing import pairs
 from bridge.chain.tracing import FAILURES, Trace, trace
@@ -50,8 +51,8 @@ def layers_of_links(net: Net, chain: Any) -> dict[str, list[tuple[int, int]]]:
 
 def built_tops(chain: NetChain, inputs: Mapping[str, np.ndarray]) -> Iterator[tuple[np.ndarray, ...]]:
     """What each layer of a built chain computes in test mode."""
-    values: dict[str, Any] = {name: chainer.as_variable(array) for name, array in inputs.items()}
-    with chainer.using_config("train", False), chainer.no_backprop_mode():
+    values: dict[str, Any] = {name: chainer.as_variable(chain.device.send(array)) for name, array in inputs.items()}
+    with chainer.using_config("train", False), chainer.no_backprop_mode(), chainer.using_device(chain.device):
         for names, (_, tops) in zip(chain.layer_tops(), chain.steps(values), strict=True):
             values.update(zip(names, tops, strict=False))
-            yield tuple(np.asarray(chainer.backends.cuda.to_cpu(top.array)) for top in tops)
+            yield tuple(to_host(top.array) for top in tops)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bridge.chain.build import NetChain, new_blobs
-from bridge.chain.functions import chainer
+from bridge.chain.devices import to_host
 from bridge.chain.matching import parts, suits
 from bridge.chain.pairing import Pair, is_affine, pairs
 from bridge.chain.renaming import Rename, chosen
@@ -70,7 +70,7 @@ def _from_built(chain: NetChain, net: Net) -> Net:
 
 
 def _on_cpu(array: Any) -> np.ndarray:
-    return np.asarray(chainer.backends.cuda.to_cpu(getattr(array, "array", array)))
+    return to_host(getattr(array, "array", array))
 
 
 def _blob(values: np.ndarray, stored: Blob | None) -> Blob:

@@ -12,6 +12,8 @@ from bridge.caffe_files.fields import refuse_unknown_fields
 from bridge.caffe_files.structure import check_tops
 from bridge.chain.fillers import FillerInitializer, filled
 from bridge.chain.functions import F, chainer
+from bridge.chain.functions.helper_parts import fast_way, is_fast
+from bridge.chain.functions.helper_tail import NO_TAIL, Tail, with_tail
 from bridge.chain.names import escape
 from bridge.errors import ModelError, NotFoundError, UnsupportedLayerError, UsageError
 from bridge.layers.base import CaffeLayer
@@ -97,7 +99,13 @@ class NetChain(chainer.Chain):
     Attributes:
         net_inputs: Names of the input blobs.
         net_outputs: Names of the output blobs.
+        exact: Whether a training step has Caffe's bits on the CPU, as a replay of a Caffe run needs them. Otherwise
+            what is trained is computed the fast way (:mod:`bridge.chain.functions.helper_parts`), and values differ by
+            about 1e-6 of the largest. What is frozen below it, and a pass in test mode or without gradients, always has
+            Caffe's bits.
     """
+
+    exact = False
 
     def __init__(self, net: Net, *, seed: int | None = None) -> None:
         super().__init__()
@@ -173,14 +181,48 @@ class NetChain(chainer.Chain):
             UsageError: A blob is needed that was neither given nor computed.
         """
         values = {name: chainer.as_variable(value) for name, value in inputs.items()}
-        for index, tops in self.steps(values, start, stop):
-            values.update(zip(self._layers[index].tops, tops, strict=False))
+        with fast_way(self._is_fast()):
+            for index, tops in self._groups(values, start, stop):
+                values.update(zip(self._layers[index].tops, tops, strict=False))
         return values
 
+    def _is_fast(self) -> bool:
+        """Whether this is a training step; exporters, which look at the graph, say that they recompute."""
+        config = chainer.config
+        return bool(config.train and config.enable_backprop and not config.in_recomputing) and not self.exact
+
+    def _groups(self, values: Mapping[str, Any], start: int, stop: int | None) -> Iterator[tuple[int, tuple[Any, ...]]]:
+        """As :meth:`steps`; layers that are computed with the one before give no values of their own."""
+        indexes = range(*slice(start, stop).indices(len(self._layers)))
+        index = indexes.start
+        while index in indexes:
+            tail, end = self._tail(index, indexes.stop, values)
+            for _, tops in self.steps(values, index, index + 1, tail):
+                yield index, tops
+            index = end
+
+    def _tail(self, index: int, stop: int, values: Mapping[str, Any]) -> tuple[Tail, int]:
+        """What can be computed with a layer of those that work in place on its top, and the layer behind them."""
+        layer, tail, end = self._layers[index], NO_TAIL, index + 1
+        own = [self.array(index, role) for role in self._homes[index]]
+        params = [array for array in own if isinstance(array, chainer.Parameter)]
+        if not layer.takes_tail or not is_fast(_find(values, layer.bottoms[0], layer), *params):
+            return tail, end
+        while end < stop and not tail.positive and self._layers[end].bottoms == self._layers[end].tops == layer.tops:
+            following = self._layers[end].chainer_tail(F, self._link(end))
+            if following is None:
+                break
+            tail, end = tail.then(following), end + 1
+        return tail, end
+
     def steps(
-        self, values: Mapping[str, Any], start: int = 0, stop: int | None = None
+        self, values: Mapping[str, Any], start: int = 0, stop: int | None = None, tail: Tail = NO_TAIL
     ) -> Iterator[tuple[int, tuple[Any, ...]]]:
-        """Run layer after layer; yields each index with the tops, and reads ``values`` as it goes."""
+        """Run layer after layer; yields each index with the tops, and reads ``values`` as it goes.
+
+        The tops have Caffe's bits, where the net is not run by :meth:`run`. Each layer is computed with the ``tail``.
+        """
+        functions = F if tail is NO_TAIL else with_tail(F, tail)
         for index in range(*slice(start, stop).indices(len(self._layers))):
             layer = self._layers[index]
             if self._gives_inputs[index]:
@@ -188,7 +230,7 @@ class NetChain(chainer.Chain):
                 yield index, tuple(values[top] for top in layer.tops) if given else ()  # what is missing may go unread
                 continue
             bottoms = [_find(values, bottom, layer) for bottom in layer.bottoms]
-            made = layer.to_chainer(F, self._link(index), *bottoms)
+            made = layer.to_chainer(functions, self._link(index), *bottoms)
             yield index, made if isinstance(made, tuple) else (made,)
 
     def loss(self, inputs: Mapping[str, Any]) -> Any:
@@ -204,10 +246,11 @@ class NetChain(chainer.Chain):
         """
         values = {name: chainer.as_variable(value) for name, value in inputs.items()}
         parts = []
-        for index, tops in self.steps(values):
-            layer = self._layers[index]
-            values.update(zip(layer.tops, tops, strict=False))
-            parts += [F.sum(top) * weight for top, weight in zip(tops, layer.loss_weights, strict=False) if weight]
+        with fast_way(self._is_fast()):
+            for index, tops in self._groups(values, 0, None):
+                layer = self._layers[index]
+                values.update(zip(layer.tops, tops, strict=False))
+                parts += [F.sum(top) * weight for top, weight in zip(tops, layer.loss_weights, strict=False) if weight]
         if not parts:
             raise ModelError("the net has no loss", hint="take the prototxt that it was trained with")
         return sum(parts[1:], start=parts[0])

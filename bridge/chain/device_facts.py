@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bridge.chain.devices import cuda_problem, gpu_hint, scope, to_host
+from bridge.chain.devices import cuda_problem, gpu_hint, missing_libraries, scope, to_host
+from bridge.compat.cuda_parts import quiet
+from bridge.extras import pip
 
 _DRIVERS = {"win32": "nvcuda.dll"}
 _PACKAGES = ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x")
@@ -60,6 +62,9 @@ def gpu_facts() -> list[Fact]:
     facts.append(Fact("cupy", cupy.__version__))
     if not cuda_problem():
         facts.append(Fact("runtime", _cuda_version(cupy.cuda.runtime.runtimeGetVersion())))
+    if not facts[0].problem and (missing := missing_libraries()):
+        hint = f"CUDA's toolkit, or {pip('cuda12')} (cuda13 for CUDA 13)"
+        facts.append(Fact("libraries", "", f"CuPy does not load {', '.join(missing)}", hint))
     return [*facts, _cudnn(cupy), _nccl()]
 
 
@@ -91,7 +96,7 @@ def _cudnn(cupy: Any) -> Fact:
         hint = "pip install 'cupy-cuda12x<14' nvidia-cudnn-cu12==8.9.7.29, for faster convolutions in less memory"
         return Fact("cudnn", "", "CuPy 14 does not use it: convolutions go through cuBLAS", hint)
     try:
-        version = importlib.import_module("cupy.cuda.cudnn").getVersion()
+        version = quiet("cupy.cuda.cudnn").getVersion()
     except (ImportError, AttributeError, RuntimeError) as error:
         problem = f"CuPy does not load it: {str(error).splitlines()[0]}"
         return Fact("cudnn", "", problem, "pip install nvidia-cudnn-cu12==8.9.7.29")
@@ -100,7 +105,7 @@ def _cudnn(cupy: Any) -> Fact:
 
 def _nccl() -> Fact:
     try:
-        version = importlib.import_module("cupy.cuda.nccl").get_version()
+        version = quiet("cupy.cuda.nccl").get_version()
     except (ImportError, AttributeError, RuntimeError):
         hint = "pip install nvidia-nccl-cu12 (nvidia-nccl-cu13 for CUDA 13), for several GPUs"
         return Fact("nccl", "", "CuPy does not load it", hint)

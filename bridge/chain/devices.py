@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
+from bridge.compat import cuda_parts
 from bridge.errors import MissingExtraError, UsageError
 from bridge.extras import pip
 
+_LIBRARIES = ("nvrtc", "cublas", "cusolver", "cusparse", "curand")
+_NO_DEVICE = "there is no CUDA device"
+_OUT_OF_MEMORY = ("ALLOC_FAILED", "cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY")
 _NAMES = "-1 (CPU), 0, 1, ... or @cupy:0 (a GPU), gpu (each process its own)"
 
 
@@ -27,10 +33,12 @@ def cuda_problem() -> str:
     """The reason why no CUDA GPU can be used; empty if one can.
 
     ``chainer.backends.cuda.available`` is true where the libraries are installed and the driver is not. So this
-    function asks the driver for the number of devices.
+    function asks the driver for the number of devices. Then it looks for the libraries: CuPy can be imported without
+    them, and Chainer finds no CUDA then.
     """
     if importlib.util.find_spec("cupy") is None:
         return "cupy is not installed"
+    cuda_parts.preload()
     try:
         import cupy
 
@@ -39,7 +47,35 @@ def cuda_problem() -> str:
         return f"cupy does not import: {str(error).splitlines()[0]}"
     except RuntimeError as error:  # CUDARuntimeError, a name that does not exist without a driver
         return str(error).splitlines()[0]
-    return "" if count else "there is no CUDA device"
+    missing = missing_libraries() if count else []
+    return f"libraries of CUDA are missing: {', '.join(missing)}" if missing else "" if count else _NO_DEVICE
+
+
+def missing_libraries() -> list[str]:
+    """Names of CUDA's libraries that CuPy does not load and a training step needs, such as ``cublas``."""
+    return [name for name in _LIBRARIES if not _is_loaded(name)]
+
+
+def _is_loaded(library: str) -> bool:
+    try:
+        module = importlib.import_module(f"cupy_backends.cuda.libs.{library}")
+        if library == "nvrtc":  # looked up at its first use
+            module.getVersion()
+    except (ImportError, RuntimeError, OSError):
+        return False
+    return True
+
+
+def device_failures() -> tuple[type[Exception], ...]:
+    """The exceptions that CuPy, CUDA and its compiler raise."""
+    kinds: tuple[type[Exception], ...] = (RuntimeError, ImportError, OSError, MemoryError)
+    compiler = sys.modules.get("cupy.cuda.compiler")
+    return kinds if compiler is None else (*kinds, compiler.CompileException)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory did not suffice, of the host, of a GPU, or for a library of CUDA."""
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY)
 
 
 def cuda_devices() -> int:
@@ -117,7 +153,7 @@ def free_memory() -> None:
 
 def to_host(array: Any) -> np.ndarray:
     """An array of NumPy or CuPy as one of NumPy; one of NumPy as it is."""
-    return array if isinstance(array, np.ndarray) else np.asarray(array.get())
+    return np.asarray(array if isinstance(array, (np.ndarray, np.generic)) else array.get())
 
 
 def numbers_on_host(numbers: Sequence[Any]) -> list[float]:

@@ -10,6 +10,8 @@ Source: glibc ``e_expf.c``, ``e_powf.c`` and their tables, which are Arm's optim
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 
@@ -24,6 +26,8 @@ _WHOLE = 1.5 * 2**52
 """Added to a number, it rounds the number to an integer, which is then in the lowest bits."""
 _STEP_BITS = (2.0 ** (np.arange(_STEPS) / _STEPS)).view(np.int64) - (np.arange(_STEPS) << 47)
 """The bits of 2 to the power of each step, minus what the step's number adds to the exponent when it is shifted."""
+_AT_ONCE = 1 << 16
+"""So many values are computed at a time: what float64 takes in between then is small, and stays in the cache."""
 _LEAST = -200.0 * _STEPS
 """An exponent below that of every float32 number, whose power of 2 a float64 can still hold."""
 
@@ -49,19 +53,19 @@ _LOG_POLYNOMIAL = _numbers("""
 """)
 
 
-def expf(x: np.ndarray) -> np.ndarray:
+def expf(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """``e ** x``.
 
     Args:
         x: float32 array of any shape, with values up to 88.
+        out: Contiguous float32 array of the same shape to fill, which may be ``x`` itself; by default a new one.
 
     Returns:
         float32 array of the same shape.
 
     Source: glibc ``e_expf.c``.
     """
-    exponents = np.multiply(np.atleast_1d(x), _PER_E, dtype=np.float64)
-    return _powers_of_2(exponents).reshape(np.shape(x))  # NumPy makes a scalar of what has no axes
+    return _in_parts(x, lambda part: _powers_of_2(np.multiply(part, _PER_E, dtype=np.float64)), out)
 
 
 def powf(x: np.ndarray, y: float) -> np.ndarray:
@@ -76,7 +80,20 @@ def powf(x: np.ndarray, y: float) -> np.ndarray:
 
     Source: glibc ``e_powf.c``.
     """
-    wide = np.abs(np.array(np.atleast_1d(x), np.float64))
+    return _in_parts(x, lambda part: _powers(part, y))
+
+
+def _in_parts(x: np.ndarray, compute: Callable[[np.ndarray], np.ndarray], out: np.ndarray | None = None) -> np.ndarray:
+    """What a function of single values makes of an array."""
+    flat = np.ravel(x)
+    result = np.empty(flat.shape, np.float32) if out is None else out.reshape(-1)
+    for start in range(0, flat.size, _AT_ONCE):
+        result[start : start + _AT_ONCE] = compute(flat[start : start + _AT_ONCE])
+    return result.reshape(np.shape(x))
+
+
+def _powers(x: np.ndarray, y: float) -> np.ndarray:
+    wide = np.abs(np.array(x, np.float64))
     zero = wide == 0
     wide[zero] = 1
     bits = wide.view(np.int64) - _OCTAVE
@@ -90,7 +107,7 @@ def powf(x: np.ndarray, y: float) -> np.ndarray:
     logs *= y * _STEPS
     result = _powers_of_2(logs)
     result[zero] = 0
-    return result.reshape(np.shape(x))
+    return result
 
 
 def _powers_of_2(exponents: np.ndarray) -> np.ndarray:

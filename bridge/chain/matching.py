@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bridge.chain.build import LayerLink
+from bridge.chain.devices import to_host
 from bridge.chain.functions import chainer
 from bridge.errors import ModelError
 from bridge.schema import Layer, Shape, count, times
@@ -108,7 +109,7 @@ class Part:
         target = getattr(self.target, "array", self.target)
         if target is None:
             raise ModelError(f"'{self.array}' has no values yet")
-        return np.array(chainer.backends.cuda.to_cpu(target))
+        return np.array(to_host(target))
 
     def restored(self, array: np.ndarray) -> np.ndarray:
         """The other way round: what the array holds as the blob has it.

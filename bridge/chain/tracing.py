@@ -79,7 +79,7 @@ def trace(chain: Any, args: Iterable[Any], method: str = "") -> Trace:
 
     Args:
         chain: Any :class:`chainer.Link`.
-        args: What to call it with.
+        args: What to call it with; arrays of NumPy go to the chain's device.
         method: The method to call, where it is not the chain itself.
 
     Raises:
@@ -88,10 +88,16 @@ def trace(chain: Any, args: Iterable[Any], method: str = "") -> Trace:
     twin = _copy(chain)
     links = _leaves(links_of(twin))
     hook = _Calls({id(link): path for path, link in links.items()})
-    given = [chainer.Variable(arg) if _is_float(arg) else arg for arg in args]
+    sent = [twin.device.send(arg) if isinstance(arg, np.ndarray) else arg for arg in args]
+    given = [chainer.Variable(arg) if _is_float(arg) else arg for arg in sent]
     state = np.random.get_state()
     try:
-        with chainer.using_config("train", False), chainer.using_config("enable_backprop", True), hook:
+        with (
+            chainer.using_config("train", False),
+            chainer.using_config("enable_backprop", True),
+            chainer.using_device(twin.device),
+            hook,
+        ):
             result = (getattr(twin, method) if method else twin)(*given)
     finally:
         np.random.set_state(state)

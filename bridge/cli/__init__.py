@@ -163,9 +163,17 @@ def _run(args: list[str] | None) -> Any:
     except Exception as error:  # a defect of ours: its status must not read as "a difference was found"
         if VOICE.verbose or os.environ.get("BRIDGE_TRACEBACK"):
             raise
-        return _say(
-            f"unexpected {type(error).__name__}: {error}", 2, "a defect; -v shows where, as BRIDGE_TRACEBACK=1 does"
-        )
+        return _say_unexpected(error)
+
+
+def _say_unexpected(error: Exception) -> int:
+    """Say an error that nothing expects: a fault of a plug-in's code, or a defect of this program."""
+    plugins = sys.modules.get("bridge.layers.plugins")
+    fault = plugins.fault_of_plugin(error) if plugins else ""
+    text, owner = (
+        (fault, "the plug-in's own code") if fault else (f"unexpected {type(error).__name__}: {error}", "a defect")
+    )
+    return _say(text, 2, f"{owner}; -v shows where, as BRIDGE_TRACEBACK=1 does")
 
 
 def _tame_warnings() -> None:

@@ -19,6 +19,7 @@ _PACKAGES = (
 )  # fmt: skip
 
 
+_STATES = {True: "needed here", False: "not needed here"}
 _CLOSE = 1e-3
 """The largest relative difference from NumPy that a training step on a device may have."""
 
@@ -37,10 +38,7 @@ def doctor(as_json: bool) -> None:
     click.echo()
     for title in ("readers", "engines", "devices", "gpu"):
         _list(title, data[title])
-    click.echo("patches to Chainer, made as its modules are imported\n")
-    for patch in data["patches"]:
-        click.echo(f"  {patch['name']}: {patch['module']}, {patch['state']}")
-        _say(patch["reason"])
+    _list_patches(data["patches"])
 
 
 def _list(title: str, items: list[dict[str, str]]) -> None:
@@ -56,9 +54,27 @@ def _list(title: str, items: list[dict[str, str]]) -> None:
     click.echo()
 
 
+def _list_patches(patches: list[dict[str, str]]) -> None:
+    """The names of the patches that this environment needs; after ``-v`` each patch with its module and the reason."""
+    if manners.VOICE.verbose:
+        click.echo("patches to Chainer, made as its modules are imported\n")
+        for patch in patches:
+            click.echo(f"  {patch['name']}: {patch['module']}, {patch['state']}")
+            _say(patch["reason"])
+        return
+    needed = dict.fromkeys(patch["name"] for patch in patches if patch["state"] == _STATES[True])
+    click.echo(
+        f"patches to Chainer\n\n  {len(needed)} are needed here; they are made as its modules are imported (-v: why)"
+    )
+    _say(" ".join(needed))
+
+
 def _say(remark: str) -> None:
-    """A remark below a line; words are not broken, so that commands can be copied."""
+    """A remark below a line; words are not broken, and a command stays on one line, so that it can be copied."""
     indent = " " * 6
+    if "pip install" in remark and ", " not in remark:
+        click.echo(indent + remark)
+        return
     width = min(terminal_width() or 80, 80) - len(indent)
     for line in textwrap.wrap(remark, width, break_long_words=False, break_on_hyphens=False):
         click.echo(indent + line)
@@ -120,11 +136,12 @@ def _gpus() -> list[dict[str, str]]:
 def _tried(device: str) -> dict[str, str]:
     """A device, tried by one training step: the driver's count of devices does not say that they compute."""
     from bridge.chain.device_facts import step_differences
+    from bridge.chain.devices import device_failures
 
     made = {"name": device, "summary": "", "problem": "", "hint": ""}
     try:
         found = step_differences(device)
-    except (RuntimeError, ImportError, OSError, MemoryError) as error:  # what CUDA and CuPy raise
+    except device_failures() as error:
         return {**made, "problem": f"a training step fails: {type(error).__name__}: {str(error).splitlines()[0]}"}
     text = ", ".join(f"{name} {value:.0e}" for name, value in found.items())
     problem = "" if max(found.values()) < _CLOSE else "a training step gives other numbers than NumPy"
@@ -143,7 +160,6 @@ def _gpu() -> list[dict[str, str]]:
 def _patches() -> list[dict[str, str]]:
     from bridge import compat
 
-    states = {True: "needed here", False: "not needed here"}
     return [
-        {"name": p.name, "module": p.module, "reason": p.reason, "state": states[p.needed()]} for p in compat.patches()
+        {"name": p.name, "module": p.module, "reason": p.reason, "state": _STATES[p.needed()]} for p in compat.patches()
     ]

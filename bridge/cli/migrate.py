@@ -23,6 +23,7 @@ def migrate(ctx: click.Context, /, folder: str, output: str, jobs: int | None, o
     Exit status: 0 every model is converted and proven, 1 one is not, 2 there is none.
     """
     from bridge.exporting.migrate import find_pairs, migrate_folder
+    from bridge.verification.results import plural
 
     if only_list:
         for pair in find_pairs(folder):
@@ -30,5 +31,5 @@ def migrate(ctx: click.Context, /, folder: str, output: str, jobs: int | None, o
         return
     outcomes = migrate_folder(folder, output, jobs=jobs, progress=VOICE.progress)
     proven = sum(outcome.proven for outcome in outcomes)
-    click.echo(f"{output}/index.html: {len(outcomes)} models, {proven} converted and proven")
+    click.echo(f"{output}/index.html: {plural(len(outcomes), 'model')}, {proven} converted and proven")
     ctx.exit(2 if not outcomes else 0 if proven == len(outcomes) else 1)

@@ -154,6 +154,40 @@ PATCHES: tuple[Patch, ...] = (
         ),
     ),
     Patch(
+        "cuda-parts",
+        "chainer.backends.cuda",
+        "CuPy 13 does not find CUDA's libraries where pip installed them, and warns of the name cupy.cudnn; without "
+        "cuDNN, which CuPy 14 has no longer, Chainer warns that CuPy is to be installed again: where warnings are "
+        "errors, 'import chainer' fails",
+        _always,
+        (
+            (
+                r"(?m)^try:\n    import cupy$",
+                "try:\n    from bridge.compat import cuda_parts; cuda_parts.preload(); import cupy",
+            ),
+            (
+                r"( +)if 7 < _cupy_major:\n +import cupy\.cuda\.cudnn\n +import cupy\.cudnn\n",
+                r"\1cuda_parts.load_cudnn()\n\n\n",
+            ),
+            (r"getattr\(check_cuda_available, '_already_warned', False\)", "True"),
+        ),
+    ),
+    *(
+        Patch(
+            "cupy-scatter",
+            f"chainer.functions.array.{module}",
+            "CuPy 14 deprecates scatter_add for cupy.add.at; the gradient of F.get_item, F.scatter_add and "
+            "F.spatial_transformer_sampler warn",
+            _always,
+            edits,
+        )
+        for module, edits in (
+            ("get_item", ((r"gx\.scatter_add\(slices,", "chainer.backends.cuda.cupy.add.at(gx, slices,"),)),
+            ("scatter_add", ((r"cuda\.cupyx\.scatter_add\(y,", "cuda.cupy.add.at(y,"),)),
+            ("spatial_transformer_sampler", ((r"cuda\.cupyx\.scatter_add", "cuda.cupy.add.at"),)),
+        )
+    ),
+    Patch(
         "unsigned-padding",
         "chainer.functions.array.pad_sequence",
         "NumPy 2.0 refuses a negative number for an unsigned array (1.24 warns); "

@@ -44,6 +44,7 @@ class Engine(Protocol):
 class EngineEntry:
     """One line of the table: a name, the packages it needs, and how to install them.
 
+    ``probed`` marks an engine whose module says by ``missing(python)`` whether it works: a package alone does not.
     ``asked`` marks an engine that is known to differ from Caffe, and so runs only when it is
     asked for by name. ``piecewise`` marks one that gives the same for a few layers alone as for the whole net.
     """
@@ -72,7 +73,7 @@ ENGINES: dict[str, EngineEntry] = {
         EngineEntry("chainer", "Chainer, on the built chain", ("chainer",), pip("chainer"), piecewise=True),
         EngineEntry("pycaffe", "the real Caffe, in another interpreter", (), "set BRIDGE_PYCAFFE_PYTHON", probed=True),
         EngineEntry("numpy", "NumPy, for layers that Chainer lacks, such as DetectionOutput", (), "", asked=True),
-        EngineEntry("opencv", "OpenCV 4, on the Caffe files", ("cv2",), _OPENCV, asked=True),
+        EngineEntry("opencv", "OpenCV 4, on the Caffe files", ("cv2",), _OPENCV, probed=True, asked=True),
         EngineEntry(
             "opencv_onnx", "OpenCV, on the exported model", ("cv2",), "pip install opencv-python-headless", asked=True
         ),
@@ -150,6 +151,14 @@ def make_partial(name: str, net: Net, **options: Any) -> Engine:
     lacking = module.Engine.lacking(served, **options)
     partial = PartialEngine(lambda part: make(name, part, **options), served, lacking)
     return partial if lacking and partial.computes else make(name, served, **options)
+
+
+def where_to_get_another(name: str) -> str:
+    """As :func:`how_to_get_another`, in words that may be broken over several lines: commands to copy may not."""
+    for entry in ENGINES.values():
+        if entry.name != name and missing(entry.name) is not None:
+            return f"'bridge doctor' prints the command that installs {entry.name}"
+    return how_to_get_another(name)
 
 
 def how_to_get_another(name: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from bridge.chain.build import NetChain, build_chain
+from bridge.chain.devices import to_host
 from bridge.chain.functions import chainer
 from bridge.engines import Arrays, Tops
 from bridge.schema import ServedNet
@@ -61,4 +62,4 @@ def _float32(inputs: Arrays) -> dict[str, np.ndarray]:
 
 
 def _array(variable: Any) -> np.ndarray:
-    return np.asarray(chainer.backends.cuda.to_cpu(variable.array))
+    return to_host(variable.array)

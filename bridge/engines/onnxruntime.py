@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,8 @@ _NAMES = (
     "ModelLoaded", "ModelRequiresCompilation", "NoModel", "NoSuchFile", "NotImplemented", "NotFound",
     "RuntimeException",
 )  # fmt: skip
+_TYPES: dict[str, Any] = {"tensor(uint8)": np.uint8, "tensor(float16)": np.float16}
+"""What inputs other than float32 are fed with."""
 _LACKS = ("NOT_IMPLEMENTED", "Current official support for domain", "Unsupported model IR version")
 """Parts of ONNX Runtime's messages about a model that another version may run."""
 
@@ -51,7 +54,11 @@ class Engine:
         )
         if not graph.outputs:  # Silence layers read all outputs
             return {}, graph
-        return RuntimeSession(file, threads=self._threads)(inputs), graph
+        return RuntimeSession(file, threads=self._threads, in_pieces=every_top)(inputs), graph
+
+
+UNWRITTEN = 0x7FA5C3A5
+"""The bits of a NaN that no computation makes."""
 
 
 class RuntimeSession:
@@ -61,17 +68,32 @@ class RuntimeSession:
         file: The model.
         outputs: Names of values to show besides the model's own outputs.
         threads: To compute with; 0 is one per core.
+        repeated: Whether it is run many times. Then the runtime keeps the memory of a run for the next, which is
+            faster, and takes more than the values that are needed at once.
+        in_pieces: Whether it is a few layers of a net. Then values stay in the order that the layers between have,
+            and are not put into another one, and back, at each layer.
 
     Raises:
         ModelError: ONNX Runtime refuses the model.
         UnsupportedLayerError: This version of it does not know what another does.
     """
 
-    def __init__(self, file: OnnxFile, outputs: Sequence[str] = (), threads: int = 0) -> None:
+    def __init__(
+        self,
+        file: OnnxFile,
+        outputs: Sequence[str] = (),
+        threads: int = 0,
+        *,
+        repeated: bool = False,
+        in_pieces: bool = False,
+    ) -> None:
         ort = runtime()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4
+        if in_pieces:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = repeated
         self._arrays = [np.ascontiguousarray(init.numpy()) for init in file.tensors.values()]  # the session uses them
         self._values = [ort.OrtValue.ortvalue_from_numpy(array) for array in self._arrays]
         options.add_external_initializers(list(file.tensors), self._values)
@@ -79,16 +101,59 @@ class RuntimeSession:
             self._session = ort.InferenceSession(file.stub(outputs), options, providers=["CPUExecutionProvider"])
         except raised() as error:
             raise _refusal(error) from None
+        self._repeated = repeated
+        self._outputs = [value.name for value in self._session.get_outputs()]
+        self._inputs = {value.name: _TYPES.get(value.type, np.float32) for value in self._session.get_inputs()}
 
     def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """The outputs by name."""
-        names = [output.name for output in self._session.get_outputs()]
-        types = {value.name: np.uint8 if "uint8" in value.type else np.float32 for value in self._session.get_inputs()}
-        fed = {name: np.asarray(inputs[name], dtype) for name, dtype in types.items()}
+        fed = {name: np.asarray(inputs[name], dtype, order="C") for name, dtype in self._inputs.items()}
+        if self._repeated:
+            return self._run(fed)
+        with contextlib.suppress(*raised(), RuntimeError):  # a model may promise other extents than it has
+            return self._run_into(fed, self._room(fed))
+        return self._run(fed)
+
+    def _run(self, fed: Arrays) -> dict[str, np.ndarray]:
         try:
-            return dict(zip(names, self._session.run(names, fed), strict=True))
+            return dict(zip(self._outputs, self._session.run(self._outputs, fed), strict=True))
         except raised() as error:
             raise _refusal(error) from None
+
+    def _room(self, fed: Arrays) -> dict[str, np.ndarray]:
+        """An array for each float32 output whose extents are told: it is written there, and not copied.
+
+        The first value of each is UNWRITTEN.
+        """
+        inputs = self._session.get_inputs()
+        named = [pair for value in inputs for pair in zip(value.shape, fed[value.name].shape, strict=False)]
+        sizes = {extent: size for extent, size in named if isinstance(extent, str)}
+        found = {}
+        for value in self._session.get_outputs():
+            extents = [sizes.get(extent, extent) for extent in value.shape]  # none as well where they are not known
+            if (
+                extents
+                and value.type == "tensor(float)"
+                and all(isinstance(extent, int) and extent > 0 for extent in extents)
+            ):
+                found[value.name] = np.empty(extents, np.float32)
+                found[value.name].reshape(-1)[:1].view(np.uint32)[0] = UNWRITTEN
+        return found
+
+    def _run_into(self, fed: Arrays, room: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        binding = self._session.io_binding()
+        for name, array in fed.items():
+            binding.bind_cpu_input(name, array)
+        for name in self._outputs:
+            if name in room:
+                binding.bind_output(name, "cpu", 0, np.float32, room[name].shape, room[name].ctypes.data)
+            else:
+                binding.bind_output(name)
+        self._session.run_with_iobinding(binding)
+        if any(array.reshape(-1)[:1].view(np.uint32)[0] == UNWRITTEN for array in room.values()):
+            return self._run(fed)  # an output that is an input or a constant: the runtime hands out that one instead
+        values = binding.get_outputs()
+        return {name: room[name] if name in room else values[place].numpy() for place, name in enumerate(self._outputs)}
 
 
 def runtime() -> Any:

@@ -107,6 +107,15 @@ def import_opencv(importer: str = "readNetFromCaffe") -> Any:
     return cv2
 
 
+def missing(_: object = None) -> MissingExtraError | None:
+    """Why the engine does not work here: OpenCV 5 is installed, and has no importer of Caffe files."""
+    try:
+        import_opencv()
+    except MissingExtraError as error:
+        return error
+    return None
+
+
 def feed(loaded: Any, inputs: Arrays) -> None:
     """Set the inputs of an OpenCV net, and turn off fused layers and Winograd convolution."""
     if hasattr(import_opencv("readNetFromONNX").dnn, "readNetFromCaffe"):  # in OpenCV 5 this call drops the inputs

@@ -190,7 +190,8 @@ _Message = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 
 def _pack(texts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> list[memoryview]:
-    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    # ascontiguousarray would make an array (1,) of a scalar
+    whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     listed = [[name, array.dtype.str, array.shape] for name, array in whole.items()]
     head = json.dumps({"texts": texts, "arrays": listed}).encode()
     size = sum(array.nbytes for array in whole.values())

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from bridge.chain.devices import to_host
 from bridge.chain.functions import chainer
 from bridge.chain.functions.convolution import Convolution, Deconvolution
 from bridge.errors import DifferenceError, MissingExtraError, ModelError, UnsupportedLayerError
@@ -77,8 +78,7 @@ def _named(values: Any, names: Sequence[str] | None, prefix: str) -> dict[str, n
     names = names or [f"{prefix}{index}" for index in range(len(values))]
     if len(names) != len(values):
         raise ModelError(f"{len(names)} names for {len(values)} {prefix.lower().strip('_')}s: {', '.join(names)}")
-    to_cpu = chainer.backends.cuda.to_cpu
-    return {name: np.asarray(to_cpu(chainer.as_array(value))) for name, value in zip(names, values, strict=True)}
+    return {name: to_host(chainer.as_array(value)) for name, value in zip(names, values, strict=True)}
 
 
 def _outputs(chain: Any, args: Any, names: Sequence[str] | None) -> dict[str, np.ndarray]:

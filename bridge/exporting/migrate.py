@@ -121,8 +121,7 @@ def migrate_folder(
     with ThreadPoolExecutor(jobs or max(1, (os.cpu_count() or 2) // 2)) as pool:
         outcomes = []
         for outcome in pool.map(lambda pair: _migrated(pair, root, target), pairs):
-            why = f" ({outcome.said[-1]})" if outcome.said and not outcome.proven else ""
-            progress(f"{outcome.pair.weights}: {_verdict(outcome)}{why}")
+            progress(f"{outcome.pair.weights}: {_verdict(outcome)}{_reason(outcome)}")
             outcomes.append(outcome)
     with atomic(target / "index.html") as stream:
         stream.write(_page(root, outcomes).encode())
@@ -254,6 +253,14 @@ def _verdict(outcome: Migration) -> str:
     if outcome.proven:
         return "converted and proven"
     return "converted, not proven" if outcome.converted else "not converted"
+
+
+def _reason(outcome: Migration) -> str:
+    """Why a model is not converted or not proven, in brackets: the line of the error, and not the hint below it."""
+    if outcome.proven or not outcome.said:
+        return ""
+    errors = [line for line in outcome.said if line.startswith("bridge: ")]
+    return f" ({(errors or outcome.said)[-1].removeprefix('bridge: ')})"
 
 
 def _page(root: Path, outcomes: Sequence[Migration]) -> str:

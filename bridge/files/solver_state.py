@@ -11,10 +11,10 @@ import numpy as np
 
 from bridge.caffe_files.proto.encode import field_tag, prefixed
 from bridge.caffe_files.varint import varint
-from bridge.errors import FormatError, MissingExtraError
-from bridge.extras import pip
+from bridge.errors import FormatError
 from bridge.files.atomic import atomic, pieces
 from bridge.files.sniff import sniff
+from bridge.limits.hdf5 import Guard, import_h5py, open_hdf5
 from bridge.schema import Blob
 
 
@@ -90,30 +90,45 @@ def _write_binary(stream: IO[bytes], state: SolverState) -> None:
     stream.write(field_tag(4, 0) + varint(state.current_step))
 
 
-def _h5py(where: str) -> Any:
-    try:
-        import h5py
-    except ImportError:
-        hint = pip("hdf5")
-        raise MissingExtraError("h5py is not installed", where=where, hint=hint) from None
-    return h5py
-
-
 def _read_hdf5(path: str | Path) -> SolverState:
-    h5py = _h5py(str(path))
-    try:
-        with h5py.File(path, "r") as file:
-            history = file["history"]
-            blobs = [Blob.of(np.asarray(history[str(index)], np.float32)) for index in range(len(history))]
-            name = file["learned_net"][()] if "learned_net" in file else b""
-            numbers = [int(np.asarray(file[name]).reshape(-1)[0]) for name in ("iter", "current_step")]
-    except (KeyError, OSError, ValueError, TypeError, IndexError) as error:
-        raise FormatError(f"is no solver state: {str(error).splitlines()[0]}", where=str(path)) from None
-    return SolverState(numbers[0], name.decode("utf-8", "surrogateescape"), numbers[1], tuple(blobs))
+    with open_hdf5(path) as (file, guard):
+        numbers = [_number(file, guard, name) for name in ("iter", "current_step")]
+        history = guard.member("", file, "history")
+        count = len(history) if hasattr(history, "keys") else -1
+        if count < 0 or any(not str(key).isdigit() or int(key) >= count for key in history):
+            raise guard.error("history", "is no group of data sets that are numbered from 0")
+        blobs = [Blob.of(_history(history, guard, index)) for index in range(count)]
+        name = _learned_net(file, guard)
+    return SolverState(numbers[0], name, numbers[1], tuple(blobs))
+
+
+def _number(file: Any, guard: Guard, name: str) -> int:
+    values = guard.numbers("", file, name).reshape(-1)
+    if not values.size or values.dtype.kind not in "iu":
+        raise guard.error(name, f"holds {values.size} values of {values.dtype}", expected="a whole number")
+    return int(values[0])
+
+
+def _history(group: Any, guard: Guard, index: int) -> np.ndarray:
+    return guard.numbers("/history", group, str(index)).astype(np.float32, copy=False)
+
+
+def _learned_net(file: Any, guard: Guard) -> str:
+    """The name of the net's file; Caffe writes it as a C string."""
+    if "learned_net" not in file:
+        return ""
+    data = guard.member("", file, "learned_net")
+    guard.check("/learned_net", data)
+    value = data[()] if data.shape == () else None
+    if isinstance(value, str):
+        value = value.encode("utf-8", "surrogateescape")
+    if not isinstance(value, bytes):
+        raise guard.error("learned_net", "is no text")
+    return value.decode("utf-8", "surrogateescape")
 
 
 def _write_hdf5(stream: IO[bytes], state: SolverState) -> None:
-    h5py = _h5py("")
+    h5py = import_h5py("")
     with h5py.File(stream, "w") as file:
         file["iter"] = np.array([state.iteration], np.int32)
         file["current_step"] = np.array([state.current_step], np.int32)

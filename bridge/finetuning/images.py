@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bridge.errors import MissingExtraError
+from bridge.errors import BridgeError, MissingExtraError
 from bridge.extras import pip
+from bridge.limits.budget import BUDGET
 from bridge.limits.sources import image_faults
 
 _AHEAD = 8
@@ -55,10 +57,13 @@ def decode_picture(job: tuple[str, int, int, int]) -> np.ndarray | str:
     path, height, width, channels = job
     try:
         with Image.open(path) as opened:
+            BUDGET.picture(os.path.getsize(path), opened.width, opened.height, "")
             picture = _eight_bits(ImageOps.exif_transpose(opened)).convert("L" if channels == 1 else "RGB")
             if height and picture.size != (width, height):
                 picture = picture.resize((width, height), Image.Resampling.BILINEAR)
             pixels = np.asarray(picture, np.uint8)
+    except BridgeError as error:
+        return error.text
     except image_faults(Image.DecompressionBombError) as error:
         text = getattr(error, "strerror", None) or str(error).replace(f" {path!r}", "")
         return (text.splitlines() or [type(error).__name__])[0]

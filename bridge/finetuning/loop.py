@@ -354,7 +354,9 @@ class Loop:
     def _memory_errors_named(self) -> Iterator[None]:
         try:
             yield
-        except MemoryError as error:
+        except (MemoryError, RuntimeError) as error:
+            if not devices.is_out_of_memory(error):
+                raise
             traceback.clear_frames(error.__traceback__)  # they hold the arrays of the step
             raise UsageError(
                 f"not enough memory in iteration {self.at.state.iteration}: {str(error) or 'no more is available'}",
@@ -380,7 +382,9 @@ class Loop:
         devices.free_memory()
         try:
             self._gradients(Batch(np.arange(size) % len(self.plan.train), 0))
-        except MemoryError:
+        except (MemoryError, RuntimeError) as error:
+            if not devices.is_out_of_memory(error):
+                raise
             return False
         return True
 

@@ -148,6 +148,7 @@ def make_plan(config: Config, work: Work = silent, material: Material | None = N
     fed = _feed(config, made, objective, ranks, work, material)
     objective = dataclasses.replace(objective, weights=class_weights(config, net, objective, fed.train))
     chain = _chain(config, net, ranks)
+    chain.exact = fed.train.fixed  # a replay of a Caffe run
     batches = _batches(config, made, objective, fed.train, ranks)
     iterations = config.recipe.max_iter or -(-config.epochs * batches.per_epoch // config.recipe.iter_size)
     plan = Plan(

@@ -81,7 +81,10 @@ class Head:
         """
         match = re.fullmatch(r"(?P<layer>.+?)=(?:(?P<name>.+):)?(?P<outputs>\d+)", text)
         if match is None or int(match["outputs"]) < 1:
-            raise UsageError(f"--head {text}: expected LAYER=10 or LAYER=NEW_NAME:10")
+            raise UsageError(
+                f"--head {text}: expected LAYER=10 or LAYER=NEW_NAME:10",
+                hint="the layer is mostly the last one that has a weight in what 'bridge info FILES' lists",
+            )
         return cls(match["layer"], int(match["outputs"]), match["name"] or "")
 
 

@@ -148,8 +148,10 @@ class Trunk:
         elif len(images) == 1:
             rows = [self._onnx(images[0])]
         else:
+            run = self._onnx
+            shares = [images[len(images) * i // _THREADS : len(images) * (i + 1) // _THREADS] for i in range(_THREADS)]
             with ThreadPoolExecutor(_THREADS) as pool:  # the runtime computes without Python's lock
-                rows = list(pool.map(self._onnx, images))
+                rows = [row for share in pool.map(lambda of: [run(x) for x in of], shares) for row in share]
         return {blob: np.concatenate([row[blob] for row in rows]) for blob in self.cut.blobs}
 
     def _chainer(self, x: np.ndarray) -> Features:
@@ -181,7 +183,7 @@ class OnnxTrunk:
         if not all(self._names.values()):
             raise UnsupportedLayerError("a blob that the trunk hands on has no value of its own in the model")
         shown = [name for name in self._names.values() if name not in graph.outputs]
-        self._session, self._data = RuntimeSession(file, shown, threads=1), data
+        self._session, self._data = RuntimeSession(file, shown, threads=1, repeated=True), data
 
     def __call__(self, x: np.ndarray) -> Features:
         """Features of one image (1, C, H, W) float32."""

@@ -130,6 +130,9 @@ class BatchNorm(NeuronLayer):
         g.merge("scale_factor", 1.0)
         return g.BatchNormalization(x[0], gamma, beta, *statistics, epsilon=self.eps)
 
+    def chainer_tail(self, F: ChainerFunctions, link: LayerArrays) -> Any:
+        return F.caffe_batch_norm_tail(link, self)
+
     def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return F.caffe_batch_norm(x[0], link, self)
 

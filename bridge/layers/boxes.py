@@ -99,13 +99,23 @@ def round_half_away(g: OnnxBuilder, x: str) -> str:
 def united(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """Intersection over union of a box (4) with others (P, 4), float32; a box turned inside out has no area.
 
+    Of two boxes whose areas are infinite it is NaN where they meet: it has no value.
+
     Source: ``JaccardOverlap`` in bbox_util.cpp of SSD.
     """
     low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
-    shared = np.prod(np.maximum(high - low, 0), axis=1)
-    own, others = (np.prod(np.maximum(b[..., 2:] - b[..., :2], 0), axis=-1) for b in (box, boxes))
-    found: np.ndarray = np.divide(shared, own + others - shared, out=np.zeros_like(shared), where=shared != 0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        shared = np.where((high > low).all(axis=1), np.prod(high - low, axis=1), np.float32(0))
+        own, others = (area(b) for b in (box, boxes))
+        found: np.ndarray = np.divide(shared, own + others - shared, out=np.zeros_like(shared), where=shared != 0)
     return found
+
+
+def area(boxes: np.ndarray) -> np.ndarray:
+    """The area of boxes (..., 4), float32; infinite where it is larger than float32 can hold."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        sides = np.maximum(boxes[..., 2:] - boxes[..., :2], 0)
+        return np.asarray(np.where((sides > 0).all(axis=-1), np.prod(sides, axis=-1), np.float32(0)))
 
 
 def apart(boxes: np.ndarray, overlap: float, eta: float = 1.0, most: int = -1) -> list[int]:

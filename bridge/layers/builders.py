@@ -301,6 +301,9 @@ class ChainerFunctions(Protocol):
 
     # -- Caffe's functions --------------------------------------------------------------
 
+    def tail(self, factor: Any = None, shift: Any = None, positive: bool = False) -> Any:
+        """What may be computed with the layer before: ``max(0, x * factor + shift)`` per channel, or a part of it."""
+
     def caffe_accuracy(self, x: Any, labels: Any, layer: Accuracy) -> tuple[Any, ...]:
         """The share of right predictions, a number; with two tops also that of each class, (classes)."""
 
@@ -309,6 +312,9 @@ class ChainerFunctions(Protocol):
 
     def caffe_batch_norm(self, x: Any, link: LayerArrays, layer: BatchNorm) -> Any:
         """BatchNorm of (N, C, ...), which updates the statistics in training."""
+
+    def caffe_batch_norm_tail(self, link: LayerArrays, layer: BatchNorm) -> Any:
+        """What BatchNorm does to each channel by its stored statistics; ``None`` where it takes those of the batch."""
 
     def caffe_bn(self, x: Any, link: LayerArrays, layer: BN) -> Any:
         """BN of (N, C, ...), which updates the statistics in training."""

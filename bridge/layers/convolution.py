@@ -184,6 +184,11 @@ class Convolution(CaffeLayer):
             batch = list(shape[:axis])  # one open extent is all that a Reshape can find
         return g.Reshape(y, g.ints([*batch, self.num_output, *space]))
 
+    @property
+    def takes_tail(self) -> bool:
+        own = type(self).to_chainer is Convolution.to_chainer and type(self)._convolve is Convolution._convolve
+        return own and self.chainer_function == "caffe_convolution" and len(self.bottoms) == self.axis == 1
+
     def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         return tuple(F.fold_batch_axes(bottom, self.axis, lambda v: self._convolve(F, link, v)) for bottom in x)
 

@@ -39,6 +39,10 @@ class Eltwise(CaffeLayer):
     def magnitudes(self) -> Layer:
         return self.changed(coeff=[abs(c) for c in self.coeff])
 
+    @property
+    def takes_largest(self) -> bool:
+        return self.operation == "MAX"
+
     def infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         if self.coeff and len(self.coeff) != len(bottoms):
             raise self.fail(f"{len(self.coeff)} coefficients for {len(bottoms)} bottoms")

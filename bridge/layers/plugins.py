@@ -15,6 +15,9 @@ from pathlib import Path
 from bridge.errors import BridgeError, MissingFileError, UsageError
 from bridge.layers.base import REGISTRY
 
+_PREFIX = "bridge_plugin_"
+"""Begins the name of each plug-in's module."""
+
 
 def load_plugin(path: str | Path) -> list[str]:
     """Run a file of layer types, which register themselves with ``@layer_type``.
@@ -32,7 +35,7 @@ def load_plugin(path: str | Path) -> list[str]:
     file = Path(path)
     if not file.is_file():
         raise MissingFileError("no such file", where=f"plugin {path}")
-    name = f"bridge_plugin_{file.stem}_{abs(hash(file.resolve())):x}"
+    name = f"{_PREFIX}{file.stem}_{abs(hash(file.resolve())):x}"
     if name in sys.modules:
         return []
     known = dict(REGISTRY)
@@ -61,6 +64,16 @@ def _run(file: Path, name: str) -> None:
         raise UsageError(str(error.args[0]), where=f"plugin {file}", hint=error.hint) from error
     except Exception as error:  # whatever the user's code raises
         raise UsageError(_told(error, file), where=f"plugin {file}") from error
+
+
+def fault_of_plugin(error: BaseException) -> str:
+    """The file, line and text of an error that the code of a loaded plug-in raised; empty for any other error."""
+    files = {getattr(module, "__file__", ""): name for name, module in sys.modules.items() if name.startswith(_PREFIX)}
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
+    if not frames:
+        return ""
+    last = frames[-1]
+    return f"plugin {last.filename}: line {last.lineno}, in {last.name}: {type(error).__name__}: {error}"
 
 
 def _told(error: Exception, file: Path) -> str:

@@ -74,6 +74,11 @@ class Pooling(CaffeLayer):
     def chooses(self) -> bool:
         return len(self.tops) > 1  # the second top has the places of the largest values
 
+    @property
+    def needs_float32(self) -> bool:
+        """Where it squares what it is given, and where an empty window gives ``-FLT_MAX``."""
+        return self.pool == "STOCHASTIC" or (self.pool == "MAX" and self.sparse)
+
     def window(self, space: Shape) -> tuple[Shape, Shape, Shape]:
         """Kernel, stride and pad, each (height, width), for an image of extents ``space``."""
         return (space, (1, 1), (0, 0)) if self.global_pooling else (self.kernel_size, self.stride, self.pad)

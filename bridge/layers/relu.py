@@ -29,6 +29,9 @@ class ReLU(ElementwiseLayer):
     def to_onnx(self, g: OnnxBuilder, *x: str) -> str:
         return g.LeakyRelu(x[0], alpha=self.negative_slope) if self.negative_slope else g.Relu(x[0])
 
+    def chainer_tail(self, F: ChainerFunctions, link: LayerArrays) -> Any:
+        return None if self.negative_slope else F.tail(positive=True)
+
     def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         if not self.negative_slope:
             return F.relu(x[0])

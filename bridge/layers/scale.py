@@ -52,6 +52,11 @@ class Scale(BroadcastLayer):
         y = g.Mul(x[0], self.onnx_operand(g, "gamma", *x))
         return g.Add(y, self.onnx_operand(g, "beta", x[0])) if self.bias_term else y
 
+    def chainer_tail(self, F: ChainerFunctions, link: LayerArrays) -> Any:
+        if len(self.bottoms) > 1 or (self.axis, self.num_axes) != (1, 1):
+            return None
+        return F.tail(link.W, link.b if self.bias_term else None)
+
     def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         y = x[0] * self.chainer_operand(F, x[1] if len(x) > 1 else link.W, x[0])
         return y + self.chainer_operand(F, link.b, x[0]) if self.bias_term else y

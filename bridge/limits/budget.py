@@ -127,6 +127,18 @@ class Budget:
             hint = f"--memory {megabytes(2 * unpacked)} allows it"
             raise FormatError(message, where=where, expected=expected, hint=hint)
 
+    def picture(self, nbytes: int, width: int, height: int, where: str) -> None:
+        """Demand that a picture's extents are worth its bytes; see :meth:`expand` and :meth:`check`.
+
+        Args:
+            nbytes: The size of its file.
+            width: Its width in pixels.
+            height: Its height.
+            where: The file.
+        """
+        self.expand(nbytes, 4 * width * height, where)
+        self.check(8 * width * height, where)
+
 
 BUDGET = Budget()
 """The budget of this process."""

@@ -92,10 +92,14 @@ def _neighbours(path: Path) -> str:
     return nearest(path.name, names, 0.8)
 
 
-def open_file(path: str | Path) -> IO[bytes]:
+def open_file(path: str | Path, *, remember: bool = True) -> IO[bytes]:
     """Open a regular file for reading.
 
     A pipe or a device is refused, before opening it could wait for a writer.
+
+    Args:
+        path: The file.
+        remember: Keep it in :data:`OPENED`; not for pictures, of which there may be millions.
 
     Raises:
         MissingFileError: It does not exist, cannot be opened, or is no regular file.
@@ -115,17 +119,22 @@ def open_file(path: str | Path) -> IO[bytes]:
         os.close(descriptor)
         what = "is a folder" if stat.S_ISDIR(status.st_mode) else "is not a regular file"
         raise MissingFileError(what, expected="a file" if stat.S_ISDIR(status.st_mode) else "", where=where)
-    OPENED.add(where, Stamp.of(status))
+    if remember:
+        OPENED.add(where, Stamp.of(status))
     return os.fdopen(descriptor, "rb")
 
 
-def read_file(path: str | Path) -> bytes:
+def read_file(path: str | Path, *, remember: bool = True) -> bytes:
     """The whole content of a regular file.
+
+    Args:
+        path: The file.
+        remember: See :func:`open_file`.
 
     Raises:
         MissingFileError: See :func:`open_file`.
     """
-    with open_file(path) as file:
+    with open_file(path, remember=remember) as file:
         try:
             return file.read()
         except OSError as error:

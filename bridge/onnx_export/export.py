@@ -14,13 +14,10 @@ from bridge.errors import UsageError
 from bridge.onnx_export.dims import Extent
 from bridge.onnx_export.file import OnnxFile
 from bridge.onnx_export.graph import Graph, lower
-from bridge.onnx_export.half import to_half
+from bridge.onnx_export.half import HALF_KEY, to_half
 from bridge.onnx_export.model import DEFAULT_OPSET, MIN_OPSET, blob_index, newest_opset, to_file
 from bridge.onnx_export.preprocess import Preprocess
 from bridge.schema import Net
-
-HALF_KEY = "bridge.float16"
-"""Name of the text in a model's metadata that tells that it computes in float16."""
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -7,19 +7,21 @@ buffers allow fields in any order, so each part is written as soon as it is know
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import helper
 
 from bridge.caffe_files.varint import varint
 from bridge.errors import ModelError, UsageError
+from bridge.onnx_export.between import Nodes
 from bridge.onnx_export.builder import OnnxInitializer
 
-SMALL = 1024
-"""Tensors of at most this many bytes stay in the messages: shapes and constants, which checkers read."""
+_SMALL, _SMALL_INTEGERS = 1024, 1 << 20
 LIMIT = (1 << 31) - 1
 """The largest message, in bytes, that protocol buffers read."""
 PAGE = 4096
@@ -27,6 +29,15 @@ PAGE = 4096
 _GRAPH, _METADATA = 7, 14  # of ModelProto
 _INITIALIZER, _RAW_DATA = 5, 9  # of GraphProto, of TensorProto
 _EXTERNAL = onnx.TensorProto.EXTERNAL
+
+
+def stays_in_messages(init: OnnxInitializer) -> bool:
+    """Whether a tensor is stored with the nodes: constants of at most 1 KB, and integers of at most 1 MB.
+
+    Integers are shapes and lists of extents, such as the 300 of a ``Split`` into the steps of an LSTM. Runtimes
+    infer shapes from them, and refuse those that lie in another file.
+    """
+    return init.nbytes <= (_SMALL_INTEGERS if np.issubdtype(init.dtype, np.integer) else _SMALL)
 
 
 @dataclass
@@ -106,6 +117,33 @@ class OnnxFile:
             _refer(model.graph.initializer.add(name=name, dims=init.shape, data_type=kind), name, 0, init.nbytes)
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
         return model.SerializeToString()
+
+    @functools.cached_property
+    def _nodes(self) -> Nodes:
+        graph = self.model.graph
+        return Nodes(graph.node, {*self.tensors, *(tensor.name for tensor in graph.initializer)})
+
+    def between(self, known: Mapping[str, np.ndarray], wanted: Sequence[str]) -> OnnxFile:
+        """The part of the model that leads from some values to others.
+
+        Args:
+            known: The values that it takes as its inputs, as far as it reads them.
+            wanted: The values that it puts out.
+
+        Raises:
+            ModelError: It needs other values.
+        """
+        found = self._nodes.between(known, wanted)
+        if found is None:
+            raise ModelError(f"the model has no nodes that compute {', '.join(wanted)} from {', '.join(known)}")
+        nodes, used = found
+        read = {name for node in nodes for name in node.input}
+        kinds = {name: helper.np_dtype_to_tensor_dtype(known[name].dtype) for name in used}
+        inputs = [helper.make_tensor_value_info(name, kind, known[name].shape) for name, kind in kinds.items()]
+        constants = [tensor for tensor in self.model.graph.initializer if tensor.name in read]
+        graph = helper.make_graph(nodes, "part", inputs, [onnx.ValueInfoProto(name=name) for name in wanted], constants)
+        model = helper.make_model(graph, opset_imports=self.model.opset_import, ir_version=self.model.ir_version)
+        return OnnxFile(model, {name: init for name, init in self.tensors.items() if name in read})
 
     # -- checks and shape inference ---------------------------------------------------------------------
 

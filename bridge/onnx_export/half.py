@@ -10,6 +10,9 @@ from bridge.onnx_export.builder import HALF_MAX, OnnxInitializer, OnnxNode
 from bridge.onnx_export.graph import Graph
 from bridge.onnx_export.operators import Op
 
+HALF_KEY = "bridge.float16"
+"""Name of the text in a model's metadata that tells that it computes in float16."""
+
 _FLOAT, _FLOAT16, _INT32, _INT64 = 1, 10, 6, 7
 _MOVES = {Op.Flatten, "Identity", Op.Reshape, Op.Slice, Op.Split, "Squeeze", Op.Transpose, "Unsqueeze"}
 """Operators whose output has the values of their first input, in any type."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from google.protobuf.message import DecodeError
 
 from bridge.errors import FormatError
 from bridge.limits.sources import inside, read_file
+from bridge.onnx_export.between import Nodes
 from bridge.onnx_export.dims import Extent
+from bridge.onnx_export.half import HALF_KEY
 
 
 class Inside:
@@ -21,6 +24,7 @@ class Inside:
 
     Attributes:
         inputs: Its inputs with their extents, as far as it tells them.
+        types: The type of each input as NumPy names it, empty if the file does not tell.
         outputs: Each declared output in order: name, extents as far as it tells them, whether it is float32.
         metadata: Its texts by key.
         nodes: How many nodes it has.
@@ -39,6 +43,7 @@ class Inside:
         graph = self._model.graph
         constants = {tensor.name for tensor in graph.initializer}
         self.inputs = {value.name: _extents(value) for value in graph.input if value.name not in constants}
+        self.types = {value.name: _type(value) for value in graph.input if value.name not in constants}
         self.outputs = [
             (value.name, _extents(value), value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT)
             for value in graph.output
@@ -50,6 +55,13 @@ class Inside:
             for entry in tensor.external_data:
                 if entry.key == "location":
                     inside(self.folder, entry.value, str(path))
+
+    @property
+    def half(self) -> bool:
+        """Whether the graph computes in float16: the file says so, or all of its weights are stored so."""
+        kinds = {tensor.data_type for tensor in self._model.graph.initializer if len(tensor.dims) > 1}
+        floats = kinds & {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16}
+        return self.metadata.get(HALF_KEY) == "true" or floats == {onnx.TensorProto.FLOAT16}
 
     def node(self, index: int) -> str:
         """The name of a node in a message."""
@@ -80,6 +92,11 @@ class Inside:
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in made)
         return model.SerializeToString(), list(made)
 
+    @functools.cached_property
+    def _parts(self) -> Nodes:
+        graph = self._model.graph
+        return Nodes(graph.node, {tensor.name for tensor in graph.initializer})
+
     def between(self, known: Collection[str], wanted: Collection[str]) -> tuple[bytes, list[str]] | None:
         """The nodes that lead from some values to others, as a model of their own.
 
@@ -90,33 +107,20 @@ class Inside:
         Returns:
             The model's bytes and the names of its inputs; ``None`` if other values are needed, or none of the known.
         """
-        maker = {name: node for node in self._model.graph.node for name in node.output}
-        constants = {tensor.name for tensor in self._model.graph.initializer}
-        needed: dict[int, onnx.NodeProto] = {}
-        used: dict[str, None] = {}
-        left = list(wanted)
-        while left:
-            name = left.pop()
-            if name in known and name not in wanted:
-                used[name] = None
-            elif name in maker and id(maker[name]) not in needed:
-                needed[id(maker[name])] = maker[name]
-                left += [read for read in maker[name].input if read]
-            elif name not in maker and name not in constants:
-                return None
-        if not used:
+        found = self._parts.between(known, wanted)
+        if found is None or not found[1]:
             return None
+        nodes, used = found
         model = onnx.ModelProto()
         model.CopyFrom(self._model)
         graph = model.graph
-        keep = [node for node in self._model.graph.node if id(node) in needed]
         for repeated in (graph.node, graph.output, graph.input, graph.value_info):
             del repeated[:]
-        graph.node.extend(keep)
+        graph.node.extend(nodes)
         kind = onnx.TypeProto(tensor_type=onnx.TypeProto.Tensor(elem_type=onnx.TensorProto.FLOAT))
         graph.input.extend(onnx.ValueInfoProto(name=name, type=kind) for name in used)
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
-        return model.SerializeToString(), list(used)
+        return model.SerializeToString(), used
 
 
 def _extents(value: onnx.ValueInfoProto) -> list[Extent] | None:
@@ -125,3 +129,12 @@ def _extents(value: onnx.ValueInfoProto) -> list[Extent] | None:
         return None
     dims = value.type.tensor_type.shape.dim
     return [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in dims]
+
+
+def _type(value: onnx.ValueInfoProto) -> str:
+    """The type of a value as NumPy names it, empty if the file does not tell."""
+    kind = value.type.tensor_type.elem_type
+    try:
+        return str(onnx.helper.tensor_dtype_to_np_dtype(kind)) if kind else ""
+    except KeyError:
+        return f"type {kind}"

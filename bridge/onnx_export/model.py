@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 import bridge
 from bridge.onnx_export.builder import OnnxInitializer, OnnxNode
 from bridge.onnx_export.dims import Extent
-from bridge.onnx_export.file import SMALL, OnnxFile
+from bridge.onnx_export.file import OnnxFile, stays_in_messages
 from bridge.onnx_export.graph import Graph
 
 MIN_OPSET = 13
@@ -28,7 +28,7 @@ def newest_opset() -> int:
 def to_file(graph: Graph, *, name: str, metadata: dict[str, str]) -> OnnxFile:
     """Make the model; its IR version is the lowest that the opset allows."""
     g = graph.builder
-    large = {key: init for key, init in g.initializers.items() if init.nbytes > SMALL}
+    large = {key: init for key, init in g.initializers.items() if not stays_in_messages(init)}
     opsets = [helper.make_opsetid("", g.opset)]
     opsets += [helper.make_opsetid(domain, 1) for domain in sorted(g.domains - {""})]
     proto = helper.make_graph(

@@ -326,6 +326,14 @@ class LayerHooks:
         return ()
 
     @property
+    def takes_largest(self) -> bool:
+        """Each value of the top is the largest of the inputs' values there: an Eltwise of MAX.
+
+        Verification then lets each input be the largest somewhere.
+        """
+        return False
+
+    @property
     def chooses(self) -> bool:
         """The layer picks among its inputs, so that a small change may change everything: ArgMax, DetectionOutput."""
         return False

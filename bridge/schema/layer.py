@@ -223,6 +223,8 @@ class Layer(LayerHooks):
     def checked_infer(self, *bottoms: Shape) -> tuple[Shape, ...]:
         """:meth:`infer`, with the blobs and the extents checked as well."""
         tops = self.infer(*bottoms)
+        if not all(isinstance(shape, tuple) for shape in tops):
+            raise self.fail(f"its 'infer' gives {tops}", expected="a tuple with a shape for each top", rule="infer")
         self.check_blobs(*bottoms)
         for name, shape in zip(self.tops, tops, strict=False):
             if any(extent < 0 for extent in shape) or too_large(shape):
@@ -253,6 +255,23 @@ class Layer(LayerHooks):
     def has_onnx(self) -> bool:
         """Whether the type can be said in ONNX: it overrides :meth:`to_onnx`, or declares inputs."""
         return self.is_input or type(self).to_onnx is not Layer.to_onnx
+
+    @property
+    def takes_tail(self) -> bool:
+        """Whether what follows per channel may be computed with the layer: it ends in ``F.caffe_convolution``."""
+        return False
+
+    def chainer_tail(self, F: Any, link: Any) -> Any:
+        """What the layer does to each channel, where it is no more than a factor, a shift and a cut at 0.
+
+        Args:
+            F: The functions, as for :meth:`to_chainer`.
+            link: The layer's arrays, as for :meth:`to_chainer`.
+
+        Returns:
+            What ``F.tail`` makes of them; ``None`` where the layer does something else, as by default.
+        """
+        return None
 
     @property
     def has_chainer(self) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from bridge.errors import ModelError
 from bridge.layers.base import CaffeLayer
 from bridge.layers.data import Data
 from bridge.layers.hdf5_data import HDF5Data
@@ -25,7 +26,8 @@ from bridge.layers.image_data import ImageData
 from bridge.layers.image_seg_data import DenseImageData
 from bridge.layers.memory_data import MemoryData
 from bridge.layers.window_data import WindowData
-from bridge.schema import Layer, Shape
+from bridge.limits.budget import BUDGET, shape_problem
+from bridge.schema import Layer, Shape, count, times
 from bridge.sources.randoms import Mersenne
 
 
@@ -66,6 +68,14 @@ class BatchSource:
         """The shape of each top of the next batch."""
         raise NotImplementedError
 
+    def new_batch(self) -> list[np.ndarray]:
+        """Zeros of the shapes that :meth:`shapes` gives, float32.
+
+        Raises:
+            BudgetError: They need more memory than there is.
+        """
+        return [new_array(shape) for shape in self.shapes()]
+
     def next_batch(self) -> Sequence[np.ndarray | None]:
         """The values of each top, float32, of the shapes that :meth:`shapes` gave; ``None`` leaves a top as it is."""
         raise NotImplementedError
@@ -73,6 +83,14 @@ class BatchSource:
     def first_batch(self) -> Sequence[np.ndarray | None]:
         """What the tops hold before the first pass, where that is not zero; ``None`` for zeros."""
         return ()
+
+
+def new_array(shape: Shape) -> np.ndarray:
+    """Zeros, float32; see :meth:`BatchSource.new_batch`."""
+    if problem := shape_problem(shape):
+        raise ModelError(f"a batch's {problem}")
+    BUDGET.check(4 * count(shape), f"a batch of {times(shape)}")
+    return np.zeros(shape, np.float32)
 
 
 class Sink:

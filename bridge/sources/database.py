@@ -13,6 +13,7 @@ from bridge.layers.data import Data
 from bridge.sources import Surroundings
 from bridge.sources.datum import Datum, parse_datum
 from bridge.sources.items import Item, ItemSource
+from bridge.sources.lmdb import LmdbFile
 
 _HINT = pip("data")
 
@@ -67,18 +68,10 @@ class Database:
 class _Lmdb(Database):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        try:
-            import lmdb
-        except ImportError:
-            raise MissingExtraError("package lmdb is not installed", where=str(path), hint=_HINT) from None
-        try:
-            self._environment: Any = lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False)
-        except lmdb.Error as error:
-            raise FormatError(f"is no LMDB: {error}", where=str(path)) from None
+        self._file = LmdbFile(path)
 
     def values(self) -> Iterator[tuple[bytes, bytes]]:
-        with self._environment.begin() as transaction, transaction.cursor() as cursor:
-            yield from cursor
+        yield from self._file
 
 
 class _LevelDB(Database):
@@ -88,13 +81,23 @@ class _LevelDB(Database):
             import plyvel
         except ImportError:
             raise MissingExtraError("package plyvel is not installed", where=str(path), hint=_HINT) from None
-        try:
-            self._database: Any = plyvel.DB(str(path), create_if_missing=False)
+        self._errors = plyvel.Error
+        try:  # without the checks LevelDB leaves out what is damaged, and says nothing
+            self._database: Any = plyvel.DB(str(path), create_if_missing=False, paranoid_checks=True)
         except plyvel.Error as error:
-            raise FormatError(f"is no LevelDB: {error}", where=str(path)) from None
+            raise FormatError(f"is no LevelDB: {_text(error)}", where=str(path)) from None
 
     def values(self) -> Iterator[tuple[bytes, bytes]]:
-        yield from self._database
+        try:
+            yield from self._database.iterator(verify_checksums=True)
+        except self._errors as error:
+            raise FormatError(f"is damaged: {_text(error)}", where=str(self.path)) from None
+
+
+def _text(error: Exception) -> str:
+    """What LevelDB says, which plyvel gives as bytes."""
+    said = error.args[0] if error.args else ""
+    return said.decode("utf-8", "backslashreplace") if isinstance(said, bytes) else str(said)
 
 
 _BACKENDS: dict[str, type[Database]] = {"LMDB": _Lmdb, "LEVELDB": _LevelDB}

@@ -8,24 +8,15 @@ from typing import Any, cast
 
 import numpy as np
 
-from bridge.errors import FormatError, MissingExtraError, MissingFileError, OutputError, UsageError
-from bridge.extras import pip
+from bridge.errors import FormatError, OutputError, UsageError
 from bridge.layers.base import CaffeLayer
 from bridge.layers.hdf5_data import HDF5Data
 from bridge.layers.hdf5_output import HDF5Output
+from bridge.limits.hdf5 import Guard, import_h5py, open_hdf5
 from bridge.schema import Shape, times
 from bridge.sources import BatchSource, Sink, Surroundings
 from bridge.sources.image_list import read_lines
 from bridge.sources.randoms import C_RANDOM
-
-
-def _h5py(where: str) -> Any:
-    try:
-        import h5py
-    except ImportError:
-        hint = pip("hdf5")
-        raise MissingExtraError("package h5py is not installed", where=where, hint=hint) from None
-    return h5py
 
 
 class HDF5Source(BatchSource):
@@ -60,14 +51,8 @@ class HDF5Source(BatchSource):
         self._load(self._files[self._file])
 
     def _load(self, path: Path) -> None:
-        h5py = _h5py(str(path))
-        if not path.is_file():
-            raise MissingFileError("does not exist", where=str(path))
-        try:
-            with h5py.File(path, "r") as file:
-                self._arrays = [self._read(file, top, path) for top in self.layer.tops]
-        except OSError as error:
-            raise FormatError(f"is no HDF5 file: {error}", where=str(path)) from None
+        with open_hdf5(path) as (file, guard):
+            self._arrays = [self._read(file, guard, top) for top in self.layer.tops]
         rows = {len(array) for array in self._arrays}
         if len(rows) != 1 or 0 in rows:
             extents = ", ".join(times(array.shape) for array in self._arrays)
@@ -77,13 +62,14 @@ class HDF5Source(BatchSource):
             C_RANDOM.shuffle(self._order)
         self._row = 0
 
-    def _read(self, file: Any, name: str, path: Path) -> np.ndarray:
+    @staticmethod
+    def _read(file: Any, guard: Guard, name: str) -> np.ndarray:
         if name not in file:
-            raise FormatError(f"has no data set '{name}'", where=str(path), hint=f"it has {', '.join(file)}")
-        array = np.asarray(file[name])
-        if array.dtype.kind not in "fiub" or array.ndim < 1:
-            raise FormatError(f"data set '{name}' is {array.dtype}", expected="numbers in rows", where=str(path))
-        return array.astype(np.float32)
+            raise FormatError(f"has no data set '{name}'", where=guard.where, hint=f"it has {', '.join(file)}")
+        array = guard.numbers("", file, name)
+        if array.ndim < 1:
+            raise FormatError(f"data set '{name}' is a single number", expected="numbers in rows", where=guard.where)
+        return array.astype(np.float32, copy=False)
 
     def shapes(self) -> Sequence[Shape]:
         """See :meth:`bridge.sources.BatchSource.shapes`."""
@@ -91,7 +77,7 @@ class HDF5Source(BatchSource):
 
     def next_batch(self) -> Sequence[np.ndarray]:
         """See :meth:`bridge.sources.BatchSource.next_batch`."""
-        batch = [np.empty(shape, np.float32) for shape in self.shapes()]
+        batch = self.new_batch()
         for place in range(self.layer.batch_size):
             for name, top, array in zip(self.layer.tops, batch, self._arrays, strict=True):
                 if array.shape[1:] != top.shape[1:]:
@@ -141,7 +127,7 @@ class HDF5Sink(Sink):
         self._written = True
 
     def _save(self, arrays: dict[str, np.ndarray]) -> None:
-        h5py = _h5py(str(self._path))
+        h5py = import_h5py(str(self._path))
         try:
             with h5py.File(self._path, "w") as file:
                 for name, array in arrays.items():

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 from typing import cast
 
-from bridge.errors import FormatError, MissingFileError
+from bridge.errors import FormatError
 from bridge.layers.image_data import ImageData
+from bridge.limits.sources import read_file
 from bridge.sources import Surroundings
 from bridge.sources.items import Item, ItemSource
 from bridge.sources.pictures import read_picture, resize
@@ -75,9 +76,7 @@ def read_lines(path: Path) -> list[str]:
         FormatError: It is no text.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise MissingFileError(f"cannot be read: {error.strerror}", where=str(path)) from None
+        text = read_file(path).decode("utf-8")
     except UnicodeDecodeError:
         raise FormatError("is no text", expected="a list", where=str(path)) from None
     return [line for line in text.splitlines() if line.strip()]

@@ -11,7 +11,7 @@ from bridge.errors import ModelError
 from bridge.layers.base import CaffeLayer
 from bridge.layers.data_source import DataSource
 from bridge.schema import Shape, times
-from bridge.sources import BatchSource, Surroundings
+from bridge.sources import BatchSource, Surroundings, new_array
 from bridge.sources.transform import Transformer
 
 Item = tuple[np.ndarray, int]
@@ -60,7 +60,7 @@ class ItemSource(BatchSource):
     def next_batch(self) -> Sequence[np.ndarray]:
         """See :meth:`bridge.sources.BatchSource.next_batch`."""
         shape = self.shapes()[0]
-        data, labels = np.empty(shape, np.float32), np.empty(self.batch_size, np.float32)
+        data, labels = new_array(shape), new_array((self.batch_size,))
         for place in range(self.batch_size):
             image, labels[place] = self._ahead or self.item()
             self._ahead = None

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from bridge.errors import FormatError, MissingExtraError, MissingFileError
+from bridge.errors import BridgeError, FormatError, MissingExtraError
 from bridge.extras import pip
+from bridge.limits.budget import BUDGET
+from bridge.limits.sources import image_faults, read_file
 
 
 def read_picture(path: Path, channels: int | None) -> np.ndarray:
@@ -29,11 +31,7 @@ def read_picture(path: Path, channels: int | None) -> np.ndarray:
 
     Source: io.cpp ``ReadImageToCVMat``.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise MissingFileError(f"cannot be read: {error.strerror}", where=str(path)) from None
-    return picture_of_bytes(data, channels, str(path))
+    return picture_of_bytes(read_file(path, remember=False), channels, str(path))
 
 
 def picture_of_bytes(data: bytes, channels: int | None, where: str) -> np.ndarray:
@@ -41,10 +39,13 @@ def picture_of_bytes(data: bytes, channels: int | None, where: str) -> np.ndarra
     image_module = _pillow()
     try:
         with image_module.open(io.BytesIO(data)) as picture:
+            BUDGET.picture(len(data), picture.width, picture.height, where)
             if channels == 1 and picture.format == "JPEG":
                 picture.draft("L", picture.size)
             pixels = _pixels(picture, channels)
-    except (OSError, SyntaxError, ValueError, EOFError, image_module.DecompressionBombError) as error:
+    except BridgeError:
+        raise
+    except image_faults(image_module.DecompressionBombError) as error:
         text = (str(error).splitlines() or [type(error).__name__])[0]
         raise FormatError(f"is no picture: {text}", where=where) from None
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
@@ -99,6 +100,7 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     _, rows, columns = image.shape
     if (rows, columns) == (height, width):
         return image
+    BUDGET.check(16 * len(image) * (height * width + rows * width), f"a picture of {height} x {width}")
     wide = image.astype(np.int32)
     if (rows, columns) == (2 * height, 2 * width):
         total = wide[:, ::2, ::2] + wide[:, ::2, 1::2] + wide[:, 1::2, ::2] + wide[:, 1::2, 1::2]

@@ -11,7 +11,7 @@ from bridge.errors import FormatError, ModelError
 from bridge.layers.base import CaffeLayer
 from bridge.layers.image_seg_data import DenseImageData
 from bridge.schema import Shape, times
-from bridge.sources import BatchSource, Surroundings
+from bridge.sources import BatchSource, Surroundings, new_array
 from bridge.sources.image_list import read_lines
 from bridge.sources.pictures import read_picture, resize
 from bridge.sources.transform import Transformer
@@ -93,7 +93,7 @@ class DenseImageSource(BatchSource):
     def next_batch(self) -> Sequence[np.ndarray]:
         """See :meth:`bridge.sources.BatchSource.next_batch`."""
         shape = self.shapes()[0]
-        data, labels = np.empty(shape, np.float32), np.empty((shape[0], 1, *shape[2:]), np.float32)
+        data, labels = new_array(shape), new_array((shape[0], 1, *shape[2:]))
         for place in range(shape[0]):
             image, mask = self._moved(*(self._ahead or self._read()))
             self._ahead = None

@@ -54,6 +54,10 @@ class WindowSource(BatchSource):
         transform = self.layer.transform
         if transform.crop_size < 1 or self.layer.batch_size < 1:
             raise self.layer.fail("crop_size and batch_size must be positive")
+        if transform.crop_size <= 2 * self.layer.context_pad:
+            raise self.layer.fail(
+                f"context_pad {self.layer.context_pad} leaves nothing of crop_size {transform.crop_size}"
+            )
         if self.layer.crop_mode not in ("warp", "square"):
             raise self.layer.fail("crop_mode", found=f"'{self.layer.crop_mode}'", expected="warp or square")
         transformer = Transformer(self.layer, phase, around)
@@ -68,13 +72,15 @@ class WindowSource(BatchSource):
     def _read(self, around: Surroundings) -> None:
         path = around.resolve(self.layer.source)
         layer = self.layer
-        self._images: list[tuple[Path, int]] = []
+        self._images: list[Path] = []
         self._objects: list[Window] = []
         self._background: list[Window] = []
         words = iter(" ".join(read_lines(path)).split())
         for _ in words:
             index, name, channels, _, _, number = (next(words, "") for _ in range(6))
-            self._images.append((around.resolve(layer.root_folder + name), _int(channels, path)))
+            if channels != "3":
+                raise FormatError(f"an image of {channels} channels", expected="3, as it is read", where=str(path))
+            self._images.append(around.resolve(layer.root_folder + name))
             for _ in range(_int(number, path)):
                 self._add(_int(index, path), words, path)
         if not self._objects or not self._background:
@@ -88,6 +94,11 @@ class WindowSource(BatchSource):
         except ValueError:
             raise FormatError(f"has '{overlap}'", expected="an overlap", where=str(path)) from None
         x1, y1, x2, y2 = (_int(corner, path) for corner in corners)
+        if x2 < x1 or y2 < y1 or image < 0:
+            found = f"{x1},{y1} to {x2},{y2} in image {image}"
+            raise FormatError(
+                f"a window {found}", expected="its first corner left of and above its last", where=str(path)
+            )
         if share >= np.float32(self.layer.fg_threshold):
             if _int(label, path) < 1:
                 raise FormatError(f"a window on an object has class {label}", expected="1 or more", where=str(path))
@@ -111,12 +122,12 @@ class WindowSource(BatchSource):
     def shapes(self) -> Sequence[Shape]:
         """See :meth:`bridge.sources.BatchSource.shapes`."""
         side = self.layer.transform.crop_size
-        return [(self.layer.batch_size, self._images[-1][1], side, side), (self.layer.batch_size,)]
+        return [(self.layer.batch_size, 3, side, side), (self.layer.batch_size,)]
 
     def next_batch(self) -> Sequence[np.ndarray]:
         """See :meth:`bridge.sources.BatchSource.next_batch`."""
         shape = self.shapes()[0]
-        data, labels = np.zeros(shape, np.float32), np.zeros(shape[0], np.float32)
+        data, labels = self.new_batch()
         objects = int(np.float32(shape[0]) * np.float32(self.layer.fg_fraction))
         for place in range(shape[0]):
             windows = self._objects if place >= shape[0] - objects else self._background
@@ -129,9 +140,10 @@ class WindowSource(BatchSource):
     def _cut(self, window: Window, mirrored: bool, into: np.ndarray) -> None:
         if window.image >= len(self._images):
             raise self.layer.fail(f"a window is in image {window.image}, there are {len(self._images)}")
-        image = read_picture(self._images[window.image][0], 3)
+        image = read_picture(self._images[window.image], 3)
         at = self._placed(window, mirrored, image.shape[1], image.shape[2])
-        if at.x1 < 0 or at.y1 < 0 or at.x2 >= image.shape[2] or at.y2 >= image.shape[1]:
+        inside = 0 <= at.x1 <= at.x2 < image.shape[2] and 0 <= at.y1 <= at.y2 < image.shape[1]
+        if not inside or at.height < 1 or at.width < 1:
             box = f"{window.x1},{window.y1} to {window.x2},{window.y2}"
             raise self.layer.fail(f"window {box} is outside its image of {times(image.shape[1:])}")
         pixels = resize(image[:, at.y1 : at.y2 + 1, at.x1 : at.x2 + 1], at.height, at.width)

@@ -38,7 +38,7 @@ class LayerContract:
     Attributes:
         case: What is tested: a :class:`LayerCase`, which is tested with several seeds, or a Hypothesis
             strategy that draws one, so that all parameters of the layer are tried.
-        examples: How many cases each test draws; by default a fifth of Hypothesis's own number, and 10 at least.
+        examples: How many cases each test draws; by default a fifth of Hypothesis's own number, and 5 at least.
     """
 
     case: ClassVar[Any]
@@ -157,7 +157,7 @@ class LayerContract:
 
     def _hold(self, check: ContractCheck, part: int = 1) -> None:
         """Run a check on every case that is drawn; ``part=2`` draws half as many, unless ``examples`` is set."""
-        examples = self.examples or max(10, hypothesis.settings().max_examples // 5) // part
+        examples = self.examples or max(5, hypothesis.settings().max_examples // 5) // part
 
         @hypothesis.settings(max_examples=examples, deadline=None, report_multiple_bugs=False)
         @hypothesis.given(self._cases())

@@ -196,8 +196,7 @@ def _image(path: Path, shape: Shape | None) -> np.ndarray:
         warnings.simplefilter("ignore")  # an image that Pillow warns of is within the budget, or is not read
         try:
             with Image.open(file) as image:
-                BUDGET.expand(_size(file), 4 * image.width * image.height, str(path))
-                BUDGET.check(8 * image.width * image.height, str(path))
+                BUDGET.picture(_size(file), image.width, image.height, str(path))
                 mode = "RGB" if channels == 3 else "L"
                 scaled = image.convert(mode).resize((width, height), Image.Resampling.BILINEAR)
         except BridgeError:

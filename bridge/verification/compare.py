@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from bridge.schema import Shape
+from bridge.schema import Shape, count
 from bridge.verification.results import RATIOS, ULPS, Metrics
 
 CHUNK = 1 << 20
@@ -34,6 +34,31 @@ class BitDifference:
     count: int
     ulps: int | None
     spread: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Relative:
+    """A bound ``atol + rtol * |expected|``, 0 for what is not finite, made of a part of the values at a time.
+
+    As a whole array of float64 it would take twice as much memory as the values.
+    """
+
+    rtol: float
+    atol: float
+    expected: np.ndarray
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        """The bound of a part of the values, which count as one row."""
+        with np.errstate(invalid="ignore"):
+            made = self.atol + self.rtol * np.abs(np.asarray(self.expected.reshape(-1)[part], np.float64))
+        return np.nan_to_num(made, copy=False, nan=0, posinf=0)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:].reshape(self.expected.shape).astype(dtype or np.float64, copy=False)
+
+
+Limits: TypeAlias = "np.ndarray | float | Relative"
+"""The largest difference that passes: one number, or one per value."""
 
 
 def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
@@ -66,7 +91,7 @@ def bit_difference(a: np.ndarray, b: np.ndarray) -> BitDifference | None:
     return BitDifference(index, _texts(pair), len(places), ulps, _spread(distances, ULPS, x.size))
 
 
-def metrics(a: np.ndarray, b: np.ndarray, bound: np.ndarray | float) -> Metrics:
+def metrics(a: np.ndarray, b: np.ndarray, bound: Limits) -> Metrics:
     """How far ``a`` and ``b`` are apart, and where against ``bound``.
 
     NaN equals NaN and infinity equals infinity of the same sign, at the same place; NaN or
@@ -80,14 +105,19 @@ def metrics(a: np.ndarray, b: np.ndarray, bound: np.ndarray | float) -> Metrics:
     if a.size == 0 or same_bits(np.asarray(a, np.float32), np.asarray(b, np.float32)):
         return Metrics(count=a.size)
     x, y = a.reshape(-1), b.reshape(-1)
-    # of one number, reshape would make as many as there are values
-    limits = np.broadcast_to(bound, a.size if np.ndim(bound) == 0 else a.shape).reshape(-1)
+    limits = bound if isinstance(bound, Relative) else flat(bound, a.shape)
     measured = _Measured(a.size)
     with np.errstate(all="ignore"):
         for start in range(0, a.size, VALUES):
             part = slice(start, start + VALUES)
             measured.add(start, x[part], y[part], limits[part])
     return measured.metrics(a.shape)
+
+
+def flat(values: np.ndarray | float, shape: Shape) -> np.ndarray:
+    """One number, or an array, as a row of as many as an array of that shape has; a view."""
+    # of one number, reshape would make as many as there are values
+    return np.broadcast_to(values, shape if np.ndim(values) else count(shape)).reshape(-1)
 
 
 class _Measured:

@@ -3,8 +3,8 @@
 A detector puts out a row for each box that it finds. Two sound engines may write rows of equal score in another
 order, and fill the rest with rows that say nothing, as OpenCV does. So each row is matched with one of the same image
 and label whose score and box are within the bound. A row on one side only is excused where a rounding decides: its
-score is at the threshold, it overlaps a better box by as much as is just allowed, or the list of the image is full
-and ends there. Whatever else has no counterpart is a difference.
+score is at the threshold, it overlaps a better box by as much as is just allowed, both boxes are infinite, or the list
+of the image is full and ends there. Whatever else has no counterpart is a difference.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from bridge.layers.boxes import united
+from bridge.layers.boxes import area, united
 from bridge.schema.hooks import DetectionRows
-from bridge.verification.compare import difference, metrics
+from bridge.verification.compare import Limits, difference, metrics
 from bridge.verification.results import Metrics, plural
 
 ALIKE = 0.5
 """Boxes that overlap by more than this, as intersection over union, are of one object."""
 
 
-def row_metrics(layout: DetectionRows, a: np.ndarray, b: np.ndarray, bound: np.ndarray | float) -> Metrics:
+def row_metrics(layout: DetectionRows, a: np.ndarray, b: np.ndarray, bound: Limits) -> Metrics:
     """How far two arrays of detections are apart, as :func:`bridge.verification.compare.metrics` tells it.
 
     Args:
@@ -79,7 +79,7 @@ class _Matching:
         single: Rows that belong to none.
     """
 
-    def __init__(self, layout: DetectionRows, a: np.ndarray, b: np.ndarray, bound: np.ndarray | float) -> None:
+    def __init__(self, layout: DetectionRows, a: np.ndarray, b: np.ndarray, bound: Limits) -> None:
         self.layout = layout
         limits = np.broadcast_to(np.asarray(bound, np.float64), b.shape).reshape(-1, b.shape[-1])
         self.a, self.rows = _real(layout, a)
@@ -128,9 +128,9 @@ class _Matching:
 
     def _alike(self, i: int, candidates: list[int]) -> int | None:
         """The candidate whose box is most like a row's, or whose score is the same."""
-        if not candidates:
-            return None
         layout, others = self.layout, self.b[candidates]
+        if not candidates or not _finite(layout.boxes(self.a[i])):
+            return None
         overlaps = np.nan_to_num(united(layout.boxes(self.a[i]), layout.boxes(others)))
         best = int(np.argmax(overlaps))
         same = np.flatnonzero(self._same_score(self.a[i], candidates))
@@ -172,8 +172,11 @@ class _Matching:
         keys = [0] if layout.across_labels else list(layout.keys)
         rivals = other[(other[:, keys] == single.row[keys]).all(axis=1)]
         rivals = rivals[rivals[:, layout.score] >= single.row[layout.score] - slack]
-        overlaps = united(layout.boxes(single.row), layout.boxes(rivals))
-        if (np.abs(overlaps - layout.overlap) <= slack / max(1e-3, _side(layout.boxes(single.row)))).any():
+        boxes, own = layout.boxes(rivals), layout.boxes(single.row)
+        if not _finite(own) and not _finite(boxes).all():
+            return True  # how much two infinite boxes overlap has no value, and each runtime decides for itself
+        overlaps = united(own, boxes)
+        if (np.abs(overlaps - layout.overlap) <= slack / max(1e-3, _side(own))).any():
             return True
         known = [s.row for s in self.single if s.excused and s.side != single.side]
         return any(
@@ -209,6 +212,11 @@ def _shown(layout: DetectionRows, row: np.ndarray) -> str:
     image, label = (f"{row[column]:g}" for column in layout.keys)
     box = " ".join(f"{value:.4g}" for value in layout.boxes(row))
     return f"image {image}, label {label}, score {row[layout.score]:.4g}, box {box}"
+
+
+def _finite(boxes: np.ndarray) -> np.ndarray:
+    """Which boxes (..., 4) have finite corners and a finite area."""
+    return np.asarray(np.isfinite(boxes).all(axis=-1) & np.isfinite(area(boxes)))
 
 
 def _side(box: np.ndarray) -> float:

@@ -80,7 +80,7 @@ def draw_inputs(
 
 
 class Thresholds:
-    """Which thresholds of the layers' inputs were met from both sides.
+    """Which thresholds of the layers' inputs were met from both sides, and which inputs were the largest somewhere.
 
     Args:
         net: The net.
@@ -94,14 +94,19 @@ class Thresholds:
             (index, value): set() for index in self._reads for value in net.layers[index].thresholds
         }
         self._peaks: dict[int, float] = {}
+        self._rivals = {index: reads[index] for index, layer in enumerate(net.layers) if layer.takes_largest}
+        self._largest: dict[int, set[int]] = {}
 
     def count(self, index: int, values: PlacedValues) -> None:
         """Count what a layer reads, and the probabilities that it writes, in one draw."""
         layer = self.net.layers[index]
         for threshold in layer.thresholds if index in self._reads else ():
             array, sides = values.get(self._reads[index]), self._met[index, threshold]
-            if array is not None and len(sides) < 2:
-                sides.update(side for side, met in ((False, array < threshold), (True, array > threshold)) if met.any())
+            if array is not None and array.size and len(sides) < 2:
+                lowest, highest = np.fmin.reduce(array, axis=None), np.fmax.reduce(array, axis=None)
+                sides.update(side for side, met in ((False, lowest < threshold), (True, highest > threshold)) if met)
+        if index in self._rivals:
+            self._count_rivals(index, [values.get(place) for place in self._rivals[index]])
         top = values.get(Place(index, 0)) if layer.probabilities else None
         if top is not None and top.size:
             # the sample that is least certain
@@ -113,6 +118,21 @@ class Thresholds:
         """Layers and thresholds that were not met from both sides; those whose input is not known are none of them."""
         return [key for key, sides in self._met.items() if len(sides) == 1]
 
+    def _count_rivals(self, index: int, arrays: Sequence[np.ndarray | None]) -> None:
+        known = [array for array in arrays if array is not None]
+        met = self._largest.setdefault(index, set())
+        if len(known) == len(arrays) and len(met) < len(known):
+            highest = np.maximum.reduce(known)
+            alone = sum((array == highest).astype(int) for array in known) == 1
+            met.update(place for place, array in enumerate(known) if ((array == highest) & alone).any())
+
+    def never_largest(self) -> list[tuple[int, int]]:
+        """Layers that take the largest of their inputs, and the place of each input that was it nowhere."""
+        rivals = self._rivals.items()
+        return [
+            (index, i) for index, reads in rivals for i in range(len(reads)) if i not in self._largest.get(index, ())
+        ]
+
     def remarks(self) -> list[str]:
         """What the user should know: thresholds that no draw met, and probabilities that hide faults before them."""
         found = [f"{self.net.layers[index].label} at {value:g}" for index, value in self.unmet()]
@@ -120,6 +140,11 @@ class Thresholds:
         if found:
             more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
             lines.append(f"values on one side only of the threshold of {', '.join(found[:_LISTED])}{more}")
+        lines += [
+            f"input '{self.net.layers[index].bottoms[place]}' of {self.net.layers[index].label} is nowhere the largest"
+            for index, place in self.never_largest()
+            if index in self._largest
+        ]
         lines += [
             f"{self.net.layers[index].label} is saturated: it can hide faults of the layers before it"
             for index, peak in self._peaks.items()
@@ -165,32 +190,40 @@ def compare_alone(
         seed: Of the random inputs.
     """
     found = {}
-    for index in dict.fromkeys(index for index, _ in thresholds.unmet()):
+    for index in dict.fromkeys(index for index, _ in [*thresholds.unmet(), *thresholds.never_largest()]):
         part = runner.alone(index)
         if any(place not in side.values for place in part.inputs):
             continue
         values = {place: side.values[place] for place in part.inputs}
-        values.update(_around(net.layers[index].thresholds, part.inputs, values, seed + index))
+        rng = np.random.default_rng(seed + index)
+        if net.layers[index].takes_largest:
+            values = {place: rng.standard_normal(array.shape, np.float32) for place, array in values.items()}
+        else:
+            values.update(_around(net.layers[index].thresholds, part.inputs, values, rng))
         theirs = run(index, values)
         if theirs is None:
             continue
         thresholds.count(index, values)
         both = Side(side.name, {**values, **theirs})
         with contextlib.suppress(BridgeError):
-            for place, (bound, ours) in bounds(runner, part, values, seed + index).items():
-                if place in theirs:
-                    found[place] = _compared(net, place, bound, ours, both.values[place])
+            own = bounds(runner, part, values, seed + index)
+            for place, bound in own.bounds.items():
+                if place in theirs and place in own.tops:
+                    found[place] = _compared(net, place, bound, own.tops[place], both.values[place])
     return found
 
 
 def _around(
-    levels: Sequence[float], places: Sequence[Place], values: PlacedValues, seed: int
+    levels: Sequence[float], places: Sequence[Place], values: PlacedValues, rng: np.random.Generator
 ) -> dict[Place, np.ndarray]:
     """Inputs of a layer: the first has values at each threshold and on both sides of it, the others stay."""
     first, shape = places[0], values[places[0]].shape
-    rng = np.random.default_rng(seed)
-    steps = np.asarray([0, -1, 1, -0.01, 0.01, -30, 30], np.float32)
-    chosen = np.add.outer(np.asarray(levels, np.float32), steps).reshape(-1)
+    steps = np.asarray([-1, 1, -0.01, 0.01, -30, 30], np.float32)
+    exact = np.asarray(levels, np.float32)
+    next_to = [
+        np.nextafter(exact, np.float32(side)) for side in (-np.inf, np.inf)
+    ]  # a threshold slightly off shows there
+    chosen = np.concatenate([exact, *next_to, np.add.outer(exact, steps).reshape(-1)])
     return {first: rng.choice(chosen, shape).astype(np.float32)}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +18,13 @@ from bridge.onnx_export.graph import Graph
 from bridge.onnx_export.preprocess import Preprocess
 from bridge.schema import Net, Shape, times
 from bridge.schema.hooks import DetectionRows
-from bridge.verification.compare import metrics
+from bridge.verification.compare import Limits, metrics
 from bridge.verification.detections import row_metrics
 from bridge.verification.inputs import Recorded, make_inputs
 from bridge.verification.outputs import Comparison, Side, engine_side, recorded_side
 from bridge.verification.results import DIFFERENT
-from bridge.verification.segments import Place, Runner
+from bridge.verification.segments import Place, Runner, Segment
+from bridge.verification.stream import StreamedValues, groups
 from bridge.verification.tolerance import Tolerances, fallback, half_given, half_tolerances
 
 _ME = "the exported model"
@@ -193,7 +194,7 @@ class _Check:
         if self._agree(outputs, recorded.blobs):
             return []
         runner, other = Runner(self.net, "onnxruntime", {}), recorded_side(recorded, self.net)
-        self._compare_layers(runner, Side(_ME, self._values(self._shown(), self.net)), other, recorded.name)
+        self._compare_layers(runner, self._layer_side(self.net), other, recorded.name)
         self._compare_whole(runner, outputs, other, recorded.name)
         return []
 
@@ -203,12 +204,12 @@ class _Check:
         net, left_out = _computable(self.net)
         remarks = [f"not compared, as Chainer has no such layer: {', '.join(left_out)}"] if left_out else []
         if left_out:
-            outputs = {**self._shown(), **outputs}
+            outputs = {**self._run_model(self._ends(net)), **outputs}
         expected = engines.make_partial("chainer", net).outputs(self.inputs)
         if self._agree(outputs, expected):
             return remarks
         runner, other = Runner(net, "chainer", {}), engine_side("chainer", net, self.inputs, {})
-        self._compare_layers(runner, other, Side(_ME, self._values(self._shown(), net)), "Chainer")
+        self._compare_layers(runner, other, self._layer_side(net), "Chainer")
         self._compare_whole(runner, outputs, other, "Chainer")
         return remarks
 
@@ -217,7 +218,7 @@ class _Check:
         expected = engines.make("onnxruntime", self.net).outputs(self.inputs)
         if self._agree(outputs, expected):
             return []
-        side = Side(_ME, self._values(self._shown(), self.net))
+        side = self._layer_side(self.net)
         other = engine_side("onnxruntime", self.net, self.inputs, {})
         tolerances = half_tolerances(self.net, side.values)
         self._compare_layers(Runner(self.net, "onnxruntime", {}), other, side, "float32", tolerances)
@@ -250,7 +251,7 @@ class _Check:
             pairs = [(values, np.clip(wanted, -HALF_MAX, HALF_MAX)) for values, wanted in pairs]
         return all(a.shape == b.shape and not metrics(a, b, self._bound(b)).mismatches for a, b in pairs)
 
-    def _bound(self, expected: np.ndarray) -> np.ndarray | float:
+    def _bound(self, expected: np.ndarray) -> Limits:
         return (half_given if self.graph.half else fallback)(expected).bound(expected).values
 
     def _compare_layers(
@@ -280,21 +281,56 @@ class _Check:
 
     # -- what the model shows ----------------------------------------------------------------------
 
-    def _shown(self) -> dict[str, np.ndarray]:
-        """Every value in the model that is a layer's top."""
+    def _ends(self, net: Net) -> tuple[str, ...]:
+        """The values of the model that are outputs of a part of the net, and not its own."""
+        names = self._names(net)
+        ends = (names.get(net.flow.last[name]) for name in net.outputs)
+        return tuple(name for name in dict.fromkeys(ends) if name and name not in self.graph.outputs)
+
+    def _names(self, net: Net) -> dict[Place, str]:
+        """What the model calls the tops of the net, or of a part of it, that its nodes compute."""
         made = {name for node in self.graph.builder.nodes for name in node.outputs}
-        tops = dict.fromkeys(name for names in self.graph.tops for name in names if name in made)
-        return self._run_model(tuple(name for name in tops if name not in self.graph.outputs))
+        tops = {id(layer): names for layer, names in zip(self.net.layers, self.graph.tops, strict=True)}
+        return {
+            Place(index, top): name
+            for index, layer in enumerate(net.layers)
+            for top, name in enumerate(() if layer.is_input else tops[id(layer)])
+            if name in made
+        }
 
     def _values(self, shown: Arrays, net: Net) -> dict[Place, np.ndarray]:
         """Values of the model by their place in the net, or in a part of it."""
-        names = {id(layer): names for layer, names in zip(self.net.layers, self.graph.tops, strict=True)}
         values = {Place(-1, place): self.inputs[name] for place, name in enumerate(net.inputs)}
-        for index, layer in enumerate(net.layers):
-            if not layer.is_input:
-                tops = enumerate(names[id(layer)])
-                values.update({Place(index, top): shown[name] for top, name in tops if name in shown})
+        values.update({place: shown[name] for place, name in self._names(net).items() if name in shown})
         return values
+
+    def _layer_side(self, net: Net) -> Side:
+        """What the model makes of the tops of the net, or of a part of it, a few layers at a time."""
+        names, inputs = self._names(net), {name: self.graph.prepared.get(name, name) for name in net.inputs}
+        read = {**{Place(-1, place): name for place, name in enumerate(inputs.values())}, **names}
+
+        def compute(part: Segment, values: Mapping[Place, np.ndarray]) -> dict[Place, np.ndarray]:
+            known = {read[place]: values[place] for place in part.inputs}
+            tops = {place: name for place, name in names.items() if place.layer in part.layers}
+            made = self._run_part(known, {name for name in tops.values() if name not in known})
+            return {place: known[name] if name in known else made[name] for place, name in tops.items()}
+
+        places = {Place(index, top) for index, layer in enumerate(net.layers) for top, _ in enumerate(layer.tops)}
+        hidden = {place for place in places - names.keys() if not net.layers[place.layer].is_input}
+        fed = {name: self.inputs[name] for name in inputs}
+        values = {place: fed[name] for place, name in zip(read, inputs, strict=False)}
+        return Side(_ME, StreamedValues(net, values, groups(net, fed), compute, hidden))
+
+    def _run_part(self, known: Arrays, wanted: set[str]) -> dict[str, np.ndarray]:
+        """Values of the model, by the nodes that lead to them from others."""
+        from bridge.engines.onnxruntime import RuntimeSession
+
+        if not wanted:
+            return {}
+        half = self.graph.half
+        known = {name: array.astype(np.float16) if name in half else array for name, array in known.items()}
+        found = RuntimeSession(self.file.between(known, sorted(wanted)), in_pieces=True)(known)
+        return {name: np.asarray(array, np.float32) for name, array in found.items()}
 
 
 def _computable(net: Net) -> tuple[Net, list[str]]:

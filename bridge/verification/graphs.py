@@ -11,6 +11,7 @@ import numpy as np
 
 from bridge.errors import BridgeError, MissingExtraError, ModelError
 from bridge.schema import Net, Shape, times
+from bridge.verification.graph_inputs import pair_inputs
 from bridge.verification.outputs import Side
 from bridge.verification.parts import compare_outputs
 from bridge.verification.results import DIFFERENT, PartResult, PartsResult
@@ -18,7 +19,6 @@ from bridge.verification.segments import Place
 
 if TYPE_CHECKING:
     from bridge.engines.sandbox import Sandbox
-    from bridge.onnx_export.dims import Extent
     from bridge.onnx_export.inside import Inside
     from bridge.onnx_export.preprocess import Preprocess
 
@@ -66,14 +66,13 @@ def run_graph(
     Raises:
         MissingExtraError: ONNX Runtime is not installed.
         FormatError: The file is no ONNX model.
-        ModelError: It takes other inputs, or not even its first node can be run.
+        ModelError: It takes inputs of the net's own extents, and was to be fed with others.
     """
     from bridge import engines
 
     problem = engines.missing("onnxruntime")
     if problem is not None:
         raise MissingExtraError(f"the graph of {path} was not run: {problem.args[0]}", hint=problem.hint)
-    from bridge.onnx_export.export import HALF_KEY
     from bridge.onnx_export.inside import Inside
     from bridge.onnx_export.preprocess import Preprocess
 
@@ -83,25 +82,28 @@ def run_graph(
     if image in inputs:  # the graph takes the raw image; what it makes of it is the net's input
         raw = _image(preprocess, image, inputs[image], str(path))
         inputs, given = {**inputs, image: preprocess.apply(raw)}, {**inputs, image: raw}
-    _check_inputs(inside.inputs, given, str(path))
-    names, outputs = _names(net, inputs)
-    fed = {name: given[name] if name == image else np.asarray(given[name], np.float32) for name in inside.inputs}
+    ways = pair_inputs(inside, net, given, str(path), image=image, subset=subset)
+    parts = [*ways.parts, *_outputs(inside, net, inputs, str(path), subset)]
+    if not ways.possible:
+        return GraphRun(Side(f"graph of {path}", {}), PartsResult(net.where, str(path), tuple(parts)), refused=True)
+    names = _names(net, inputs)[0]
+    fed = {name: array if own == image else np.asarray(array, np.float32) for name, own, array in ways.fed}
     values, reached, reason = _run(runtime, inside, {name for tops in names for name in tops}, fed)
     known = {**{name: np.asarray(array, np.float32) for name, array in inputs.items()}, **values}
-    parts = [*_interface(inside, net, inputs, outputs, str(path), subset)]
     refusal = reason or _refusal(runtime, inside, fed)
     remarks = [f"{path}: node {inside.node(reached)} cannot be run: {reason}"] if reason else []
     if refusal:
         parts.append(PartResult("graph", "", DIFFERENT, *(remarks or [f"ONNX Runtime refuses it: {refusal}"])))
     if image:
         remarks.append(f"{path} takes '{image}' before its preprocessing ({preprocess}), and is fed so")
-    half = inside.metadata.get(HALF_KEY) == "true"
+    if inside.half:
+        remarks.append(f"{path} computes in float16, and is compared as such")
     return GraphRun(
         Side(f"graph of {path}", _places(net, names, known)),
         PartsResult(net.where, str(path), tuple(parts)),
         tuple(remarks),
-        half,
-        functools.partial(_run_layer, runtime, inside, net, names),
+        inside.half,
+        functools.partial(_run_layer, runtime, inside, net, names) if ways.by_name else None,
         bool(refusal),
     )
 
@@ -150,18 +152,13 @@ def _run_layer(
     return {Place(index, top): arrays[name] for top, name in enumerate(names[index]) if name in arrays}
 
 
-def _interface(
-    inside: Inside, net: Net, inputs: Mapping[str, np.ndarray], wanted: list[str], path: str, subset: bool
+def _outputs(
+    inside: Inside, net: Net, inputs: Mapping[str, np.ndarray], path: str, subset: bool
 ) -> Iterator[PartResult]:
-    """The inputs and outputs that the graph declares against the net's: names, order, types, shapes."""
+    """The outputs that the graph declares against the net's: names, order, types, shapes."""
     from bridge.onnx_export.dims import fits, label
 
-    for name in net.inputs:
-        if name not in inside.inputs:
-            yield PartResult("input", name, DIFFERENT, f"{path} does not take it")
-    if list(inside.inputs) != [name for name in net.inputs if name in inside.inputs]:
-        order = f"the order is {', '.join(net.inputs)} against {', '.join(inside.inputs)}"
-        yield PartResult("input", next(iter(net.inputs)), DIFFERENT, order)
+    wanted = _names(net, inputs)[1]
     yield from compare_outputs(wanted, [name for name, _, _ in inside.outputs], (net.where, path), subset=subset)
     shapes = dict(zip(wanted, _output_shapes(net, inputs), strict=False))
     for name, extents, is_float in inside.outputs:
@@ -195,23 +192,10 @@ def _refusal(runtime: Sandbox, inside: Inside, fed: Mapping[str, np.ndarray]) ->
 
 
 def computes_in_half(path: str | Path) -> bool:
-    """Whether an ONNX file says that it was exported in float16."""
-    from bridge.onnx_export.export import HALF_KEY
+    """Whether the graph of an ONNX file computes in float16; see :attr:`bridge.onnx_export.inside.Inside.half`."""
     from bridge.onnx_export.inside import Inside
 
-    return Inside(path).metadata.get(HALF_KEY) == "true"
-
-
-def _check_inputs(wanted: Mapping[str, Sequence[Extent] | None], inputs: Mapping[str, np.ndarray], path: str) -> None:
-    from bridge.onnx_export.dims import fits, label
-
-    for name, extents in wanted.items():
-        if name not in inputs:
-            raise ModelError(f"takes an input '{name}', which the net does not have", where=path)
-        shape = inputs[name].shape
-        if extents is not None and not fits(shape, extents, {}):
-            message = f"input '{name}' is {label(extents)} in the graph, and was fed with {times(shape)}"
-            raise ModelError(message, where=path, hint="--input sets the extents of inputs")
+    return Inside(path).half
 
 
 def _names(net: Net, inputs: Mapping[str, np.ndarray]) -> tuple[list[tuple[str, ...]], list[str]]:

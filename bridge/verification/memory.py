@@ -144,11 +144,13 @@ def _place(
     values: dict[Place, Any], shapes: Mapping[Place, Shape], found: Mapping[Place, Any], *, keep: bool = False
 ) -> None:
     """Note values in the shapes that the net has for them."""
+    from bridge.chain.devices import to_host
+
     for place, variable in found.items():
         expected = shapes.get(place)
         if place.layer < 0 or expected is None or (keep and place in values):
             continue
-        array = np.asarray(getattr(variable, "array", variable), np.float32)
+        array = np.asarray(to_host(getattr(variable, "array", variable)), np.float32)
         values[place] = array.reshape(expected) if array.size == count(expected) else array
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from bridge.engines.pieces import PartialEngine
 from bridge.errors import BridgeError
 from bridge.schema import Net, times
 from bridge.schema.hooks import DetectionRows
-from bridge.verification.compare import metrics, same_bits
+from bridge.verification.compare import Limits, metrics, same_bits
 from bridge.verification.detections import row_metrics
 from bridge.verification.inputs import Recorded, range_text
 from bridge.verification.results import DIFFERENT, SAME, SKIPPED, Metrics, OutputsResult, TopResult, plural
@@ -94,7 +95,7 @@ def no_engine(net: Net, engine_names: Sequence[str]) -> str:
     if lacking:
         number = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
         return f"no engine was used: there are no weights for {lacking[0]}{number}"
-    hint = engines.how_to_get_another("")
+    hint = engines.where_to_get_another("")
     return "" if engine_names else f"no engine works here: outputs were not compared ({hint})"
 
 
@@ -189,13 +190,15 @@ def compare_layers(
     Args:
         net: The net.
         comparisons: Of its tops.
-        done: Is told of each layer, as long as its values are there.
+        done: Is told of each layer before it is compared, as long as what it reads is there.
     """
     found: list[list[TopResult]] = [[] for _ in comparisons]
     for index in range(len(net.layers)):
+        done(index)
+        for comparison in comparisons:
+            comparison.free_read(index, comparisons)
         for tops, comparison in zip(found, comparisons, strict=True):
             tops += comparison.layer(index)
-        done(index)
     return [comparison.result(tops) for tops, comparison in zip(found, comparisons, strict=True)]
 
 
@@ -220,21 +223,28 @@ class Comparison:
     ) -> None:
         self.net, self.runner, self.reads = net, runner, sources(net)
         self.a, self.b, self.given, self.isolate, self.seed = a, b, given, isolate, seed
-        self._known: tuple[int, BoundedTops | BridgeError] = (-1, {})
+        self._known: tuple[int, BoundedTops | BridgeError] = (-1, BoundedTops({}, dict))
+        self._equal: dict[Place, bool] = {}
 
     def run(self) -> OutputsResult:
         """Compare every top of every layer."""
-        return self.result([top for index in range(len(self.net.layers)) for top in self.layer(index)])
+        return compare_layers(self.net, [self])[0]
 
     def result(self, tops: Sequence[TopResult]) -> OutputsResult:
         """The result, from those of all layers."""
         return OutputsResult(self.a.name, self.b.name, tuple(tops))
 
+    def free_read(self, index: int, comparisons: Sequence[Comparison]) -> None:
+        """Free what a layer read on side a, if no later layer reads it there and the other sides have it."""
+        if isinstance(self.a.values, StreamedValues):
+            others = [comparison.b.values for comparison in comparisons if comparison.a is self.a]
+            self.a.values.free_read(index, lambda place: all(place in values for values in others))
+
     def layer(self, index: int) -> list[TopResult]:
         """Compare every top of one layer."""
         layer = self.net.layers[index]
         found = [] if layer.is_input else [self._top(index, top) for top in range(len(layer.tops))]
-        self._known = (-1, {})
+        self._known = (-1, BoundedTops({}, dict))
         return found
 
     def _top(self, index: int, top: int) -> TopResult:
@@ -246,7 +256,8 @@ class Comparison:
             return replace(subject, status=SKIPPED, why=f"{unseen} does not show it")
         if index in self.a.by_numpy & self.b.by_numpy:
             return replace(subject, status=SKIPPED, why="NumPy computed it on both sides")
-        if same_bits(x, y) and x.shape == y.shape and not self.isolate:
+        self._equal[place] = same_bits(x, y) and x.shape == y.shape
+        if self._equal[place] and not self.isolate:
             return replace(subject, metrics=Metrics(count=x.size), bound="equal to the last bit")
         compare = self._compare_values if x.shape == y.shape or self._rows(place) else self._compare_shapes
         result = compare(replace(subject, since=self._since(index)), place, x, y)
@@ -262,23 +273,28 @@ class Comparison:
             return replace(subject, status=status, metrics=found, bound=given.bound(y).why)
         evaluation = self._alone(place[0])
         if isinstance(evaluation, BridgeError):
-            why = f"the layer cannot run on the inputs of {self.b.name}: {evaluation.args[0]}"
-            return replace(subject, status=SKIPPED, why=why)
-        bound, clean = evaluation[place]
-        bound = given.bound(y) if given is not None else bound
+            return self._unrun(subject, evaluation)
+        bound = given.bound(y) if given is not None else evaluation.bounds[place]
         found = self._measured(place, x, y, bound.values)
         result = replace(subject, metrics=found, bound=bound.why)
         if not found.mismatches and not self.isolate:
             return result
-        alone = self._measured(place, clean, y, bound.values)
+        try:
+            alone = self._measured(place, evaluation.tops[place], y, bound.values)
+        except BridgeError as error:
+            return self._unrun(subject, error)
         carried = "within the bound on equal inputs; the rest is carried in by earlier layers"
         status, why = (DIFFERENT, "") if alone.mismatches else (SAME, carried if found.mismatches else "")
         return replace(result, status=status, alone=alone, why=why)
 
+    def _unrun(self, subject: TopResult, error: BridgeError) -> TopResult:
+        why = f"the layer cannot run on the inputs of {self.b.name}: {error.args[0]}"
+        return replace(subject, status=SKIPPED, why=why)
+
     def _rows(self, place: Place) -> DetectionRows | None:
         return self.net.layers[place.layer].detections(place.top)
 
-    def _measured(self, place: Place, x: np.ndarray, y: np.ndarray, bound: np.ndarray | float) -> Metrics:
+    def _measured(self, place: Place, x: np.ndarray, y: np.ndarray, bound: Limits) -> Metrics:
         """How far two values of a top are apart; all of it where their shapes are not the same."""
         rows = self._rows(place)
         if rows is not None and x.ndim == y.ndim and x.shape[-1] == y.shape[-1]:
@@ -289,12 +305,20 @@ class Comparison:
         """Whether results of different shapes come from inputs of different shapes only."""
         why = f"shape {times(x.shape)} against {times(y.shape)}"
         evaluation = self._alone(place[0])
-        if isinstance(evaluation, BridgeError) or place not in evaluation or evaluation[place][1].shape != y.shape:
+        clean = None if isinstance(evaluation, BridgeError) else self._shown_alone(evaluation, place)
+        if isinstance(evaluation, BridgeError) or clean is None or clean.shape != y.shape:
             return replace(subject, status=DIFFERENT, why=why)
-        bound, clean = evaluation[place]
+        bound = evaluation.bounds[place]
         alone = metrics(clean, y, bound.values)
         status = DIFFERENT if alone.mismatches else SAME
         return replace(subject, status=status, alone=alone, bound=bound.why, why=f"{why}, as earlier layers have it")
+
+    @staticmethod
+    def _shown_alone(evaluation: BoundedTops, place: Place) -> np.ndarray | None:
+        """A top of the layer that was run alone, if it can be run and has a bound."""
+        with contextlib.suppress(BridgeError):
+            return evaluation.tops.get(place) if place in evaluation.bounds else None
+        return None
 
     def _alone(self, index: int) -> BoundedTops | BridgeError:
         """What side a's engine makes of side b's values before a layer, and the bounds; or why it cannot."""
@@ -319,13 +343,21 @@ class Comparison:
         lines = []
         writers, _ = overwritten(self.net.layers)
         for name, place in zip(self.net.layers[index].bottoms, self.reads[index], strict=True):
-            x, y = self.a.values.get(place), self.b.values.get(place)
-            if x is None:
+            if place not in self.a.values:
                 lines.append(f"{name}: not known")
-            elif y is None:
+            elif place not in self.b.values:
+                x = self.a.values[place]
                 lines.append(f"{name}: {times(x.shape)}, {range_text(x)}; {self.b.name} does not show it")
             else:
-                same = "equal on both sides" if x.shape == y.shape and same_bits(x, y) else "not quite equal"
+                y = self.b.values[place]  # side a may have freed its own
+                same = "equal on both sides" if self._same(place, y) else "not quite equal"
                 late = f"; in Caffe {writer.label} wrote over it" if (writer := writers.get((index, name))) else ""
-                lines.append(f"{name}: {times(x.shape)}, {range_text(x)}, {same}{late}")
+                lines.append(f"{name}: {times(y.shape)}, {range_text(y)}, {same}{late}")
         return tuple(lines)
+
+    def _same(self, place: Place, y: np.ndarray) -> bool:
+        """Whether side a had the same bits as side b, as the comparison of the layer that wrote them has found."""
+        if place not in self._equal:
+            x = self.a.values[place]
+            self._equal[place] = x.shape == y.shape and same_bits(x, y)
+        return self._equal[place]

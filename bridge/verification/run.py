@@ -280,7 +280,7 @@ class _Run:
         if not self.outputs:
             self.remarks.append(
                 f"{self.first} is all that can run the net here, and nothing is recorded: outputs were not compared "
-                f"({engine_table.how_to_get_another(self.first)})"
+                f"({engine_table.where_to_get_another(self.first)})"
             )
 
     def _each_draw(self, thresholds: drawing.Thresholds) -> Iterator[dict[str, np.ndarray]]:
@@ -373,7 +373,8 @@ class _Run:
             if run.layer is not None and not run.half:
                 self.layer_runs[run.side.name] = run.side, run.layer
             self.halves |= {run.side.name} if run.half else set()
-            yield run.side
+            if run.side.values:
+                yield run.side
 
     def _other_sides(self, engine: str, options: EngineOptions) -> Iterator[Side]:
         """The second model in the same engine, unless it is the same net with the same weights."""

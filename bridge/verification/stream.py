@@ -10,11 +10,12 @@ layer it needs what that layer reads and writes, and what later layers read::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from bridge.errors import BridgeError
+from bridge.limits.heap import give_back
 from bridge.schema import Net, count
 from bridge.verification.segments import Place, Segment, sources
 
@@ -55,12 +56,21 @@ class StreamedValues(Mapping[Place, np.ndarray]):
         inputs: The values of its inputs; they are kept.
         runs: From :func:`groups`.
         compute: Computes the layers of a run.
+        hidden: Values that it never gives, because others are computed from what was read for them.
 
     Attributes:
         problem: Why the values from some layer on are not there.
     """
 
-    def __init__(self, net: Net, inputs: PlacedValues, runs: Sequence[range], compute: Compute) -> None:
+    def __init__(
+        self,
+        net: Net,
+        inputs: PlacedValues,
+        runs: Sequence[range],
+        compute: Compute,
+        hidden: Collection[Place] = (),
+    ) -> None:
+        self._hidden = frozenset(hidden)
         self._net, self._inputs, self._runs, self._compute = net, dict(inputs), runs, compute
         self._reads = sources(net)
         self._home = {index: number for number, run in enumerate(runs) for index in run}
@@ -74,6 +84,9 @@ class StreamedValues(Mapping[Place, np.ndarray]):
         self._last: dict[Place, int] = {}
         for index, places in enumerate(self._reads):
             self._last.update(dict.fromkeys(places, index))
+        for place in sorted(self._hidden, reverse=True):
+            for read in self._reads[place.layer]:
+                self._last[read] = max(self._last[read], self._last.get(place, -1))
 
     def __getitem__(self, place: Place) -> np.ndarray:
         self._reach(place)
@@ -95,6 +108,13 @@ class StreamedValues(Mapping[Place, np.ndarray]):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
+    def free_read(self, index: int, free: Callable[[Place], bool]) -> None:
+        """Run a layer, and free at once what it read, if no later layer reads it and ``free`` allows it."""
+        self._reach(Place(index, 0))
+        for place in self._reads[index]:
+            if place in self._now and place not in self._inputs and self._last[place] <= index and free(place):
+                del self._now[place]
+
     def _reach(self, place: Place) -> None:
         """Run on until the layer of a value has run."""
         number = self._home.get(place[0], -1)
@@ -107,8 +127,7 @@ class StreamedValues(Mapping[Place, np.ndarray]):
     def _run(self, run: range) -> None:
         """Compute the layers of a run; where they cannot be, none of the values from there on is shown."""
         layers = tuple(index for index in run if not self._net.layers[index].is_input)
-        own = set(layers)
-        read = dict.fromkeys(place for index in layers for place in self._reads[index] if place[0] not in own)
+        read = self._read_by(layers)
         if not layers or self.problem is not None or any(place not in self._now for place in read):
             return
         try:
@@ -121,6 +140,18 @@ class StreamedValues(Mapping[Place, np.ndarray]):
         for index in layers:
             self._keep_what_hidden_tops_need(index)
 
+    def _read_by(self, layers: Sequence[int]) -> list[Place]:
+        """The values that layers are computed from: those that they or hidden ones before them read."""
+        own = set(layers)
+        found = dict.fromkeys(place for index in layers for place in self._reads[index])
+        left = list(found)
+        for place in left:  # grows on the way
+            if place in self._hidden:
+                more = [read for read in self._reads[place.layer] if read not in found]
+                found.update(dict.fromkeys(more))
+                left += more
+        return [place for place in left if place.layer not in own and place not in self._hidden]
+
     def _keep_what_hidden_tops_need(self, index: int) -> None:
         """Whoever reads a top that is not shown computes it from what its layer reads."""
         hidden = [top for top in range(len(self._net.layers[index].tops)) if Place(index, top) not in self._shown]
@@ -130,6 +161,9 @@ class StreamedValues(Mapping[Place, np.ndarray]):
 
     def _free(self, start: int) -> None:
         """Free what no layer from ``start`` on reads."""
+        freed = 0
         for place in list(self._now):
             if place not in self._inputs and self._last.get(place, -1) < start:
-                del self._now[place]
+                freed += self._now.pop(place).nbytes
+        if freed >= FREE:
+            give_back()

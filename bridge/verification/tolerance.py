@@ -33,16 +33,17 @@ D. S. Parker, Monte Carlo arithmetic, 1997.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from bridge.errors import BridgeError, UsageError, nearest
 from bridge.schema import Layer, Net, Shape, count
-from bridge.verification.compare import VALUES
-from bridge.verification.detections import moved
+from bridge.verification.compare import VALUES, Limits, Relative, flat
+from bridge.verification.detections import moved as moved_rows
 from bridge.verification.segments import Place, Runner, Segment
 
 UNIT = 2.0**-24
@@ -69,12 +70,24 @@ SPREAD = 3
 class Bound(NamedTuple):
     """The largest difference that passes, a number per value or one for all, and why."""
 
-    values: np.ndarray | float
+    values: Limits
     why: str
 
 
-BoundedTops = dict[Place, tuple[Bound, np.ndarray]]
-"""Per top its bound, and its values."""
+_Tops: TypeAlias = "Mapping[Place, np.ndarray]"
+
+
+class BoundedTops:
+    """The bounds of a layer's tops on given inputs, by place; and the tops, computed when they are asked for."""
+
+    def __init__(self, bounds: Mapping[Place, Bound], compute: Callable[[], _Tops]) -> None:
+        self.bounds, self._compute = bounds, compute
+
+    @functools.cached_property
+    def tops(self) -> _Tops:
+        """The values by place."""
+        return self._compute()
+
 
 Tolerance: TypeAlias = "float | Mapping[str, float | None] | None"
 
@@ -87,9 +100,7 @@ class Given(NamedTuple):
 
     def bound(self, expected: np.ndarray) -> Bound:
         """``atol + rtol * |expected|``."""
-        with np.errstate(invalid="ignore"):
-            values = self.atol + self.rtol * np.abs(np.asarray(expected, np.float64))
-        return Bound(_finite(values), f"as given: {self.atol:g} + {self.rtol:g} x |value|")
+        return Bound(Relative(self.rtol, self.atol, expected), f"as given: {self.atol:g} + {self.rtol:g} x |value|")
 
 
 FALLBACK = Given(1e-4, 1e-5)
@@ -179,49 +190,72 @@ def bounds(runner: Runner, part: Segment, values: Mapping[Place, np.ndarray], se
         seed: For the random movements.
     """
     rng = np.random.default_rng(seed)
-    clean = {**values, **runner.run(part, values)}
-    own = {index: _own(runner, index, clean, rng) for index in part.layers}
-    last = part.layers[-1]
     if len(part.layers) == 1:
-        return {place: (bound, clean[place]) for place, bound in own[last].items()}
+        compute = functools.cache(lambda: runner.run(part, values))
+        return BoundedTops(_own(runner, part.layers[0], values, compute, rng), compute)
+    return _several(runner, part, values, rng)
+
+
+def _several(runner: Runner, part: Segment, values: _Tops, rng: np.random.Generator) -> BoundedTops:
+    """The bounds of the last of several layers: what moving each layer's result by a part of its bound changes there.
+
+    All samples go through the layers side by side, so that only what a later layer reads is in memory.
+    """
+    last = part.layers[-1]
+    clean, *samples = ({**values} for _ in range(1 + SAMPLES))
+    readers = {place: index for index in part.layers for place in runner.reads[index]}
     moved: dict[Place, float] = {}
-    for _ in range(SAMPLES):
-        for place, distance in _shaken(runner, part, values, clean, own, rng).items():
-            moved[place] = max(moved.get(place, 0.0), distance)
+    for index in part.layers:
+        clean.update(runner.run(runner.alone(index), clean))
+        own = _own(runner, index, clean, lambda: clean, rng)
+        for now in samples:
+            for place, array in runner.run(runner.alone(index), now).items():
+                bound = own[place].values
+                now[place] = array = _shifted(array, _signs(rng, array.shape), bound, scale=1 / FACTOR)
+                if index == last:
+                    rows = runner.net.layers[index].detections(place.top)
+                    apart = _distance(clean[place], array) if rows is None else moved_rows(rows, clean[place], array)
+                    moved[place] = max(moved.get(place, 0.0), apart)
+        for held in (clean, *samples):
+            for place in [place for place in held if readers.get(place, -1) <= index < last]:
+                del held[place]
     why = f"{SPREAD} x what rounding in the {len(part.layers)} layers from known values moves it"
-    return {
-        place: (Bound(SPREAD * distance + TINY, why), clean[place])
-        for place, distance in moved.items()
-        if place[0] == last
-    }
+    found = {place: Bound(SPREAD * distance + TINY, why) for place, distance in moved.items()}
+    return BoundedTops(found, lambda: clean)
 
 
-def _own(runner: Runner, index: int, clean: Mapping[Place, np.ndarray], rng: np.random.Generator) -> dict[Place, Bound]:
-    """The bounds of one layer's tops on given inputs."""
+def _own(
+    runner: Runner, index: int, known: _Tops, tops: Callable[[], _Tops], rng: np.random.Generator
+) -> dict[Place, Bound]:
+    """The bounds of one layer's tops on given inputs.
+
+    Args:
+        runner: Runs the layer.
+        index: Its index.
+        known: Has the values that it reads.
+        tops: Gives what it writes; not called where the bounds do not follow from that.
+        rng: For movements.
+    """
     layer = runner.net.layers[index]
-    places = [Place(index, top) for top, _ in enumerate(layer.tops)]
-    tops = {place: clean[place] for place in places if place in clean}
-    bottoms = [clean[place] for place in runner.reads[index]]
+    bottoms = [known[place] for place in runner.reads[index]]
     with np.errstate(all="ignore"):
         derived = layer.rounding_bound(FACTOR * UNIT, *(bottom.astype(np.float64) for bottom in bottoms))
     if derived is not None:
         why = "what rounding of its sums, in the order in which engines compute them, changes"
-        return {place: Bound(derived + TINY, why) for place in tops}
+        return {Place(index, top): Bound(derived + TINY, why) for top, _ in enumerate(layer.tops)}
     terms = layer.sum_terms(*(bottom.shape for bottom in bottoms))
     if terms is None:
-        return _backward(runner, index, clean, tops, rng)
+        return _backward(runner, index, known, tops, rng)
     terms, positive = max(FEWEST, terms), layer.magnitudes()
-    sums = _magnitude_sums(runner, index, clean, positive)
+    sums = _magnitude_sums(runner, index, known, positive)
     size = FACTOR * np.sqrt(terms) * UNIT
     why = f"{FACTOR} x sqrt({terms}) x 2^-24 x sum of |terms|, a sum of {terms} terms in another order"
-    return {place: Bound(_scaled(size, sums.pop(place)), why) for place in tops}
+    return {place: Bound(_scaled(size, sums.pop(place)), why) for place in list(sums)}
 
 
-def _magnitude_sums(
-    runner: Runner, index: int, clean: Mapping[Place, np.ndarray], positive: Layer
-) -> dict[Place, np.ndarray]:
+def _magnitude_sums(runner: Runner, index: int, known: _Tops, positive: Layer) -> dict[Place, np.ndarray]:
     """What a layer of positive blobs makes of the magnitudes of its inputs."""
-    magnitudes = {place: np.abs(clean[place]) for place in runner.reads[index]}
+    magnitudes = {place: np.abs(known[place]) for place in runner.reads[index]}
     return runner.run(runner.alone(index), magnitudes, lambda _: positive)
 
 
@@ -238,26 +272,22 @@ def _scaled(size: float, sums: np.ndarray) -> np.ndarray:
 
 
 def _backward(
-    runner: Runner,
-    index: int,
-    clean: Mapping[Place, np.ndarray],
-    tops: Mapping[Place, np.ndarray],
-    rng: np.random.Generator,
+    runner: Runner, index: int, known: _Tops, tops: Callable[[], _Tops], rng: np.random.Generator
 ) -> dict[Place, Bound]:
     layer, inputs = runner.net.layers[index], runner.alone(index).inputs
     moved: list[Mapping[Place, np.ndarray]] = []
     if not layer.chooses:
         with contextlib.suppress(BridgeError):
-            moved = _moved(runner, index, clean, tops, rng)
-    unit = max(1.0, *(_largest(clean[place]) for place in inputs)) if layer.rounds_near_one else 0.0
+            moved = _moved(runner, index, known, tops, rng)
+    unit = max(1.0, *(_largest(known[place]) for place in inputs)) if layer.rounds_near_one else 0.0
     scale = "1, the largest input and the largest value" if unit else "the largest value"
-    roundings = _roundings(layer, [clean[place].shape for place in runner.reads[index]])
+    roundings = _roundings(layer, [known[place].shape for place in runner.reads[index]])
     own = f"{roundings:.0f} x 2^-24 of {scale}"
     found = {}
-    for place, array in tops.items():
+    for place, array in _written(tops(), index):
         floor = roundings * UNIT * max(_largest(array), unit) + TINY
         if moved and not _counts(array):  # places and flags either are the same or are apart by much more
-            distance = max(_distance(array, tops[place]) for tops in moved)
+            distance = max(_distance(array, other[place]) for other in moved)
             found[place] = Bound(distance + floor, f"what moving each input by 2^-18 of itself changes, and {own}")
         else:
             found[place] = Bound(floor, own)
@@ -265,24 +295,35 @@ def _backward(
 
 
 def _moved(
-    runner: Runner,
-    index: int,
-    clean: Mapping[Place, np.ndarray],
-    tops: Mapping[Place, np.ndarray],
-    rng: np.random.Generator,
-) -> list[Mapping[Place, np.ndarray]]:
-    """The tops of a layer after its inputs were moved; the other way as well if values were lost to infinity or NaN."""
+    runner: Runner, index: int, known: _Tops, tops: Callable[[], _Tops], rng: np.random.Generator
+) -> list[_Tops]:
+    """The tops of a layer after its inputs were moved; the other way as well if values were lost to infinity or NaN.
+
+    Those after the movement are computed first: then the moved inputs are not in memory beside the tops.
+    """
     part, layer = runner.alone(index), runner.net.layers[index]
     fixed = {place for position, place in enumerate(runner.reads[index]) if layer.fill(position)}
-    values = {place: clean[place] for place in part.inputs}
+    values = {place: known[place] for place in part.inputs}
     signs = {place: _signs(rng, values[place].shape) for place in part.inputs if place not in fixed}
-    found: list[Mapping[Place, np.ndarray]] = []
+    found: list[_Tops] = []
     for way in (1, -1):
         shifted = {place: _shifted(values[place], way * sign, STEP, relative=True) for place, sign in signs.items()}
         found.append(runner.run(part, {**values, **shifted}))
-        if not any((np.isfinite(tops[place]) & ~np.isfinite(found[-1][place])).any() for place in tops):
+        shifted.clear()
+        if not any(_lost(array, found[-1][place]) for place, array in _written(tops(), index)):
             break
     return found
+
+
+def _written(values: _Tops, index: int) -> list[tuple[Place, np.ndarray]]:
+    """The tops of one layer among values."""
+    return [(place, array) for place, array in values.items() if place.layer == index]
+
+
+def _lost(array: np.ndarray, moved: np.ndarray) -> bool:
+    """Whether a finite value is finite no more."""
+    x, y = array.reshape(-1), moved.reshape(-1)
+    return any((np.isfinite(x[part]) & ~np.isfinite(y[part])).any() for part in _parts(x))
 
 
 def _roundings(layer: Layer, bottoms: Sequence[Shape]) -> float:
@@ -293,35 +334,12 @@ def _roundings(layer: Layer, bottoms: Sequence[Shape]) -> float:
     return max(ROUNDINGS * layer.position_extent(*bottoms), FACTOR * math.sqrt(summed))
 
 
-def _shaken(
-    runner: Runner,
-    part: Segment,
-    values: Mapping[Place, np.ndarray],
-    clean: Mapping[Place, np.ndarray],
-    own: Mapping[int, Mapping[Place, Bound]],
-    rng: np.random.Generator,
-) -> dict[Place, float]:
-    """How far each top moves when every layer's result is moved by a part of its bound."""
-    now = dict(values)
-    found: dict[Place, float] = {}
-    for index in part.layers:
-        tops = runner.run(runner.alone(index), now)
-        for place, array in tops.items():
-            now[place] = _shifted(array, _signs(rng, array.shape), own[index][place].values, scale=1 / FACTOR)
-            rows = runner.net.layers[index].detections(place.top)
-            found[place] = (
-                _distance(clean[place], now[place]) if rows is None else moved(rows, clean[place], now[place])
-            )
-    return found
-
-
 def _distance(a: np.ndarray, b: np.ndarray | None) -> float:
     """The largest difference where both are finite; none of another shape."""
-    if b is None or a.shape != b.shape or not a.size:
+    if b is None or a.shape != b.shape:
         return 0.0
     x, y, largest = a.reshape(-1), b.reshape(-1), 0.0
-    for start in range(0, x.size, VALUES):
-        part = slice(start, start + VALUES)
+    for part in _parts(x):
         with np.errstate(invalid="ignore"):
             difference = np.abs(x[part].astype(np.float64) - y[part])
         largest = max(largest, float(difference[np.isfinite(difference)].max(initial=0)))
@@ -335,7 +353,7 @@ def _signs(rng: np.random.Generator, shape: Shape) -> np.ndarray:
 
 
 def _shifted(
-    array: np.ndarray, signs: np.ndarray, size: np.ndarray | float, *, scale: float = 1, relative: bool = False
+    array: np.ndarray, signs: np.ndarray, size: Limits, *, scale: float = 1, relative: bool = False
 ) -> np.ndarray:
     """The array moved, as float32; what is finite stays finite.
 
@@ -347,10 +365,9 @@ def _shifted(
         relative: Whether that is relative to the value itself.
     """
     moved = np.empty(array.shape, np.float32)
-    sizes = np.broadcast_to(size, array.shape if np.ndim(size) else array.size).reshape(-1)
+    sizes = size if isinstance(size, Relative) else flat(size, array.shape)
     x, y, ways = array.reshape(-1), moved.reshape(-1), signs.reshape(-1)
-    for start in range(0, x.size, VALUES):
-        part = slice(start, start + VALUES)
+    for part in _parts(x):
         values = x[part].astype(np.float64)
         steps = ways[part] * (sizes[part] * scale)
         shifted = values + (values * steps if relative else steps)
@@ -360,13 +377,19 @@ def _shifted(
 
 def _counts(array: np.ndarray) -> bool:
     """Whether all values may be places or flags."""
-    return bool((array == np.rint(array)).all()) and _largest(array) < WHOLE
+    values = array.reshape(-1)
+    return all((values[part] == np.rint(values[part])).all() for part in _parts(values)) and _largest(array) < WHOLE
 
 
 def _largest(array: np.ndarray) -> float:
-    return float(np.abs(array[np.isfinite(array)]).max(initial=0))
+    """The largest finite magnitude."""
+    values, largest = array.reshape(-1), 0.0
+    for part in _parts(values):
+        some = np.abs(values[part])
+        largest = max(largest, float(some.max(initial=0, where=np.isfinite(some))))
+    return largest
 
 
-def _finite(bound: np.ndarray | float) -> np.ndarray:
-    finite: np.ndarray = np.nan_to_num(np.asarray(bound, np.float64), nan=0, posinf=0)
-    return finite
+def _parts(values: np.ndarray) -> Iterator[slice]:
+    """Slices of a row that are small beside it: what is made of one at a time takes little memory."""
+    return (slice(start, start + VALUES) for start in range(0, values.size, VALUES))

@@ -217,12 +217,16 @@ def compare_blob(subject: BlobResult, a: Blob, b: Blob) -> BlobResult:
 
 
 def compare_rounded(subject: BlobResult, a: Blob, b: Blob) -> BlobResult:
-    """Compare a blob, rounded to float16 and limited to its range, with one that is stored so."""
-    largest = np.finfo(np.float16).max
+    """Compare a blob, rounded to float16 and limited to its range, with one that is stored so.
+
+    A value below float16's smallest may be that or zero: converters differ.
+    """
+    largest, least = np.finfo(np.float16).max, np.finfo(np.float16).smallest_subnormal
 
     def values() -> np.ndarray:
-        found: np.ndarray = np.clip(a.numpy(), -largest, largest).astype(np.float16)
-        return found
+        exact, stored = a.numpy(), b.numpy().reshape(a.shape)
+        found: np.ndarray = np.clip(exact, -largest, largest).astype(np.float16)
+        return np.where((np.abs(exact) < least) & (np.abs(stored) <= least), stored, found)
 
     found = compare_blob(subject, Blob(a.shape, np.dtype(np.float16), values), b)
     why = found.why or f"{a.dtype} against float16, compared after rounding to float16"

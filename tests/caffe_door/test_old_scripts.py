@@ -172,3 +172,12 @@ def test_what_ssds_scripts_do_with_a_spec(tmp_path: Path) -> None:
     assert make(tmp_path, str(proto)).blobs["pool"].data.shape == (1, 5, 4, 4)
     with pytest.raises(TypeError):
         caffe.layers.Pooling(n.conv, kernel_size=2.5).to_proto()
+
+
+def test_a_script_of_python_2_says_so_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("import caffe\nprint 'a'\n")
+    done = run("-m", "bridge.caffe", "script.py", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    first, hint = done.stderr.splitlines()
+    assert first.startswith("error: script.py: line 2: Missing parentheses in call to 'print'")
+    assert "fissix -w" in hint

@@ -11,6 +11,7 @@ import numpy as np
 from bridge.caffe.blob import Blob
 from bridge.caffe.layer import Node, TypedNode
 from bridge.caffe.state import STATE, draw_seed
+from bridge.chain.devices import to_host
 from bridge.chain.functions import F, chainer
 from bridge.errors import UnsupportedLayerError
 from bridge.schema import Shape
@@ -191,7 +192,7 @@ def _array_module() -> Any:
 
 
 def _host(array: Any) -> np.ndarray:
-    return np.asarray(chainer.backends.cuda.to_cpu(getattr(array, "array", array)))
+    return to_host(getattr(array, "array", array))
 
 
 def _own(array: np.ndarray) -> bool:

@@ -31,12 +31,14 @@ HOMES = {
     "elu": "elu",
     "linear": "inner_product",
     "local_response_normalization": "lrn",
+    "relu": "relu",
     "sigmoid": "sigmoid",
     "softmax": "softmax",
     # Caffe's functions
     "caffe_accuracy": "accuracy",
     "caffe_arg_max": "arg_max",
     "caffe_batch_norm": "batch_norm",
+    "caffe_batch_norm_tail": "batch_norm",
     "caffe_bn": "bn",
     "caffe_contrastive_loss": "contrastive_loss",
     "caffe_convolution": "convolution",
@@ -53,6 +55,8 @@ HOMES = {
     "caffe_upsample": "upsample",
     # for any layer
     "fold_batch_axes": "helper_axes",
+    "tail": "helper_tail",
+    "with_tail": "helper_tail",
 }
 """The module of each of our own functions, which is imported at its first use."""
 

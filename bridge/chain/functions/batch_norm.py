@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bridge.chain.functions import chainer
+from bridge.chain.functions.helper_tail import Tail, tail
 
 if TYPE_CHECKING:
     from bridge.layers.batch_norm import BatchNorm
@@ -33,20 +34,55 @@ def caffe_batch_norm(x: Any, link: LayerArrays, layer: BatchNorm) -> Any:
     Source: batch_norm_layer.cpp of BVLC Caffe and NVCaffe.
     """
     xp = chainer.backend.get_array_module(x)
-    train = chainer.config.train and not link.frozen
     if layer.scale_bias:
-        stored, gamma, beta = not train, link.gamma, link.beta
+        gamma, beta = link.gamma, link.beta
     else:
-        stored = not train if layer.use_global_stats is None else layer.use_global_stats
         gamma, beta = xp.ones(x.shape[1], dtype=x.dtype), xp.zeros(x.shape[1], dtype=x.dtype)
-    if stored:
-        inverse = 1 if layer.scale_bias else _inverse(xp, link.scale_factor)
-        mean, variance = link.mean * inverse, link.variance * inverse
-        return F.fixed_batch_normalization(x, gamma, beta, mean, variance, eps=layer.eps)
+    if _is_stored(link, layer):
+        return F.fixed_batch_normalization(x, gamma, beta, *_statistics(xp, link, layer), eps=layer.eps)
     axes = tuple(axis for axis in range(x.ndim) if axis != 1)
-    if train:
+    if _moves(link):
         _accumulate(x.array, axes, link, layer)
     return F.batch_normalization(x, gamma, beta, eps=layer.eps, running_mean=None, running_var=None, axis=axes)
+
+
+def caffe_batch_norm_tail(link: LayerArrays, layer: BatchNorm) -> Tail | None:
+    """What :func:`caffe_batch_norm` does to each channel by the stored statistics.
+
+    Args:
+        link: The same.
+        layer: The layer's parameters.
+
+    Returns:
+        ``None`` where it takes the statistics of the batch.
+
+    Source: batch_norm_layer.cpp of BVLC Caffe and NVCaffe.
+    """
+    if not _is_stored(link, layer):
+        return None
+    xp = chainer.backend.get_array_module(link.mean)
+    mean, variance = _statistics(xp, link, layer)
+    factor = 1 / xp.sqrt(variance + variance.dtype.type(layer.eps))
+    own = tail(factor, -mean * factor)
+    return own.then(tail(link.gamma, link.beta)) if layer.scale_bias else own
+
+
+def _moves(link: LayerArrays) -> bool:
+    """Whether the statistics of a batch are added to the stored ones."""
+    return bool(chainer.config.train and not link.frozen)
+
+
+def _is_stored(link: LayerArrays, layer: BatchNorm) -> bool:
+    """Whether a batch is normalized by the stored statistics."""
+    if layer.scale_bias or layer.use_global_stats is None:
+        return not _moves(link)
+    return layer.use_global_stats
+
+
+def _statistics(xp: Any, link: LayerArrays, layer: BatchNorm) -> tuple[Any, Any]:
+    """The stored mean and variance as they count."""
+    inverse = 1 if layer.scale_bias else _inverse(xp, link.scale_factor)
+    return link.mean * inverse, link.variance * inverse
 
 
 def _inverse(xp: Any, factor: Any) -> Any:

@@ -18,6 +18,7 @@ import numpy as np
 
 from bridge.chain.functions import chainer
 from bridge.chain.functions.helper_kernels import Kernel, contiguous
+from bridge.chain.functions.helper_parts import each, spans
 from bridge.layers.pooled_axis import LOWEST, PooledAxis
 
 F = chainer.functions
@@ -123,14 +124,19 @@ def _both(axes: Axes) -> Iterator[_Place]:
 
 
 def _maxima(x: np.ndarray, axes: Axes) -> np.ndarray:
-    """The greatest value of each window of ``x`` (N, C, H, W), as (N, C, rows, columns)."""
+    """The greatest value of each window of ``x`` (N, C, H, W), as (N, C, rows, columns), in memory as ``x`` lies."""
     rows, columns = axes
-    lines = np.full((*x.shape[:2], rows.count, x.shape[3]), LOWEST, x.dtype)
-    for windows, values in _places(rows):
-        np.fmax(lines[:, :, windows], x[:, :, values], out=lines[:, :, windows])
-    maxima = np.full((*lines.shape[:3], columns.count), LOWEST, x.dtype)
-    for windows, values in _places(columns):
-        np.fmax(maxima[..., windows], lines[..., values], out=maxima[..., windows])
+    maxima = np.full_like(x, LOWEST, shape=(*x.shape[:2], rows.count, columns.count))
+
+    def work(image: int) -> None:
+        lines = np.full_like(x[image], LOWEST, shape=(x.shape[1], rows.count, x.shape[3]))
+        for windows, values in _places(rows):
+            np.fmax(lines[:, windows], x[image, :, values], out=lines[:, windows])
+        own = maxima[image]
+        for windows, values in _places(columns):
+            np.fmax(own[..., windows], lines[..., values], out=own[..., windows])
+
+    each(work, range(len(x)))
     return maxima
 
 
@@ -194,18 +200,23 @@ class _MaxGradient(chainer.FunctionNode):
         return (gx,)
 
     def forward_cpu(self, inputs: tuple[np.ndarray]) -> tuple[np.ndarray]:
-        gx = np.zeros(self.x.shape, inputs[0].dtype)
+        gx, gy = np.zeros_like(self.x), inputs[0]
+        if gy.strides != self.y.strides:
+            gy = np.empty_like(self.y)
+            gy[...] = inputs[0]
         places = list(_both(self.axes))
         step = max(1, _MASKS * len(self.y) // max(1, len(places) * self.y.size))
-        for start in range(0, len(gx), step):
-            images = slice(start, start + step)
-            self._add(places, self.x[images], self.y[images], inputs[0][images], gx[images])
+
+        def work(images: slice) -> None:
+            self._add(places, self.x[images], self.y[images], gy[images], gx[images])
+
+        each(work, spans(len(gx), step))
         return (gx,)
 
     @staticmethod
     def _add(places: list[_Place], x: np.ndarray, y: np.ndarray, gy: np.ndarray, gx: np.ndarray) -> None:
         """Add each window's gradient to its first maximum; to a maximum of several windows, in the windows' order."""
-        free, chosen = np.ones(y.shape, bool), []
+        free, chosen = np.ones_like(y, bool), []
         for windows, values in places:
             first = x[values] == y[windows]
             first &= free[windows]
@@ -230,7 +241,7 @@ class WindowSum(chainer.FunctionNode):
 
     def forward_cpu(self, inputs: tuple[np.ndarray]) -> tuple[np.ndarray]:
         """The sums (N, C, rows, columns) of (N, C, H, W)."""
-        sums = np.zeros((*inputs[0].shape[:2], *(axis.count for axis in self.axes)), inputs[0].dtype)
+        sums = np.zeros_like(inputs[0], shape=(*inputs[0].shape[:2], *(axis.count for axis in self.axes)))
         for windows, values in _both(self.axes):
             sums[windows] += inputs[0][values]
         return (sums,)
@@ -252,7 +263,7 @@ class _WindowSumGradient(chainer.FunctionNode):
         self.axes = axes
 
     def forward_cpu(self, inputs: tuple[np.ndarray]) -> tuple[np.ndarray]:
-        gx = np.zeros((*inputs[0].shape[:2], *(axis.extent for axis in self.axes)), inputs[0].dtype)
+        gx = np.zeros_like(inputs[0], shape=(*inputs[0].shape[:2], *(axis.extent for axis in self.axes)))
         for windows, values in reversed(list(_both(self.axes))):
             gx[values] += inputs[0][windows]
         return (gx,)

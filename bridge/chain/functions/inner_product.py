@@ -14,11 +14,22 @@ from typing import Any
 import numpy as np
 
 from bridge.chain.functions import chainer
+from bridge.chain.functions.helper_memory import take
 from bridge.chain.functions.helper_node import Node
+from bridge.chain.functions.helper_parts import each, is_wanted, spans
+from bridge.chain.functions.helper_rows import product
 from bridge.schema import count
 
 F = chainer.functions
 _chainers: Any = F.connection.linear
+_FEW = 8
+"""Rows of a few, at most."""
+_LARGE = 1 << 18
+"""Values of a large weight, at least."""
+_BLOCK = 8
+"""Rows of a weight in a product that OpenBLAS computes without copying them first."""
+_BLOCKS, _COLUMNS = 64, 2304
+"""Of a weight, in a part of the work."""
 
 
 def linear(x: Any, W: Any, b: Any = None, n_batch_axes: int = 1) -> Any:
@@ -38,7 +49,8 @@ def linear(x: Any, W: Any, b: Any = None, n_batch_axes: int = 1) -> Any:
     batch = x.shape[:n_batch_axes]
     if x.ndim != 2 or n_batch_axes != 1:
         x = F.reshape(x, (count(batch), count(x.shape[n_batch_axes:])))
-    y = LinearFunction().apply((x, W) if b is None else (x, W, b))[0]
+    function = FewRows() if _are_few(x, W) else LinearFunction()
+    y = function.apply((x, W) if b is None else (x, W, b))[0]
     return y if n_batch_axes == 1 else F.reshape(y, (*batch, y.shape[1]))
 
 
@@ -51,7 +63,7 @@ class LinearFunction(Node, _chainers.LinearFunction):
         """The products plus the bias."""
         self.retain_inputs((0, 1))
         x, W, *b = inputs
-        y = x.dot(W.T).astype(x.dtype, copy=False)
+        y = self._products(x, W)
         if b:
             y += b[0]
         return (y,)
@@ -70,9 +82,50 @@ class LinearFunction(Node, _chainers.LinearFunction):
             if index == 2:
                 gradients.append(_bias_gradient(gy, before))
                 continue
-            gradient = gy.dot(W).astype(x.dtype, copy=False) if index == 0 else gy.T.dot(x).astype(W.dtype, copy=False)
+            gradient = self._input_gradient(gy, W) if index == 0 else self._weight_gradient(gy, x)
             gradients.append(gradient if before is None else gradient + before.array)
         return tuple([chainer.as_variable(gradient) for gradient in gradients])
+
+    def _products(self, x: Any, W: Any) -> Any:
+        return product(x, W.T).astype(x.dtype, copy=False)
+
+    def _input_gradient(self, gy: Any, W: Any) -> Any:
+        return product(gy, W).astype(gy.dtype, copy=False)
+
+    def _weight_gradient(self, gy: Any, x: Any) -> Any:
+        return gy.T.dot(x).astype(x.dtype, copy=False)
+
+
+class FewRows(LinearFunction):
+    """The same for a large weight and few rows, without Caffe's bits: the weight is read once, and not copied."""
+
+    def _products(self, x: Any, W: Any) -> Any:
+        parts = np.empty((len(W) // _BLOCK, _BLOCK, len(x)), x.dtype)
+        kernels, columns = W.reshape(*parts.shape[:2], -1), np.ascontiguousarray(x.T)
+        each(lambda span: np.matmul(kernels[span], columns, out=parts[span]), spans(len(parts), _BLOCKS))
+        return np.ascontiguousarray(parts.reshape(len(W), len(x)).T)
+
+    def _input_gradient(self, gy: Any, W: Any) -> Any:
+        total = np.zeros((len(gy), W.shape[1]), gy.dtype)
+
+        def work(columns: slice) -> None:
+            for rows in spans(len(W), _BLOCKS):
+                for own, given in zip(total, gy, strict=True):
+                    own[columns] += given[rows].dot(W[rows, columns])
+
+        each(work, spans(W.shape[1], _COLUMNS))
+        return total
+
+    def _weight_gradient(self, gy: Any, x: Any) -> Any:
+        gradient = take((gy.shape[1] // _BLOCK, _BLOCK, x.shape[1]))
+        rows = np.ascontiguousarray(gy.T).reshape(*gradient.shape[:2], len(gy))
+        each(lambda span: np.matmul(rows[span], x, out=gradient[span]), spans(len(gradient), _BLOCKS))
+        return gradient.reshape(-1, x.shape[1])
+
+
+def _are_few(x: Any, W: Any) -> bool:
+    own = type(x.array) is type(W.array) is np.ndarray and x.dtype == W.dtype == np.float32
+    return own and is_wanted(x, W) and len(x) <= _FEW and W.size >= _LARGE and len(W) % _BLOCK == 0
 
 
 def _bias_gradient(gy: Any, before: Any) -> Any:

@@ -18,6 +18,9 @@ import numpy as np
 
 from bridge.chain.functions import chainer
 from bridge.chain.functions.helper_kernels import Kernel, contiguous, has_kernel
+from bridge.chain.functions.helper_memory import take
+from bridge.chain.functions.helper_node import Node
+from bridge.chain.functions.helper_parts import PART_BYTES, channels_first, channels_last, each, is_fast, spans
 from bridge.schema import count
 
 _chainers: Any = chainer.functions.normalization.local_response_normalization
@@ -73,6 +76,8 @@ def local_response_normalization(x: Any, n: int = 5, k: float = 2, alpha: float 
 
     Source: lrn_layer.cpp; ``chainer.functions.local_response_normalization``.
     """
+    if is_fast(x) and n < 2 * x.shape[1]:
+        return FastNormalization(n, k, alpha, beta).apply((x,))[0]
     return LocalResponseNormalization(n, k, alpha, beta).apply((x,))[0]
 
 
@@ -111,6 +116,85 @@ class LocalResponseNormalization(_chainers.LocalResponseNormalization):
         if grad_outputs[0].xp is not np and not has_kernel(grad_outputs[0].array):
             return super().backward(indexes, grad_outputs)
         return _Gradient(self).apply((*self.get_retained_inputs(), *self.get_retained_outputs(), *grad_outputs))
+
+
+class FastNormalization(Node):
+    """The normalization without Caffe's bits: all in float32, channels-last."""
+
+    def __init__(self, n: int, k: float, alpha: float, beta: float) -> None:
+        self.n, self.k, self.alpha, self.beta = n, k, alpha, beta
+
+    def forward(self, inputs: tuple[Any, ...]) -> tuple[Any]:
+        """The normalized values."""
+        self.retain_inputs((0,))
+        x = channels_last(inputs[0])
+        rows, y = x.reshape(-1, x.shape[3]), take(x.shape)
+        self.scale, own = take(rows.shape), y.reshape(rows.shape)
+
+        def work(span: slice) -> None:
+            scale = self.scale[span]
+            _window_sums(np.square(rows[span]), self.n // 2, out=scale)
+            scale *= np.float32(self.alpha)
+            scale += np.float32(self.k)
+            np.multiply(rows[span], _fast_power(scale, self.beta), out=own[span])
+
+        each(work, self._spans(rows))
+        return (channels_first(y),)
+
+    def backward_accumulate(
+        self, indexes: tuple[int, ...], grad_outputs: tuple[Any], grad_inputs: tuple[Any, ...]
+    ) -> tuple[Any, ...]:
+        """The gradient of the input, added to the one that it already has."""
+        if chainer.config.enable_backprop:  # for a second derivative
+            result: tuple[Any, ...] = super().backward_accumulate(indexes, grad_outputs, grad_inputs)
+            return result
+        x, gy = channels_last(self.get_retained_inputs()[0].array), channels_last(grad_outputs[0].array)
+        rows, given = x.reshape(-1, x.shape[3]), gy.reshape(-1, x.shape[3])
+        gx = take(rows.shape)
+        factor = np.float32(2 * self.alpha * self.beta)
+
+        def work(span: slice) -> None:
+            own, scale = gx[span], self.scale[span]
+            np.multiply(given[span], _fast_power(scale, self.beta), out=own)
+            ratio = own * rows[span]
+            ratio /= scale
+            sums = _window_sums(ratio, self.n // 2, out=np.empty_like(ratio))
+            sums *= rows[span]
+            sums *= factor
+            own -= sums
+
+        each(work, self._spans(rows))
+        found = channels_first(gx.reshape(x.shape))
+        (before,) = grad_inputs
+        return (chainer.as_variable(found if before is None else found + before.array),)
+
+    def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any]) -> Any:
+        """The gradient of the input, as functions of Chainer's, which have derivatives."""
+        x = self.inputs[0].get_variable()
+        y = LocalResponseNormalization(self.n, self.k, self.alpha, self.beta).apply((x,))[0]
+        return chainer.grad([y], [x], list(grad_outputs), enable_double_backprop=True)
+
+    @staticmethod
+    def _spans(rows: np.ndarray) -> Iterator[slice]:
+        return spans(len(rows), PART_BYTES // (4 * rows.shape[1]))
+
+
+def _window_sums(terms: np.ndarray, half: int, out: np.ndarray) -> np.ndarray:
+    """For each channel, the sum of (rows, C) over ``half`` channels before it and ``half`` after it."""
+    out[...] = terms
+    for far in range(1, half + 1):
+        out[:, far:] += terms[:, :-far]
+        out[:, :-far] += terms[:, far:]
+    return out
+
+
+def _fast_power(scale: np.ndarray, beta: float) -> np.ndarray:
+    """``scale ** -beta`` in float32."""
+    if beta != 0.75:
+        return np.power(scale, np.float32(-beta))
+    root = np.sqrt(scale)
+    root *= np.sqrt(root)
+    return np.divide(1, root, out=root)
 
 
 class _Gradient(chainer.FunctionNode):

@@ -89,7 +89,8 @@ def normalized(xp: Any, x: Any) -> Any:
         result /= result.sum(axis=1, keepdims=True)
         return result
     if x.shape[2] > 1:
-        result = expf(x - x.max(axis=1, keepdims=True))
+        result = x - x.max(axis=1, keepdims=True)
+        expf(result, out=result)
         result /= np.matmul(result.swapaxes(1, 2), np.ones(x.shape[1], x.dtype))[:, None]
         return result
     x = x[:, :, 0]
