@@ -22,6 +22,7 @@ from bridge.schema.message import Message, Symbol, Value  # noqa: E402
 
 PAGE = ROOT / "docs" / "forks.md"
 READ, HARMLESS, REFUSED = "read", "harmless", "refused"
+STOCK = "caffe.proto"
 HEAD = """# Fields of the forks
 
 Made by `docs/make_fork_table.py` from `bridge/caffe_files/proto/caffe.proto`, `forks.proto` and the layer types; a test
@@ -32,6 +33,10 @@ checks that it is current. Each line is a field of a layer's parameters, with it
 - *refused*: it may change what the layer computes, and nothing here computes that. `bridge verify` fails with it,
   `bridge export` and a chain refuse it, unless `--allow-unknown-fields` is given. A field that has its default value
   passes. Where it says *no such layer*, no layer type here has this message: the layer itself is named as unknown.
+
+Converters for chips read files of the same forms: Kendryte's nncase those of `sequences` (`kendryte/caffe`),
+Huawei's Atlas those of BVLC's caffe.proto, HiSilicon's NNIE those of `nnie`, as its users tell it: its mapper's own
+file is not public.
 
 Fields that stand in every layer and are harmless:
 """
@@ -84,6 +89,8 @@ def lines() -> Iterator[Line]:
             for name, found in variants(message).items():
                 fields.setdefault(name, {}).update(found)
         for name, found in sorted(fields.items()):
+            if STOCK in found and STOCK not in forks:  # a message that is the same in every fork that has it
+                found = {**dict.fromkeys(forks, found[STOCK]), **{k: v for k, v in found.items() if k != STOCK}}
             verdict, reason = evaluated(owners, parameter, name, found)
             yield Line(parameter, name, found, names, verdict, reason)
 

@@ -60,8 +60,9 @@ def test_the_first_of_many_unused_layers_have_a_hint() -> None:
     ],
 )
 def test_a_parameter_that_no_caffe_knows_is_told(fields: str, unknown: str | None) -> None:
-    net = assemble(None, parse(f'layer {{ name: "r" type: "ReLU" bottom: "x" top: "y" {fields} }}'))
-    told = f"layer 'r' (ReLU): '{unknown}' is in no known caffe.proto"
+    kind = "PReLU" if fields.startswith("param ") else "ReLU"  # a layer without blobs has no param
+    net = assemble(None, parse(f'layer {{ name: "r" type: "{kind}" bottom: "x" top: "y" {fields} }}'))
+    told = f"layer 'r' ({kind}): '{unknown}' is in no known caffe.proto"
     assert list(net.notes) == ([told] if unknown else [])
 
 

@@ -131,7 +131,7 @@ NET = 'layer {{ name: "l" type: "{}" bottom: "x" top: "y" {} }}'
             "'pooling_param.stryde: 2' is in no known caffe.proto",
         ),
         ("ReLU", "relu_parm { negative_slope: 1 }", "'relu_parm' is in no known caffe.proto"),
-        ("ReLU", "param { lr_mul: 1 }", "'param.lr_mul: 1' is in no known caffe.proto"),
+        ("PReLU", "param { lr_mul: 1 }", "'param.lr_mul: 1' is in no known caffe.proto"),
         ("Normalize", "normalize_param { normalize_type: 'L1' }", r"'normalize_param' \(windows\) may change"),
         ("Convolution", "convolution_param { num_output: 1 kernel_size: 1 relu: true }", r"relu: true' \(intel\) may"),
     ],

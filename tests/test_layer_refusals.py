@@ -127,13 +127,12 @@ def test_an_unfolding_with_too_large_windows_is_refused(tmp_path: Path) -> None:
 def test_numbers_are_float32(text: str, value: float) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        layer = LayerCase(
-            "ReLU", f"relu_param {{ negative_slope: {text} }} param {{ lr_mult: {text} }}", (IMAGE,)
-        ).net()["l"]
+        layer = LayerCase("ReLU", f"relu_param {{ negative_slope: {text} }}", (IMAGE,)).net()["l"]
+        learned = LayerCase("Scale", f"param {{ lr_mult: {text} }}", (IMAGE,)).net()["l"]
         noise = LayerCase("DummyData", f"dummy_data_param {{ shape {{}} data_filler {{ value: {text} }} }}", ()).net()[
             "l"
         ]
-    assert (layer.negative_slope, layer.params[0].lr_mult, noise.values) == (np.float32(value),) * 2 + (
+    assert (layer.negative_slope, learned.params[0].lr_mult, noise.values) == (np.float32(value),) * 2 + (
         (np.float32(value),),
     )
 

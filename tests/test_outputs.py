@@ -216,6 +216,7 @@ def test_inspect_shows_a_layer_and_totals(capfd: pytest.CaptureFixture[str]) -> 
     assert f"{weight.max():.7g}" in out
     assert "num_output   32" in out
     assert max(map(len, out.splitlines())) <= 160
+    assert run(capfd, "inspect", *files, "conv2") == (0, out, ""), "the name behind the files"
     status, _, err = run(capfd, "inspect", *files, "--layer", "conv9")
     assert status == 2
     assert "did you mean 'conv" in err

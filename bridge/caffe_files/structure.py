@@ -5,13 +5,15 @@ Source: ``Net::Init`` and ``Net::AppendTop`` in net.cpp; protocol buffers' text 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from bridge.caffe_files.fields import known_as
 from bridge.caffe_files.proto import variants
 from bridge.errors import FormatError
 from bridge.schema import Layer, Net
-from bridge.schema.message import Message
+from bridge.schema.flow import BlobValue
+from bridge.schema.message import Message, Symbol
 
 _SOLVER = frozenset({"base_lr", "lr_policy", "max_iter", "solver_mode", "train_net", "net_param", "test_iter", "net"})
 
@@ -23,7 +25,7 @@ def check_definition(definition: Message) -> None:
         definition: The file as parsed.
 
     Raises:
-        FormatError: It is a solver's file, or has layers in both forms, or nothing that a net has.
+        FormatError: It is a solver's file, or has layers in both forms or in a mixture, or nothing that a net has.
     """
     names = set(definition.names())
     if len(names & _SOLVER) > 1 or (names & _SOLVER and not names & {"layer", "layers"}):
@@ -37,6 +39,15 @@ def check_definition(definition: Message) -> None:
             where=definition.where,
             hint="write all of them in one form: 'layer { type: \"Convolution\" }' or 'layers { type: CONVOLUTION }'",
         )
+    for layer in definition.messages("layers"):
+        kind = layer.get("type")
+        if isinstance(kind, str) and not isinstance(kind, Symbol):
+            raise FormatError(
+                f"'layers' with type: \"{kind}\", expected a name without quotation marks, such as CONVOLUTION",
+                where=definition.where,
+                subject=f"layer '{layer.text('name')}'",
+                hint="write 'layer' in place of 'layers'",
+            )
     if names and not names & {"layer", "layers", *variants("NetParameter")}:
         raise FormatError(
             f"has fields {', '.join(sorted(names)[:3])}, and none that a net has", where=definition.where,
@@ -70,7 +81,10 @@ def _repeats(message: Message, path: tuple[str, ...]) -> Iterator[tuple[str, int
 
 
 def check_tops(net: Net) -> None:
-    """Refuse two layers that write one blob, of which the second does not work in place.
+    """Refuse two layers that write one blob, of which the second does not work in place, or not on it alone.
+
+    Caffe gives each reader of a value a copy of its own, under another name; so a layer that shares its bottom with
+    another reader does not work in place on it.
 
     Args:
         net: The net, for one phase.
@@ -79,8 +93,11 @@ def check_tops(net: Net) -> None:
         FormatError: There are such layers; names both.
     """
     writers: dict[str, Layer] = {}
-    for layer in net.layers:
+    reads = Counter(value for values in net.flow.reads for value in values)
+    for index, layer in enumerate(net.layers):
         for place, top in enumerate(layer.tops):
+            if layer.bottoms[place : place + 1] == (top,):
+                _check_alone(net, index, place, reads)
             if top in writers and layer.bottoms[place : place + 1] != (top,):
                 first = writers[top].label if writers[top] is not layer else "itself"
                 raise FormatError(
@@ -90,3 +107,17 @@ def check_tops(net: Net) -> None:
                     hint="give the top another name, or the bottom the same one",
                 )
             writers[top] = layer
+
+
+def _check_alone(net: Net, index: int, place: int, reads: Counter[BlobValue]) -> None:
+    """Refuse a layer in place on a value that is read elsewhere, too."""
+    layer, value = net.layers[index], net.flow.reads[index][place]
+    if reads[value] > 1:
+        others = [i for i, values in enumerate(net.flow.reads) if value in values and i != index]
+        reader = net.layers[others[0]].label if others else "itself once more"
+        raise FormatError(
+            f"works in place on blob '{layer.tops[place]}', which is read by {reader}, too",
+            where=net.where,
+            subject=layer.label,
+            hint="give the top another name",
+        )

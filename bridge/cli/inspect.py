@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -23,11 +24,15 @@ _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 def inspect(files: tuple[str, ...], layer: str | None, as_json: bool, **given: Any) -> None:
     """Show output shapes, multiply-adds, memory and values of a net's layers.
 
-    Multiply-adds are those of layers that compute sums, such as convolutions.
+    Behind the files may stand the name of a layer, as --layer has it. Multiply-adds are those of layers that compute
+    sums, such as convolutions.
     """
     from bridge.caffe_files.inference import inference_net
     from bridge.files.inspection import inspect_net
 
+    if layer is None and len(files) > 1 and not _is_file(files[-1]):
+        *others, layer = files
+        files = tuple(others)
     shapes, texts = options.closed_shapes(given.pop("inputs")), given.pop("outputs")
     net = options.load_net(files, given)
     net = inference_net(net, shapes, options.output_blobs(texts, net))
@@ -44,6 +49,11 @@ def inspect(files: tuple[str, ...], layer: str | None, as_json: bool, **given: A
         options.note(f"no shapes are known: {data['problem']}")
     for remark in net.notes:
         options.note(remark)
+
+
+def _is_file(name: str) -> bool:
+    """Whether an argument is a file, or is meant to be one and missing."""
+    return os.path.exists(name) or name.endswith((".prototxt", ".caffemodel", ".h5", ".onnx", ".npz", ".safetensors"))
 
 
 def _show_net(data: dict[str, Any]) -> None:

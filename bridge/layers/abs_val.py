@@ -17,6 +17,7 @@ class AbsVal(ElementwiseLayer):
     Source: absval_layer.cpp; ONNX ``Abs``.
     """
 
+    in_place = False
     rounds_near_one = False
 
     @property

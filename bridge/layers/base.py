@@ -59,6 +59,8 @@ class CaffeLayer(Layer):
     """The fewest and the most bottoms that Caffe allows."""
     top_count: ClassVar[tuple[int, int]] = (0, MANY)
     """The fewest and the most tops."""
+    in_place: ClassVar[bool] = True
+    """Whether Caffe lets the first top have the first bottom's name."""
     filler_fields: ClassVar[dict[str, str]] = {}
     """The field of the parameter message that holds a role's filler, where it is not the usual one."""
     initial: ClassVar[dict[str, float]] = {"gamma": 1.0, "scale": 1.0, "slope": 0.25}
@@ -133,15 +135,13 @@ class CaffeLayer(Layer):
     def loss_weights(self) -> tuple[float, ...]:
         # Source: caffe.proto ``LayerParameter.loss_weight``, ``Layer::SetLossWeights``
         given = tuple(_float(weight) for weight in self.definition.all("loss_weight"))
-        if given and len(given) != max(1, len(self.tops)):
-            raise self.fail(f"has {len(given)} loss_weight", expected=f"one for each of {len(self.tops)} tops")
         return given or (self.default_loss_weight, *(0.0,) * (len(self.tops) - 1))
 
     def check_wiring(self) -> None:
-        """Count bottoms and tops. Source: ``Layer::CheckBlobCounts``.
+        """Count bottoms, tops, and what is given for each. Source: ``Layer::CheckBlobCounts``, ``Net::Init``.
 
         Raises:
-            ModelError: There are too few or too many.
+            ModelError: There are too few or too many, or the type does not work in place and is asked to.
         """
         for what, names, (least, most) in (
             ("bottoms", self.bottoms, self.bottom_count),
@@ -150,6 +150,17 @@ class CaffeLayer(Layer):
             if not least <= len(names) <= most:
                 wanted = {least: str(least), MANY: f"at least {least}"}.get(most, f"{least} to {most}")
                 raise self.fail(f"has {len(names)} {what}", expected=wanted)
+        # A loss without a top gets one from Caffe.
+        for field, places in (("propagate_down", len(self.bottoms)), ("loss_weight", max(1, len(self.tops)))):
+            given = len(self.definition.all(field))
+            if given not in (0, places):
+                raise self.fail(f"has {given} {field}", expected=f"none, or {places}")
+        if len(self.params) > len(self.roles(0)) and len(self.params) != len(self.roles(len(self.params))):
+            raise self.fail(
+                f"has {len(self.params)} param", expected=f"at most {len(self.roles(0))}, one for each blob"
+            )
+        if not self.in_place and self.tops[:1] == self.bottoms[:1] != ():
+            raise self.fail(f"works in place on blob '{self.tops[0]}', which its type does not")
 
     def with_blobs(self: _Layer, blobs: Sequence[Blob]) -> _Layer:
         """The layer with its stored blobs, by role and free of legacy shapes.
@@ -278,7 +289,7 @@ def build_layer(definition: Message, blobs: Sequence[Blob] = (), uncovered: str 
         except ModelError as error:
             problem = error.reason
     numbered = {f"blob{index}": blob for index, blob in enumerate(blobs)}
-    return Opaque(**common, blobs=Blobs(numbered), problem=problem, kind=name)
+    return Opaque(**common, blobs=Blobs(numbered), problem=problem, kind=name, known=cls is not None)
 
 
 def _misspelt(name: str) -> str:

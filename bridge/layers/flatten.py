@@ -18,6 +18,7 @@ class Flatten(MovingLayer):
     Source: caffe.proto ``FlattenParameter``, flatten_layer.cpp; ONNX ``Flatten``, ``Reshape``.
     """
 
+    in_place = False
     message = "flatten_param"
 
     bottom_count = (1, 1)

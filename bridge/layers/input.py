@@ -21,6 +21,7 @@ class Input(MovingLayer):
     """
 
     is_input = True
+    bottom_count = (0, 0)
     message = "input_param"
 
     shapes: tuple[Shape, ...] = ()

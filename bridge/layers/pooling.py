@@ -55,6 +55,8 @@ class Pooling(CaffeLayer):
     @classmethod
     def read(cls, p: Params) -> dict[str, Any]:
         values = super().read(p)
+        if values["global_pooling"] and any(name in p for name in ("kernel_size", "kernel_h", "kernel_w")):
+            raise p.fail("has a kernel beside global_pooling", expected="one of the two")
         if "ceil_mode" in p:  # PyTorch's word for it, in forks and converters
             values["round_mode"] = "CEIL" if p.read("ceil_mode", bool, True) else "FLOOR"
             if "round_mode" in p and p.read("round_mode", Literal["CEIL", "FLOOR"], "CEIL") != values["round_mode"]:

@@ -23,6 +23,7 @@ class Reshape(MovingLayer):
     Source: caffe.proto ``ReshapeParameter``, reshape_layer.cpp; ONNX ``Reshape``.
     """
 
+    in_place = False
     message = "reshape_param"
 
     bottom_count = (1, 1)

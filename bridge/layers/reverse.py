@@ -18,6 +18,7 @@ class Reverse(NeuronLayer):
     Source: reverse_layer.cpp of forks with CTC; ONNX ``Slice``.
     """
 
+    in_place = False
     adds_many = False
     float16_safe = True
     rounds_near_one = False

@@ -19,6 +19,8 @@ class Split(MovingLayer):
     Source: split_layer.cpp.
     """
 
+    in_place = False
+
     @property
     def copies(self) -> bool:
         return True

@@ -16,6 +16,7 @@ class Transpose(Permute):
     Source: caffe.proto ``TransposeParameter``, transpose_layer.cpp of senlinuc/caffe_ocr; ONNX ``Transpose``.
     """
 
+    in_place = False
     message = "transpose_param"
 
     @classmethod

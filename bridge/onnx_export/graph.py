@@ -185,7 +185,8 @@ def before_hint(net: Net, layers: Iterable[int]) -> str:
         layers: Indices of the layers.
     """
     layers = list(layers)
-    hints = [_PLUGIN] if any(isinstance(net.layers[index], Opaque) for index in layers) else []
+    unknown = [layer for index in layers if isinstance(layer := net.layers[index], Opaque) and not layer.known]
+    hints = [_PLUGIN] if unknown else []
     names = net.flow.outputs_without(layers)
     if not names:
         return "".join(hints)

@@ -236,11 +236,19 @@ class Flow:
             else:
                 written.update(layer.tops)
                 tops = tuple(layer.checked_infer(*(known[bottom] for bottom in layer.bottoms)))
+                self._check_in_place(layer, tops, known)
                 if stretch is not None and stretch.layer == index:
                     tops = tuple(map(stretch.applied, tops))
             known.update(zip(layer.tops, tops, strict=False))
             result.append(tops)
         return result
+
+    def _check_in_place(self, layer: Layer, tops: Sequence[Shape], known: Mapping[str, Shape]) -> None:
+        """Refuse a layer that would change the shape of the blob that it works in place on; Caffe cannot, either."""
+        for bottom, top, shape in zip(layer.bottoms, layer.tops, tops, strict=False):
+            if bottom == top and known[bottom] != shape:
+                problem = f"works in place on blob '{top}' of {times(known[bottom])}, and would make it {times(shape)}"
+                raise layer.fail(problem, expected="a top of another name").at(self.where)
 
     def final_shapes(self, inputs: Mapping[str, Shape] | None = None) -> dict[str, Shape]:
         """The shape of the last value of every blob that a layer writes; errors as of :meth:`infer`."""

@@ -295,10 +295,12 @@ class Opaque(Layer):
     Attributes:
         problem: Why: an unknown type, or parameters that make no sense.
         kind: The name of what it is: its type, or the Python class of a layer that is written in Python.
+        known: Whether the type is known, and the layer is not what it has to be.
     """
 
     problem: str = "unknown layer type"
     kind: str = ""
+    known: bool = False
 
     @property
     def serves_training(self) -> bool:
