@@ -64,9 +64,10 @@ def _source() -> str:
     url = str(found.get("url", ""))
     if not url.startswith("file://"):
         return url if url.endswith(".whl") else ""
-    from urllib.parse import unquote, urlsplit
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname  # on Windows it knows that /C:/clone is C:\\clone
 
-    path = Path(unquote(urlsplit(url).path))
+    path = Path(url2pathname(urlsplit(url).path))
     if not path.exists():
         return ""
     return url if path.suffix == ".whl" else str(path)

@@ -104,3 +104,11 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 def test_name_that_is_not_utf8_stays_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "old.prototxt").write_bytes(b'name: "caf\xe9"')
     assert prototxt.parse_file(tmp_path / "old.prototxt").text("name") == "caf\udce9"
+
+
+def test_a_binary_file_in_its_place_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "deploy.prototxt"
+    path.write_bytes(b"\n\x0eFashionAlexNet")
+    with pytest.raises(FormatError) as error:
+        prototxt.parse_file(path)
+    assert error.value.hint == "the file is no text; are prototxt and weights in the wrong order?"

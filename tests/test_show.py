@@ -122,3 +122,13 @@ def test_on_a_terminal_lines_fit_and_the_heading_stands_out(width: int, plain: b
     assert "Convolution" in plain_text
     table = [row for row in plain_text.splitlines() if not row.startswith("file ")]
     assert max(map(len, table)) <= width
+
+
+def test_what_does_not_fit_otherwise_stands_one_space_apart() -> None:
+    rows = [("conv1/with/a/long/name", "Convolution", "scale_factor", "64 x 3 x 7 x 7", "float32")]
+    columns = ("layer", "type", "blob", "shape", "dtype")
+    wide, narrow = (table_rows(columns, rows, width=width, names=2) for width in (60, 50))
+    assert max(map(len, "\n".join(wide).split("\n"))) <= 60
+    assert "scale_factor  64 x 3" in wide[1]
+    assert "scale_factor 64 x 3" in narrow[1]
+    assert max(map(len, "\n".join(narrow).split("\n"))) <= 50

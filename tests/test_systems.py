@@ -130,6 +130,20 @@ def test_install_lines_are_for_the_shells_of_windows(monkeypatch: pytest.MonkeyP
     assert "'" not in line
 
 
+def test_a_clone_on_a_drive_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The URL of a folder on Windows, file:///C:/clone, has a path that begins with a slash."""
+    import types
+    import urllib.request
+
+    from bridge import extras
+
+    installed = types.SimpleNamespace(read_text=lambda _: '{"url": "file:///C:/my%20clone"}')
+    monkeypatch.setattr(extras.importlib.metadata, "distribution", lambda _: installed)
+    monkeypatch.setattr(extras, "__file__", str(tmp_path / "site-packages" / "bridge" / "extras.py"))
+    monkeypatch.setattr(urllib.request, "url2pathname", {"/C:/my%20clone": str(tmp_path)}.__getitem__)
+    assert extras._source.__wrapped__() == str(tmp_path)
+
+
 def test_a_console_of_few_letters_gets_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The console of Windows may know the letters of cp1252 only."""
     console = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")

@@ -86,7 +86,12 @@ class _Parser:
         line = self.text.count("\n", 0, self.start) + 1
         column = self.start - self.text.rfind("\n", 0, self.start)
         found = repr(self.token[:40]) if self.kind != "end" else "the end of the file"
-        return FormatError(f"found {found}", expected=expected, where=f"{self.where}:{line}:{column}")
+        return FormatError(f"found {found}", expected=expected, where=f"{self.where}:{line}:{column}", hint=self.hint())
+
+    def hint(self) -> str:
+        """What a character that no text has may come from."""
+        binary = self.kind == "odd" and ord(self.token) < 32
+        return "the file is no text; are prototxt and weights in the wrong order?" if binary else ""
 
     def advance(self) -> None:
         while self.at < len(self.text):

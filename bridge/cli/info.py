@@ -83,7 +83,7 @@ def _show(net: Net) -> None:
         click.echo(f"net     {printable(net.name)}")
     click.echo()
     columns, *rows = layer_rows(net.layers)
-    print_table("", columns, rows)
+    print_table("", columns, rows, names=2)
     click.echo()
     for name, shape in data["inputs"].items():
         click.echo(f"input   {printable(name)}  {times(shape) if shape is not None else 'of unknown shape'}")

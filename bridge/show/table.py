@@ -45,9 +45,8 @@ def table_rows(
     """
     lines = [[printable(cell) for cell in row] for row in (columns, *rows)]
     widths = [max(map(_cells, column)) for column in zip(*lines, strict=True)]
-    if width is not None:
-        _fit(widths, width - _cells(indent), names, prose)
-    return [_row(line, widths, width, names, indent) for line in lines]
+    fits = width is None or _fit(widths, width - _cells(indent), names, prose)
+    return [_row(line, widths, width, names, indent, _GAP if fits else _GAP[1:]) for line in lines]
 
 
 def table_text(
@@ -112,8 +111,8 @@ def _cells(text: str) -> int:
     return cell_len(text)
 
 
-def _fit(widths: list[int], width: int, names: int, prose: bool) -> None:
-    """Make the columns of prose and of names narrower, as far as the width demands."""
+def _fit(widths: list[int], width: int, names: int, prose: bool) -> bool:
+    """Make the columns of prose and of names narrower, as far as the width demands; whether they fit then."""
     excess = sum(widths) + len(_GAP) * (len(widths) - 1) - width
     if prose and excess > 0:
         narrower = min(excess, max(0, widths[-1] - _LEAST_PROSE))
@@ -122,12 +121,15 @@ def _fit(widths: list[int], width: int, names: int, prose: bool) -> None:
     while excess > 0:
         widest = max(range(names), key=lambda index: widths[index])
         if widths[widest] <= _LEAST:
-            return
+            return False
         widths[widest] -= 1
         excess -= 1
+    return True
 
 
-def _row(cells: Sequence[str], widths: Sequence[int], width: int | None, names: int, indent: str) -> str:
+def _row(
+    cells: Sequence[str], widths: Sequence[int], width: int | None, names: int, indent: str, gap: str = _GAP
+) -> str:
     """One row: a line of their own for names that are too long, then the cells, then what is left of the prose."""
     lines = []
     cells = list(cells)
@@ -139,8 +141,8 @@ def _row(cells: Sequence[str], widths: Sequence[int], width: int | None, names: 
     last = [cells[-1]]
     if _cells(cells[-1]) > widths[-1]:
         last = textwrap.wrap(cells[-1], widths[-1], break_long_words=False, break_on_hyphens=False)
-    lines.append(_GAP.join(map(_padded, [*cells[:-1], last[0]], widths)))
-    before = " " * (sum(widths[:-1]) + len(_GAP) * (len(widths) - 1))
+    lines.append(gap.join(map(_padded, [*cells[:-1], last[0]], widths)))
+    before = " " * (sum(widths[:-1]) + len(gap) * (len(widths) - 1))
     lines += [before + line for line in last[1:]]
     first = len(lines) - len(last)
     return "\n".join([*lines[:first], *((indent + line).rstrip() for line in lines[first:])])
