@@ -156,4 +156,8 @@ class _Files:
             raise span.error(span.start, f"offset {numbers[0]} and length {numbers[1]} are no numbers") from None
         if name not in self.open:
             self.open[name] = FileBytes.open(path)
+        size = self.open[name].size
+        if not 0 <= offset <= size or not -1 <= length <= size:
+            message = f"its external data begin at byte {offset} of {name}, which has {size}"
+            raise span.error(span.start, message + (f", and have {length}" if "length" in entries else ""))
         return self.open[name], offset, offset + length if length >= 0 else -1

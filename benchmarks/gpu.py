@@ -12,6 +12,8 @@ shown with its error, and the others go on.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gc
 import importlib
 import json
 import os
@@ -20,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +59,26 @@ class Machine:
             importlib.import_module("cupy").cuda.Device().synchronize()
 
     def peak(self) -> float:
-        """Most gigabytes that CuPy has held since :meth:`forget`; 0 on the CPU."""
-        return importlib.import_module("cupy").get_default_memory_pool().total_bytes() / 1e9 if self.gpu else 0.0
+        """Most gigabytes that CuPy and PyTorch have held since :meth:`forget`; 0 on the CPU."""
+        if not self.gpu:
+            return 0.0
+        own = importlib.import_module("cupy").get_default_memory_pool().total_bytes()
+        return float(own + (self.torch().max_memory_reserved() if self.torch() else 0)) / 1e9
 
     def forget(self) -> None:
         from bridge.chain.devices import free_memory
 
+        gc.collect()
         free_memory()
+        if self.gpu and self.torch():
+            self.torch().empty_cache()
+            self.torch().reset_peak_memory_stats()
+
+    @staticmethod
+    def torch() -> Any:
+        """PyTorch's part for CUDA, if it was imported and finds a device."""
+        found = sys.modules.get("torch")
+        return found.cuda if found is not None and found.cuda.is_available() else None
 
     def left(self, seconds: float = 0) -> bool:
         return time.perf_counter() + seconds < self.end
@@ -200,13 +215,33 @@ def weights(folder: Path, prototxt: Path) -> str:
 
 
 def tests(machine: Machine) -> dict[str, Any]:
-    """The tests marked gpu; on the CPU, that they are found and skipped."""
-    limit = max(60.0, (machine.end - time.perf_counter()) / 2)
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", str(ROOT / "tests")]
-    settings = {**os.environ, "HYPOTHESIS_PROFILE": "ci"}
-    done = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=limit)
-    lines = done.stdout.strip().splitlines() or ["no output"]
-    return {"status": done.returncode, "summary": lines[-1], "failed": [line for line in lines if "FAILED" in line]}
+    """The tests marked gpu, as far as the time allows; they need none of pytest's plugins, and warnings are shown."""
+    command = [sys.executable, "-m", "pytest", "-rf", "-m", "gpu", "-o", "addopts=", "-W", "default"]
+    settings = {**os.environ, "HYPOTHESIS_PROFILE": "ci", "PYTHONPATH": str(ROOT)}
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            [*command, "-v", "-p", "no:cacheprovider", str(ROOT / "tests")],
+            cwd=ROOT, env=settings, stdout=output, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(30.0, machine.end - time.perf_counter()))
+        if ended := process.poll() is not None:
+            status: int | None = process.returncode
+        else:
+            process.kill()
+            process.wait()
+            status = None
+        output.seek(0)
+        lines = output.read().splitlines() or ["no output"]
+    counts = {word: sum(f" {word} " in f"{line} " for line in lines if "::" in line) for word in ("PASSED", "FAILED")}
+    summary = lines[-1] if ended else f"{counts['PASSED']} passed, {counts['FAILED']} failed, then no time was left"
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    return {
+        "status": status,
+        "summary": summary,
+        "failed": failed,
+        **({} if not status or failed else {"tail": lines[-20:]}),
+    }
 
 
 def attempt(part: Callable[[], Any]) -> Any:
@@ -236,10 +271,16 @@ def measured(make: Callable[[], Callable[[], Any] | None], machine: Machine) -> 
         if step is None:
             return {"error": "not installed"}
         seconds = timed(step, machine)
-    return {"seconds": seconds, "images_per_second": machine.batch / seconds, "peak_gb": machine.peak()}
+        peak = machine.peak()
+    return {"seconds": seconds, "images_per_second": machine.batch / seconds, "peak_gb": peak}
 
 
 def show(found: dict[str, Any]) -> None:
+    print(*(f"{name}: {text}" for name, text in found["facts"].items()), sep="\n")
+    if "error" in found:
+        print(f"{found['device']}: {found['error']}")
+        return
+    print(f"a training step against NumPy: {found['against_numpy']}")
     print(f"tests marked gpu: {found['tests'].get('summary', found['tests'].get('error'))}")
     print(f"{'net':10} {'way':20} {'ms/step':>9} {'images/s':>9} {'peak GB':>8}")
     for row in found["steps"]:
@@ -272,20 +313,54 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     options = parser.parse_args(arguments)
     if options.smoke:
         options.device, options.batch = "-1", 1
-    machine = Machine(options)
-    found: dict[str, Any] = {"device": machine.name, "batch": machine.batch, "steps": []}
-    found["tests"] = {"summary": "left out"} if options.smoke else attempt(lambda: tests(machine))
-    for name in options.nets.split(","):
-        for way, make in ways(name, machine).items():
-            row = attempt(lambda make=make: measured(make, machine)) if machine.left(20) else {"error": "no time left"}
-            found["steps"].append({"net": name, "way": way, **row})
-    found["runner"] = attempt(lambda: runner(machine))
-    found["seconds"] = time.perf_counter() - START
+    found: dict[str, Any] = {"device": options.device, "batch": options.batch, "facts": attempt(facts), "steps": []}
+    with saved(found, options.json):
+        machine = attempt(lambda: Machine(options))
+    if not isinstance(machine, Machine):
+        found["error"] = machine["error"]
+    else:
+        measure(found, machine, options)
+    with saved(found, options.json):
+        found["seconds"] = time.perf_counter() - START
     show(found)
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=2))
     return found
 
 
+def measure(found: dict[str, Any], machine: Machine, options: argparse.Namespace) -> None:
+    """All parts in turn, and the file after each, so that a crash leaves what came before it."""
+    from bridge.chain.device_facts import step_differences
+
+    found["device"] = machine.name
+    with saved(found, options.json):
+        found["against_numpy"] = attempt(lambda: step_differences(machine.name))
+    for name in options.nets.split(","):
+        for way, make in ways(name, machine).items():
+            with saved(found, options.json):
+                enough = machine.left(90)
+                row = attempt(lambda make=make: measured(make, machine)) if enough else {"error": "no time left"}
+                found["steps"].append({"net": name, "way": way, **row})
+    with saved(found, options.json):
+        found["runner"] = attempt(lambda: runner(machine)) if machine.left(60) else {"error": "no time left"}
+    with saved(found, options.json):
+        found["tests"] = {"summary": "left out"} if options.smoke else attempt(lambda: tests(machine))
+
+
+def facts() -> dict[str, str]:
+    """What the machine has of all that a GPU needs, or why not."""
+    from bridge.chain.device_facts import gpu_facts
+
+    return {fact.name: fact.found or fact.problem for fact in gpu_facts()}
+
+
+@contextlib.contextmanager
+def saved(found: dict[str, Any], path: Path | None) -> Iterator[None]:
+    """Write what is found into the file at the end."""
+    try:
+        yield
+    finally:
+        if path is not None:
+            path.write_text(json.dumps(found, indent=2))
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit("error" in main())

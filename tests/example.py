@@ -59,25 +59,35 @@ class Block(NamedTuple):
         line: The line of the page that it begins on.
         language: The word behind the fence.
         text: Its lines.
-        skipped: Why it is not run, as the comment before it says.
+        skipped: Why it is not run with its page, as the comment before it says.
+        runner: The test that runs it in place of the page, as a comment before it or below the page's title says.
     """
 
     line: int
     language: str
     text: str
     skipped: str
+    runner: str = ""
 
 
-_FENCE = re.compile(r"(?:<!-- not run: ([^>]*) -->\n+)?^( *)```(\w*)[^\n]*\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"((?:<!-- [^>]* -->\n+)*)^( *)```(\w*)[^\n]*\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks(page: Path) -> Iterator[Block]:
     """The fenced blocks of a page, in order."""
     text = page.read_text(encoding="utf-8")
+    runners = dict(re.findall(r"<!-- (\w+) blocks are run by (\S+) -->", text))
     for found in _FENCE.finditer(text):
-        why, indent, language, body = found.groups()
+        comments, indent, language, body = found.groups()
         body = re.sub(rf"^{indent}", "", body, flags=re.MULTILINE)
-        yield Block(text.count("\n", 0, found.start(2)) + 1, language, body, why or "")
+        why, runner = (re.search(rf"<!-- {word} (.*) -->", comments) for word in ("not run:", "run by"))
+        yield Block(
+            text.count("\n", 0, found.start(2)) + 1,
+            language,
+            body,
+            why[1] if why else "",
+            runner[1] if runner else "" if why else runners.get(language, ""),
+        )
 
 
 def environment(folder: Path) -> dict[str, str]:

@@ -142,3 +142,22 @@ def test_nvcaffes_training_moves_the_mean_itself() -> None:
     moved = 0.75 * MEAN + 0.25 * X.mean(axis=(0, 2, 3))
     np.testing.assert_allclose(chain.array(1, "mean"), moved, rtol=1e-5)
     np.testing.assert_allclose(chain.array(1, "scale_factor"), 0)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_float16_images_have_float32_statistics(train: bool) -> None:
+    """A variance of 90,000 is beyond float16; and a GPU's kernel takes statistics, gamma and beta of one dtype."""
+    need("chainer")
+    from bridge.chain.functions import chainer
+
+    x = (np.random.default_rng(0).choice([-300, 300], (4, 3, 5, 5))).astype(np.float16)
+    made = net(factor=1)
+    found = {}
+    for dtype in (np.float16, np.float32):
+        chain = bridge.build_chain(made)
+        with chainer.using_config("train", train), chainer.using_config("type_check", False):
+            found[dtype] = chain(chainer.Variable(x.astype(dtype)))
+        found[dtype, "statistics"] = chain.child("bn").variance
+    assert found[np.float16].dtype == np.float16
+    np.testing.assert_allclose(found[np.float16].array, found[np.float32].array, rtol=2e-3)
+    np.testing.assert_allclose(found[np.float16, "statistics"], found[np.float32, "statistics"], rtol=1e-5)

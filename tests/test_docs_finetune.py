@@ -1,7 +1,8 @@
-"""The Python examples in the page about fine-tuning run, one after the other."""
+"""The examples in the page about fine-tuning run, one after the other."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 
 import bridge
-from tests.conftest import need
-from tests.test_docs_chainer import examples
+from bridge import cli
+from tests.conftest import ROOT, need
+from tests.example import blocks
 
 NET = """
 layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 12 dim: 12 } } }
@@ -39,10 +41,20 @@ def test_the_page_on_finetuning_is_true(tmp_path: Path, monkeypatch: pytest.Monk
         for number in range(12):
             Image.fromarray(rng.integers(0, 256, (15, 17, 3), np.uint8)).save(f"pictures/{name}/{number}.png")
     x, labels = rng.random((20, 3, 12, 12), np.float32), (np.arange(20) % 5).astype(np.int32)
+    (tmp_path / "photos").mkdir()
+    shutil.copy("pictures/a/0.png", "photos")
     names: dict[str, Any] = {"x": x, "labels": labels}
-    for block in examples("finetune.md"):
-        if "exact_arithmetic()" not in block:  # for the first line of a script
-            exec(compile(block, "finetune.md", "exec"), names)
+    for block in blocks(ROOT / "docs" / "finetune.md"):
+        if block.runner and block.language == "python":
+            shutil.rmtree("run", ignore_errors=True)
+            exec(compile(block.text, "finetune.md", "exec"), names)
+        elif block.runner:
+            shutil.rmtree("run", ignore_errors=True)
+            for line in block.text.splitlines():
+                with pytest.raises(SystemExit) as left:
+                    cli.main(line.replace("bridge ", "", 1).split())
+                assert left.value.code in (0, 1), line  # 1: pictures of noise cannot be told apart
+    assert Path("photos.csv").read_text().startswith("file,class,score")
     assert names["run"].evaluation is not None
     tuned = bridge.load("tuned.caffemodel")
     assert np.array_equal(tuned["conv1"].weight, net_of("weights.caffemodel")["conv1"].weight)

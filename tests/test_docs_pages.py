@@ -12,23 +12,27 @@ from tests.conftest import ROOT, need
 from tests.example import Block, blocks, fill, run, same
 
 DOCS = ROOT / "docs"
-PAGES = [
-    ROOT / "README.md",
-    *(
-        DOCS / f"{name}.md"
-        for name in (
-            "index", "from-opencv", "from-pycaffe", "from-caffefunction", "formats", "readers", "proof", "terminal",
-            "look", "migrate", "troubleshooting",
-        )
-    ),
-]  # fmt: skip
-"""The pages that are run as a whole; the other pages' blocks are run by the tests of what they describe."""
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 RUN = ("sh", "python")
 
 
 def test_every_language_of_a_block_is_known() -> None:
-    found = {block.language for page in PAGES for block in blocks(page) if not block.skipped}
+    found = {block.language for page in PAGES for block in blocks(page) if not (block.skipped or block.runner)}
     assert found <= {*RUN, "text"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_block_that_another_test_runs_is_run_there(page: Path) -> None:
+    for block in blocks(page):
+        assert not (block.skipped and block.runner), f"{page.name}:{block.line}"
+        if block.runner:
+            assert f'"{page.name}"' in (ROOT / block.runner).read_text(encoding="utf-8"), f"{page.name}:{block.line}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_code_stands_in_fences_where_it_is_run(page: Path) -> None:
+    plain = re.sub(r"^ *```.*?^ *```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    assert not re.findall(r"^    (?:bridge|import|from|python3?|pip) .*", plain, re.MULTILINE)
 
 
 def test_outputs_are_told_apart() -> None:
@@ -42,6 +46,11 @@ def test_the_reference_has_every_public_name() -> None:
     errors = {name for name in bridge.__all__ if name.endswith("Error")}
     assert set(bridge.__all__) - errors <= {*named}
     assert "errors" in named
+
+
+def runs_here(block: Block) -> bool:
+    """Whether the block is run with its page."""
+    return block.language in RUN and not block.skipped and not block.runner and "tox" not in block.text
 
 
 def problem(block: Block, expected: str | None, folder: Path) -> str | None:
@@ -61,12 +70,14 @@ def problem(block: Block, expected: str | None, folder: Path) -> str | None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_runs_as_it_stands(page: Path, tmp_path: Path) -> None:
+    found = list(blocks(page))
+    if not any(runs_here(block) for block in found):
+        return
     need("chainer", "onnxruntime", "PIL", "matplotlib", "safetensors")
     fill(tmp_path)
-    found = list(blocks(page))
     faults = []
     for block, after in zip(found, [*found[1:], None], strict=True):
-        if block.skipped or block.language not in RUN or "tox" in block.text:
+        if not runs_here(block):
             continue
         expected = after.text if after is not None and after.language == "text" else None
         fault = problem(block, expected, tmp_path)

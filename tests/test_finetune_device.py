@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -234,6 +235,33 @@ def test_a_run_computes_within_the_scope_of_its_device(tmp_path: Path, monkeypat
     trained(config(tmp_path, epochs=1))
     assert len(seen) > 3
     assert all(names for names in seen)
+
+
+def test_the_next_batch_is_copied_by_the_thread_that_reads_it() -> None:
+    """After the work that the device had when the batch was asked for."""
+    import threading
+
+    from bridge.finetuning.batches import Batch
+    from bridge.finetuning.prefetch import Ahead
+
+    sent: list[tuple[str, str]] = []
+
+    class Uploader:
+        def mark(self) -> str:
+            return threading.current_thread().name
+
+        def send(self, arrays: Any, after: str) -> Any:
+            sent.append((after, threading.current_thread().name))
+            return {name: values * 2 for name, values in arrays.items()}
+
+    source: Any = SimpleNamespace(trunk=None, cache=None, start=0, get=lambda indices, epoch: {"x": indices + epoch})
+    ahead = Ahead(source, Uploader())  # type: ignore[arg-type]
+    ahead.expect(Batch(np.arange(2), 3))
+    assert ahead.get(np.arange(2), 3)["x"].tolist() == [6, 8]
+    assert ahead.get(np.arange(2), 3)["x"].tolist() == [3, 4]  # not asked for before, so read now
+    ahead.close()
+    ((after, by),) = sent
+    assert (after, by[:8]) == (threading.current_thread().name, "prefetch")
 
 
 def test_the_next_batch_is_read_ahead_with_the_same_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

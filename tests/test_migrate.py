@@ -113,6 +113,16 @@ def test_a_folder_that_is_none() -> None:
         find_pairs("nowhere")
 
 
+@pytest.mark.parametrize("more", [[], ["--list"]])
+def test_a_folder_without_weights(more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    with pytest.raises(SystemExit) as left:
+        main(["migrate", str(tmp_path / "in"), "-o", str(tmp_path / "out"), *more])
+    assert left.value.code == 2
+    assert "in: no weights are below it, expected files that end in .caffemodel" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_each_model_is_converted_and_proven_or_it_is_said_why_not(
     models: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -129,6 +139,8 @@ def test_each_model_is_converted_and_proven_or_it_is_said_why_not(
     assert (record["converted"], record["proven"]) == (False, False)
     page = (out / "index.html").read_text()
     assert "reads blob" in page
+    assert "2 of 4 converted and proven" in page
+    assert '<b class="different">not converted</b>' in page
     assert "fashion_alexnet" in page
     before = (out / "deeplab_hole" / "weights.onnx").stat().st_mtime_ns
     assert [outcome.proven for outcome in migrate_folder(models, out)] == [False, True, True, False]

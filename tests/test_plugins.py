@@ -21,6 +21,7 @@ from bridge.layers.plugins import load_plugin
 from bridge.schema import Blob, Net, Opaque, RawLayer, RawNet
 from bridge.testing import LayerContract
 from tests.conftest import ROOT, need
+from tests.example import blocks
 from tests.processes import ends
 
 NET = """
@@ -159,6 +160,21 @@ def test_a_fault_in_a_method_names_the_plugin_and_not_this_program(
     assert status == 2
     assert message in err
     assert "a defect" not in err
+
+
+def test_the_command_of_the_docs_exports_with_the_plugin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    need("onnxruntime", "chainer")
+    monkeypatch.chdir(tmp_path)
+    bridge.save(net(), "net.npz")
+    Path("model.caffemodel").write_bytes(Path("net.npz").read_bytes())  # a file is known by its content
+    Path("deploy.prototxt").write_text(NET)
+    written(tmp_path, example())
+    (command,) = (block.text for block in blocks(ROOT / "docs" / "plugins.md") if block.language == "sh")
+    status, out, err = ends(capfd, *command.split()[1:])
+    assert status == 0, err
+    assert out.startswith("model.onnx: 6 nodes")
 
 
 def test_types_that_a_failing_file_registered_are_gone(tmp_path: Path) -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import bridge
 from bridge.errors import BridgeError, FormatError, MissingFileError, ModelError
 from bridge.files.solver_state import read_solver_state
 from bridge.sources.database import database
 from bridge.sources.lmdb import LmdbFile
 from bridge.sources.pictures import read_picture
 from tests.conftest import need
+from tests.nets import make
 from tests.sources import WINDOWS, datum, png, prototxt, write_leveldb, write_lmdb
 from tests.test_sources import opened
 
@@ -147,3 +149,22 @@ def test_what_is_no_solver_state_in_hdf5(change: str, message: str, tmp_path: Pa
             file["history/1" if change == "gap" else "history/0"] = np.ones(3, np.float32)
     with pytest.raises(FormatError, match=message):
         read_solver_state(tmp_path / "s.h5")
+
+
+@pytest.mark.parametrize(("key", "value"), [("offset", "-64"), ("offset", "99999999"), ("length", "-2")])
+def test_external_data_that_begin_or_end_outside_their_file(key: str, value: str, tmp_path: Path) -> None:
+    need("onnx")
+    import onnx
+
+    net = make("""
+    layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 } } }
+    layer { name: "fc" type: "InnerProduct" bottom: "data" top: "fc" inner_product_param { num_output: 4000 } }
+    """)
+    path = tmp_path / "e.onnx"
+    bridge.export_onnx(net, path, check=False, external_data="file")
+    model = onnx.load(str(path), load_external_data=False)
+    entries = next(tensor.external_data for tensor in model.graph.initializer if tensor.external_data)
+    next(entry for entry in entries if entry.key == key).value = value
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(FormatError, match=r"its external data begin at byte -?\d+ of e.onnx.data, which has"):
+        bridge.load(path)

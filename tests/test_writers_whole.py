@@ -18,7 +18,7 @@ from typing import IO, Any
 import pytest
 
 import bridge
-from bridge.errors import ModelError, OutputError
+from bridge.errors import ModelError, OutputError, UsageError
 from bridge.files import atomic as files
 from bridge.files import writers
 from bridge.files.writers import hdf5
@@ -260,9 +260,11 @@ def test_places_where_no_file_can_be(tmp_path: Path) -> None:
     net = bridge.load(MODEL, DEPLOY)
     for path, problem in [
         (tmp_path / "nowhere" / "a.npz", "No such file or directory"),
-        (tmp_path, "is not a regular file"),
+        (tmp_path, "is a folder"),
         (Path(os.devnull), "is not a regular file"),
     ]:
         with pytest.raises(OutputError, match=problem) as caught:
             bridge.save(net, path, "npz")
         assert str(path) in str(caught.value)
+    with pytest.raises(UsageError, match="the name of the output is empty"):
+        bridge.save(net, "", "npz")

@@ -18,7 +18,9 @@ from bridge.caffe.making import make_node
 from bridge.caffe.pycaffe import PyNet
 from bridge.caffe.wiring import Wiring, wire
 from bridge.caffe_files import prototxt
+from bridge.caffe_files.fields import refuse_unknown_fields
 from bridge.errors import MissingFileError, ModelError, UsageError
+from bridge.schema import Net as Schema
 from bridge.schema import times
 from bridge.schema.message import Message
 
@@ -93,9 +95,16 @@ class Net(PyNet):
         for index, layer in enumerate(self._wiring.definitions):
             self.nodes.append(self._node(index, layer))
         self.layers: list[Layer] = [node.layer for node in self.nodes]
+        self._refuse_unknown_fields()
         mark_backward(self.nodes, self._wiring)
         self._set_loss_diffs()
         self._engines = Engines(self.nodes, self._wiring, phase, where)
+
+    def _refuse_unknown_fields(self) -> None:
+        """Refuse what nothing here reads, as Caffe does; layers in Python read what they like."""
+        layers = tuple(node.typed for node in self.typed_nodes())
+        known = Schema(self._wiring.name, layers, self._wiring.rest, sources=(self.where,))
+        refuse_unknown_fields(known, "take it out of the prototxt if it does not matter")
 
     def _node(self, index: int, definition: Message) -> Node:
         bottoms = [self._blobs[number] for number in self._wiring.bottoms[index]]

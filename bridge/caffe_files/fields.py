@@ -164,8 +164,12 @@ def fields_of(layer: Layer) -> Iterator[Unread]:
                     yield _evaluated(layer, (*path, *inner), leaf)
 
 
-def refuse_unknown_fields(net: Net) -> None:
+def refuse_unknown_fields(net: Net, way_out: str = _HOW) -> None:
     """Refuse a net with a field that may change what it computes, unless it was loaded with ``allow_unknown_fields``.
+
+    Args:
+        net: The net.
+        way_out: What to do where the field does not matter.
 
     Raises:
         UnknownFieldError: There is one; names the layer, the field and its value.
@@ -173,7 +177,7 @@ def refuse_unknown_fields(net: Net) -> None:
     wrong = [found for found in unread_fields(net) if not found.reason]
     if wrong and not net.allow_unknown_fields:
         more = f", and {len(wrong) - 1} more such field{'s' * (len(wrong) > 2)}" if len(wrong) > 1 else ""
-        hint = "; ".join(part for part in (wrong[0].hint, _HOW) if part)
+        hint = "; ".join(part for part in (wrong[0].hint, way_out) if part)
         raise UnknownFieldError(wrong[0].text + more, where=net.where, hint=hint)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -149,6 +149,49 @@ def free_memory() -> None:
     import cupy
 
     cupy.get_default_memory_pool().free_all_blocks()
+
+
+class Uploader:
+    """Copies arrays to a GPU from pinned memory, in a stream of its own: the GPU computes meanwhile.
+
+    Args:
+        device: Chainer's name of the GPU.
+    """
+
+    def __init__(self, device: str) -> None:
+        import cupy
+
+        self._device = device
+        with scope(device):
+            self._stream = cupy.cuda.Stream(non_blocking=True)
+
+    def mark(self) -> Any:
+        """The work that the GPU has been given so far, for :meth:`send`."""
+        import cupy
+
+        return cupy.cuda.get_current_stream().record()
+
+    def send(self, arrays: Mapping[str, np.ndarray], after: Any) -> dict[str, Any]:
+        """The arrays on the GPU, once they are there.
+
+        Args:
+            arrays: Arrays by name.
+            after: From :meth:`mark`. Memory that is free by then may still be read by this work, so the copy waits for
+                it.
+        """
+        import cupy
+        import cupyx
+
+        made = {}
+        with scope(self._device), self._stream:
+            self._stream.wait_event(after)
+            for name, values in arrays.items():
+                pinned = cupyx.empty_pinned(values.shape, values.dtype)
+                pinned[...] = values
+                made[name] = cupy.empty(values.shape, values.dtype)
+                made[name].set(pinned, stream=self._stream)
+            self._stream.synchronize()  # the pinned memory is used again
+        return made
 
 
 def to_host(array: Any) -> np.ndarray:

@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -87,14 +87,18 @@ def find_pairs(folder: str | Path) -> list[ModelFiles]:
         folder: The folder.
 
     Raises:
-        MissingFileError: It is no folder.
+        MissingFileError: It is no folder, or no weights are below it.
     """
     root = Path(folder)
     if not root.is_dir():
         raise MissingFileError("is not a folder", where=str(root))
     files = sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
     texts = {path: names for path in files if path.name.endswith(_TEXT) and (names := _layer_names(path)) is not None}
-    return [_paired(path, root, texts) for path in files if path.name.endswith(_WEIGHTS)]
+    weights = [path for path in files if path.name.endswith(_WEIGHTS)]
+    if not weights:
+        wanted = f"files that end in {' or '.join(sorted([_WEIGHTS] if isinstance(_WEIGHTS, str) else _WEIGHTS))}"
+        raise MissingFileError("no weights are below it", expected=wanted, where=str(root))
+    return [_paired(path, root, texts) for path in weights]
 
 
 def migrate_folder(
@@ -114,7 +118,7 @@ def migrate_folder(
         What became of each model, in the order of their names.
 
     Raises:
-        MissingFileError: ``folder`` is no folder.
+        MissingFileError: ``folder`` is no folder, or no weights are below it.
         OutputError: ``out`` cannot be written.
     """
     root, target = Path(folder), Path(out)
@@ -281,13 +285,23 @@ def _reason(outcome: Migration) -> str:
 
 def _page(root: Path, outcomes: Sequence[Migration]) -> str:
     proven, converted = (sum(getattr(outcome, name) for outcome in outcomes) for name in ("proven", "converted"))
-    summary = f"{len(outcomes)} models: {converted} converted, {proven} of them proven"
-    return html.page(f"Models of {root.name}", html.tag("p", summary), html.table(_COLUMNS, _rows(outcomes)))
+    verdict = "passed" if proven == len(outcomes) else "failed"
+    head = html.tag(
+        "header",
+        html.tag("p", f"The models below {root.name}", class_="soft"),
+        html.tag("h1", f"{proven} of {len(outcomes)} converted and proven"),
+        html.tag("p", f"{converted - proven} converted, not proven; {len(outcomes) - converted} not converted"),
+        class_=verdict,
+    )
+    return html.page(f"Models of {root.name}", head, html.table(_COLUMNS, map(_row, outcomes)))
 
 
-_COLUMNS = ("model", "prototxt", "result", "remarks")
+_COLUMNS = ("model", "result", "remarks")
 
 
-def _rows(outcomes: Iterable[Migration]) -> Iterable[tuple[str, ...]]:
-    for outcome in outcomes:
-        yield outcome.pair.weights, outcome.pair.definition or "-", _verdict(outcome), " · ".join(outcome.said)
+def _row(outcome: Migration) -> Iterator[html.Content]:
+    """The cells of a model: its files, what became of it, and each remark in a paragraph of its own."""
+    pair, state = outcome.pair, "same" if outcome.proven else "note" if outcome.converted else "different"
+    yield html.join(html.tag("p", pair.weights), html.tag("i", pair.definition or "no prototxt"))
+    yield html.tag("b", _verdict(outcome), class_=state)
+    yield (html.tag("p", line.removeprefix("bridge: ")) for line in outcome.said)

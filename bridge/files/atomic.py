@@ -153,9 +153,12 @@ def check_sources(net: Net, *, by_name: bool = False) -> None:
 
 def _check_regular(path: str | Path) -> None:
     """Demand that a target is a regular file, if it is there: what /dev/stdout leads to has no name of its own."""
+    if not os.fspath(path):
+        raise UsageError("the name of the output is empty")
     with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise OutputError("is not a regular file", where=str(path))
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            raise OutputError("is a folder" if stat.S_ISDIR(mode) else "is not a regular file", where=str(path))
 
 
 class _Draft:

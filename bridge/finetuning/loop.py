@@ -172,11 +172,13 @@ class Loop:
         self.at.inputs = open_stage(self.plan, self.chain, stage, self.listener)
         self.at.params = [param for param in self.chain.params() if not is_frozen(param)]
         self._close()
-        self.at.ahead = Ahead(self.inputs.train) if self.chain.xp is not np else None
+        if self.chain.xp is not np:
+            self.at.ahead = Ahead(self.inputs.train, devices.Uploader(self.plan.config.device))
 
     def _close(self) -> None:
         if self.at.ahead is not None:
             self.at.ahead.close()
+            self.at.ahead = None
 
     def _iterate(self, log: LogFile, interrupts: Interrupts) -> bool:
         """One step and what follows it; returns whether a rank was asked to stop."""
@@ -382,11 +384,11 @@ class Loop:
         devices.free_memory()
         try:
             self._gradients(Batch(np.arange(size) % len(self.plan.train), 0))
+            return True
         except (MemoryError, RuntimeError) as error:
-            if not devices.is_out_of_memory(error):
-                raise
-            return False
-        return True
+            if devices.is_out_of_memory(error):
+                return False
+            raise
 
 
 @contextlib.contextmanager

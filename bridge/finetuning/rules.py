@@ -112,6 +112,15 @@ class CaffeOptimizer(chainer.GradientMethod):
         self.grad_scales: list[Any] = []
         self._scale: Any = None
 
+    @property
+    def lr(self) -> float:
+        """The same as :attr:`rate`, by the name that Chainer's extensions know, such as ``observe_lr``."""
+        return self.rate
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self.rate = value
+
     def create_update_rule(self) -> CaffeRule:
         """The rule for one parameter."""
         return CaffeRule(self)

@@ -15,6 +15,7 @@ from bridge.errors import (
     MissingFileError,
     ModelError,
     NotFoundError,
+    UnknownFieldError,
     UnsupportedLayerError,
     UsageError,
 )
@@ -200,6 +201,8 @@ def test_wrong_arguments(tmp_path: Path, call: Any, error: type[BridgeError], me
         ("kernel_size: 3", "kernel_size: 30", ModelError, "layer 'conv'"),
         ("num_output: 4", "num_output: 0", ModelError, "layer 'conv'"),
         ("name: \"conv\"", 'name: "conv" param { } param { } param { }', ModelError, "layer 'conv'.*3 param for 2"),
+        ("kernel_size: 3", "kernel_size: 3 strid: 2", UnknownFieldError, "layer 'conv'.*strid: 2(.|\n)*did you mean 'stride'"),
+        ('name: "conv"', 'name: "conv" botom: "data"', UnknownFieldError, "layer 'conv'.*botom(.|\n)*take it out of"),
         ('top: "ip"', 'top: "pool2" propagate_down: true propagate_down: true', ModelError, "reads blob 'ip'"),
     ],
 )  # fmt: skip
@@ -208,6 +211,11 @@ def test_a_wrong_net_names_the_layer(
 ) -> None:
     with pytest.raises(error, match=message):
         make(tmp_path, SMALL.replace(old, new, 1))
+
+
+def test_a_solver_is_no_net(tmp_path: Path) -> None:
+    with pytest.raises(UnknownFieldError, match="'base_lr: 0.01' is in no known caffe.proto"):
+        make(tmp_path, 'base_lr: 0.01 lr_policy: "fixed"')
 
 
 def test_weights_that_do_not_fit_change_nothing(tmp_path: Path) -> None:

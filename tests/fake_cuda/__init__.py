@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 SONAMES = {
     "cublas": "libcublas.so.12", "cublasLt": "libcublasLt.so.12", "cusolver": "libcusolver.so.11",
     "cusparse": "libcusparse.so.12", "curand": "libcurand.so.10", "cufft": "libcufft.so.11", "cudnn": "libcudnn.so.8",
-    "nccl": "libnccl.so.2",
+    "nccl": "libnccl.so.2", "nvJitLink": "libnvJitLink.so.12",
 }  # fmt: skip
 SOURCES: dict[tuple[str, tuple[str, ...]], None] = {}
 """Every source that was compiled, with its options but for the architecture."""

@@ -110,7 +110,7 @@ class ChainerEngine:
             array = bottom.values().copy() if id(bottom.data_memory) in in_place else bottom.values()
             bottoms.append(chainer.Variable(xp.asarray(array), requires_grad=keep and wanted))
         link = Link(node, xp)
-        with _config(self._train, keep), _own_numbers(self._train):
+        with _config(self._train, keep), _own_numbers(self._train and node.typed.draws_random):
             made = node.typed.to_chainer(F, cast("LayerArrays", link), *bottoms)
         tops = [*made] if isinstance(made, tuple) else [made]
         return _Trace(bottoms, tops, link, tuple(bottom.dims for bottom in node.bottoms))
@@ -174,9 +174,9 @@ def _config(train: bool, keep: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _own_numbers(train: bool) -> Iterator[None]:
+def _own_numbers(draws: bool) -> Iterator[None]:
     """Let dropout, which draws from NumPy's global generator, draw by Caffe's seed; the generator stays as it was."""
-    if not train:
+    if not draws:
         yield
         return
     state = np.random.get_state()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bridge.chain.functions import chainer
 from bridge.chain.functions.helper_tail import Tail, tail
 
@@ -33,13 +35,14 @@ def caffe_batch_norm(x: Any, link: LayerArrays, layer: BatchNorm) -> Any:
 
     Source: batch_norm_layer.cpp of BVLC Caffe and NVCaffe.
     """
-    xp = chainer.backend.get_array_module(x)
+    xp, dtype = chainer.backend.get_array_module(x), np.result_type(x.dtype, link.mean.dtype)  # float32 for float16
     if layer.scale_bias:
-        gamma, beta = link.gamma, link.beta
+        gamma, beta = F.cast(link.gamma, dtype), F.cast(link.beta, dtype)
     else:
-        gamma, beta = xp.ones(x.shape[1], dtype=x.dtype), xp.zeros(x.shape[1], dtype=x.dtype)
+        gamma, beta = xp.ones(x.shape[1], dtype=dtype), xp.zeros(x.shape[1], dtype=dtype)
     if _is_stored(link, layer):
-        return F.fixed_batch_normalization(x, gamma, beta, *_statistics(xp, link, layer), eps=layer.eps)
+        mean, variance = (values.astype(dtype, copy=False) for values in _statistics(xp, link, layer))
+        return F.fixed_batch_normalization(x, gamma, beta, mean, variance, eps=layer.eps)
     axes = tuple(axis for axis in range(x.ndim) if axis != 1)
     if _moves(link):
         _accumulate(x.array, axes, link, layer)
@@ -93,10 +96,10 @@ def _inverse(xp: Any, factor: Any) -> Any:
 
 def _accumulate(x: Any, axes: tuple[int, ...], link: LayerArrays, layer: BatchNorm) -> None:
     """Add the batch's statistics to the stored ones, as Caffe does in the forward pass."""
-    kept, size = layer.moving_average_fraction, x.size // x.shape[1]
+    kept, size, dtype = layer.moving_average_fraction, x.size // x.shape[1], link.mean.dtype
     added = 1 - kept if layer.scale_bias else 1
     unbiased = size / (size - 1) if size > 1 and not layer.scale_bias else 1
     if not layer.scale_bias:
         link.scale_factor = (link.scale_factor * kept + 1).astype(link.scale_factor.dtype)
-    link.mean = (link.mean * kept + added * x.mean(axis=axes)).astype(link.mean.dtype)
-    link.variance = (link.variance * kept + added * unbiased * x.var(axis=axes)).astype(link.variance.dtype)
+    link.mean = (link.mean * kept + added * x.mean(axis=axes, dtype=dtype)).astype(dtype)
+    link.variance = (link.variance * kept + added * unbiased * x.var(axis=axes, dtype=dtype)).astype(dtype)

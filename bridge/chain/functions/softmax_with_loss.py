@@ -75,7 +75,9 @@ def caffe_softmax_with_loss(x: Any, labels: Any, layer: SoftmaxWithLoss) -> Any:
     Source: softmax_loss_layer.cpp.
     """
     shape = as_three_axes(x, layer.axis)
-    if has_kernel(x.array):
+    if x.xp is not np and x.dtype == np.float16:
+        x = F.cast(x, np.float32)
+    if has_kernel(x.array) and not layer.class_weights:
         target = labels.array.reshape(-1).astype(np.int32)
         ignored = layer.ignore_label
         valid = target.size if ignored is None else int((target != ignored).sum())
