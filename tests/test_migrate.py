@@ -85,6 +85,29 @@ def test_without_a_prototxt_that_runs_the_one_that_names_most_is_reported(tmp_pa
     assert find_pairs(tmp_path) == [ModelFiles("a.caffemodel", "b.prototxt", 1.0)]
 
 
+def test_a_shape_that_the_prototxt_lacks_is_the_stored_nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bridge.exporting import migrate
+
+    _line(tmp_path, "a", _net(3), weights=True)
+    text = _net(3).replace("input_param { shape { dim: 1 dim: 2 dim: 5 dim: 5 } }", "")
+    (tmp_path / "a.prototxt").write_text(text)
+    (pair,) = find_pairs(tmp_path)
+    assert (pair.definition, pair.inputs) == ("a.prototxt", ("data=1,2,5,5",))
+    asked: list[tuple[str, ...]] = []
+
+    def command(*arguments: str) -> tuple[int, tuple[str, ...]]:
+        asked.append(arguments)
+        if arguments[0] == "export":
+            Path(arguments[-1]).touch()
+        return 0, ()
+
+    monkeypatch.setattr(migrate, "_command", command)
+    for _ in range(2):  # the second time from the record
+        assert migrate_folder(tmp_path, tmp_path / "out")[0].proven
+    assert [arguments[0] for arguments in asked] == ["export", "verify"]
+    assert all("--input=data=1,2,5,5" in arguments for arguments in asked)
+
+
 def test_a_folder_that_is_none() -> None:
     with pytest.raises(MissingFileError, match="is not a folder"):
         find_pairs("nowhere")

@@ -46,11 +46,13 @@ class ModelFiles:
         weights: The file of weights, below the folder.
         definition: The prototxt that fits it best; empty for the net stored beside the weights.
         fit: Which part of the stored layers the prototxt names, 0 to 1.
+        inputs: Shapes that the prototxt does not tell and the stored net does, as ``--input`` takes them.
     """
 
     weights: str
     definition: str = ""
     fit: float = 1.0
+    inputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,18 @@ def _paired(weights: Path, root: Path, texts: dict[Path, tuple[set[str], bool]])
         best = max(near, key=lambda path: (fits[path], texts[path][1], _likeness(path, weights)), default=None)
     if best is None:
         return ModelFiles(name)
-    return ModelFiles(name, best.relative_to(root).as_posix(), round(fits[best], 3))
+    return ModelFiles(name, best.relative_to(root).as_posix(), round(fits[best], 3), _told(raw, best))
+
+
+def _told(raw: RawNet, path: Path) -> tuple[str, ...]:
+    """The shapes of inputs that the stored net tells and a prototxt does not, such as ``data=1,1,28,28``."""
+    try:
+        stored = inference_net(assemble(raw)).inputs
+        wanted = inference_net(assemble(raw, text_format.parse_file(path))).inputs
+    except BridgeError:
+        return ()
+    found = {blob: stored.get(blob) for blob, shape in wanted.items() if shape is None}
+    return tuple(f"{blob}={','.join(map(str, shape))}" for blob, shape in found.items() if shape)
 
 
 def _distance(path: Path, weights: Path) -> int:
@@ -217,8 +230,9 @@ def _migrated(pair: ModelFiles, root: Path, target: Path) -> Migration:
         return known
     model.parent.mkdir(parents=True, exist_ok=True)
     files = [str(root / name) for name in (pair.definition, pair.weights) if name]
-    status, said = _command("export", *files, "-o", str(model))
-    passed = _command("verify", *files) if status == 0 else (2, ())
+    shapes = [f"--input={text}" for text in pair.inputs]
+    status, said = _command("export", *files, *shapes, "-o", str(model))
+    passed = _command("verify", *files, *shapes) if status == 0 else (2, ())
     outcome = Migration(pair, stamp, status == 0, passed[0] == 0, (*said, *(passed[1] if passed[0] else ())))
     with atomic(record) as stream:
         stream.write(json.dumps(asdict(outcome), indent=2).encode())
@@ -248,7 +262,9 @@ def _stamp(pair: ModelFiles, root: Path) -> str:
 def _recorded(path: Path) -> Migration | None:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        return Migration(ModelFiles(**data.pop("pair")), **{**data, "said": tuple(data["said"])})
+        pair = data.pop("pair")
+        known = ModelFiles(**{**pair, "inputs": tuple(pair["inputs"])})
+        return Migration(known, **{**data, "said": tuple(data["said"])})
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
