@@ -201,7 +201,7 @@ def test_wrong_arguments(tmp_path: Path, call: Any, error: type[BridgeError], me
         ("kernel_size: 3", "kernel_size: 30", ModelError, "layer 'conv'"),
         ("num_output: 4", "num_output: 0", ModelError, "layer 'conv'"),
         ("name: \"conv\"", 'name: "conv" param { } param { } param { }', ModelError, "layer 'conv'.*3 param for 2"),
-        ("kernel_size: 3", "kernel_size: 3 strid: 2", UnknownFieldError, "layer 'conv'.*strid: 2(.|\n)*did you mean 'stride'"),
+        ("kernel_size: 3", "kernel_size: 3 strid: 2", UnknownFieldError, "'conv'.*strid: 2(.|\n)*mean 'stride'"),
         ('name: "conv"', 'name: "conv" botom: "data"', UnknownFieldError, "layer 'conv'.*botom(.|\n)*take it out of"),
         ('top: "ip"', 'top: "pool2" propagate_down: true propagate_down: true', ModelError, "reads blob 'ip'"),
     ],
@@ -214,7 +214,7 @@ def test_a_wrong_net_names_the_layer(
 
 
 def test_a_solver_is_no_net(tmp_path: Path) -> None:
-    with pytest.raises(UnknownFieldError, match="'base_lr: 0.01' is in no known caffe.proto"):
+    with pytest.raises(UnknownFieldError, match=r"'base_lr: 0.01' is in no known caffe\.proto"):
         make(tmp_path, 'base_lr: 0.01 lr_policy: "fixed"')
 
 
