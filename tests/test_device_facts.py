@@ -74,7 +74,7 @@ def test_cupy_14_has_no_cudnn(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_libraries_that_cupy_does_not_load_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     found = facts(monkeypatch, "13.6.0", driver=True, missing=("cublas", "cusolver"))
     assert found["libraries"].problem == "CuPy does not load cublas, cusolver"
-    assert "[cuda12]" in found["libraries"].hint
+    assert "nvidia-cublas-cu12 nvidia-cuda-nvrtc-cu12" in found["libraries"].hint
     assert "libraries" not in facts(monkeypatch, "13.6.0", missing=("cublas",))
 
 
