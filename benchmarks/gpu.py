@@ -3,7 +3,8 @@
     python benchmarks/gpu.py [--device 0] [--batch 64] [--nets alexnet,googlenet,resnet50] [--json gpu.json]
     python benchmarks/gpu.py --smoke        # the same code on the CPU, one image a step, to see that it runs
 
-It takes what is installed and no network, and under eight minutes: each part ends at its share of --minutes. A step
+It takes what is installed and no network, and under eight minutes: a part with too little of --minutes left says
+so, and the tests marked gpu come last and take what is left. The file of --json is written after each part. A step
 is forward, backward and an update of momentum SGD, with the data on the device. The figure is the middle one of the
 steps' times; the first two, in which kernels are compiled and memory is taken, are not counted. A part that fails is
 shown with its error, and the others go on.

@@ -98,8 +98,11 @@ def measured(folder: Path, images: int, steps: int) -> list[dict[str, Any]]:
     found = []
     for command in [own, *([[mpiexec, "-n", "2", *own]] if mpiexec else [])]:
         settings = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, env=settings, check=True, stdout=subprocess.PIPE, text=True, timeout=1800)
-        found.append(json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{"))))
+        try:
+            done = subprocess.run(command, env=settings, check=True, stdout=subprocess.PIPE, text=True, timeout=1800)
+            found.append(json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{"))))
+        except (subprocess.SubprocessError, StopIteration) as error:
+            found.append({"workers": 1 + len(found), "error": f"{type(error).__name__}: {error}"[:500]})
     return found
 
 
@@ -107,6 +110,9 @@ def show(found: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
     one = found[0]
     print(f"{'workers':>8} {'images':>7} {'ms/step':>8} {'images/s':>9} {'efficiency':>10}   measured here")
     for row in found:
+        if "error" in row:
+            print(f"{row['workers']:8} {row['error']}")
+            continue
         rate = row["images"] / row["seconds"]
         print(
             f"{row['workers']:8} {row['images']:7} {1e3 * row['seconds']:8.1f} {rate:9.0f} "
@@ -133,10 +139,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data(Path(folder))
         found = measured(Path(folder), options.images, options.steps)
-    rows = table(found[0]["seconds"], found[0]["bytes"])
-    show(found, rows)
+    rows = table(found[0]["seconds"], found[0]["bytes"]) if "seconds" in found[0] else []
     if options.json:
         options.json.write_text(json.dumps({"measured": found, "projected": rows}, indent=2))
+    if not rows:
+        sys.exit(found[0]["error"])
+    show(found, rows)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,14 @@ def test_the_benchmark_of_gpus_runs_on_the_cpu(tmp_path: Path, capsys: pytest.Ca
     assert "first step ends after" in capsys.readouterr().out
 
 
+def test_without_a_device_the_benchmark_says_so_in_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    need("chainer")
+    found = gpu.main(["--device", "77", "--json", str(tmp_path / "gpu.json")])
+    assert "device '77'" in found["error"]
+    assert json.loads((tmp_path / "gpu.json").read_text()) == found
+    assert "driver: " in capsys.readouterr().out
+
+
 def test_a_part_that_fails_is_shown_and_the_others_go_on() -> None:
     def fails() -> None:
         raise RuntimeError("out of memory\nmore")

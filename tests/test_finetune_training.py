@@ -109,3 +109,33 @@ def test_an_extension_freezes_layers_until_an_epoch(tmp_path: Path) -> None:
     trainer.run()
     kept = [np.array_equal(one, other) for one, other in itertools.pairwise(seen)]
     assert kept == [True, True, False, False]
+
+
+def test_chainers_extensions_read_and_set_the_rate(tmp_path: Path) -> None:
+    """LogReport, Evaluator and snapshot beside them; a trainer that loads the snapshot goes on."""
+    from bridge.chain.functions import chainer
+
+    extensions = chainer.training.extensions
+
+    def trainer_with_extensions(epochs: int) -> tuple[Any, Any]:
+        x, labels = images(8)
+        model = chainer.links.Classifier(made()[1])
+        data = chainer.datasets.TupleDataset(x, labels)
+        trainer = trainer_of(model, chainer.iterators.SerialIterator(data, 4, shuffle=False), epochs, tmp_path)
+        held_out = chainer.iterators.SerialIterator(data, 4, repeat=False, shuffle=False)
+        trainer.extend(extensions.Evaluator(held_out, model))
+        trainer.extend(extensions.ExponentialShift("lr", 0.5), trigger=(1, "epoch"))
+        trainer.extend(extensions.observe_lr())
+        trainer.extend(extensions.LogReport())
+        trainer.extend(extensions.snapshot(filename="snapshot"), trigger=(1, "epoch"))
+        return trainer, model
+
+    trainer_with_extensions(1)[0].run()
+    resumed, _ = trainer_with_extensions(3)
+    chainer.serializers.load_npz(tmp_path / "snapshot", resumed)
+    resumed.run()
+    optimizer = resumed.updater.get_optimizer("main")
+    assert optimizer.rate == optimizer.lr == pytest.approx(0.01 / 8)
+    log = resumed.get_extension("LogReport").log
+    assert [entry["lr"] for entry in log] == pytest.approx([0.01, 0.005, 0.0025])  # of the last update
+    assert all(np.isfinite(entry["validation/main/loss"]) for entry in log)

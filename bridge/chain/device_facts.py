@@ -13,9 +13,12 @@ import numpy as np
 
 from bridge.chain.devices import cuda_problem, gpu_hint, missing_libraries, scope, to_host
 from bridge.compat.cuda_parts import quiet
-from bridge.extras import pip
 
 _DRIVERS = {"win32": "nvcuda.dll"}
+_WHEELS = " ".join(
+    f"nvidia-{name}-cu12"
+    for name in ("cublas", "cuda-nvrtc", "cuda-runtime", "cufft", "curand", "cusolver", "cusparse")
+)
 _PACKAGES = ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x")
 _NET = """
 input: "data" input_shape { dim: 4 dim: 3 dim: 12 dim: 12 } input: "label" input_shape { dim: 4 }
@@ -63,7 +66,7 @@ def gpu_facts() -> list[Fact]:
     if not cuda_problem():
         facts.append(Fact("runtime", _cuda_version(cupy.cuda.runtime.runtimeGetVersion())))
     if not facts[0].problem and (missing := missing_libraries()):
-        hint = f"CUDA's toolkit, or {pip('cuda12')} (cuda13 for CUDA 13)"
+        hint = f"CUDA's toolkit, or pip install {_WHEELS}; for CUDA 13 pip install 'cupy-cuda13x[ctk]'"
         facts.append(Fact("libraries", "", f"CuPy does not load {', '.join(missing)}", hint))
     return [*facts, _cudnn(cupy), _nccl()]
 

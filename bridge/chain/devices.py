@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -73,9 +75,16 @@ def device_failures() -> tuple[type[Exception], ...]:
     return kinds if compiler is None else (*kinds, compiler.CompileException)
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory did not suffice, of the host, of a GPU, or for a library of CUDA."""
-    return isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY)
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """A context that raises MemoryError also where one of CUDA's libraries has too little memory."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in _OUT_OF_MEMORY):
+            raise
+        traceback.clear_frames(error.__traceback__)  # they hold the arrays
+        raise MemoryError(str(error)) from None
 
 
 def cuda_devices() -> int:

@@ -178,7 +178,6 @@ class Loop:
     def _close(self) -> None:
         if self.at.ahead is not None:
             self.at.ahead.close()
-            self.at.ahead = None
 
     def _iterate(self, log: LogFile, interrupts: Interrupts) -> bool:
         """One step and what follows it; returns whether a rank was asked to stop."""
@@ -355,10 +354,9 @@ class Loop:
     @contextlib.contextmanager
     def _memory_errors_named(self) -> Iterator[None]:
         try:
-            yield
-        except (MemoryError, RuntimeError) as error:
-            if not devices.is_out_of_memory(error):
-                raise
+            with devices.memory_errors():
+                yield
+        except MemoryError as error:
             traceback.clear_frames(error.__traceback__)  # they hold the arrays of the step
             raise UsageError(
                 f"not enough memory in iteration {self.at.state.iteration}: {str(error) or 'no more is available'}",
@@ -383,12 +381,11 @@ class Loop:
         """Whether the memory suffices for a batch of this size."""
         devices.free_memory()
         try:
-            self._gradients(Batch(np.arange(size) % len(self.plan.train), 0))
-            return True
-        except (MemoryError, RuntimeError) as error:
-            if devices.is_out_of_memory(error):
-                return False
-            raise
+            with devices.memory_errors():
+                self._gradients(Batch(np.arange(size) % len(self.plan.train), 0))
+        except MemoryError:
+            return False
+        return True
 
 
 @contextlib.contextmanager

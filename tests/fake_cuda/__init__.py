@@ -40,6 +40,7 @@ def install() -> Any:
     _libraries(folder)
     _redirect_runtime(driver)
     cupy = importlib.import_module("cupy")
+    cupy.cuda.set_allocator(None)  # new memory is zero: what was a loss may be taken for a number of values
     cupy.argsort = lambda a, axis=-1, kind=None: cupy.zeros(a.shape, "q")  # Thrust's kernels are no sources
     _record(importlib.import_module("cupy.cuda.compiler"))
     return cupy

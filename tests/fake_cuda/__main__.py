@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import json
+import resource
 import sys
 import tempfile
 import traceback
@@ -21,6 +22,8 @@ from tests.fake_cuda import SOURCES, install, nvrtc
 
 CAPABILITIES = ("70", "75", "80", "86", "89", "90")
 QUICK = ("Convolution", "Dropout", "InnerProduct", "LRN", "Pooling", "SoftmaxWithLoss", "BatchNorm")
+_MEMORY = 6 << 30
+"""Bytes: a number of values that no kernel computed may be large."""
 FAILED: dict[str, str] = {}
 DEVICE = "@cupy:1"  # not CuPy's current one by itself
 
@@ -124,6 +127,7 @@ def kinds() -> dict[str, int]:
 
 
 def main(quick: bool) -> dict[str, Any]:
+    resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, _MEMORY))
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", "A batch with no more than one sample")
     cupy = install()

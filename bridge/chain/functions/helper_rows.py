@@ -34,14 +34,14 @@ def is_part() -> bool:
     return _PART.get() is not None
 
 
-def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def product(a: Any, b: Any) -> Any:
     """``a`` times ``b``, with each row rounded as in the product for the whole batch, where that is small.
 
     OpenBLAS rounds rows of a small product otherwise than those of a large one, and on some processors a row by its
     place. So a small product is computed for the whole batch, with zeros for the rows that other processes have.
 
     Args:
-        a: The part's rows (n, k).
+        a: The part's rows (n, k), an array of NumPy or CuPy; on a GPU it is the plain product.
         b: (k, m).
 
     Returns:
