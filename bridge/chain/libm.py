@@ -83,9 +83,7 @@ def powf(x: np.ndarray, y: float) -> np.ndarray:
     return _in_parts(x, lambda part: _powers(part, y))
 
 
-def _in_parts(
-    x: np.ndarray, compute: Callable[[np.ndarray], np.ndarray], out: np.ndarray | None = None
-) -> np.ndarray:
+def _in_parts(x: np.ndarray, compute: Callable[[np.ndarray], np.ndarray], out: np.ndarray | None = None) -> np.ndarray:
     """What a function of single values makes of an array."""
     flat = np.ravel(x)
     result = np.empty(flat.shape, np.float32) if out is None else out.reshape(-1)

@@ -118,7 +118,11 @@ class RuntimeSession:
         found = {}
         for value in self._session.get_outputs():
             extents = [sizes.get(extent, extent) for extent in value.shape]  # none as well where they are not known
-            if extents and value.type == "tensor(float)" and all(isinstance(extent, int) and extent > 0 for extent in extents):
+            if (
+                extents
+                and value.type == "tensor(float)"
+                and all(isinstance(extent, int) and extent > 0 for extent in extents)
+            ):
                 found[value.name] = np.empty(extents, np.float32)
         return found
 
@@ -133,8 +137,10 @@ class RuntimeSession:
             else:
                 binding.bind_output(name)
         self._session.run_with_iobinding(binding)
-        values = binding.get_outputs()
-        return {name: room[name] if name in room else values[place].numpy() for place, name in enumerate(names)}
+        values = dict(zip(names, binding.get_outputs(), strict=True))
+        bound = {name for name, array in room.items() if values[name].data_ptr() == array.ctypes.data}
+        # an output that is an input, or a constant, is not written
+        return {name: room[name] if name in bound else value.numpy() for name, value in values.items()}
 
 
 def runtime() -> Any:

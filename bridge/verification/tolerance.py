@@ -93,6 +93,7 @@ class BoundedTops:
         """The values by place."""
         return self._compute()
 
+
 Tolerance: TypeAlias = "float | Mapping[str, float | None] | None"
 
 

@@ -184,7 +184,9 @@ class _Segment:
         names = {output: graph.blobs.get(output, output) for output in graph.outputs}
         names = {output: kept.get(name, name) for output, name in names.items()}
         file = to_file(graph, name="", metadata={})
-        return _Compiled(RuntimeSession(file, threads=int(os.environ.get("OMP_NUM_THREADS") or 0), repeated=True), names)
+        return _Compiled(
+            RuntimeSession(file, threads=int(os.environ.get("OMP_NUM_THREADS") or 0), repeated=True), names
+        )
 
 
 class _Compiled:
