@@ -1,4 +1,4 @@
-"""A proof keeps few values in memory: bytes of live arrays, as tracemalloc counts NumPy's, against the largest layer."""
+"""A proof keeps few values in memory: bytes of live arrays, as tracemalloc counts them, against the largest layer."""
 
 from __future__ import annotations
 
@@ -66,6 +66,7 @@ def peak(loaded: None) -> Iterator[Callable[[], int]]:
     tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_verify_keeps_four_of_the_largest_layer(peak: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "FREE", 0)
     monkeypatch.setattr("bridge.chain.functions.convolution._MOST_COLUMNS", ARRAY // 4)
@@ -74,6 +75,7 @@ def test_verify_keeps_four_of_the_largest_layer(peak: Callable[[], int], monkeyp
     assert peak() < 4 * 2 * ARRAY  # all values of both sides are 16
 
 
+@pytest.mark.slow
 def test_the_check_of_an_export_keeps_few_values_where_it_looks_at_each_layer(
     peak: Callable[[], int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
