@@ -102,7 +102,7 @@ class RuntimeSession:
         """The outputs by name."""
         types = {value.name: _TYPES.get(value.type, np.float32) for value in self._session.get_inputs()}
         fed = {name: np.ascontiguousarray(inputs[name], dtype) for name, dtype in types.items()}
-        faults = (*raised(), RuntimeError)  # a run with bound arrays raises the latter
+        faults: tuple[type[Exception], ...] = (*raised(), RuntimeError)  # a run with bound arrays raises the latter
         with contextlib.suppress(*faults):  # a model may promise other extents than it has
             return self._run(fed, self._room(fed))
         try:

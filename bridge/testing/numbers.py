@@ -46,7 +46,7 @@ def bounds_of(net: Net, side: Side, seed: int) -> dict[Place, Bound]:
     part = runner.alone(last)
     with np.errstate(all="ignore"):
         found = bounds(runner, part, {place: side.values[place] for place in part.inputs}, seed + last)
-    return {place: bound for place, (bound, _) in found.items()}
+    return dict(found.bounds)
 
 
 def _tops(net: Net, inputs: _Inputs) -> tuple[dict[Place, np.ndarray], Side]:

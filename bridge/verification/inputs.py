@@ -15,7 +15,7 @@ from bridge.schema import Net, Shape, count, times
 from bridge.verification.arrays import float32, held, read_array
 
 Range = tuple[float, float]
-LAYERS = 4
+_LAYERS = 4
 """How many times the largest layer, with what it reads, a proof takes of memory."""
 
 
@@ -63,7 +63,7 @@ def make_inputs(
 def check_shapes(net: Net, shapes: Mapping[str, Shape]) -> None:
     """Demand that a net can take inputs of these shapes; what only an engine cannot do is for that to say.
 
-    A proof keeps a few layers' values at a time: no more than LAYERS x the largest layer, with what it reads.
+    A proof keeps a few layers' values at a time: about 4 x the largest layer, with what it reads.
 
     Raises:
         ModelError: It cannot.
@@ -75,7 +75,7 @@ def check_shapes(net: Net, shapes: Mapping[str, Shape]) -> None:
             for shapes, reads in zip(tops, net.flow.fed_reads(), strict=True)
         ]
         BUDGET.check(
-            4 * (LAYERS * max(layers, default=0) + sum(map(count, shapes.values()))), f"{net.where}: its blobs"
+            4 * (_LAYERS * max(layers, default=0) + sum(map(count, shapes.values()))), f"{net.where}: its blobs"
         )
 
 
