@@ -8,10 +8,12 @@ of 553 MB with random values in a temporary folder. Each time is the best of the
 cache. It fails if the proof takes more than three times the plain read, as promised.
 
 The second takes nets of large values and few weights (large_nets.py, random weights): the processor time that the
-check of an export takes, against one pass of the net through both engines; and the most memory that the check
-and ``bridge verify`` of one draw take, without what the interpreter and its packages take, against the largest
-layer (what it reads and writes) and the weights. It fails above 3 x the pass or 4 x the layer plus the weights.
-Each is measured in a process of its own.
+check of an export takes, against one pass of the net through both engines; and the most memory (the process's
+largest resident set) that the check and ``bridge verify`` of one draw take. Off that go the weights, and what the
+process had in memory after it did the same with a net of one layer: the interpreter and its packages. The rest is
+told as a multiple of the largest layer, which is the one whose bottoms and tops together take most, at the extents
+of the prototxt; the check runs one image more where the batch is open. It fails above 3 x the pass or 4 x the layer.
+Each is measured in a process of its own; all nine take about one minute of processor time.
 """
 
 from __future__ import annotations

@@ -57,10 +57,6 @@ class Engine:
         return RuntimeSession(file, threads=self._threads, in_pieces=every_top)(inputs), graph
 
 
-UNWRITTEN = 0x7FA5C3A5
-"""The bits of a NaN that no computation makes."""
-
-
 class RuntimeSession:
     """An exported model, loaded; its weights stay where they are.
 
@@ -121,10 +117,7 @@ class RuntimeSession:
             raise _refusal(error) from None
 
     def _room(self, fed: Arrays) -> dict[str, np.ndarray]:
-        """An array for each float32 output whose extents are told: it is written there, and not copied.
-
-        The first value of each is UNWRITTEN.
-        """
+        """An array for each float32 output whose extents are told: it is written there, and not copied."""
         inputs = self._session.get_inputs()
         named = [pair for value in inputs for pair in zip(value.shape, fed[value.name].shape, strict=False)]
         sizes = {extent: size for extent, size in named if isinstance(extent, str)}
@@ -137,7 +130,6 @@ class RuntimeSession:
                 and all(isinstance(extent, int) and extent > 0 for extent in extents)
             ):
                 found[value.name] = np.empty(extents, np.float32)
-                found[value.name].reshape(-1)[:1].view(np.uint32)[0] = UNWRITTEN
         return found
 
     def _run_into(self, fed: Arrays, room: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -150,10 +142,10 @@ class RuntimeSession:
             else:
                 binding.bind_output(name)
         self._session.run_with_iobinding(binding)
-        if any(array.reshape(-1)[:1].view(np.uint32)[0] == UNWRITTEN for array in room.values()):
-            return self._run(fed)  # an output that is an input or a constant: the runtime hands out that one instead
-        values = binding.get_outputs()
-        return {name: room[name] if name in room else values[place].numpy() for place, name in enumerate(self._outputs)}
+        values = dict(zip(self._outputs, binding.get_outputs(), strict=True))
+        bound = {name for name, array in room.items() if values[name].data_ptr() == array.ctypes.data}
+        # an output that is an input, or a constant, is not written
+        return {name: room[name] if name in bound else value.numpy() for name, value in values.items()}
 
 
 def runtime() -> Any:

@@ -258,6 +258,7 @@ def _outputs(texts: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, 
     ort = runtime()
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # a graph runs once
     options.add_session_config_entry(_FOLDER, texts["folder"])
     try:
         session = ort.InferenceSession(arrays["model"].tobytes(), options, providers=["CPUExecutionProvider"])

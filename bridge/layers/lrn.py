@@ -13,6 +13,9 @@ from bridge.schema import Shape
 if TYPE_CHECKING:
     from bridge.layers.builders import ChainerFunctions, LayerArrays, OnnxBuilder
 
+_AT_ONCE = 1 << 16
+"""Values whose bounds are computed at once; a dozen arrays of float64 are made of them."""
+
 
 @layer_type("LRN")
 class LRN(NeuronLayer):
@@ -56,7 +59,16 @@ class LRN(NeuronLayer):
         """
         if self.norm_region != "ACROSS_CHANNELS":
             return None
-        x, reach = bottoms[0], (self.local_size - 1) // 2
+        (x,) = bottoms
+        found = np.empty_like(x)
+        step = max(1, _AT_ONCE * x.shape[2] // max(1, x.size))
+        for start in range(0, x.shape[2], step):  # rows do not depend on each other, and what is between takes memory
+            rows = slice(start, start + step)
+            found[:, :, rows] = self._rounding_of(unit, x[:, :, rows])
+        return found
+
+    def _rounding_of(self, unit: float, x: np.ndarray) -> np.ndarray:
+        reach = (self.local_size - 1) // 2
         padded = np.pad(x * x * (self.alpha / self.local_size), ((0, 0), (reach, reach), (0, 0), (0, 0)))
         sums = np.cumsum(np.pad(padded, ((0, 0), (1, 0), (0, 0), (0, 0))), axis=1)
         window = np.maximum(sums[:, self.local_size :] - sums[:, : -self.local_size], 0)

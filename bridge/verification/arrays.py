@@ -9,6 +9,7 @@ import re
 import struct
 import tokenize
 import warnings
+import weakref
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -105,6 +106,17 @@ def opened(path: str | Path) -> Iterator[Any]:
             raise FormatError("is no NumPy file", expected=".npz or .npy", where=str(path))
         file.seek(0)
         yield _Archive(file, str(path)) if magic.startswith(b"PK") else _array(file, _size(file), str(path))
+
+
+def held(path: str | Path) -> Any:
+    """As :func:`opened`, but an archive stays open as long as somebody has it."""
+    stack = contextlib.ExitStack()
+    found = stack.enter_context(opened(path))
+    if isinstance(found, np.ndarray):
+        stack.close()
+    else:
+        weakref.finalize(found, stack.close)
+    return found
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ import numpy as np
 from bridge.errors import FormatError, ModelError, UnsupportedLayerError, UsageError
 from bridge.limits.budget import BUDGET
 from bridge.schema import Net, Shape, count, times
-from bridge.verification.arrays import float32, opened, read_array
+from bridge.verification.arrays import float32, held, read_array
 
 Range = tuple[float, float]
+_LAYERS = 4
+"""How many times the largest layer, with what it reads, a proof takes of memory."""
 
 
 def make_inputs(
@@ -61,12 +63,20 @@ def make_inputs(
 def check_shapes(net: Net, shapes: Mapping[str, Shape]) -> None:
     """Demand that a net can take inputs of these shapes; what only an engine cannot do is for that to say.
 
+    A proof keeps a few layers' values at a time: about 4 x the largest layer, with what it reads.
+
     Raises:
         ModelError: It cannot.
     """
     with contextlib.suppress(UnsupportedLayerError):
-        values = sum(count(shape) for tops in net.infer(shapes) for shape in tops)
-        BUDGET.check(4 * (values + sum(map(count, shapes.values()))), f"{net.where}: its blobs")
+        tops = net.infer(shapes)
+        layers = [
+            sum(map(count, shapes)) + sum(count(tops[place.layer][place.top]) for place in reads if place.layer >= 0)
+            for shapes, reads in zip(tops, net.flow.fed_reads(), strict=True)
+        ]
+        BUDGET.check(
+            4 * (_LAYERS * max(layers, default=0) + sum(map(count, shapes.values()))), f"{net.where}: its blobs"
+        )
 
 
 def _shape(net: Net, name: str, given: Any) -> Shape:
@@ -119,10 +129,13 @@ class Recorded:
     Args:
         path: The ``.npz`` file.
 
+    Only the inputs are in memory. Every other array is read when it is looked up, after its size was checked
+    against the budget.
+
     Attributes:
         inputs: Input blob -> float32 array.
-        blobs: Blob -> its last value.
-        tops: ``LAYER:BLOB`` -> what that layer wrote.
+        blobs: Blob -> its last value, float32.
+        tops: ``LAYER:BLOB`` -> what that layer wrote, float32.
         keys: Every key of the file, in its order.
 
     Raises:
@@ -132,19 +145,18 @@ class Recorded:
 
     def __init__(self, path: str | Path) -> None:
         self.name = str(path)
-        self.inputs: dict[str, np.ndarray] = {}
-        self.blobs: dict[str, np.ndarray] = {}
-        self.tops: dict[str, np.ndarray] = {}
-        homes = {"in": self.inputs, "blob": self.blobs, "out": self.blobs, "top": self.tops}
-        self.keys: tuple[str, ...] = ()
-        with opened(path) as archive:
-            if isinstance(archive, np.ndarray):
-                raise FormatError("is a single array", expected="an archive (.npz)", where=self.name, hint=_HINT)
-            self.keys = tuple(archive)
-            for key in self.keys:
-                kind, _, name = key.partition(":")
-                if kind in homes and name:
-                    homes[kind][name] = float32(archive[key], f"{path}: array '{key}'")
+        archive = held(path)
+        if isinstance(archive, np.ndarray):
+            raise FormatError("is a single array", expected="an archive (.npz)", where=self.name, hint=_HINT)
+        self.keys: tuple[str, ...] = tuple(archive)
+        parts = [(key, *key.partition(":")[::2]) for key in self.keys]
+        homes: dict[str, dict[str, str]] = {"in": {}, "blob": {}, "out": {}, "top": {}}
+        for key, kind, name in parts:
+            if kind in homes and name:
+                homes[kind][name] = key
+        self.inputs = dict(_Arrays(archive, homes["in"], self.name))
+        self.blobs: Mapping[str, np.ndarray] = _Arrays(archive, {**homes["blob"], **homes["out"]}, self.name)
+        self.tops: Mapping[str, np.ndarray] = _Arrays(archive, homes["top"], self.name)
         if not self.inputs and not self.blobs:
             raise FormatError("has no key 'in:BLOB', 'out:BLOB' or 'blob:BLOB'", where=self.name, hint=_HINT)
 
@@ -158,6 +170,26 @@ class Recorded:
         if missing:
             have = ", ".join(self.inputs) or "none"
             raise UsageError(f"records no input '{missing[0]}', which the net has (recorded: {have})", where=self.name)
+
+
+class _Arrays(Mapping[str, np.ndarray]):
+    """Arrays of an archive, by names for their keys; each is read, as float32, whenever it is looked up."""
+
+    def __init__(self, archive: Mapping[str, np.ndarray], keys: Mapping[str, str], where: str) -> None:
+        self._archive, self._keys, self._where = archive, keys, where
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        key = self._keys[name]
+        return float32(self._archive[key], f"{self._where}: array '{key}'")
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._keys
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
 
 def write_recorded(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:

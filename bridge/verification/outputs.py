@@ -22,7 +22,7 @@ from bridge.verification.detections import row_metrics
 from bridge.verification.inputs import Recorded, range_text
 from bridge.verification.results import DIFFERENT, SAME, SKIPPED, Metrics, OutputsResult, TopResult, plural
 from bridge.verification.segments import Place, Runner, Segment, segment, sources
-from bridge.verification.stream import StreamedValues, groups
+from bridge.verification.stream import PlacedValues, StreamedValues, groups
 from bridge.verification.tolerance import BoundedTops, Tolerances, bounds, fallback
 
 
@@ -117,16 +117,23 @@ def cut_short(sides: Sequence[Side], needed: Collection[str]) -> list[str]:
 
 def recorded_side(recorded: Recorded, net: Net) -> Side:
     """What a file records: of a blob that is written in place, the last value, unless it has more."""
-    values = _places(net, recorded.inputs)
-    last = {top: (index, place) for index, layer in enumerate(net.layers) for place, top in enumerate(layer.tops)}
-    for index, layer in enumerate(net.layers):
-        for place, top in enumerate(layer.tops):
-            array = recorded.tops.get(f"{layer.name}:{top}")
-            if array is None and last[top] == (index, place):
-                array = recorded.blobs.get(top)
-            if array is not None and not layer.is_input:
-                values[Place(index, place)] = array
-    return Side(recorded.name, values)
+    homes: dict[Place, tuple[Mapping[str, np.ndarray], str]] = {}
+    tops = {
+        Place(index, place): (layer, top)
+        for index, layer in enumerate(net.layers)
+        for place, top in enumerate(() if layer.is_input else layer.tops)
+    }
+    for place, (layer, top) in tops.items():
+        if (name := f"{layer.name}:{top}") in recorded.tops:
+            homes[place] = recorded.tops, name
+        elif top in recorded.blobs and net.flow.last[top] == place:
+            homes[place] = recorded.blobs, top
+
+    def read(part: Segment, _: PlacedValues) -> dict[Place, np.ndarray]:
+        return {place: arrays[name] for place, (arrays, name) in homes.items() if place.layer in part.layers}
+
+    runs = groups(net, recorded.inputs)
+    return Side(recorded.name, StreamedValues(net, _places(net, recorded.inputs), runs, read, tops.keys() - homes))
 
 
 def records(net: Net, side: Side, inputs: Arrays) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ import numpy as np
 from bridge import engines as engine_table
 from bridge.caffe_files.inference import inference_net
 from bridge.engines.sandbox import Sandbox
-from bridge.errors import BridgeError, ModelError, UsageError
+from bridge.errors import BridgeError, BudgetError, ModelError, UsageError
 from bridge.files.atomic import refuse_sources
 from bridge.files.load import Reading, reader_options
 from bridge.schema import Net
@@ -252,6 +252,8 @@ class _Run:
         try:
             self.more = {"given": inputs, "seed": seed, "value_range": span}
             self.inputs = feeding.make_inputs(self.net, **self.more)
+        except BudgetError:
+            raise
         except BridgeError as error:
             if inputs:
                 raise

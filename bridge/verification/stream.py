@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, BudgetError, FormatError
 from bridge.limits.heap import give_back
 from bridge.schema import Net, count
 from bridge.verification.segments import Place, Segment, sources
@@ -132,6 +132,8 @@ class StreamedValues(Mapping[Place, np.ndarray]):
             return
         try:
             found = self._compute(Segment(layers, tuple(read)), self._now)
+        except (BudgetError, FormatError):  # of a file that is read on the way
+            raise
         except BridgeError as error:
             self.problem = error
             return
@@ -141,7 +143,7 @@ class StreamedValues(Mapping[Place, np.ndarray]):
             self._keep_what_hidden_tops_need(index)
 
     def _read_by(self, layers: Sequence[int]) -> list[Place]:
-        """The values that layers are computed from: those that they or hidden ones before them read."""
+        """The values that some layers are computed from: what they read, or what a hidden value is computed from."""
         own = set(layers)
         found = dict.fromkeys(place for index in layers for place in self._reads[index])
         left = list(found)

@@ -35,14 +35,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from bridge.errors import BridgeError, UsageError, nearest
 from bridge.schema import Layer, Net, Shape, count
-from bridge.verification.compare import VALUES, Limits, Relative, flat
+from bridge.verification.compare import Limits, Relative, flat, slices_of
 from bridge.verification.detections import moved as moved_rows
 from bridge.verification.segments import Place, Runner, Segment
 
@@ -238,8 +238,10 @@ def _own(
     """
     layer = runner.net.layers[index]
     bottoms = [known[place] for place in runner.reads[index]]
-    with np.errstate(all="ignore"):
-        derived = layer.rounding_bound(FACTOR * UNIT, *(bottom.astype(np.float64) for bottom in bottoms))
+    derived = None
+    if type(layer).rounding_bound is not Layer.rounding_bound:  # float64 takes twice as much memory
+        with np.errstate(all="ignore"):
+            derived = layer.rounding_bound(FACTOR * UNIT, *(bottom.astype(np.float64) for bottom in bottoms))
     if derived is not None:
         why = "what rounding of its sums, in the order in which engines compute them, changes"
         return {Place(index, top): Bound(derived + TINY, why) for top, _ in enumerate(layer.tops)}
@@ -323,7 +325,7 @@ def _written(values: _Tops, index: int) -> list[tuple[Place, np.ndarray]]:
 def _lost(array: np.ndarray, moved: np.ndarray) -> bool:
     """Whether a finite value is finite no more."""
     x, y = array.reshape(-1), moved.reshape(-1)
-    return any((np.isfinite(x[part]) & ~np.isfinite(y[part])).any() for part in _parts(x))
+    return any((np.isfinite(x[part]) & ~np.isfinite(y[part])).any() for part in slices_of(x))
 
 
 def _roundings(layer: Layer, bottoms: Sequence[Shape]) -> float:
@@ -339,7 +341,7 @@ def _distance(a: np.ndarray, b: np.ndarray | None) -> float:
     if b is None or a.shape != b.shape:
         return 0.0
     x, y, largest = a.reshape(-1), b.reshape(-1), 0.0
-    for part in _parts(x):
+    for part in slices_of(x):
         with np.errstate(invalid="ignore"):
             difference = np.abs(x[part].astype(np.float64) - y[part])
         largest = max(largest, float(difference[np.isfinite(difference)].max(initial=0)))
@@ -367,7 +369,7 @@ def _shifted(
     moved = np.empty(array.shape, np.float32)
     sizes = size if isinstance(size, Relative) else flat(size, array.shape)
     x, y, ways = array.reshape(-1), moved.reshape(-1), signs.reshape(-1)
-    for part in _parts(x):
+    for part in slices_of(x):
         values = x[part].astype(np.float64)
         steps = ways[part] * (sizes[part] * scale)
         shifted = values + (values * steps if relative else steps)
@@ -378,18 +380,13 @@ def _shifted(
 def _counts(array: np.ndarray) -> bool:
     """Whether all values may be places or flags."""
     values = array.reshape(-1)
-    return all((values[part] == np.rint(values[part])).all() for part in _parts(values)) and _largest(array) < WHOLE
+    return all((values[part] == np.rint(values[part])).all() for part in slices_of(values)) and _largest(array) < WHOLE
 
 
 def _largest(array: np.ndarray) -> float:
     """The largest finite magnitude."""
     values, largest = array.reshape(-1), 0.0
-    for part in _parts(values):
+    for part in slices_of(values):
         some = np.abs(values[part])
         largest = max(largest, float(some.max(initial=0, where=np.isfinite(some))))
     return largest
-
-
-def _parts(values: np.ndarray) -> Iterator[slice]:
-    """Slices of a row that are small beside it: what is made of one at a time takes little memory."""
-    return (slice(start, start + VALUES) for start in range(0, values.size, VALUES))

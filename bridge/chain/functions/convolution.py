@@ -308,16 +308,13 @@ class _Windows:
         rows = range(some.start // self.out[1], some.stop // self.out[1])
         columns = columns.reshape(len(image), image.shape[1], *self.kernel, len(rows), self.out[1])
         down, across = (
-            [_covered(windows, stride, place * dilation - pad, extent) for place in range(kernel)]
-            for windows, stride, dilation, pad, kernel, extent in zip(
-                (rows, range(self.out[1])),
-                self.stride,
-                self.dilation,
-                self.pad,
-                self.kernel,
-                image.shape[2:],
-                strict=True,
-            )
+            [
+                _covered(
+                    windows, self.stride[axis], place * self.dilation[axis] - self.pad[axis], image.shape[2 + axis]
+                )
+                for place in range(self.kernel[axis])
+            ]
+            for axis, windows in enumerate((rows, range(self.out[1])))
         )
         for place in itertools.product(*map(range, self.kernel)):
             (from_rows, to_rows), (from_columns, to_columns) = down[place[0]], across[place[1]]
