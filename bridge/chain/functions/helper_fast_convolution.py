@@ -114,8 +114,8 @@ class FastConvolution(Node):
 
     def _products(self, weight: Shape) -> WindowProducts:
         groups = self.options["groups"] if self.number == 1 else 1
-        geometry = (tuple(self.options[name]) for name in ("stride", "pad", "dilate"))
-        return WindowProducts(tuple(weight[2:]), *geometry, groups)
+        stride, pad, dilation = (tuple(self.options[name]) for name in ("stride", "pad", "dilate"))
+        return WindowProducts(tuple(weight[2:]), stride, pad, dilation, groups)
 
     def _split(self, images: np.ndarray) -> list[np.ndarray]:
         return [images] if self.number == 1 else np.split(images, self.number, axis=3)
