@@ -73,7 +73,9 @@ class FastConvolution(Node):
         gradients = []
         for index, before in zip(indexes, grad_inputs, strict=True):
             found = self._gradient(index, g)
-            gradients.append(chainer.as_variable(found if before is None else found + before.array))
+            if before is not None:
+                found += before.array
+            gradients.append(chainer.as_variable(found))
         return tuple(gradients)
 
     def _gradient(self, index: int, g: np.ndarray) -> np.ndarray:
