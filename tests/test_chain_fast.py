@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -248,3 +249,23 @@ def test_sums(cut: bool) -> None:
 
 def test_one_array_twice_in_a_sum() -> None:
     assert_close(both_ways(lambda x: F.caffe_sum([x, x], Tail(None, None, True)), numbers(1, 2, 5, 6, 7)), 1e-7)
+
+
+def test_callers_at_a_time_leave_the_number_of_threads() -> None:
+    need("threadpoolctl")
+    blas = helper_parts._blas()
+    before = blas.num_threads
+    try:
+        blas.set_num_threads(2)
+
+        def caller() -> None:
+            with helper_parts._one_thread_each():
+                pass
+
+        with ThreadPoolExecutor(1) as pool, helper_parts._one_thread_each():
+            pool.submit(caller).result()
+            assert blas.num_threads == 1
+            assert helper_parts._threads() == 2
+        assert blas.num_threads == 2 == helper_parts._threads()
+    finally:
+        blas.set_num_threads(before)

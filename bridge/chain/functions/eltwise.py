@@ -1,6 +1,7 @@
 """Eltwise: a sum of images, with a cut at 0 behind it, in parts that fit in the cache.
 
 Caffe's bits are kept, but the sum is one node of the graph.
+
 Source: eltwise_layer.cpp.
 """
 
