@@ -282,17 +282,6 @@ def test_a_part_of_the_net_runs_from_what_an_earlier_part_handed_on() -> None:
         assert np.array_equal(chain.run({"x": first["x"]}, start=3, stop=-1)["x"].array, whole["x"].array)
 
 
-def test_a_layer_in_place_leaves_what_others_read_before_as_it_was() -> None:
-    text = """
-    layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 1 dim: 2 } } }
-    layer { name: "p" type: "Power" bottom: "x" top: "y" power_param { scale: 1 } }
-    layer { name: "keep" type: "Split" bottom: "y" top: "k" }
-    layer { name: "neg" type: "Power" bottom: "y" top: "y" power_param { scale: -1 } }
-    layer { name: "sum" type: "Eltwise" bottom: "k" bottom: "y" top: "z" }
-    """
-    assert not built(text)(np.float32([[1, 2]])).array.any()
-
-
 def test_what_chainer_cannot_run_is_named_all_of_it() -> None:
     need("chainer")
     text = """

@@ -101,8 +101,8 @@ class NetChain(chainer.Chain):
         net_outputs: Names of the output blobs.
         exact: Whether a training step has Caffe's bits on the CPU, as a replay of a Caffe run needs them. Otherwise
             what is trained is computed the fast way (:mod:`bridge.chain.functions.helper_parts`), and values differ by
-            about 1e-6 of the largest. What is frozen below it, and a pass in test mode or without gradients, always has
-            Caffe's bits.
+            about 1e-6 of the largest, 1e-5 where Winograd's way is taken. What is frozen below it, and a pass in test
+            mode or without gradients, always has Caffe's bits.
     """
 
     exact = False

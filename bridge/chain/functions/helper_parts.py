@@ -45,12 +45,12 @@ def is_wanted(*variables: Any) -> bool:
 
     What is frozen, and takes nothing that is trained, has Caffe's bits, so that its values can be kept.
     """
-    return _FAST.get() and any(x is not None and x.requires_grad for x in variables)
+    return _FAST.get() and any(getattr(x, "requires_grad", False) for x in variables)  # not an array
 
 
 def is_fast(x: Any, *others: Any) -> bool:
     """The same for a function of float32 images ``x`` (N, C, H, W) on the CPU."""
-    images = x.ndim == 4 and type(x.array) is np.ndarray and x.dtype == np.float32 and x.size > 0
+    images = x.ndim == 4 and type(getattr(x, "array", x)) is np.ndarray and x.dtype == np.float32 and x.size > 0
     return images and is_wanted(x, *others)
 
 

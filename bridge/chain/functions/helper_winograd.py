@@ -2,7 +2,7 @@
 
 A tile of 6 x 6 values gives 4 x 4 results. Tiles and kernels are transformed, multiplied place by place, as one
 matrix product over channels for each of the 36 places, and transformed back. Images are channels-last, so that each
-step of a transformation is one operation on long rows. Results differ from those of a plain sum by about 1e-6 of the
+step of a transformation is one operation on long rows. Results differ from those of a plain sum by up to 1e-5 of the
 largest.
 
 Source: A. Lavin and S. Gray, Fast Algorithms for Convolutional Neural Networks, 2016.
