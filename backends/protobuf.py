@@ -97,23 +97,27 @@ def _open(path: str | Path, kind: str) -> FileBytes:
 
 def _writers(source: FileBytes, forks: tuple[str, ...]) -> tuple[str, ...]:
     """The forks that can have written a file, by the numbers of fields that not all of them have."""
-    net = Span(FileBytes(source.buffer, source.name), 0, source.size, schema("NetParameter"), "NetParameter")
+    walked = FileBytes(source.buffer, source.name)
+    net = Span(walked, 0, source.size, schema("NetParameter"), "NetParameter")
     with contextlib.suppress(FormatError):  # of a damaged file the reading itself says what is wrong, and where
         for number, wire, a, b in net.fields():
             field = net.schema.by_number.get(number)
             if field is None:
                 forks = writers_of(forks, "NetParameter", number, wire)
             elif field.name == "layer" and wire == LENGTH:
-                forks = _layer_writers(net.child("layer", a, b, schema(field.type)), forks)
+                left, layer = walked.left, net.child("layer", a, b, schema(field.type))
+                forks = _layer_writers(layer, forks)
+                layer.refund(left)
     return forks
 
 
 def _layer_writers(layer: Span, forks: tuple[str, ...]) -> tuple[str, ...]:
     """The same by the fields of one layer: by those that its type reads, and by NVCaffe's that are no messages."""
-    fields = [(number, wire, a, b) for number, wire, a, b in layer.fields() if number >= 2]
-    kinds = [layer.source.buffer[a:b] for number, wire, a, b in fields if (number, wire) == (2, LENGTH)]
-    names = read_messages(kinds[-1].decode("latin-1")) if kinds else ()
-    for number, wire, *_ in fields:
+    kind = None
+    for number, wire, a, b in layer.fields():
+        kind = (a, b) if (number, wire) == (2, LENGTH) else kind
+    names = read_messages(layer.source.buffer[slice(*kind)].decode("latin-1")) if kind else ()
+    for number, wire, *_ in layer.fields():
         if number >= FIRST_PARAM and (names or wire != LENGTH):
             forks = writers_of(forks, "LayerParameter", number, wire, names if wire == LENGTH else ())
     return forks
@@ -140,7 +144,7 @@ class _Reader:
 
     def layer(self, span: Span) -> Message:
         """A layer of any generation."""
-        message = Message(span.source.name)
+        message, left = Message(span.source.name), span.source.left
         params: list[FieldExtent] = []
         for entry in span.fields():
             field = span.schema.by_number.get(entry[0])
@@ -156,6 +160,8 @@ class _Reader:
                 params.append(entry)
         for entry in params:
             self.param(message, span, entry)
+        if message.get("name") and "type" in message:
+            span.refund(left)
         return message
 
     def param(self, message: Message, span: Span, entry: FieldExtent) -> None:

@@ -32,6 +32,10 @@ _TRUNCATED = "the file looks truncated; compare its size with the original"
 MAX_MESSAGE_DEPTH = 64
 """Groups nested deeper than this are refused; messages nest only as deep as the schema."""
 _MESSAGE_COST = 8
+_LAYER_FIELDS = 64
+"""So many fields, or as many as it has bytes, a layer with a name and a type may have beside those of the file."""
+_LAYERS_FIELDS = 1 << 20
+"""All layers of a file together: enough for 20,000."""
 LONGEST_TEXT = 1 << 20
 """Longer names and texts are refused; a net's longest are a few kilobytes."""
 
@@ -51,7 +55,7 @@ class FileBytes:
         stamp: What the file was when it was mapped.
     """
 
-    __slots__ = ("buffer", "left", "name", "size", "stamp")
+    __slots__ = ("buffer", "left", "left_of_layers", "name", "size", "stamp")
 
     def __init__(self, buffer: bytes | mmap.mmap, name: str, stamp: Stamp | None = None) -> None:
         self.buffer = buffer
@@ -59,6 +63,7 @@ class FileBytes:
         self.size = len(buffer)
         self.stamp = stamp
         self.left = fields(self.size)
+        self.left_of_layers = _LAYERS_FIELDS
 
     @classmethod
     def open(cls, path: str | Path) -> FileBytes:
@@ -157,6 +162,17 @@ class Span:
         self.source.left -= cost
         if self.source.left < 0:
             raise self.error(at, "more fields than a net can have", "this is no model, or it is damaged")
+
+    def refund(self, left: int) -> None:
+        """Count the fields of this message, a layer, as those of a net of many layers.
+
+        Args:
+            left: What was left in the file before the layer was read.
+        """
+        source = self.source
+        spent = min(left - source.left, _LAYER_FIELDS, self.end - self.start, source.left_of_layers)
+        source.left += spent
+        source.left_of_layers -= spent
 
     def varint(self, at: int, field_at: int, number: int = 0) -> tuple[int, int]:
         """The varint at a byte, and the byte after it."""

@@ -122,6 +122,25 @@ def test_a_model_has_its_own_data_beside_it_at_every_moment(
     assert {"e.onnx", "e.onnx.data"} <= {path.name for path in tmp_path.iterdir()}
 
 
+def test_an_interrupt_behind_the_model_leaves_its_data(
+    model: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("onnxruntime")
+    import onnxruntime
+
+    rename, calls = os.replace, iter(range(100))
+
+    def interrupted(*paths: Any) -> None:
+        rename(*paths)
+        if next(calls) == 1:  # the data have their name, and now the model
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bridge.export_onnx(bridge.load(*model), tmp_path / "e.onnx", external_data="file", check=False)
+    onnxruntime.InferenceSession(str(tmp_path / "e.onnx"), providers=["CPUExecutionProvider"])
+
+
 def _doubled(layer: Any) -> Any:
     import dataclasses
 

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import bridge
 from bridge.caffe_files.inference import inference_net
+from bridge.caffe_files.prototxt import parse
 from bridge.exporting import export_onnx
 from bridge.verification.parts import compare_nets
+from tests import encode
 from tests.conftest import need
 from tests.nets import make
 
@@ -80,3 +83,16 @@ def test_twice_the_layers_take_twice_the_calls(what: str, tmp_path: Path) -> Non
     job(what, 4, tmp_path)()  # what is imported, and made once
     few, many = (calls(job(what, layers, tmp_path)) for layers in (LAYERS, 2 * LAYERS))
     assert many <= MOST * few, f"{few} calls for {LAYERS} layers, {many} for twice as many"
+
+
+def test_a_file_of_many_small_layers_is_read(tmp_path: Path) -> None:
+    layers = 3000
+    net = encode.net(
+        [
+            (parse(f'name: "c{index}" type: "Convolution" bottom: "a" top: "a" convolution_param {{ num_output: 1 }}'),
+             [encode.blob(np.ones((1, 1, 1, 1)), "packed")])
+            for index in range(layers)
+        ], "V2", parse('name: "n"'),
+    )  # fmt: skip
+    (tmp_path / "a.caffemodel").write_bytes(net)
+    assert len(bridge.load(tmp_path / "a.caffemodel").layers) == layers

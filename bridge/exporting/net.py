@@ -19,7 +19,7 @@ from bridge.caffe_files.inference import inference_net, select_outputs
 from bridge.caffe_files.structure import check_tops
 from bridge.errors import ModelError, UsageError
 from bridge.exporting.targets import check_operators, find_target, net_for
-from bridge.files.atomic import atomic, check_sources, refuse_sources
+from bridge.files.atomic import atomic, check_sources, file_of, refuse_sources
 from bridge.limits.sources import OPENED, check_unchanged, open_file, stamp_of
 from bridge.schema import Net, Opaque
 from bridge.schema.net import distinct
@@ -214,7 +214,7 @@ def _write_pair(file: OnnxFile, path: Path, net: Net) -> None:
     name, which nothing refers to any more, and the model is written again to refer to that.
     """
     beside = _beside(path)
-    taken = path.exists() or beside.exists()
+    taken, before = path.exists() or beside.exists(), file_of(path)
     staged = beside.with_name(f"{path.name}.{secrets.token_hex(6)}.data") if taken else beside
     with atomic(staged, durable=False) as data:
         _store(file.store_beside(staged), data)
@@ -223,7 +223,8 @@ def _write_pair(file: OnnxFile, path: Path, net: Net) -> None:
         with atomic(path, durable=False) as model:
             _store(file.pieces(), model)
     except BaseException:
-        staged.unlink(missing_ok=True)
+        if file_of(path) == before:  # an interrupt may come when the new model is there already, and needs its data
+            staged.unlink(missing_ok=True)
         raise
     if staged != beside and _renamed(staged, beside):
         file.external = {name: (beside.name, offset) for name, (_, offset) in file.external.items()}

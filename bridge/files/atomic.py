@@ -67,10 +67,10 @@ def refuse_sources(sources: Iterable[str | Path], targets: Iterable[str | Path])
     Raises:
         UsageError: A target is a source, or another target, under whatever name.
     """
-    read = {file: source for source in sources if (file := _file(source)) is not None}
+    read = {file: source for source in sources if (file := file_of(source)) is not None}
     written: dict[Any, str | Path] = {}
     for target in targets:
-        file = _file(target)
+        file = file_of(target)
         if file is not None and file in read:
             raise UsageError("would be written over: it is what is read", where=str(read[file]))
         key = file or os.path.realpath(target)
@@ -79,7 +79,7 @@ def refuse_sources(sources: Iterable[str | Path], targets: Iterable[str | Path])
         written[key] = target
 
 
-def _file(path: str | Path) -> tuple[int, int] | None:
+def file_of(path: str | Path) -> tuple[int, int] | None:
     """Device and inode; ``None`` where there is no such file."""
     try:
         return Stamp.of(os.stat(path)).file
@@ -115,7 +115,7 @@ def _guard(target: Path) -> None:
     """Refuse a target that is a source, and one whose sources have changed, where a command has begun."""
     if not OPENED.guarded:
         return
-    file = _file(target)
+    file = file_of(target)
     if file in OPENED.stamps:
         raise UsageError("would be written over: it is what is read", where=str(target))
     for path, stamp in OPENED.stamps.values():
