@@ -14,7 +14,6 @@ import bridge
 from bridge.caffe_files import prototxt
 from bridge.caffe_files.assemble import assemble
 from bridge.errors import MissingExtraError, UnsupportedLayerError, UsageError
-from bridge.layers import build_layer
 from tests.conftest import need
 from tests.strategies import CASES
 from tests.test_chain import IN_PLACE, X, built
@@ -116,26 +115,28 @@ def test_losses_on_a_device_are_what_caffe_recorded(name: str, device: Any) -> N
             np.testing.assert_allclose(inputs[key[7:]].grad.get(), expected, 1e-5, 1e-7)
 
 
-@pytest.mark.parametrize("dtype", ["f4", "f2"])
-def test_the_softmax_loss_weighs_classes_on_a_device(dtype: str, device: Any) -> None:
-    """Also for float16, whose labels are not read back either."""
-    from bridge.chain.functions import F, chainer
-    from bridge.layers.softmax_with_loss import SoftmaxWithLoss
-    from bridge.testing.device import DeviceArray
-    from bridge.testing.device_chainer import on_host
+class _SeenError(Exception):
+    """Ends a test where the values that it looks at are there."""
 
-    layer = build_layer(SoftmaxWithLoss.define("loss", ["x", "label"], ["loss"]))
-    x = np.random.default_rng(0).normal(0, 1, (6, 3)).astype(dtype)
-    for weights in ((), (1.0, 5.0, 0.5)):
-        weighing: Any = layer.changed(class_weights=weights)
-        with on_host():
-            expected = F.caffe_softmax_with_loss(chainer.Variable(x), chainer.Variable(np.arange(6) % 3), weighing)
-        fed = [chainer.Variable(np.zeros(1, "f")) for _ in range(2)]
-        fed[0]._data[0], fed[1]._data[0] = DeviceArray(x), DeviceArray(np.arange(6) % 3)
-        before = device.copies
-        found = F.caffe_softmax_with_loss(*fed, weighing)
-        assert device.copies == before or weights
-        np.testing.assert_allclose(found.array.get(), expected.array, rtol=1e-5)
+
+@pytest.mark.parametrize("dtype", ["f4", "f2"])
+def test_the_softmax_loss_weighs_classes_on_a_device(dtype: str, device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel knows no weights, so it is not taken."""
+    from bridge.chain.functions import chainer, softmax_with_loss
+    from bridge.testing.device import DeviceArray
+
+    def seen(shape: Any, target: Any, counted: Any, divisor: int) -> None:
+        assert counted.get().tolist() == [1, 5, 0.5, 1, 5, 0.5]
+        raise _SeenError
+
+    monkeypatch.setattr(softmax_with_loss, "_SoftmaxLoss", seen)
+    text = 'input: "x" input_shape { dim: 6 dim: 3 } input: "label" input_shape { dim: 6 } layer { name: "loss" '
+    text += 'type: "SoftmaxWithLoss" bottom: "x" bottom: "label" loss_param { weight_by_label_freqs: true '
+    text += "class_weighting: 1 class_weighting: 5 class_weighting: 0.5 } }"
+    fed = [chainer.Variable(np.zeros(1, "f")) for _ in range(2)]
+    fed[0]._data[0], fed[1]._data[0] = DeviceArray(np.zeros((6, 3), dtype)), DeviceArray(np.arange(6) % 3)
+    with pytest.raises(_SeenError):
+        softmax_with_loss.caffe_softmax_with_loss(*fed, assemble(None, prototxt.parse(text)).layers[-1])  # type: ignore[arg-type]
 
 
 def test_the_softmax_loss_has_a_second_derivative_on_a_device(device: Any) -> None:
