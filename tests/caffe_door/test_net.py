@@ -200,7 +200,7 @@ def test_wrong_arguments(tmp_path: Path, call: Any, error: type[BridgeError], me
         ('bottom: "pool"', 'bottom: "pol"', ModelError, "layer 'ip' .*reads blob 'pol'(.|\n)*did you mean 'pool'"),
         ("kernel_size: 3", "kernel_size: 30", ModelError, "layer 'conv'"),
         ("num_output: 4", "num_output: 0", ModelError, "layer 'conv'"),
-        ("name: \"conv\"", 'name: "conv" param { } param { } param { }', ModelError, "'conv'.*3 param, expected at most 2"),
+        ("name: \"conv\"", 'name: "conv" param { } param { } param { }', ModelError, "'conv'.*3 param, .*most 2"),
         ("kernel_size: 3", "kernel_size: 3 strid: 2", UnknownFieldError, "'conv'.*strid: 2(.|\n)*mean 'stride'"),
         ('name: "conv"', 'name: "conv" botom: "data"', UnknownFieldError, "layer 'conv'.*botom(.|\n)*take it out of"),
         ('top: "ip"', 'top: "pool2" propagate_down: true propagate_down: true', ModelError, "reads blob 'ip'"),
