@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,7 @@ layer { name: "conv2" type: "Convolution" bottom: "pool1" top: "conv2"
         convolution_param { num_output: 32 kernel_size: 3 pad: 1 group: 32 weight_filler { type: "xavier" } } }
 layer { name: "scale2" type: "Scale" bottom: "conv2" top: "conv2" scale_param { bias_term: true } }
 layer { name: "sum" type: "Eltwise" bottom: "pool1" bottom: "conv2" top: "sum" }
+layer { name: "relu" type: "ReLU" bottom: "sum" top: "sum" }
 layer { name: "mean" type: "Pooling" bottom: "sum" top: "mean" pooling_param { pool: AVE kernel_size: 10 } }
 layer { name: "fc" type: "InnerProduct" bottom: "mean" top: "fc"
         inner_product_param { num_output: 5 weight_filler { type: "xavier" } } }
@@ -235,3 +237,35 @@ def test_unused_memory_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(2 * helper_memory._AGE):
         helper_memory.take((1 << 18,))
     assert list(helper_memory._HELD) in ([1 << 18], [1 << 19])  # the larger one may serve the smaller
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_sums(cut: bool) -> None:
+    shape = (2, 5, 6, 7)
+    tail = Tail(None, None, cut)
+    arrays = [numbers(seed, *shape) for seed in range(3)]
+    assert_close(both_ways(lambda *terms: F.caffe_sum(terms, tail), *arrays), 1e-7)
+
+
+def test_one_array_twice_in_a_sum() -> None:
+    assert_close(both_ways(lambda x: F.caffe_sum([x, x], Tail(None, None, True)), numbers(1, 2, 5, 6, 7)), 1e-7)
+
+
+def test_callers_at_a_time_leave_the_number_of_threads() -> None:
+    need("threadpoolctl")
+    blas = helper_parts._blas()
+    before = blas.num_threads
+    try:
+        blas.set_num_threads(2)
+
+        def caller() -> None:
+            with helper_parts._one_thread_each():
+                pass
+
+        with ThreadPoolExecutor(1) as pool, helper_parts._one_thread_each():
+            pool.submit(caller).result()
+            assert blas.num_threads == 1
+            assert helper_parts._threads() == 2
+        assert blas.num_threads == 2 == helper_parts._threads()
+    finally:
+        blas.set_num_threads(before)

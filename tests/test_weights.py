@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import weakref
 from typing import Any
 
 import numpy as np
@@ -253,3 +255,17 @@ def test_fills_an_array_of_cupy() -> None:
     array = cupy.empty((6, 4, 3, 3), np.float32)
     conv.initializer("weight")(array)
     assert bits(cupy.asnumpy(array)) == bits(spread_groups(conv.weight, 2))
+
+
+def test_values_are_freed_with_their_blob() -> None:
+    values = np.zeros(3, np.float32)
+    watched = weakref.ref(values)
+    blob = Blob.of(values)
+    twin = blob.reshaped((3, 1))
+    assert twin.origin is blob.origin is blob
+    gc.disable()  # a cycle would wait for it
+    try:
+        del values, blob, twin
+        assert watched() is None
+    finally:
+        gc.enable()

@@ -206,11 +206,11 @@ class NetChain(chainer.Chain):
         layer, tail, end = self._layers[index], NO_TAIL, index + 1
         own = [self.array(index, role) for role in self._homes[index]]
         params = [array for array in own if isinstance(array, chainer.Parameter)]
-        if not layer.takes_tail or not is_fast(_find(values, layer.bottoms[0], layer), *params):
+        if not layer.takes_cut or not is_fast(_find(values, layer.bottoms[0], layer), *params):
             return tail, end
         while end < stop and not tail.positive and self._layers[end].bottoms == self._layers[end].tops == layer.tops:
             following = self._layers[end].chainer_tail(F, self._link(end))
-            if following is None:
+            if following is None or not (layer.takes_tail or following.only_cuts):
                 break
             tail, end = tail.then(following), end + 1
         return tail, end

@@ -359,6 +359,9 @@ class ChainerFunctions(Protocol):
     def caffe_softmax_with_loss(self, x: Any, labels: Any, layer: SoftmaxWithLoss) -> Any:
         """The loss, a number, of (axes..., classes, axes...) with a label per place."""
 
+    def caffe_sum(self, terms: Sequence[Any]) -> Any:
+        """The sum of variables of one shape."""
+
     def caffe_upsample(self, x: Any, mask: Any, space: Shape) -> Any:
         """(N, C, H, W) at the places ``mask``, of the same shape, in planes of (height, width) ``space``."""
 

@@ -56,9 +56,13 @@ class Eltwise(CaffeLayer):
             return str(reduce(g.Add, terms))
         return str(reduce(g.Mul, x) if self.operation == "PROD" else g.Max(*x))
 
+    @property
+    def takes_cut(self) -> bool:
+        return self.operation == "SUM"
+
     def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         if self.operation == "SUM":
-            return reduce(lambda a, b: a + b, [v if c == 1 else v * c for v, c in self._terms(x)])
+            return F.caffe_sum([v if c == 1 else v * c for v, c in self._terms(x)])
         if self.operation == "PROD":
             return reduce(lambda a, b: a * b, x)
         # of equal values Caffe gives the gradient to the second bottom, and of later ones to the first that has it

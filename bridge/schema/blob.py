@@ -38,7 +38,7 @@ class Blob:
     Layers that share a parameter hold blobs of one ``origin``.
     """
 
-    __slots__ = ("_array", "_load", "dtype", "location", "origin", "shape")
+    __slots__ = ("_array", "_load", "_origin", "dtype", "location", "shape")
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Blob:
         self.shape: Shape = tuple(int(n) for n in shape)
         self.dtype = np.dtype(dtype)
         self.location = location
-        self.origin: Blob = self
+        self._origin: Blob | None = None  # not itself: a cycle would keep large values until they are collected
         self._load: Callable[[], np.ndarray] = load
         self._array: np.ndarray | None = None
 
@@ -59,6 +59,15 @@ class Blob:
         """A blob around values that are already in memory."""
         values = np.asarray(array)
         return cls(values.shape, values.dtype, lambda: values)
+
+    @property
+    def origin(self) -> Blob:
+        """The blob that this one has its values of; itself, where it is no other's."""
+        return self if self._origin is None else self._origin
+
+    @origin.setter
+    def origin(self, blob: Blob) -> None:
+        self._origin = None if blob is self else blob
 
     @property
     def size(self) -> int:

@@ -261,6 +261,11 @@ class Layer(LayerHooks):
         """Whether what follows per channel may be computed with the layer: it ends in ``F.caffe_convolution``."""
         return False
 
+    @property
+    def takes_cut(self) -> bool:
+        """The same for a cut at 0 alone: it ends in ``F.caffe_sum``, say."""
+        return self.takes_tail
+
     def chainer_tail(self, F: Any, link: Any) -> Any:
         """What the layer does to each channel, where it is no more than a factor, a shift and a cut at 0.
 

@@ -52,6 +52,7 @@ HOMES = {
     "caffe_roi_pooling": "roi_pooling",
     "caffe_sigmoid_cross_entropy_loss": "sigmoid_cross_entropy_loss",
     "caffe_softmax_with_loss": "softmax_with_loss",
+    "caffe_sum": "eltwise",
     "caffe_upsample": "upsample",
     # for any layer
     "fold_batch_axes": "helper_axes",

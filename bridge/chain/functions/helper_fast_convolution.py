@@ -73,7 +73,9 @@ class FastConvolution(Node):
         gradients = []
         for index, before in zip(indexes, grad_inputs, strict=True):
             found = self._gradient(index, g)
-            gradients.append(chainer.as_variable(found if before is None else found + before.array))
+            if before is not None:
+                found += before.array
+            gradients.append(chainer.as_variable(found))
         return tuple(gradients)
 
     def _gradient(self, index: int, g: np.ndarray) -> np.ndarray:
@@ -114,8 +116,8 @@ class FastConvolution(Node):
 
     def _products(self, weight: Shape) -> WindowProducts:
         groups = self.options["groups"] if self.number == 1 else 1
-        geometry = (tuple(self.options[name]) for name in ("stride", "pad", "dilate"))
-        return WindowProducts(tuple(weight[2:]), *geometry, groups)
+        stride, pad, dilation = (tuple(self.options[name]) for name in ("stride", "pad", "dilate"))
+        return WindowProducts(tuple(weight[2:]), stride, pad, dilation, groups)
 
     def _split(self, images: np.ndarray) -> list[np.ndarray]:
         return [images] if self.number == 1 else np.split(images, self.number, axis=3)

@@ -100,8 +100,17 @@ def each(work: Callable[[_T], object], parts: Iterable[_T]) -> None:
 
 
 def _threads() -> int:
+    """The threads of a matrix product, outside of all parts."""
     found = _blas()
-    return 1 if found is None else int(found.num_threads)
+    if found is None:
+        return 1
+    with _LOCK:
+        return int(_BEFORE[0] if _BEFORE else found.num_threads)
+
+
+_LOCK = threading.Lock()
+_BEFORE: list[int] = []
+"""The number of threads before parts began, and a 0 for each caller whose parts are under way."""
 
 
 @functools.cache
@@ -119,12 +128,19 @@ def _blas() -> Any:
 
 @contextlib.contextmanager
 def _one_thread_each() -> Iterator[None]:
-    before = _blas().num_threads
-    _blas().set_num_threads(1)
+    """Products are computed by the thread that asks for them; several callers at a time leave the number as it was."""
+    with _LOCK:
+        if not _BEFORE:
+            _BEFORE.append(_blas().num_threads)
+            _blas().set_num_threads(1)
+        _BEFORE.append(0)
     try:
         yield
     finally:
-        _blas().set_num_threads(before)
+        with _LOCK:
+            _BEFORE.pop()
+            if len(_BEFORE) == 1:
+                _blas().set_num_threads(_BEFORE.pop())
 
 
 @functools.cache

@@ -46,7 +46,7 @@ class WindowProducts:
     def _by_tiles(self, images: int, out: Shape, channels: int) -> bool:
         """Whether to take Winograd's way."""
         once = self.kernel == (3, 3) and self.stride == self.dilation == (1, 1) and max(self.pad) <= 2
-        return once and self.groups == 1 and channels >= 32 and winograd.is_faster(images, *out)
+        return once and self.groups == 1 and channels >= 32 and winograd.is_faster(images, out)
 
     def forward(self, x: np.ndarray, W: np.ndarray, b: Any, positive: bool) -> np.ndarray:
         """Results (N, rows, columns, O) of images (N, H, W, C)."""
@@ -130,7 +130,7 @@ class WindowProducts:
             finish(found)
             own[...] = found
 
-        each(work, winograd.tile_rows(len(x), *out, x.shape[3] + y.shape[3]))
+        each(work, winograd.tile_rows(len(x), out, x.shape[3] + y.shape[3]))
 
     # -- a kernel for each channel
 
@@ -147,7 +147,7 @@ class WindowProducts:
     def _channel_weights(self, x: np.ndarray, g: np.ndarray, shape: Shape) -> np.ndarray:
         padded = self._bordered(x, g.shape[1:3])
 
-        def work(part: tuple[int, slice]) -> np.ndarray:
+        def work(part: tuple[int, slice]) -> Any:
             own = g[part]
             return np.einsum("ijrqc,rqc->ijqc", self._places(padded, part, own.shape), self._joined(own))
 
@@ -227,10 +227,10 @@ class WindowProducts:
             rows = g[part].reshape(-1, shape[0])
             return np.matmul(rows.T, windows[part].reshape(-1, size), out=take((shape[0], size)))
 
-        total = _summed(work, self._parts(windows)).reshape(shape[0], *self.kernel, shape[1])
+        total: np.ndarray = _summed(work, self._parts(windows)).reshape(shape[0], *self.kernel, shape[1])
         if self.kernel == (1, 1):
             return total.reshape(shape)
-        gradient = take(shape)
+        gradient: np.ndarray = take(shape)
         gradient[...] = total.transpose(0, 3, 1, 2)
         return gradient
 
@@ -248,7 +248,9 @@ class WindowProducts:
             products, tiles = winograd.spread_gradient(g[part.values], part), winograd.tiles(padded, part)
             return np.matmul(products.swapaxes(1, 2), tiles, out=take((36, products.shape[2], tiles.shape[2])))
 
-        return winograd.kernel_gradient(_summed(work, winograd.tile_rows(*g.shape[:3], x.shape[3] + g.shape[3])))
+        return winograd.kernel_gradient(
+            _summed(work, winograd.tile_rows(len(g), g.shape[1:3], x.shape[3] + g.shape[3]))
+        )
 
 
 def _summed(work: Any, parts: Any) -> Any:

@@ -33,6 +33,11 @@ class Tail(NamedTuple):
         return Tail(_product(self.factor, other.factor), _sum(shift, other.shift), other.positive)
 
     @property
+    def only_cuts(self) -> bool:
+        """Whether it is no more than the cut at 0."""
+        return self.factor is None and self.shift is None
+
+    @property
     def fixed(self) -> bool:
         """Whether the factor, if there is one, is an array, which no gradient is asked for."""
         return not isinstance(self.factor, chainer.Variable)
@@ -61,7 +66,7 @@ def tail(factor: Any = None, shift: Any = None, positive: bool = False) -> Tail:
 
 
 def with_tail(functions: Any, own: Tail) -> Any:
-    """The functions ``F``, with a ``caffe_convolution`` that ends in a tail."""
+    """The functions ``F``, with a ``caffe_convolution`` and a ``caffe_sum`` that end in a tail."""
     return _WithTail(functions, own)
 
 
@@ -69,6 +74,7 @@ class _WithTail:
     def __init__(self, functions: Any, own: Tail) -> None:
         self._functions = functions
         self.caffe_convolution = functools.partial(functions.caffe_convolution, tail=own)
+        self.caffe_sum = functools.partial(functions.caffe_sum, tail=own)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._functions, name)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bridge.chain.functions.helper_memory import take
+from bridge.schema import Shape
 
 _KERNEL = np.array(
     [
@@ -58,8 +59,9 @@ class TileRows(NamedTuple):
         return self.images, slice(self.first * TILE, (self.first + self.down) * TILE)
 
 
-def is_faster(images: int, rows: int, columns: int) -> bool:
-    """Whether there are enough tiles to make up for the transformation of the kernels, for results of this shape."""
+def is_faster(images: int, out: Shape) -> bool:
+    """Whether there are enough tiles, for results of extents ``out``, to make up for the kernels' transformation."""
+    rows, columns = out
     tiles = -(-rows // TILE) * -(-columns // TILE)
     return images * tiles >= 48 and rows * columns >= 9 * tiles
 
@@ -80,16 +82,15 @@ def kernel_gradient(transformed: np.ndarray) -> np.ndarray:
     return gradient
 
 
-def tile_rows(images: int, rows: int, columns: int, channels: int) -> Iterator[TileRows]:
+def tile_rows(images: int, out: Shape, channels: int) -> Iterator[TileRows]:
     """The tiles of a batch, in parts that fit in the cache.
 
     Args:
         images: Number of images.
-        rows: Results along the height of an image.
-        columns: Results along its width.
+        out: Extents of the results of an image.
         channels: Channels of tiles and results together.
     """
-    down, across = -(-rows // TILE), -(-columns // TILE)
+    down, across = (-(-extent // TILE) for extent in out)
     most = max(_LEAST, _CHUNK // (36 * 4 * channels))
     together = max(1, min(images, most // (down * across)))
     step = down if together > 1 else max(1, min(down, most // across))

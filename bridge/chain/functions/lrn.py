@@ -191,10 +191,12 @@ def _window_sums(terms: np.ndarray, half: int, out: np.ndarray) -> np.ndarray:
 def _fast_power(scale: np.ndarray, beta: float) -> np.ndarray:
     """``scale ** -beta`` in float32."""
     if beta != 0.75:
-        return np.power(scale, np.float32(-beta))
-    root = np.sqrt(scale)
+        power: np.ndarray = np.power(scale, np.float32(-beta))
+        return power
+    root: np.ndarray = np.sqrt(scale)
     root *= np.sqrt(root)
-    return np.divide(1, root, out=root)
+    np.divide(1, root, out=root)
+    return root
 
 
 class _Gradient(chainer.FunctionNode):
