@@ -23,9 +23,9 @@ from bridge.chain.functions.helper_tail import NO_TAIL, Tail  # noqa: E402
 
 GEOMETRIES = {  # inputs, outputs, groups, kernel, stride, pad, dilation, height
     "stem": (3, 8, 1, (3, 3), (2, 2), (1, 1), (1, 1), 17),
-    "tiles": (32, 40, 1, (3, 3), (1, 1), (1, 1), (1, 1), 30),
-    "tiles, uneven pads": (32, 40, 1, (3, 3), (1, 1), (0, 2), (1, 1), 30),
-    "tiles in groups": (64, 64, 2, (3, 3), (1, 1), (1, 1), (1, 1), 29),
+    "tiles": (64, 72, 1, (3, 3), (1, 1), (1, 1), (1, 1), 30),
+    "tiles, uneven pads": (64, 72, 1, (3, 3), (1, 1), (0, 2), (1, 1), 30),
+    "tiles in groups": (128, 128, 2, (3, 3), (1, 1), (1, 1), (1, 1), 29),
     "pointwise": (64, 32, 1, (1, 1), (1, 1), (0, 0), (1, 1), 9),
     "pointwise, stride": (64, 32, 1, (1, 1), (2, 2), (0, 0), (1, 1), 9),
     "pointwise, pad": (4, 8, 1, (1, 1), (1, 1), (1, 1), (1, 1), 5),
@@ -146,7 +146,7 @@ def assert_alike(function: Callable[..., Any], *arrays: Any) -> None:
 
 
 ALIKE = {
-    "tiles of few images": (32, 40, 1, (3, 3), (1, 1), (1, 1), (1, 1), 12),
+    "tiles of few images": (64, 72, 1, (3, 3), (1, 1), (1, 1), (1, 1), 11),
     "tiles of several images": (64, 64, 1, (3, 3), (1, 1), (1, 1), (1, 1), 24),
     "large windows": (16, 16, 1, (5, 5), (1, 1), (2, 2), (1, 1), 48),
     "several groups of images": (64, 64, 1, (1, 1), (1, 1), (0, 0), (1, 1), 60),

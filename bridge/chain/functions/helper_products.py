@@ -20,6 +20,8 @@ from bridge.schema import Shape, count
 
 _WINDOWS = 1 << 21
 """Bytes of windows to hold at a time."""
+_CHANNELS = 64
+"""Channels with which Winograd's way is faster, at least: with fewer, the transformations take most of the time."""
 _ROWS = 1024
 """Rows of a matrix product at least: each time the whole kernel is read."""
 
@@ -45,14 +47,14 @@ class WindowProducts:
         return tuple((n + 2 * p - (d * (k - 1) + 1)) // s + 1 for n, k, s, p, d in geometry)
 
     def _by_tiles(self, images: int, out: Shape, channels: int) -> bool:
-        """Whether to take Winograd's way, in a whole batch of so many images."""
+        """Whether to take Winograd's way, for a whole batch and the fewer of the inputs' and the outputs' channels."""
         once = self.kernel == (3, 3) and self.stride == self.dilation == (1, 1) and max(self.pad) <= 2
-        return once and self.groups == 1 and channels >= 32 and winograd.is_faster(images, out)
+        return once and self.groups == 1 and channels >= _CHANNELS and winograd.is_faster(images, out)
 
     def forward(self, x: np.ndarray, W: np.ndarray, b: Any, positive: bool) -> np.ndarray:
         """Results (N, rows, columns, O) of images (N, H, W, C)."""
         out, (_, images), channels = self.out(x.shape[1:3]), place_in_batch(len(x)), x.shape[3]
-        by_tiles = self._by_tiles(images, out, channels)
+        by_tiles = self._by_tiles(images, out, min(channels, W.shape[0]))
         if self.groups > 1:
             step = 1
         elif by_tiles:
@@ -232,8 +234,8 @@ class WindowProducts:
         """The gradient of the weight, of this shape, from images and the gradient of the results."""
         if self.groups > 1:
             return self._channel_weights(x, g, shape)
-        geometry = place_in_batch(len(x))[1], g.shape[1:3], x.shape[3]
-        if self._by_tiles(*geometry):
+        geometry = place_in_batch(len(x))[1], g.shape[1:3]
+        if self._by_tiles(*geometry, min(shape[:2])):
             return self._tiled_weights(x, g)
         windows = self._windows(x, g.shape[1:3])
         size = windows[0, 0, 0].size
@@ -242,7 +244,7 @@ class WindowProducts:
             rows = g[part].reshape(-1, shape[0])
             return np.matmul(rows.T, windows[part].reshape(-1, size), out=take((shape[0], size)))
 
-        total: np.ndarray = _summed(work, self._parts(windows, self._together(*geometry))).reshape(
+        total: np.ndarray = _summed(work, self._parts(windows, self._together(*geometry, shape[1]))).reshape(
             shape[0], *self.kernel, shape[1]
         )
         if self.kernel == (1, 1):
