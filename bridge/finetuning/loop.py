@@ -243,7 +243,7 @@ class Loop:
         """
         state = self.at.state
         self._check_finite(record["loss"], state.iteration)
-        self.plan.ranks.average_gradients(self.chain)
+        self.plan.ranks.sum_gradients(self.chain)
         self.updater.update(record["lr"])
         state.loss_scale, state.calm = self.updater.loss_scale or 0.0, self.updater.calm
 
@@ -270,7 +270,8 @@ class Loop:
             value = objective(values)
             predicted = objective.predicted(values)
             del values  # the graph keeps what the backward pass needs
-            weighted = value if weight == 1 else value * weight
+            share = weight / ranks.size  # an image's gradient is the one that it has in the whole batch
+            weighted = value if share == 1 else value * share
             weighted.backward(loss_scale=self.updater.loss_scale)
         return value.array, value.array * 0 if predicted is None else (predicted == label).sum()
 

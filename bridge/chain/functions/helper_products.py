@@ -239,14 +239,14 @@ class WindowProducts:
             return self._tiled_weights(x, g)
         windows = self._windows(x, g.shape[1:3])
         size = windows[0, 0, 0].size
+        # sums of few terms each, and then of these sums: rounding errors are a fraction of those of one long sum
+        step = min(self._together(*geometry, shape[1]), max(1, _ROWS // count(geometry[1])))
 
         def work(part: Any) -> np.ndarray:
             rows = g[part].reshape(-1, shape[0])
             return np.matmul(rows.T, windows[part].reshape(-1, size), out=take((shape[0], size)))
 
-        total: np.ndarray = _summed(work, self._parts(windows, self._together(*geometry, shape[1]))).reshape(
-            shape[0], *self.kernel, shape[1]
-        )
+        total: np.ndarray = _summed(work, self._parts(windows, step)).reshape(shape[0], *self.kernel, shape[1])
         if self.kernel == (1, 1):
             return total.reshape(shape)
         gradient: np.ndarray = take(shape)
