@@ -48,7 +48,8 @@ class FastSum(Node):
     """
 
     def __init__(self, positive: bool) -> None:
-        self.positive, self.y = positive, None
+        self.positive = positive
+        self.y: np.ndarray | None = None
 
     def forward(self, inputs: tuple[Any, ...]) -> tuple[Any]:
         """The sums."""

@@ -82,7 +82,10 @@ class WindowProducts:
     # -- one matrix product
 
     def _multiplied(self, x: np.ndarray, W: np.ndarray, y: np.ndarray, finish: Any, step: int) -> None:
-        matrix = W.transpose(2, 3, 1, 0).reshape(-1, W.shape[0])
+        if W.strides[1] <= W.strides[0]:  # copy values that lie near each other
+            matrix = W.transpose(0, 2, 3, 1).reshape(W.shape[0], -1).T
+        else:
+            matrix = W.transpose(2, 3, 1, 0).reshape(-1, W.shape[0])
         windows = self._windows(x, y.shape[1:3])
 
         def work(part: Any) -> None:

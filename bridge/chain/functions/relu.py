@@ -32,7 +32,7 @@ def relu(x: Any) -> Any:
 
 
 def cut_gradient(y: np.ndarray, g: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """The gradient ``g`` where ``y`` is above 0, else 0; C-contiguous arrays of one shape."""
+    """The gradient ``g`` where ``y`` is above 0, else 0, in ``out``; C-contiguous arrays of one shape."""
     flat, given, kept = (array.reshape(-1) for array in (y, g, out))
 
     def work(span: slice) -> None:
