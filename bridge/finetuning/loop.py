@@ -271,8 +271,7 @@ class Loop:
             predicted = objective.predicted(values)
             del values  # the graph keeps what the backward pass needs
             share = weight / ranks.size  # an image's gradient is the one that it has in the whole batch
-            weighted = value if share == 1 else value * share
-            weighted.backward(loss_scale=self.updater.loss_scale)
+            (value if share == 1 else value * share).backward(loss_scale=self.updater.loss_scale)
         return value.array, value.array * 0 if predicted is None else (predicted == label).sum()
 
     def seed(self, iteration: int) -> None:

@@ -96,11 +96,13 @@ def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """
     own, total = place_in_batch(len(a))
     if total == len(a) or type(a) is not np.ndarray:
-        return a.dot(b)
+        alone: np.ndarray = a.dot(b)
+        return alone
     step = max(_LEAST_ROWS, -(-_SMALL // max(1, b.size)))
     first = min(own.start, max(0, total - step)) // step * step
     rows, place = _among(a, own, slice(first, min(total, -(-own.stop // step) * step)))
-    return rows.dot(b)[place]
+    found: np.ndarray = rows.dot(b)[place]
+    return found
 
 
 def uniform(xp: Any, shape: tuple[int, ...]) -> Any:
