@@ -17,15 +17,15 @@ from tests.conftest import need
 need("chainer")
 
 from bridge.chain import freezing  # noqa: E402
-from bridge.chain.functions import F, chainer, helper_memory, helper_parts  # noqa: E402
+from bridge.chain.functions import F, chainer, helper_memory, helper_parts, helper_rows  # noqa: E402
 from bridge.chain.functions.helper_fast_convolution import FastConvolution  # noqa: E402
 from bridge.chain.functions.helper_tail import NO_TAIL, Tail  # noqa: E402
 
 GEOMETRIES = {  # inputs, outputs, groups, kernel, stride, pad, dilation, height
     "stem": (3, 8, 1, (3, 3), (2, 2), (1, 1), (1, 1), 17),
-    "tiles": (32, 40, 1, (3, 3), (1, 1), (1, 1), (1, 1), 30),
-    "tiles, uneven pads": (32, 40, 1, (3, 3), (1, 1), (0, 2), (1, 1), 30),
-    "tiles in groups": (64, 64, 2, (3, 3), (1, 1), (1, 1), (1, 1), 29),
+    "tiles": (64, 72, 1, (3, 3), (1, 1), (1, 1), (1, 1), 30),
+    "tiles, uneven pads": (64, 72, 1, (3, 3), (1, 1), (0, 2), (1, 1), 30),
+    "tiles in groups": (128, 128, 2, (3, 3), (1, 1), (1, 1), (1, 1), 29),
     "pointwise": (64, 32, 1, (1, 1), (1, 1), (0, 0), (1, 1), 9),
     "pointwise, stride": (64, 32, 1, (1, 1), (2, 2), (0, 0), (1, 1), 9),
     "pointwise, pad": (4, 8, 1, (1, 1), (1, 1), (1, 1), (1, 1), 5),
@@ -114,6 +114,72 @@ def test_products_of_few_rows() -> None:
     found = both_ways(F.linear, numbers(1, 4, 600), numbers(2, 504, 600), numbers(3, 504))
     assert type(found[1][0].creator).__name__ == "FewRows"
     assert_close(found, 2e-6)
+
+
+PARTS = {
+    "one": (slice(0, 6),),
+    "two": (slice(0, 2), slice(2, 6)),
+    "three": (slice(0, 3), slice(3, 5), slice(5, 6)),
+}
+
+
+def in_parts(function: Callable[..., Any], parts: str, x: Any, *arrays: Any) -> list[Any]:
+    """The results and the gradients of a batch, each image's as the process computes it that has the image."""
+    found: list[list[Any]] = [[], []]
+    for rows in PARTS[parts]:
+        own = chainer.Variable(x[rows])
+        with helper_parts.fast_way(), helper_rows.part_of_batch(rows, 6):
+            y = function(own, *map(chainer.Variable, arrays))
+            y.grad = numbers(9, 6, *y.shape[1:])[rows]
+            y.backward()
+        for kept, values in zip(found, (y.array, own.grad), strict=True):
+            kept.append(values)
+    return [np.concatenate(values) for values in found]
+
+
+def assert_alike(function: Callable[..., Any], *arrays: Any) -> None:
+    """An image has the same bits in each part of the batch."""
+    whole = in_parts(function, "one", *arrays)
+    for parts in PARTS:
+        for expected, actual in zip(whole, in_parts(function, parts, *arrays), strict=True):
+            assert actual.tobytes() == expected.tobytes(), parts
+
+
+ALIKE = {
+    "tiles of few images": (64, 72, 1, (3, 3), (1, 1), (1, 1), (1, 1), 11),
+    "tiles of several images": (64, 64, 1, (3, 3), (1, 1), (1, 1), (1, 1), 24),
+    "large windows": (16, 16, 1, (5, 5), (1, 1), (2, 2), (1, 1), 48),
+    "several groups of images": (64, 64, 1, (1, 1), (1, 1), (0, 0), (1, 1), 60),
+    "5 x 5": (8, 12, 1, (5, 5), (1, 1), (2, 2), (1, 1), 9),
+    "one pixel": (64, 64, 1, (1, 1), (1, 1), (0, 0), (1, 1), 1),
+}
+
+
+@pytest.mark.parametrize("name", [*GEOMETRIES, *ALIKE])
+def test_processes_compute_a_convolution_of_an_image_as_one_does(name: str) -> None:
+    inputs, outputs, groups, kernel, stride, pad, dilation, height = {**GEOMETRIES, **ALIKE}[name]
+    assert_alike(
+        lambda x, W, b: F.caffe_convolution(x, W, b, stride, pad, dilation, groups, Tail(None, None, True)),
+        numbers(1, 6, inputs, height, height + 1),
+        numbers(2, outputs, inputs // groups, *kernel),
+        numbers(3, outputs),
+    )
+
+
+@pytest.mark.parametrize("weight", [(504, 600), (36, 20), (1000, 5000), (50, 1000)])
+def test_processes_compute_products_of_an_image_as_one_does(weight: tuple[int, int]) -> None:
+    assert_alike(F.linear, numbers(1, 6, weight[1]), numbers(2, *weight), numbers(3, weight[0]))
+
+
+@pytest.mark.parametrize("images", [2, 5])
+def test_several_rows_of_an_image_are_multiplied_together_with_it(images: int) -> None:
+    """As with two batch axes: (6, 5) rows."""
+    assert_alike(lambda x, W: F.linear(x, W, None, 2), numbers(1, 6, images, 600), numbers(2, 504, 600))
+
+
+@pytest.mark.parametrize("beta", [0.75, 0.6])
+def test_processes_normalise_an_image_as_one_does(beta: float) -> None:
+    assert_alike(lambda x: F.local_response_normalization(x, 5, 1.0, 0.3, beta), numbers(1, 6, 9, 7, 7))
 
 
 def test_second_derivatives() -> None:

@@ -242,7 +242,7 @@ class Loop:
         """
         state = self.at.state
         self._check_finite(record["loss"], state.iteration)
-        self.plan.ranks.average_gradients(self.chain)
+        self.plan.ranks.sum_gradients(self.chain)
         self.updater.update(record["lr"])
         state.loss_scale, state.calm = self.updater.loss_scale or 0.0, self.updater.calm
 
@@ -269,8 +269,8 @@ class Loop:
             value = objective(values)
             predicted = objective.predicted(values)
             del values  # the graph keeps what the backward pass needs
-            weighted = value if weight == 1 else value * weight
-            weighted.backward(loss_scale=self.updater.loss_scale)
+            share = weight / ranks.size  # an image's gradient is the one that it has in the whole batch
+            (value if share == 1 else value * share).backward(loss_scale=self.updater.loss_scale)
         return value.array, value.array * 0 if predicted is None else (predicted == label).sum()
 
     def seed(self, iteration: int) -> None:

@@ -89,8 +89,8 @@ class Ranks:
     def share_parameters(self, chain: Any) -> None:
         """Give all ranks the parameters of rank 0."""
 
-    def average_gradients(self, chain: Any) -> None:
-        """Give all ranks the mean of the gradients."""
+    def sum_gradients(self, chain: Any) -> None:
+        """Give all ranks the sum of the gradients."""
 
     def average_statistics(self, chain: Any) -> None:
         """Give all ranks the mean of the running statistics."""
@@ -154,9 +154,12 @@ class ChainerMN(Ranks):
         """Give all ranks the parameters of rank 0."""
         self._comm.bcast_data(chain)
 
-    def average_gradients(self, chain: Any) -> None:
-        """Give all ranks the mean of the gradients."""
+    def sum_gradients(self, chain: Any) -> None:
+        """Give all ranks the sum of the gradients."""
         self._comm.multi_node_mean_grad(chain)
+        for param in chain.params():
+            if param.grad is not None:
+                param.grad *= self.size
 
     def average_statistics(self, chain: Any) -> None:
         """Give all ranks the mean of the running statistics."""

@@ -80,8 +80,9 @@ class FastConvolution(Node):
 
     def _gradient(self, index: int, g: np.ndarray) -> np.ndarray:
         if index == 2:
-            rows = g.reshape(-1, g.shape[3])
-            return np.asarray(np.ones(len(rows), np.float32) @ rows)
+            images = g.reshape(len(g), -1, g.shape[3])
+            sums: np.ndarray = np.matmul(np.ones(images.shape[1], np.float32), images).sum(axis=0)
+            return sums
         *x, W = (variable.array for variable in self.get_retained_inputs())
         products, parts = self._products(W.shape), self._split(g)
         if index == 0:

@@ -15,10 +15,13 @@ import numpy as np
 from bridge.chain.functions import helper_winograd as winograd
 from bridge.chain.functions.helper_memory import take
 from bridge.chain.functions.helper_parts import PART_BYTES, each, scratch, spans
-from bridge.schema import Shape
+from bridge.chain.functions.helper_rows import in_groups, place_in_batch
+from bridge.schema import Shape, count
 
 _WINDOWS = 1 << 21
 """Bytes of windows to hold at a time."""
+_CHANNELS = 64
+"""Channels with which Winograd's way is faster, at least: with fewer, the transformations take most of the time."""
 _ROWS = 1024
 """Rows of a matrix product at least: each time the whole kernel is read."""
 
@@ -44,13 +47,21 @@ class WindowProducts:
         return tuple((n + 2 * p - (d * (k - 1) + 1)) // s + 1 for n, k, s, p, d in geometry)
 
     def _by_tiles(self, images: int, out: Shape, channels: int) -> bool:
-        """Whether to take Winograd's way."""
+        """Whether to take Winograd's way, for a whole batch and the fewer of the inputs' and the outputs' channels."""
         once = self.kernel == (3, 3) and self.stride == self.dilation == (1, 1) and max(self.pad) <= 2
-        return once and self.groups == 1 and channels >= 32 and winograd.is_faster(images, out)
+        return once and self.groups == 1 and channels >= _CHANNELS and winograd.is_faster(images, out)
 
     def forward(self, x: np.ndarray, W: np.ndarray, b: Any, positive: bool) -> np.ndarray:
         """Results (N, rows, columns, O) of images (N, H, W, C)."""
-        out = self.out(x.shape[1:3])
+        out, (_, images), channels = self.out(x.shape[1:3]), place_in_batch(len(x)), x.shape[3]
+        by_tiles = self._by_tiles(images, out, min(channels, W.shape[0]))
+        if self.groups > 1:
+            step = 1
+        elif by_tiles:
+            step = winograd.together(images, out, channels + W.shape[0])
+        else:
+            step = self._together(images, out, channels)
+        x, own = in_groups(x, step)
         y = take((len(x), *out, W.shape[0]))
         zero = np.zeros(W.shape[0], np.float32)
 
@@ -62,15 +73,15 @@ class WindowProducts:
 
         if self.groups > 1:
             self._each_channel(x, W, y, finish)
-        elif self._by_tiles(len(x), out, x.shape[3]):
+        elif by_tiles:
             self._tiled(x, W, y, finish)
         else:
-            self._multiplied(x, W, y, finish)
-        return y
+            self._multiplied(x, W, y, finish, step)
+        return y[own]
 
     # -- one matrix product
 
-    def _multiplied(self, x: np.ndarray, W: np.ndarray, y: np.ndarray, finish: Any) -> None:
+    def _multiplied(self, x: np.ndarray, W: np.ndarray, y: np.ndarray, finish: Any, step: int) -> None:
         if W.strides[1] <= W.strides[0]:  # copy values that lie near each other
             matrix = W.transpose(0, 2, 3, 1).reshape(W.shape[0], -1).T
         else:
@@ -84,17 +95,22 @@ class WindowProducts:
                 np.matmul(rows[span], matrix, out=own[span])
                 finish(own[span])
 
-        each(work, self._parts(windows))
+        each(work, self._parts(windows, step))
+
+    def _together(self, images: int, out: Shape, channels: int) -> int:
+        """How many images of a batch of so many are multiplied together: their windows fit in the cache."""
+        size = 4 * count(out) * count(self.kernel) * channels
+        return -(-images // -(-images // max(1, _WINDOWS // max(1, size))))
 
     @staticmethod
-    def _parts(windows: np.ndarray) -> list[tuple[slice, slice]]:
-        """Parts of images and rows, whose windows fit in the cache."""
+    def _parts(windows: np.ndarray, step: int) -> list[tuple[slice, slice]]:
+        """Parts of ``step`` images, or of rows of an image whose windows do not fit in the cache."""
         images, rows = windows.shape[:2]
         size = 4 * windows[0].size
         if size <= _WINDOWS:
-            return [(span, slice(None)) for span in spans(images, max(1, _WINDOWS // max(1, size)))]
-        step = max(1, rows * _WINDOWS // size)
-        return [(slice(i, i + 1), span) for i in range(images) for span in spans(rows, step)]
+            return [(slice(i, min(i + step, images)), slice(None)) for i in range(0, images, step)]
+        some = max(1, rows * _WINDOWS // size)
+        return [(slice(i, i + 1), span) for i in range(images) for span in spans(rows, some)]
 
     def _windows(self, x: np.ndarray, out: Shape) -> np.ndarray:
         """A view of the windows, (N, rows, columns, kh, kw, C)."""
@@ -221,16 +237,19 @@ class WindowProducts:
         """The gradient of the weight, of this shape, from images and the gradient of the results."""
         if self.groups > 1:
             return self._channel_weights(x, g, shape)
-        if self._by_tiles(len(x), g.shape[1:3], x.shape[3]):
+        geometry = place_in_batch(len(x))[1], g.shape[1:3]
+        if self._by_tiles(*geometry, min(shape[:2])):
             return self._tiled_weights(x, g)
         windows = self._windows(x, g.shape[1:3])
         size = windows[0, 0, 0].size
+        # sums of few terms each, and then of these sums: rounding errors are a fraction of those of one long sum
+        step = min(self._together(*geometry, shape[1]), max(1, _ROWS // count(geometry[1])))
 
         def work(part: Any) -> np.ndarray:
             rows = g[part].reshape(-1, shape[0])
             return np.matmul(rows.T, windows[part].reshape(-1, size), out=take((shape[0], size)))
 
-        total: np.ndarray = _summed(work, self._parts(windows)).reshape(shape[0], *self.kernel, shape[1])
+        total: np.ndarray = _summed(work, self._parts(windows, step)).reshape(shape[0], *self.kernel, shape[1])
         if self.kernel == (1, 1):
             return total.reshape(shape)
         gradient: np.ndarray = take(shape)

@@ -82,6 +82,17 @@ def kernel_gradient(transformed: np.ndarray) -> np.ndarray:
     return gradient
 
 
+def together(images: int, out: Shape, channels: int) -> int:
+    """How many images of a batch are multiplied together at most; the arguments are those of :func:`tile_rows`."""
+    down, across = (-(-extent // TILE) for extent in out)
+    return max(1, min(images, _most(channels) // (down * across)))
+
+
+def _most(channels: int) -> int:
+    """Tiles that fit in the cache."""
+    return max(_LEAST, _CHUNK // (36 * 4 * channels))
+
+
 def tile_rows(images: int, out: Shape, channels: int) -> Iterator[TileRows]:
     """The tiles of a batch, in parts that fit in the cache.
 
@@ -91,13 +102,12 @@ def tile_rows(images: int, out: Shape, channels: int) -> Iterator[TileRows]:
         channels: Channels of tiles and results together.
     """
     down, across = (-(-extent // TILE) for extent in out)
-    most = max(_LEAST, _CHUNK // (36 * 4 * channels))
-    together = max(1, min(images, most // (down * across)))
-    step = down if together > 1 else max(1, min(down, most // across))
+    number = together(images, out, channels)
+    step = down if number > 1 else max(1, min(down, _most(channels) // across))
     step = -(-down // -(-down // step))  # about as many rows in each part
-    for image in range(0, images, together):
+    for image in range(0, images, number):
         for first in range(0, down, step):
-            yield TileRows(slice(image, min(images, image + together)), first, min(step, down - first), across)
+            yield TileRows(slice(image, min(images, image + number)), first, min(step, down - first), across)
 
 
 def tiles(padded: np.ndarray, part: TileRows) -> np.ndarray:

@@ -17,7 +17,7 @@ from bridge.chain.functions import chainer
 from bridge.chain.functions.helper_memory import take
 from bridge.chain.functions.helper_node import Node
 from bridge.chain.functions.helper_parts import each, is_wanted, spans
-from bridge.chain.functions.helper_rows import product
+from bridge.chain.functions.helper_rows import in_groups, place_in_batch, product
 from bridge.schema import count
 
 F = chainer.functions
@@ -100,10 +100,11 @@ class FewRows(LinearFunction):
     """The same for a large weight and few rows, without Caffe's bits: the weight is read once, and not copied."""
 
     def _products(self, x: Any, W: Any) -> Any:
+        x, own = in_groups(x, _FEW)
         parts = np.empty((len(W) // _BLOCK, _BLOCK, len(x)), x.dtype)
         kernels, columns = W.reshape(*parts.shape[:2], -1), np.ascontiguousarray(x.T)
         each(lambda span: np.matmul(kernels[span], columns, out=parts[span]), spans(len(parts), _BLOCKS))
-        return np.ascontiguousarray(parts.reshape(len(W), len(x)).T)
+        return np.ascontiguousarray(parts.reshape(len(W), len(x)).T[own])
 
     def _input_gradient(self, gy: Any, W: Any) -> Any:
         total = np.zeros((len(gy), W.shape[1]), gy.dtype)
@@ -125,7 +126,7 @@ class FewRows(LinearFunction):
 
 def _are_few(x: Any, W: Any) -> bool:
     own = type(x.array) is type(W.array) is np.ndarray and x.dtype == W.dtype == np.float32
-    return own and is_wanted(x, W) and len(x) <= _FEW and W.size >= _LARGE and len(W) % _BLOCK == 0
+    return own and is_wanted(x, W) and place_in_batch(len(x))[1] <= _FEW and W.size >= _LARGE and len(W) % _BLOCK == 0
 
 
 def _bias_gradient(gy: Any, before: Any) -> Any:
