@@ -148,6 +148,7 @@ def _chain_tops(net: Net, inputs: Mapping[str, np.ndarray], train: bool) -> Sequ
     from bridge.chain.functions import chainer
 
     chain = build_chain(net)
+    chain.exact = True  # the fast way of training steps rounds otherwise
     with chainer.using_config("train", train), np.errstate(all="ignore"):
         values = chain.run({name: array.copy() for name, array in inputs.items()})
     return [np.array(values[name].array) for name in chain.net_outputs if name in values]
