@@ -187,12 +187,6 @@ def test_splits_are_passed_through_unless_something_is_written_between(tmp_path:
     assert func.split_map == {}
     (z, b) = func(inputs={"x": np.ones((1, 3), np.float32)}, outputs=["z", "b"])
     np.testing.assert_array_equal(z.array, np.full((1, 3), 12, np.float32))
-    behind = text.replace('bottom: "a" top: "a" power_param', 'bottom: "x" top: "x" power_param')
-    bridge.save(make(behind), tmp_path / "behind.caffemodel")
-    with pytest.warns(UserWarning, match="in Caffe layer 'p' .Power. wrote over it"):
-        func = function(tmp_path / "behind.caffemodel")
-    (y,) = func(inputs={"x": np.ones((1, 3), np.float32)}, outputs=["y"])
-    np.testing.assert_array_equal(y.array, np.full((1, 3), 10, np.float32))
     plain = text.replace('top: "a" power_param', 'top: "c" power_param')
     bridge.save(make(plain), tmp_path / "plain.caffemodel")
     func = function(tmp_path / "plain.caffemodel")

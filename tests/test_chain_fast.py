@@ -310,11 +310,11 @@ def test_sums(cut: bool) -> None:
     shape = (2, 5, 6, 7)
     tail = Tail(None, None, cut)
     arrays = [numbers(seed, *shape) for seed in range(3)]
-    assert_close(both_ways(lambda *terms: F.caffe_sum(terms, tail), *arrays), 1e-7)
+    assert_close(both_ways(lambda *terms: F.caffe_eltwise_sum(terms, tail), *arrays), 1e-7)
 
 
 def test_one_array_twice_in_a_sum() -> None:
-    assert_close(both_ways(lambda x: F.caffe_sum([x, x], Tail(None, None, True)), numbers(1, 2, 5, 6, 7)), 1e-7)
+    assert_close(both_ways(lambda x: F.caffe_eltwise_sum([x, x], Tail(None, None, True)), numbers(1, 2, 5, 6, 7)), 1e-7)
 
 
 def test_callers_at_a_time_leave_the_number_of_threads() -> None:

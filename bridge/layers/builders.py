@@ -293,6 +293,9 @@ class ChainerFunctions(Protocol):
     ) -> Any:
         """``x (k + alpha * sum x^2)^-beta`` of (N, C, ...), the sum over ``n`` channels around each."""
 
+    def relu(self, x: Any) -> Any:
+        """``max(0, x)``; any shape."""
+
     def sigmoid(self, x: Any) -> Any:
         """``1 / (1 + exp(-x))``; any shape."""
 
@@ -323,9 +326,10 @@ class ChainerFunctions(Protocol):
         """The loss, a number, of pairs (N, ...) and (N, ...) with N labels: 0 where the pair is not similar."""
 
     def caffe_convolution(
-        self, x: Any, W: Any, b: Any, stride: Sequence[int], pad: Sequence[int], dilation: Sequence[int], groups: int
-    ) -> Any:
-        """Convolution of (N, C, spatial axes...) with W (O, C / groups, kernel...) and b (O) or ``None``."""
+        self, x: Any, W: Any, b: Any, stride: Sequence[int], pad: Sequence[int], dilation: Sequence[int], groups: int,
+        tail: Any = None,
+    ) -> Any:  # fmt: skip
+        """Convolution of (N, C, spatial axes...) with W (O, C / groups, kernel...), b (O) or ``None``, and a tail."""
 
     def caffe_deconvolution(
         self, x: Any, W: Any, b: Any, stride: Sequence[int], pad: Sequence[int], dilation: Sequence[int], groups: int
@@ -359,8 +363,8 @@ class ChainerFunctions(Protocol):
     def caffe_softmax_with_loss(self, x: Any, labels: Any, layer: SoftmaxWithLoss) -> Any:
         """The loss, a number, of (axes..., classes, axes...) with a label per place."""
 
-    def caffe_sum(self, terms: Sequence[Any]) -> Any:
-        """The sum of variables of one shape."""
+    def caffe_eltwise_sum(self, terms: Sequence[Any], tail: Any = None) -> Any:
+        """The sum of variables of one shape, and what follows it."""
 
     def caffe_upsample(self, x: Any, mask: Any, space: Shape) -> Any:
         """(N, C, H, W) at the places ``mask``, of the same shape, in planes of (height, width) ``space``."""

@@ -62,7 +62,7 @@ class Eltwise(CaffeLayer):
 
     def to_chainer(self, F: ChainerFunctions, link: LayerArrays, *x: Any) -> Any:
         if self.operation == "SUM":
-            return F.caffe_sum([v if c == 1 else v * c for v, c in self._terms(x)])
+            return F.caffe_eltwise_sum([v if c == 1 else v * c for v, c in self._terms(x)])
         if self.operation == "PROD":
             return reduce(lambda a, b: a * b, x)
         # of equal values Caffe gives the gradient to the second bottom, and of later ones to the first that has it

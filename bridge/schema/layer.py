@@ -263,7 +263,7 @@ class Layer(LayerHooks):
 
     @property
     def takes_cut(self) -> bool:
-        """The same for a cut at 0 alone: it ends in ``F.caffe_sum``, say."""
+        """The same for a cut at 0 alone: it ends in ``F.caffe_eltwise_sum``, say."""
         return self.takes_tail
 
     def chainer_tail(self, F: Any, link: Any) -> Any:

@@ -5,7 +5,8 @@ One module per layer type, with the name of the layer's file in :mod:`bridge.lay
 ``helper_...`` hold what several of them share. :class:`~bridge.layers.builders.ChainerFunctions`
 lists the functions with their arguments. Their names follow two rules:
 
-* ``F.caffe_pooling``: Caffe's function of the layer type in ``layers/pooling.py``.
+* ``F.caffe_pooling``: Caffe's function of the layer type in ``layers/pooling.py``; ``F.caffe_batch_norm_tail``, a
+  second one of ``layers/batch_norm.py``.
 * ``F.softmax``: a function of ``chainer.functions``, by its name there and with the same arguments.
   Where this package has a module for it, the values have Caffe's bits on the CPU.
 
@@ -52,12 +53,11 @@ HOMES = {
     "caffe_roi_pooling": "roi_pooling",
     "caffe_sigmoid_cross_entropy_loss": "sigmoid_cross_entropy_loss",
     "caffe_softmax_with_loss": "softmax_with_loss",
-    "caffe_sum": "eltwise",
+    "caffe_eltwise_sum": "eltwise",
     "caffe_upsample": "upsample",
     # for any layer
     "fold_batch_axes": "helper_axes",
     "tail": "helper_tail",
-    "with_tail": "helper_tail",
 }
 """The module of each of our own functions, which is imported at its first use."""
 

@@ -39,7 +39,7 @@ _SMALL = 1 << 22
 
 def caffe_convolution(
     x: Any, W: Any, b: Any, stride: Sequence[int], pad: Sequence[int], dilation: Sequence[int], groups: int,
-    tail: Tail = NO_TAIL,
+    tail: Tail | None = None,
 ) -> Any:  # fmt: skip
     """Grouped, dilated convolution over any number of spatial axes.
 
@@ -58,6 +58,7 @@ def caffe_convolution(
 
     Source: base_conv_layer.cpp; ``chainer.functions.convolution_nd``.
     """
+    tail = NO_TAIL if tail is None else tail
     options = {"stride": tuple(stride), "pad": tuple(pad), "dilate": tuple(dilation), "groups": groups}
     fast = is_fast(x, W, b) and is_covered(x, W, groups)
     own = tail.factor if fast and tail.fixed else None

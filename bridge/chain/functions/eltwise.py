@@ -22,7 +22,7 @@ from bridge.chain.functions.helper_tail import NO_TAIL, Tail
 from bridge.chain.functions.relu import cut_gradient, relu
 
 
-def caffe_sum(terms: Sequence[Any], tail: Tail = NO_TAIL) -> Any:
+def caffe_eltwise_sum(terms: Sequence[Any], tail: Tail | None = None) -> Any:
     """The sum of variables of one shape, in their order.
 
     Args:
@@ -34,6 +34,7 @@ def caffe_sum(terms: Sequence[Any], tail: Tail = NO_TAIL) -> Any:
 
     Source: eltwise_layer.cpp.
     """
+    tail = NO_TAIL if tail is None else tail
     if len(terms) > 1 and all(is_fast(term, *terms) for term in terms):
         return FastSum(tail.positive).apply(tuple(terms))[0]
     total = functools.reduce(operator.add, terms)

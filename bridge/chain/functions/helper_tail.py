@@ -66,7 +66,7 @@ def tail(factor: Any = None, shift: Any = None, positive: bool = False) -> Tail:
 
 
 def with_tail(functions: Any, own: Tail) -> Any:
-    """The functions ``F``, with a ``caffe_convolution`` and a ``caffe_sum`` that end in a tail."""
+    """The functions ``F``, with a ``caffe_convolution`` and a ``caffe_eltwise_sum`` that end in a tail."""
     return _WithTail(functions, own)
 
 
@@ -74,7 +74,7 @@ class _WithTail:
     def __init__(self, functions: Any, own: Tail) -> None:
         self._functions = functions
         self.caffe_convolution = functools.partial(functions.caffe_convolution, tail=own)
-        self.caffe_sum = functools.partial(functions.caffe_sum, tail=own)
+        self.caffe_eltwise_sum = functools.partial(functions.caffe_eltwise_sum, tail=own)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._functions, name)
