@@ -317,8 +317,8 @@ def test_a_net_with_two_inputs_of_images_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_the_model_knows_is_worth_ten_epochs(tmp_path: Path) -> None:
-    """On digits, the tuned model is ahead of the same net from scratch after each of the first ten epochs."""
+def test_what_the_model_knows_saves_half_of_the_epochs(tmp_path: Path) -> None:
+    """On digits, the tuned model is right in nine of ten after at most half of the epochs that it takes from scratch."""
     from bridge.finetuning import Recipe
 
     need("sklearn")
@@ -337,4 +337,6 @@ def test_what_the_model_knows_is_worth_ten_epochs(tmp_path: Path) -> None:
         for name in ("tuned", "scratch")
     )
     assert len(tuned) == len(scratch) == 10
-    assert all(mine > other for mine, other in zip(tuned, scratch, strict=True)), (tuned, scratch)
+    epochs = [1 + next(i for i, share in enumerate(shares) if share >= 0.9) for shares in (tuned, scratch)]
+    assert 2 * epochs[0] <= epochs[1], (tuned, scratch)
+    assert all(mine > other for mine, other in zip(tuned[:5], scratch, strict=False)), (tuned, scratch)
