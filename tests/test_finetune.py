@@ -318,7 +318,7 @@ def test_a_net_with_two_inputs_of_images_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_what_the_model_knows_saves_half_of_the_epochs(tmp_path: Path) -> None:
-    """On digits, the tuned model is right in nine of ten after at most half of the epochs that it takes from scratch."""
+    """On digits, the tuned model is right in nine of ten after at most half of the epochs that scratch takes."""
     from bridge.finetuning import Recipe
 
     need("sklearn")
