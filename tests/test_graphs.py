@@ -105,17 +105,6 @@ def test_of_layers_in_place_the_last_has_the_name() -> None:
     assert [kind for kind, _ in nodes] == ["Conv", "BatchNormalization", "Relu", "Mul"]
 
 
-def test_a_value_that_is_overwritten_later_reaches_its_earlier_readers() -> None:
-    net = make(
-        DATA + 'layer { name: "a" type: "Power" bottom: "data" top: "a" power_param { shift: 1 } }\n'
-        'layer { name: "b" type: "Power" bottom: "a" top: "b" power_param { scale: 10 } }\n'
-        'layer { name: "a2" type: "Power" bottom: "a" top: "a" power_param { shift: 100 } }\n'
-        'layer { name: "c" type: "Eltwise" bottom: "a" bottom: "b" top: "c" }\n'
-    )
-    x = random_inputs(net)["data"]
-    np.testing.assert_allclose(agree(net)["c"], (x + 101) + (x + 1) * 10, rtol=1e-5, atol=1e-5)
-
-
 def test_an_input_that_is_written_in_place_keeps_its_name_as_an_input() -> None:
     net = make(
         DATA + 'layer { name: "n" type: "Power" bottom: "data" top: "data" power_param { scale: 0.5 shift: -1 } }\n'

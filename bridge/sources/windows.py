@@ -78,7 +78,7 @@ class WindowSource(BatchSource):
         words = iter(" ".join(read_lines(path)).split())
         for _ in words:
             index, name, channels, _, _, number = (next(words, "") for _ in range(6))
-            if channels != "3":
+            if _int(channels, path) != 3:
                 raise FormatError(f"an image of {channels} channels", expected="3, as it is read", where=str(path))
             self._images.append(around.resolve(layer.root_folder + name))
             for _ in range(_int(number, path)):
