@@ -388,7 +388,7 @@ class TestOnnx(ReaderContract):
     def test_external_data_that_are_gone(self, tmp_path: Path) -> None:
         path = self.external(tmp_path, "data.bin")
         (tmp_path / "data.bin").write_bytes(b"short")
-        with pytest.raises(FormatError, match="begin at byte 0 of .*, which has 5, and have 64"):
+        with pytest.raises(FormatError, match=r"begin at byte 0 of .*, which has 5, and have 64"):
             readers.read(path)
         (tmp_path / "data.bin").unlink()
         with pytest.raises(MissingFileError, match=r"data\.bin"):
